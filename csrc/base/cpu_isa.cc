@@ -1,0 +1,54 @@
+#include "base/cpu_isa.h"
+
+#include <atomic>
+
+#include "base/error.h"
+
+namespace fastserve {
+namespace {
+
+CpuIsa detect() {
+#if defined(__x86_64__)
+  __builtin_cpu_init();
+  const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+  const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                      __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
+  if (avx512) return CpuIsa::kAvx512;
+  if (avx2) return CpuIsa::kAvx2;
+#endif
+  return CpuIsa::kScalar;
+}
+
+const CpuIsa kDetected = detect();
+std::atomic<CpuIsa> current_isa{kDetected};
+
+}  // namespace
+
+CpuIsa cpu_isa() { return current_isa.load(std::memory_order_relaxed); }
+
+void override_cpu_isa(CpuIsa isa) {
+  FS_REQUIRE(isa <= kDetected, "this machine does not run ", cpu_isa_name(isa), "; the best it has is ",
+             cpu_isa_name(kDetected));
+  current_isa.store(isa, std::memory_order_relaxed);
+}
+
+const char* cpu_isa_name(CpuIsa isa) {
+  switch (isa) {
+    case CpuIsa::kScalar:
+      return "scalar";
+    case CpuIsa::kAvx2:
+      return "avx2";
+    case CpuIsa::kAvx512:
+      return "avx512";
+  }
+  return "unknown";
+}
+
+CpuIsa parse_cpu_isa(const std::string& name) {
+  for (const CpuIsa isa : {CpuIsa::kScalar, CpuIsa::kAvx2, CpuIsa::kAvx512}) {
+    if (name == cpu_isa_name(isa)) return isa;
+  }
+  detail::raise<InvalidArgumentError>("unknown instruction set '", name, "': use scalar, avx2 or avx512");
+}
+
+}  // namespace fastserve

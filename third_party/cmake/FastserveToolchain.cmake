@@ -1,0 +1,51 @@
+# Compiler settings shared by every target of the project.
+if(NOT CMAKE_BUILD_TYPE AND NOT CMAKE_CONFIGURATION_TYPES)
+  set(CMAKE_BUILD_TYPE Release CACHE STRING "" FORCE)
+endif()
+set(CMAKE_CXX_STANDARD 20)
+set(CMAKE_CXX_STANDARD_REQUIRED ON)
+set(CMAKE_CXX_EXTENSIONS OFF)
+set(CMAKE_POSITION_INDEPENDENT_CODE ON)
+set(CMAKE_CXX_VISIBILITY_PRESET hidden)
+set(CMAKE_VISIBILITY_INLINES_HIDDEN ON)
+set(CMAKE_EXPORT_COMPILE_COMMANDS ON)
+
+find_program(FASTSERVE_CCACHE ccache)
+if(FASTSERVE_CCACHE)
+  set(CMAKE_CXX_COMPILER_LAUNCHER "${FASTSERVE_CCACHE}")
+  set(CMAKE_CUDA_COMPILER_LAUNCHER "${FASTSERVE_CCACHE}")
+endif()
+
+# CUDA: AUTO takes nvcc where it is found; the result is the variable FASTSERVE_WITH_CUDA.
+set(FASTSERVE_WITH_CUDA OFF)
+if(NOT FASTSERVE_CUDA STREQUAL "OFF")
+  include(CheckLanguage)
+  if(NOT CMAKE_CUDA_ARCHITECTURES)
+    set(CMAKE_CUDA_ARCHITECTURES "80-real;90a-real;90-virtual")
+  endif()
+  check_language(CUDA)
+  if(CMAKE_CUDA_COMPILER)
+    enable_language(CUDA)
+    set(CMAKE_CUDA_STANDARD 20)
+    set(CMAKE_CUDA_STANDARD_REQUIRED ON)
+    set(CMAKE_CUDA_RUNTIME_LIBRARY Static)
+    set(FASTSERVE_WITH_CUDA ON)
+  elseif(FASTSERVE_CUDA STREQUAL "ON")
+    message(FATAL_ERROR "FASTSERVE_CUDA=ON but no CUDA compiler was found: put nvcc on PATH or set CMAKE_CUDA_COMPILER")
+  endif()
+endif()
+
+# Our own code: strict warnings, all of them errors.
+add_library(fastserve_options INTERFACE)
+target_include_directories(fastserve_options INTERFACE "${CMAKE_CURRENT_SOURCE_DIR}/csrc")
+target_compile_options(fastserve_options INTERFACE
+  $<$<COMPILE_LANGUAGE:CXX>:-Wall -Wextra -Wpedantic -Wshadow -Wnon-virtual-dtor -Werror>
+  $<$<COMPILE_LANGUAGE:CUDA>:-Xcompiler=-Wall,-Wextra,-Werror -Werror=all-warnings>)
+target_compile_definitions(fastserve_options INTERFACE
+  FASTSERVE_VERSION="${PROJECT_VERSION}"
+  $<$<BOOL:${FASTSERVE_WITH_CUDA}>:FASTSERVE_WITH_CUDA>)
+if(FASTSERVE_SANITIZE)
+  target_compile_options(fastserve_options INTERFACE
+    $<$<COMPILE_LANGUAGE:CXX>:-fsanitize=${FASTSERVE_SANITIZE} -fno-sanitize-recover=all -fno-omit-frame-pointer -g>)
+  target_link_options(fastserve_options INTERFACE -fsanitize=${FASTSERVE_SANITIZE})
+endif()
