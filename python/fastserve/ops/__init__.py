@@ -1,0 +1,1 @@
+"""Typed wrappers of the kernels in `fastserve._C.kernels`: check, allocate the output, one call."""
