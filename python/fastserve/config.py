@@ -1,0 +1,160 @@
+"""Configuration. Each field is a command-line flag of `fastserve serve` (`_` becomes `-`): the metadata is its help."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal
+
+from fastserve.errors import InvalidArgumentError
+
+Policy = Literal["skip-join-mlfq", "mlfq", "fcfs", "priority", "srpt"]
+DTypeName = Literal["auto", "float32", "bfloat16", "float16"]
+
+MIB = 1 << 20
+GIB = 1 << 30
+
+
+def option(default: object, text: str, *, unit: str = "", choices: Sequence[str] = (), alias: str = "") -> Any:
+    """A config field with its help text, unit, choices and a second flag name."""
+    return field(default=default, metadata={"help": text, "unit": unit, "choices": tuple(choices), "alias": alias})
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise InvalidArgumentError(message)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelConfig:
+    """Which model, in which type."""
+
+    model: str = option("", "folder of a Hugging Face checkpoint, or a hub id resolved through the local cache")
+    tokenizer: str | None = option(None, "folder or hub id of the tokenizer, when it is not the model's")
+    dtype: DTypeName = option("auto", "type of weights, activations and KV; auto = as stored",
+                              choices=("auto", "float32", "bfloat16", "float16"))  # fmt: skip
+    max_model_len: int | None = option(None, "longest prompt + output; default: the model's own limit", unit="tokens")
+    load_format: Literal["safetensors", "dummy"] = option("safetensors", "dummy = random weights of the model's shape",
+                                                          choices=("safetensors", "dummy"))  # fmt: skip
+    device: Literal["auto", "cpu", "cuda"] = option("auto", "where the model runs", choices=("auto", "cpu", "cuda"))
+    seed: int = option(0, "seed of dummy weights and of requests that bring none")
+    num_threads: int | None = option(None, "compute threads; default: one per core this process may use")
+
+    def __post_init__(self) -> None:
+        _require(self.max_model_len is None or self.max_model_len >= 2,
+                 f"max_model_len must be at least 2 tokens, got {self.max_model_len}")  # fmt: skip
+        _require(self.num_threads is None or 1 <= self.num_threads <= 1024,
+                 f"num_threads must be between 1 and 1024, got {self.num_threads}")  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CacheConfig:
+    """KV memory on the device and on the host."""
+
+    block_size: int = option(16, "tokens in a KV block: 8, 16 or 32", unit="tokens")
+    num_gpu_blocks_override: int | None = option(None, "device KV blocks, instead of sizing the pool by memory",
+                                                 alias="num-device-blocks")  # fmt: skip
+    gpu_memory_utilization: float = option(0.9, "share of GPU memory for weights and KV")
+    kv_gib: float = option(1.0, "device KV pool on a CPU", unit="GiB")
+    host_kv_gib: float = option(4.0, "host KV pool for parked requests; 0 = park by recomputing", unit="GiB",
+                                alias="swap-space")  # fmt: skip
+    num_host_blocks_override: int | None = option(None, "host KV blocks, instead of host_kv_gib")
+    enable_prefix_caching: bool = option(True, "share the KV of common prefixes")
+    kv_canary: bool = option(False, "hash every KV block when it is parked and compare when it comes back")
+
+    def __post_init__(self) -> None:
+        _require(self.block_size in (8, 16, 32), f"block_size must be 8, 16 or 32 tokens, got {self.block_size}")
+        for name in ("num_gpu_blocks_override", "num_host_blocks_override"):
+            value = getattr(self, name)
+            low = 1 if name == "num_gpu_blocks_override" else 0
+            _require(value is None or low <= value < 2**31, f"{name} must be at least {low}, got {value}")
+        _require(0.0 < self.gpu_memory_utilization <= 1.0,
+                 f"gpu_memory_utilization must be in (0, 1], got {self.gpu_memory_utilization}")  # fmt: skip
+        _require(0.0 < self.kv_gib < 1e6, f"kv_gib must be above 0 GiB, got {self.kv_gib}")
+        _require(0.0 <= self.host_kv_gib < 1e6, f"host_kv_gib must be at least 0 GiB, got {self.host_kv_gib}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SchedulerConfig:
+    """The scheduling method; the defaults and their reasons are in docs/scheduling.md."""
+
+    scheduling_policy: Policy = option("skip-join-mlfq", "order in which requests run",
+                                       choices=("skip-join-mlfq", "mlfq", "fcfs", "priority"))  # fmt: skip
+    max_num_seqs: int = option(256, "batch slots", unit="requests")
+    max_num_batched_tokens: int = option(2048, "most tokens in one iteration", unit="tokens")
+    max_prefill_chunk_tokens: int = option(512, "most prompt tokens of one request in one iteration", unit="tokens")
+    starvation_limit_s: float = option(3.0, "a request that waited this long goes to the first level", unit="seconds")
+    quantum_ratio: float = option(2.0, "quantum of a level over that of the level before it")
+    first_quantum_s: float | None = option(
+        None, "quantum of the first level; default: the shortest iteration", unit="seconds"
+    )
+    num_levels: int | None = option(None, "levels; default: enough for the longest prefill")
+    preemption_mode: Literal["auto", "swap", "recompute"] = option(
+        "auto", "what happens to KV that must leave the device: copied to the host, dropped and recomputed, or the cheaper",
+        choices=("auto", "swap", "recompute"))  # fmt: skip
+    proactive_offload: bool = option(True, "move KV ahead of need, by estimated next scheduled time")
+    write_through: bool = option(True, "copy full blocks of waiting requests to the host while the link is idle")
+    reserve_iterations: int = option(
+        8, "device blocks are kept free for this many iterations of growth", unit="iterations"
+    )
+    max_parks_per_request: int = option(64, "a request parked this often is no longer chosen as a victim")
+    thrash_parks_per_finish: float = option(
+        8.0, "parks per finished request over a window that stop preemption for a while"
+    )
+    max_num_queued_reqs: int = option(10_000, "unfinished requests beyond this are refused (429)", unit="requests")
+    async_scheduling: bool = option(True, "plan the next iteration while the present one runs")
+
+    def __post_init__(self) -> None:
+        for name in ("max_num_seqs", "max_num_batched_tokens", "max_prefill_chunk_tokens", "reserve_iterations",
+                     "max_parks_per_request", "max_num_queued_reqs"):  # fmt: skip
+            value = getattr(self, name)
+            _require(1 <= value < 2**31, f"{name} must be at least 1, got {value}")
+        _require(self.max_num_batched_tokens >= self.max_num_seqs,
+                 f"max_num_batched_tokens must be at least max_num_seqs ({self.max_num_seqs}) so that every running request"
+                 f" can decode, got {self.max_num_batched_tokens}")  # fmt: skip
+        _require(0.0 < self.starvation_limit_s <= 1e9,
+                 f"starvation_limit_s must be above 0 seconds, got {self.starvation_limit_s}")  # fmt: skip
+        _require(1.0 < self.quantum_ratio <= 1024, f"quantum_ratio must be above 1, got {self.quantum_ratio}")
+        _require(self.first_quantum_s is None or 0.0 < self.first_quantum_s < 1e9,
+                 f"first_quantum_s must be above 0 seconds, got {self.first_quantum_s}")  # fmt: skip
+        _require(self.num_levels is None or 1 <= self.num_levels <= 64,
+                 f"num_levels must be between 1 and 64, got {self.num_levels}")  # fmt: skip
+        _require(self.thrash_parks_per_finish > 0.0,
+                 f"thrash_parks_per_finish must be above 0, got {self.thrash_parks_per_finish}")  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineConfig:
+    """Everything the engine process needs."""
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    cache: CacheConfig = field(default_factory=CacheConfig)
+    scheduler: SchedulerConfig = field(default_factory=SchedulerConfig)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerConfig:
+    """The HTTP face."""
+
+    host: str = option("127.0.0.1", "address to listen on")
+    port: int = option(8000, "port to listen on; 0 = any free one")
+    api_key: str | None = option(None, "clients must send it as a bearer token; health routes are free")
+    served_model_name: str | None = option(None, "name of the model in the API; default: the model argument")
+    max_body_bytes: int = option(4 * MIB, "largest request body", unit="bytes")
+    shutdown_timeout: float = option(30.0, "on SIGTERM, running requests may finish for this long", unit="seconds")
+    metrics_compat: Literal["none", "vllm"] = option("none", "also export metrics under vllm's names",
+                                                     choices=("none", "vllm"))  # fmt: skip
+    log_level: Literal["debug", "info", "warning", "error"] = option("info", "log level",
+                                                                     choices=("debug", "info", "warning", "error"))  # fmt: skip
+    json_logs: bool = option(False, "log as JSON lines")
+
+    def __post_init__(self) -> None:
+        _require(0 <= self.port < 65536, f"port must be between 0 and 65535, got {self.port}")
+        _require(self.max_body_bytes >= 1024, f"max_body_bytes must be at least 1024, got {self.max_body_bytes}")
+        _require(
+            0.0 <= self.shutdown_timeout < 1e6, f"shutdown_timeout must be at least 0, got {self.shutdown_timeout}"
+        )
+
+
+def config_from(config_class: type, values: dict[str, object]) -> Any:
+    """Build one of the dataclasses above from a mapping that may hold other keys as well."""
+    names = {f.name for f in fields(config_class)}
+    return config_class(**{name: value for name, value in values.items() if name in names})

@@ -1,0 +1,31 @@
+"""Errors of FastServe. The first four are raised by the C++ core as well."""
+
+from fastserve._C import DeviceError, FastServeError, InternalError, InvalidArgumentError
+
+
+class CheckpointError(FastServeError):
+    """A checkpoint folder is truncated, mis-shaped or of a kind that is not supported; names file and tensor."""
+
+
+class EngineDeadError(FastServeError):
+    """The engine process ended or stopped answering; running requests are lost."""
+
+
+class OverloadedError(FastServeError):
+    """The engine refuses a request because its queue is full or it is draining; try again later."""
+
+
+class RequestFailedError(FastServeError):
+    """One request failed inside the engine; other requests are not affected."""
+
+
+__all__ = [
+    "CheckpointError",
+    "DeviceError",
+    "EngineDeadError",
+    "FastServeError",
+    "InternalError",
+    "InvalidArgumentError",
+    "OverloadedError",
+    "RequestFailedError",
+]

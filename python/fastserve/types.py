@@ -1,0 +1,226 @@
+"""The values that cross rooms: sampling parameters, requests, outputs. All are frozen; none holds a tensor."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from fastserve.errors import InvalidArgumentError
+
+MAX_STOP_STRINGS = 4
+MAX_STOP_TOKEN_IDS = 64
+MAX_LOGPROBS = 20
+MAX_SEQUENCES = 16
+MAX_REPETITION_PENALTY = 10.0
+
+
+class FinishReason(StrEnum):
+    """Why a request ended, in OpenAI's words where it has one."""
+
+    STOP = "stop"
+    LENGTH = "length"
+    ABORT = "abort"
+    ERROR = "error"
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise InvalidArgumentError(message)
+
+
+def _require_finite(name: str, value: float, low: float, high: float) -> None:
+    _require(
+        isinstance(value, (int, float))
+        and not isinstance(value, bool)
+        and math.isfinite(value)
+        and low <= value <= high,
+        f"{name} must be a number between {low:g} and {high:g}, got {value!r}",
+    )
+
+
+def _require_int(name: str, value: int, low: int, high: int) -> None:
+    _require(
+        isinstance(value, int) and not isinstance(value, bool) and low <= value <= high,
+        f"{name} must be an integer between {low} and {high}, got {value!r}",
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SamplingParams:
+    """How to choose tokens and when to stop; checked on construction.
+
+    Attributes:
+        max_tokens: most tokens to produce; None = up to the model's context.
+        min_tokens: stop tokens and stop strings are not honoured before this many tokens.
+        temperature: 0 = greedy.
+        top_k: keep the k likeliest tokens; 0 or -1 = all.
+        top_p: keep the smallest set with at least this probability, in (0, 1].
+        min_p: drop tokens less likely than min_p times the likeliest, in [0, 1].
+        repetition_penalty: > 1 makes tokens of prompt and output less likely (Hugging Face's rule).
+        presence_penalty: subtracted from the logit of every token already produced, in [-2, 2].
+        frequency_penalty: the same, times its number of occurrences.
+        seed: random stream of the request; None = chosen by the engine. The same seed gives the same tokens however
+            often the request is preempted.
+        stop: strings that end the output and are cut from it.
+        stop_token_ids: tokens that end the output and are cut from its text.
+        ignore_eos: go on after the end-of-sequence token.
+        logprobs: number of likeliest tokens to report per position besides the chosen one; None = no logprobs.
+        n: independent completions of the prompt.
+    """
+
+    max_tokens: int | None = 16
+    min_tokens: int = 0
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    seed: int | None = None
+    stop: tuple[str, ...] = ()
+    stop_token_ids: tuple[int, ...] = ()
+    ignore_eos: bool = False
+    logprobs: int | None = None
+    n: int = 1
+
+    def __post_init__(self) -> None:
+        if self.max_tokens is not None:
+            _require_int("max_tokens", self.max_tokens, 1, 2**31 - 1)
+        _require_int("min_tokens", self.min_tokens, 0, 2**31 - 1)
+        _require(
+            self.max_tokens is None or self.min_tokens <= self.max_tokens,
+            f"min_tokens must not be above max_tokens ({self.max_tokens}), got {self.min_tokens}",
+        )
+        _require_finite("temperature", self.temperature, 0.0, 100.0)
+        _require_int("top_k", self.top_k, -1, 2**31 - 1)
+        _require_finite("top_p", self.top_p, 0.0, 1.0)
+        _require(self.top_p > 0.0, f"top_p must be in (0, 1], got {self.top_p!r}")
+        _require_finite("min_p", self.min_p, 0.0, 1.0)
+        _require_finite("repetition_penalty", self.repetition_penalty, 0.0, MAX_REPETITION_PENALTY)
+        _require(self.repetition_penalty > 0.0, f"repetition_penalty must be above 0, got {self.repetition_penalty!r}")
+        _require_finite("presence_penalty", self.presence_penalty, -2.0, 2.0)
+        _require_finite("frequency_penalty", self.frequency_penalty, -2.0, 2.0)
+        if self.seed is not None:
+            _require_int("seed", self.seed, -(2**63), 2**63 - 1)
+        _require(
+            len(self.stop) <= MAX_STOP_STRINGS and all(isinstance(s, str) and s for s in self.stop),
+            f"stop must be at most {MAX_STOP_STRINGS} non-empty strings, got {self.stop!r:.200}",
+        )
+        _require(
+            len(self.stop_token_ids) <= MAX_STOP_TOKEN_IDS,
+            f"stop_token_ids must hold at most {MAX_STOP_TOKEN_IDS} ids, got {len(self.stop_token_ids)}",
+        )
+        for token_id in self.stop_token_ids:
+            _require_int("stop_token_ids", token_id, 0, 2**31 - 1)
+        if self.logprobs is not None:
+            _require_int("logprobs", self.logprobs, 0, MAX_LOGPROBS)
+        _require_int("n", self.n, 1, MAX_SEQUENCES)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineRequest:
+    """One sequence to run, as it goes to the engine: token ids only, n = 1 (the caller fans out n).
+
+    Attributes:
+        request_id: unique among live requests; chosen by the frontend.
+        prompt_token_ids: 1..max_model_len - 1 ids, each inside the vocabulary.
+        priority: lower runs first (vLLM's meaning).
+        cache_salt: requests share prefix-cache blocks only with the same salt.
+        deadline_s: seconds after arrival at which the request fails unless finished; None = never.
+    """
+
+    request_id: int
+    prompt_token_ids: Sequence[int]
+    sampling: SamplingParams
+    priority: int = 0
+    cache_salt: str = ""
+    deadline_s: float | None = None
+
+    def __post_init__(self) -> None:
+        _require(len(self.prompt_token_ids) > 0, "the prompt must have at least one token, got none")
+        _require_int("priority", self.priority, -(2**31), 2**31 - 1)
+        if self.deadline_s is not None:
+            _require_finite("deadline_s", self.deadline_s, 0.0, 1e9)
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLogprobs:
+    """Log-probabilities at one output position, of the raw (unpenalised, temperature 1) distribution.
+
+    Attributes:
+        logprob: of the chosen token.
+        rank: 1 = the likeliest.
+        top_ids: the likeliest tokens, best first; at most `SamplingParams.logprobs` of them.
+        top_logprobs: theirs.
+    """
+
+    logprob: float
+    rank: int
+    top_ids: tuple[int, ...] = ()
+    top_logprobs: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RequestStats:
+    """Where the time of a request went so far; seconds. Goes to clients as `usage.fastserve`.
+
+    `parked_s` is time not in a batch after the first iteration with the KV on the device; `host_s` with the KV on the
+    host or on its way there; `upload_wait_s` waiting for an upload under way; `queue_s` before the first iteration.
+    """
+
+    preemptions: int = 0
+    parked_s: float = 0.0
+    host_s: float = 0.0
+    upload_wait_s: float = 0.0
+    recomputed_tokens: int = 0
+    queue_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineOutput:
+    """What one engine step did for one request.
+
+    Attributes:
+        token_ids: tokens appended in this step (none, or one; the last may be a stop token).
+        logprobs: one entry per token when asked for.
+        finish_reason: set on the last output of the request.
+        stop_token_id: the token that ended the request, when one did.
+        num_cached_tokens: prompt tokens taken from the prefix cache.
+        stats: set on the last output.
+        error: why the request failed, when finish_reason is "error".
+    """
+
+    request_id: int
+    token_ids: tuple[int, ...] = ()
+    logprobs: tuple[TokenLogprobs, ...] = ()
+    finish_reason: FinishReason | None = None
+    stop_token_id: int | None = None
+    num_cached_tokens: int = 0
+    stats: RequestStats | None = None
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CompletionOutput:
+    """One completion of a prompt; `text` and `token_ids` hold everything produced so far."""
+
+    index: int
+    text: str
+    token_ids: tuple[int, ...]
+    logprobs: tuple[TokenLogprobs, ...] = ()
+    finish_reason: FinishReason | None = None
+    stop_reason: int | str | None = None
+    stats: RequestStats | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RequestOutput:
+    """A prompt and its n completions, as returned by `LLM.generate`."""
+
+    request_id: str
+    prompt: str | None
+    prompt_token_ids: tuple[int, ...]
+    outputs: tuple[CompletionOutput, ...] = field(default_factory=tuple)
+    num_cached_tokens: int = 0
+    finished: bool = False
