@@ -1,6 +1,7 @@
 #include "base/cpu_isa.h"
 
 #include <atomic>
+#include <cstring>
 
 #include "base/error.h"
 
@@ -44,9 +45,9 @@ const char* cpu_isa_name(CpuIsa isa) {
   return "unknown";
 }
 
-CpuIsa parse_cpu_isa(const std::string& name) {
+CpuIsa parse_cpu_isa(const char* name) {
   for (const CpuIsa isa : {CpuIsa::kScalar, CpuIsa::kAvx2, CpuIsa::kAvx512}) {
-    if (name == cpu_isa_name(isa)) return isa;
+    if (std::strcmp(name, cpu_isa_name(isa)) == 0) return isa;
   }
   detail::raise<InvalidArgumentError>("unknown instruction set '", name, "': use scalar, avx2 or avx512");
 }

@@ -1,7 +1,5 @@
 #pragma once
 
-#include <string>
-
 namespace fastserve {
 
 /// Instruction sets the CPU kernels are compiled for, in ascending order.
@@ -13,6 +11,6 @@ CpuIsa cpu_isa();
 void override_cpu_isa(CpuIsa isa);
 const char* cpu_isa_name(CpuIsa isa);
 /// "scalar", "avx2" or "avx512"; throws InvalidArgumentError for anything else.
-CpuIsa parse_cpu_isa(const std::string& name);
+CpuIsa parse_cpu_isa(const char* name);
 
 }  // namespace fastserve

@@ -4,11 +4,11 @@
 #include <cstdint>
 #include <string>
 
+#include "base/dtype.h"
 #include "base/error.h"
 
 namespace fastserve {
 
-enum class DType : std::uint8_t { kFloat32, kFloat16, kBFloat16, kInt32, kInt64, kUInt8, kBool };
 enum class DeviceType : std::uint8_t { kCpu, kCuda };
 
 std::int64_t dtype_bytes(DType dtype);
