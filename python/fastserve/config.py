@@ -29,20 +29,28 @@ class ModelConfig:
 
     model: str = option("", "folder of a Hugging Face checkpoint, or a hub id resolved through the local cache")
     tokenizer: str | None = option(None, "folder or hub id of the tokenizer, when it is not the model's")
-    dtype: DTypeName = option("auto", "type of weights, activations and KV; auto = as stored",
-                              choices=("auto", "float32", "bfloat16", "float16"))  # fmt: skip
+    dtype: DTypeName = option(
+        "auto",
+        "type of weights, activations and KV; auto = as stored",
+        choices=("auto", "float32", "bfloat16", "float16"),
+    )
     max_model_len: int | None = option(None, "longest prompt + output; default: the model's own limit", unit="tokens")
-    load_format: Literal["safetensors", "dummy"] = option("safetensors", "dummy = random weights of the model's shape",
-                                                          choices=("safetensors", "dummy"))  # fmt: skip
+    load_format: Literal["safetensors", "dummy"] = option(
+        "safetensors", "dummy = random weights of the model's shape", choices=("safetensors", "dummy")
+    )
     device: Literal["auto", "cpu", "cuda"] = option("auto", "where the model runs", choices=("auto", "cpu", "cuda"))
     seed: int = option(0, "seed of dummy weights and of requests that bring none")
     num_threads: int | None = option(None, "compute threads; default: one per core this process may use")
 
     def __post_init__(self) -> None:
-        _require(self.max_model_len is None or self.max_model_len >= 2,
-                 f"max_model_len must be at least 2 tokens, got {self.max_model_len}")  # fmt: skip
-        _require(self.num_threads is None or 1 <= self.num_threads <= 1024,
-                 f"num_threads must be between 1 and 1024, got {self.num_threads}")  # fmt: skip
+        _require(
+            self.max_model_len is None or self.max_model_len >= 2,
+            f"max_model_len must be at least 2 tokens, got {self.max_model_len}",
+        )
+        _require(
+            self.num_threads is None or 1 <= self.num_threads <= 1024,
+            f"num_threads must be between 1 and 1024, got {self.num_threads}",
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,12 +58,14 @@ class CacheConfig:
     """KV memory on the device and on the host."""
 
     block_size: int = option(16, "tokens in a KV block: 8, 16 or 32", unit="tokens")
-    num_gpu_blocks_override: int | None = option(None, "device KV blocks, instead of sizing the pool by memory",
-                                                 alias="num-device-blocks")  # fmt: skip
+    num_gpu_blocks_override: int | None = option(
+        None, "device KV blocks, instead of sizing the pool by memory", alias="num-device-blocks"
+    )
     gpu_memory_utilization: float = option(0.9, "share of GPU memory for weights and KV")
     kv_gib: float = option(1.0, "device KV pool on a CPU", unit="GiB")
-    host_kv_gib: float = option(4.0, "host KV pool for parked requests; 0 = park by recomputing", unit="GiB",
-                                alias="swap-space")  # fmt: skip
+    host_kv_gib: float = option(
+        4.0, "host KV pool for parked requests; 0 = park by recomputing", unit="GiB", alias="swap-space"
+    )
     num_host_blocks_override: int | None = option(None, "host KV blocks, instead of host_kv_gib")
     enable_prefix_caching: bool = option(True, "share the KV of common prefixes")
     kv_canary: bool = option(False, "hash every KV block when it is parked and compare when it comes back")
@@ -66,8 +76,10 @@ class CacheConfig:
             value = getattr(self, name)
             low = 1 if name == "num_gpu_blocks_override" else 0
             _require(value is None or low <= value < 2**31, f"{name} must be at least {low}, got {value}")
-        _require(0.0 < self.gpu_memory_utilization <= 1.0,
-                 f"gpu_memory_utilization must be in (0, 1], got {self.gpu_memory_utilization}")  # fmt: skip
+        _require(
+            0.0 < self.gpu_memory_utilization <= 1.0,
+            f"gpu_memory_utilization must be in (0, 1], got {self.gpu_memory_utilization}",
+        )
         _require(0.0 < self.kv_gib < 1e6, f"kv_gib must be above 0 GiB, got {self.kv_gib}")
         _require(0.0 <= self.host_kv_gib < 1e6, f"host_kv_gib must be at least 0 GiB, got {self.host_kv_gib}")
 
@@ -76,8 +88,9 @@ class CacheConfig:
 class SchedulerConfig:
     """The scheduling method; the defaults and their reasons are in docs/scheduling.md."""
 
-    scheduling_policy: Policy = option("skip-join-mlfq", "order in which requests run",
-                                       choices=("skip-join-mlfq", "mlfq", "fcfs", "priority"))  # fmt: skip
+    scheduling_policy: Policy = option(
+        "skip-join-mlfq", "order in which requests run", choices=("skip-join-mlfq", "mlfq", "fcfs", "priority")
+    )
     max_num_seqs: int = option(256, "batch slots", unit="requests")
     max_num_batched_tokens: int = option(2048, "most tokens in one iteration", unit="tokens")
     max_prefill_chunk_tokens: int = option(512, "most prompt tokens of one request in one iteration", unit="tokens")
@@ -88,8 +101,10 @@ class SchedulerConfig:
     )
     num_levels: int | None = option(None, "levels; default: enough for the longest prefill")
     preemption_mode: Literal["auto", "swap", "recompute"] = option(
-        "auto", "what happens to KV that must leave the device: copied to the host, dropped and recomputed, or the cheaper",
-        choices=("auto", "swap", "recompute"))  # fmt: skip
+        "auto",
+        "what happens to KV that must leave the device: copied to the host, dropped and recomputed, or the cheaper",
+        choices=("auto", "swap", "recompute"),
+    )
     proactive_offload: bool = option(True, "move KV ahead of need, by estimated next scheduled time")
     write_through: bool = option(True, "copy full blocks of waiting requests to the host while the link is idle")
     reserve_iterations: int = option(
@@ -103,22 +118,38 @@ class SchedulerConfig:
     async_scheduling: bool = option(True, "plan the next iteration while the present one runs")
 
     def __post_init__(self) -> None:
-        for name in ("max_num_seqs", "max_num_batched_tokens", "max_prefill_chunk_tokens", "reserve_iterations",
-                     "max_parks_per_request", "max_num_queued_reqs"):  # fmt: skip
+        for name in (
+            "max_num_seqs",
+            "max_num_batched_tokens",
+            "max_prefill_chunk_tokens",
+            "reserve_iterations",
+            "max_parks_per_request",
+            "max_num_queued_reqs",
+        ):
             value = getattr(self, name)
             _require(1 <= value < 2**31, f"{name} must be at least 1, got {value}")
-        _require(self.max_num_batched_tokens >= self.max_num_seqs,
-                 f"max_num_batched_tokens must be at least max_num_seqs ({self.max_num_seqs}) so that every running request"
-                 f" can decode, got {self.max_num_batched_tokens}")  # fmt: skip
-        _require(0.0 < self.starvation_limit_s <= 1e9,
-                 f"starvation_limit_s must be above 0 seconds, got {self.starvation_limit_s}")  # fmt: skip
+        _require(
+            self.max_num_batched_tokens >= self.max_num_seqs,
+            f"max_num_batched_tokens must be at least max_num_seqs ({self.max_num_seqs}) so that every running request"
+            f" can decode, got {self.max_num_batched_tokens}",
+        )
+        _require(
+            0.0 < self.starvation_limit_s <= 1e9,
+            f"starvation_limit_s must be above 0 seconds, got {self.starvation_limit_s}",
+        )
         _require(1.0 < self.quantum_ratio <= 1024, f"quantum_ratio must be above 1, got {self.quantum_ratio}")
-        _require(self.first_quantum_s is None or 0.0 < self.first_quantum_s < 1e9,
-                 f"first_quantum_s must be above 0 seconds, got {self.first_quantum_s}")  # fmt: skip
-        _require(self.num_levels is None or 1 <= self.num_levels <= 64,
-                 f"num_levels must be between 1 and 64, got {self.num_levels}")  # fmt: skip
-        _require(self.thrash_parks_per_finish > 0.0,
-                 f"thrash_parks_per_finish must be above 0, got {self.thrash_parks_per_finish}")  # fmt: skip
+        _require(
+            self.first_quantum_s is None or 0.0 < self.first_quantum_s < 1e9,
+            f"first_quantum_s must be above 0 seconds, got {self.first_quantum_s}",
+        )
+        _require(
+            self.num_levels is None or 1 <= self.num_levels <= 64,
+            f"num_levels must be between 1 and 64, got {self.num_levels}",
+        )
+        _require(
+            self.thrash_parks_per_finish > 0.0,
+            f"thrash_parks_per_finish must be above 0, got {self.thrash_parks_per_finish}",
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -140,10 +171,12 @@ class ServerConfig:
     served_model_name: str | None = option(None, "name of the model in the API; default: the model argument")
     max_body_bytes: int = option(4 * MIB, "largest request body", unit="bytes")
     shutdown_timeout: float = option(30.0, "on SIGTERM, running requests may finish for this long", unit="seconds")
-    metrics_compat: Literal["none", "vllm"] = option("none", "also export metrics under vllm's names",
-                                                     choices=("none", "vllm"))  # fmt: skip
-    log_level: Literal["debug", "info", "warning", "error"] = option("info", "log level",
-                                                                     choices=("debug", "info", "warning", "error"))  # fmt: skip
+    metrics_compat: Literal["none", "vllm"] = option(
+        "none", "also export metrics under vllm's names", choices=("none", "vllm")
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = option(
+        "info", "log level", choices=("debug", "info", "warning", "error")
+    )
     json_logs: bool = option(False, "log as JSON lines")
 
     def __post_init__(self) -> None:

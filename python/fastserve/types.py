@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
 
 from fastserve.errors import InvalidArgumentError
@@ -202,8 +202,35 @@ class EngineOutput:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class CompletionDelta:
+    """What is new in one completion of a request since the delta before it; the frontend streams these.
+
+    Attributes:
+        index: which of the n completions.
+        text: new text, whole characters only, stop strings cut off.
+        token_ids: new tokens (stop tokens included).
+        logprobs: one entry per new token when asked for.
+        finish_reason: set on the last delta of the completion.
+        stop_reason: the stop string or stop token id that ended it, None for end-of-sequence.
+        num_cached_tokens: prompt tokens taken from the prefix cache.
+        stats: set on the last delta.
+        error: why it failed, when finish_reason is "error".
+    """
+
+    index: int
+    text: str = ""
+    token_ids: tuple[int, ...] = ()
+    logprobs: tuple[TokenLogprobs, ...] = ()
+    finish_reason: FinishReason | None = None
+    stop_reason: int | str | None = None
+    num_cached_tokens: int = 0
+    stats: RequestStats | None = None
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class CompletionOutput:
-    """One completion of a prompt; `text` and `token_ids` hold everything produced so far."""
+    """One whole completion of a prompt."""
 
     index: int
     text: str
@@ -212,15 +239,76 @@ class CompletionOutput:
     finish_reason: FinishReason | None = None
     stop_reason: int | str | None = None
     stats: RequestStats | None = None
+    error: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RequestOutput:
     """A prompt and its n completions, as returned by `LLM.generate`."""
 
-    request_id: str
     prompt: str | None
     prompt_token_ids: tuple[int, ...]
-    outputs: tuple[CompletionOutput, ...] = field(default_factory=tuple)
+    outputs: tuple[CompletionOutput, ...]
     num_cached_tokens: int = 0
-    finished: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineInfo:
+    """What the engine found out at start; fixed while it runs. Sizes in bytes unless named."""
+
+    model: str
+    max_model_len: int
+    vocab_size: int
+    eos_token_ids: tuple[int, ...]
+    dtype: str
+    device: str
+    block_size: int
+    num_device_blocks: int
+    num_host_blocks: int
+    block_bytes: int
+    scheduling_policy: str
+    max_num_seqs: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineStats:
+    """State and counters of the engine at one moment; counters run from the start of the engine.
+
+    Attributes:
+        num_running: requests in the batch.
+        num_waiting: requests that hold no KV and are not in the batch.
+        num_parked_device: requests not in the batch with their KV on the device.
+        num_parked_host: requests whose KV is on the host, or on its way there or back.
+        level_requests: unfinished requests per scheduling level.
+        device_usage: share of device KV blocks in use, 0..1; host_usage likewise.
+        preemptions: times a request was left out of the batch after it had been in it, while unfinished.
+        uploads_hit: uploads that were complete when the request was next picked; uploads_late: waited for;
+            uploads_wasted: undone before use.
+        iterations, iteration_tokens: forward passes and the tokens they took in.
+        schedule_s: time in schedule + commit, seconds, summed over iterations.
+        execute_s: time in the model, seconds, summed.
+    """
+
+    num_running: int = 0
+    num_waiting: int = 0
+    num_parked_device: int = 0
+    num_parked_host: int = 0
+    level_requests: tuple[int, ...] = ()
+    device_usage: float = 0.0
+    host_usage: float = 0.0
+    preemptions: int = 0
+    promotions: int = 0
+    demotions: int = 0
+    recomputed_tokens: int = 0
+    prefix_cache_queries: int = 0
+    prefix_cache_hits: int = 0
+    offload_bytes: int = 0
+    upload_bytes: int = 0
+    uploads_hit: int = 0
+    uploads_late: int = 0
+    uploads_wasted: int = 0
+    thrash_governor_trips: int = 0
+    iterations: int = 0
+    iteration_tokens: int = 0
+    schedule_s: float = 0.0
+    execute_s: float = 0.0
