@@ -79,9 +79,9 @@ class KvManager {
   std::int32_t num_device_blocks(SeqId seq) const;
   /// Device blocks that would become free if the sequence left the device (those it does not share).
   std::int32_t num_releasable_blocks(SeqId seq) const;
-  /// Blocks an offload would still have to copy (those without a valid host copy).
+  /// Blocks an offload would still have to copy (those without a valid host copy, none under way); 0 unless kDevice.
   std::int32_t num_blocks_to_offload(SeqId seq) const;
-  /// Device blocks an upload would have to allocate.
+  /// Free device blocks an upload would take (cached ones it adopts without a copy included); 0 unless kHost.
   std::int32_t num_blocks_to_upload(SeqId seq) const;
   /// Further device blocks needed to hold `num_tokens`.
   std::int32_t num_blocks_to_reserve(SeqId seq, std::int64_t num_tokens) const;
@@ -90,6 +90,9 @@ class KvManager {
 
   /// Start to move a kDevice sequence to the host. nullopt when the host pool is short. With nothing left to copy (all
   /// mirrored) the transfer is empty, is already complete, and the sequence is kHost; otherwise it is kOffloading.
+  /// Copies of its blocks that other transfers have under way are not made twice but waited for: the sequence is
+  /// kOffloading until the last of them is complete, be its own transfer complete before or empty. So ask residency()
+  /// after any complete().
   std::optional<Transfer> try_offload(SeqId seq);
 
   /// Start to copy up to `max_blocks` full, unmirrored blocks of a kDevice sequence; it keeps running meanwhile. nullopt
@@ -100,8 +103,9 @@ class KvManager {
   /// turned out to be on the device already (prefix cache).
   std::optional<Transfer> try_upload(SeqId seq);
 
-  /// Report the end of a transfer. A failed offload leaves the sequence on the device, a failed upload on the host, a
-  /// failed mirror without the copies. Unknown or already completed ids throw.
+  /// Report the end of a transfer. A failed offload (or a failed mirror that an offload waits for) leaves the sequence on
+  /// the device, a failed upload on the host, a failed mirror without the copies. Unknown or completed ids throw; so does
+  /// the id of an empty transfer.
   void complete(TransferId transfer, bool ok);
 
   // --- pools ---
