@@ -1,0 +1,47 @@
+# The two set-up commands are `make demo` and `make test`; both install what they need into .venv and may be run again.
+VENV ?= .venv
+PYTHON ?= python3
+BIN := $(VENV)/bin
+TORCH ?= torch==2.13.0
+STAMP := $(VENV)/.stamp
+
+export PATH := $(abspath $(BIN)):$(PATH)
+export CMAKE_BUILD_PARALLEL_LEVEL ?= $(shell nproc)
+
+.PHONY: build test test-cpp test-sanitizers lint demo wheel clean
+
+# torch first and alone, so that nothing else pulls another build of it; no build isolation, for the same reason.
+$(STAMP): pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -c "import torch" 2>/dev/null || $(BIN)/pip install -q "$(TORCH)"
+	$(BIN)/python third_party/install_requirements.py
+	touch $@
+
+build: $(STAMP)
+	$(BIN)/pip install -q --no-build-isolation --no-deps -e .
+
+# The order is: what is cheap and tells most first.
+test: build lint test-cpp
+	$(BIN)/python -m pytest
+
+lint: $(STAMP)
+	$(BIN)/ruff check python tests bench
+	$(BIN)/ruff format --check python tests bench
+
+test-cpp: $(STAMP) test-sanitizers
+
+# The C++ tests under AddressSanitizer + UndefinedBehaviorSanitizer, then ThreadSanitizer.
+test-sanitizers: $(STAMP)
+	third_party/require_gtest.sh
+	for preset in asan tsan; do \
+	  cmake --preset $$preset >/dev/null && cmake --build build/$$preset && ctest --test-dir build/$$preset --output-on-failure -j 2 || exit 1; \
+	done
+
+demo: build
+	$(BIN)/python -m bench.demo
+
+wheel: $(STAMP)
+	$(BIN)/pip wheel -q --no-build-isolation --no-deps -w dist .
+
+clean:
+	rm -rf build dist $(VENV) python/fastserve/_C*.so

@@ -1,0 +1,149 @@
+"""`python -m bench.serving.compare`: FastServe against another OpenAI-compatible server, interleaved on one machine.
+
+Both servers run at once and take turns, so that a drift of the machine hits both. Three figures per server: mean normalised
+latency at light load, output rate when saturated, and the arrival rate at which mean normalised latency crosses the limit.
+"""
+
+import argparse
+import asyncio
+import contextlib
+import json
+import shlex
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from bench.lib.results import write_results
+from bench.serving.load import TimedRequest, TimedResult, run_load, summarize
+from bench.serving.model import CONFIG, build_benchmark_model
+from bench.serving.servers import fastserve_command, free_port, serving
+from bench.serving.traces import read_lengths, trace_load
+
+ROOT = Path(__file__).parents[2]
+MAX_TOKENS = 2040
+
+
+@dataclass(slots=True)
+class Server:
+    """A server under test and what was measured of it."""
+
+    name: str
+    url: str
+    light: dict[str, float] = field(default_factory=dict)
+    saturated: dict[str, float] = field(default_factory=dict)
+    by_rate: dict[float, dict[str, float]] = field(default_factory=dict)
+    samples: dict[str, list[list[float]]] = field(default_factory=dict)
+
+    def run(self, label: str, requests: Sequence[TimedRequest]) -> dict[str, float]:
+        """Run a load and keep the raw (arrival, finish, tokens) of every request."""
+        results = asyncio.run(run_load(self.url, "m", requests))
+        self.samples[label] = [[r.request.arrival_s, r.finished_s, r.output_tokens] for r in results]
+        summary = summarize(results)
+        _print_row(self.name, label, summary, results)
+        return summary
+
+    def rate_at(self, limit_s: float) -> float:
+        """Arrival rate at which mean normalised latency crosses the limit, interpolated; inf when it never does."""
+        rates = sorted(self.by_rate)
+        latencies = [self.by_rate[rate]["mean_normalized_s"] for rate in rates]
+        for (r0, l0), (r1, l1) in zip(
+            zip(rates, latencies, strict=True), zip(rates[1:], latencies[1:], strict=True), strict=False
+        ):
+            if l0 <= limit_s < l1:
+                return r0 + (r1 - r0) * (np.log(limit_s / l0) / np.log(l1 / l0))
+        return float("inf") if latencies and latencies[-1] <= limit_s else 0.0
+
+
+def _print_row(name: str, label: str, summary: dict[str, float], results: Sequence[TimedResult]) -> None:
+    errors = next((r.error for r in results if r.error), "")
+    print(
+        f"{name:>14} {label:>14}  mean {summary.get('mean_normalized_s', float('nan')):7.4f} s/token"
+        f"  p95 {summary.get('p95_normalized_s', float('nan')):7.4f}  e2e {summary.get('mean_e2e_s', float('nan')):7.2f} s"
+        f"  output {summary.get('output_tokens_per_s', float('nan')):7.1f} tokens/s  errors {summary['errors']:.0f} {errors}",
+        flush=True,
+    )
+
+
+def main() -> None:
+    """Run the comparison; see --help."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--trace", type=Path, required=True, help="CSV with request lengths")
+    parser.add_argument("--scale", type=float, default=0.25, help="factor on all lengths")
+    parser.add_argument("--peer", default="", help="command line of the other server; {model} and {port} are filled in")
+    parser.add_argument("--peer-name", default="peer")
+    parser.add_argument("--ours", default="", help="more flags for `fastserve serve`")
+    parser.add_argument("--max-num-seqs", type=int, default=16)
+    parser.add_argument("--light-rate", type=float, default=0.2, help="arrivals per second")
+    parser.add_argument("--light-requests", type=int, default=16)
+    parser.add_argument("--saturated-requests", type=int, default=64)
+    parser.add_argument("--rates", type=float, nargs="*", default=[1.5, 2.5, 4.0, 6.0])
+    parser.add_argument("--requests", type=int, default=150, help="requests per rate")
+    parser.add_argument("--limit-s", type=float, default=0.6, help="mean normalised latency that counts as too slow")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--json", type=Path, help="write results there")
+    args = parser.parse_args()
+    model = build_benchmark_model(ROOT / "build" / "bench" / "llama-12x768")
+    lengths = read_lengths(args.trace)
+
+    def load(rate: float, count: int) -> list[TimedRequest]:
+        return trace_load(lengths, scale=args.scale, rate=rate, count=count, vocab_size=CONFIG["vocab_size"],
+                          max_tokens=MAX_TOKENS, seed=args.seed)  # fmt: skip
+
+    with contextlib.ExitStack() as stack:
+        servers = _start(stack, args, model)
+        for server in servers:
+            server.run("warm-up", load(100.0, 4))
+        for server in servers:
+            server.light = server.run(f"light {args.light_rate:g}/s", load(args.light_rate, args.light_requests))
+        for server in servers:
+            server.saturated = server.run("saturated", load(1e6, args.saturated_requests))
+        for rate in args.rates:
+            for server in servers:
+                latencies = [s["mean_normalized_s"] for s in server.by_rate.values()]
+                if not latencies or latencies[-1] <= 2 * args.limit_s:  # beyond that there is nothing left to learn
+                    server.by_rate[rate] = server.run(f"{rate:g}/s", load(rate, args.requests))
+    report = _report(servers, args.limit_s)
+    print(json.dumps(report, indent=2))
+    if args.json:
+        raw = {s.name: s.samples for s in servers}
+        write_results(args.json, "serving.compare", {"arguments": vars(args) | {"trace": args.trace.name}}, report, raw)
+
+
+def _start(stack: contextlib.ExitStack, args: argparse.Namespace, model: Path) -> list[Server]:
+    log_folder = ROOT / "build" / "bench"
+    port = free_port()
+    flags = ["--max-num-seqs", str(args.max_num_seqs), "--no-enable-prefix-caching", "--max-model-len", "2048",
+             "--kv-gib", "4", *shlex.split(args.ours)]  # fmt: skip
+    ours = stack.enter_context(
+        serving(fastserve_command(model, port, *flags), f"http://127.0.0.1:{port}", log_folder / "fastserve.log")
+    )
+    servers = [Server("fastserve", ours)]
+    if args.peer:
+        port = free_port()
+        command = shlex.split(args.peer.format(model=model, port=port))
+        url = stack.enter_context(serving(command, f"http://127.0.0.1:{port}", log_folder / "peer.log"))
+        servers.append(Server(args.peer_name, url))
+    time.sleep(1.0)
+    return servers
+
+
+def _report(servers: Sequence[Server], limit_s: float) -> dict[str, object]:
+    rows: dict[str, object] = {
+        s.name: {"light": s.light, "saturated": s.saturated, "by_rate": s.by_rate, "rate_at_limit": s.rate_at(limit_s)}
+        for s in servers
+    }
+    if len(servers) == 2:
+        ours, peer = servers
+        rows["ratios"] = {
+            "light_latency": ours.light["mean_normalized_s"] / peer.light["mean_normalized_s"],
+            "saturated_output_rate": ours.saturated["output_tokens_per_s"] / peer.saturated["output_tokens_per_s"],
+            "rate_at_limit": ours.rate_at(limit_s) / peer.rate_at(limit_s) if peer.rate_at(limit_s) else float("nan"),
+        }
+    return rows
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,91 @@
+"""Measures the latency model at start, and keeps it on disk under a key of model, dtype, device and version."""
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+import fastserve
+from fastserve.log import get_logger
+
+logger = get_logger(__name__)
+
+TIME_BUDGET_S = 20.0
+PREFILL_TOKENS = (16, 64, 256, 512)
+PREFILL_CONTEXTS = (0, 512)
+DECODE_BATCHES = (1, 4, 16, 64, 256)
+DECODE_CONTEXTS = (64, 512)
+
+Measure = Callable[..., float]
+
+
+def profile_samples(measure: Measure, *, max_model_len: int, max_tokens: int, max_num_seqs: int,
+                    num_blocks: int, block_size: int) -> np.ndarray:  # fmt: skip
+    """Time a small grid of iterations.
+
+    Args:
+        measure: `Worker.time_iteration`.
+        max_tokens: most tokens of a prefill chunk.
+    Returns:
+        float64[n, 5]: prefill_tokens, prefill_pairs (query x context), num_decodes, decode_ctx (summed over rows), seconds.
+    """
+    deadline_s = time.monotonic() + TIME_BUDGET_S
+    pool_tokens = num_blocks * block_size
+    rows: list[tuple[float, ...]] = []
+    measure(
+        prefill_tokens=min(16, max_tokens, max_model_len - 1), prefill_ctx=0, num_decodes=0, decode_ctx=0
+    )  # warm-up
+
+    def add(prefill: int, context: int, decodes: int, decode_ctx: int) -> None:
+        if time.monotonic() > deadline_s:
+            return
+        shape = {"prefill_tokens": prefill, "prefill_ctx": context, "num_decodes": decodes, "decode_ctx": decode_ctx}
+        seconds = min(measure(**shape) for _ in range(2))
+        pairs = prefill * context + prefill * (prefill + 1) // 2
+        rows.append((prefill, pairs, decodes, decodes * decode_ctx, seconds))
+
+    for batch in DECODE_BATCHES:
+        for context in DECODE_CONTEXTS:
+            if batch <= max_num_seqs and context < max_model_len and context <= pool_tokens:
+                add(0, 0, batch, context)
+    for tokens in PREFILL_TOKENS:
+        for context in PREFILL_CONTEXTS:
+            if tokens <= max_tokens and tokens + context < min(max_model_len, pool_tokens):
+                add(tokens, context, 0, 0)
+    return np.array(rows, np.float64).reshape(-1, 5)
+
+
+def profile_path(model: str, dtype: str, device: str, num_threads: int) -> Path:
+    """Where the profile of this model on this machine is cached."""
+    key = json.dumps([fastserve.__version__, str(Path(model).resolve()), _stamp(model), dtype, device, num_threads])
+    root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return root / "fastserve" / "profiles" / f"{hashlib.sha256(key.encode()).hexdigest()[:24]}.json"
+
+
+def _stamp(model: str) -> str:
+    config = Path(model) / "config.json"
+    return hashlib.sha256(config.read_bytes()).hexdigest() if config.is_file() else ""
+
+
+def read_profile(path: Path) -> list[float] | None:
+    """Coefficients of the latency model, None when there is no usable file."""
+    try:
+        values = json.loads(path.read_text())["coefficients"]
+        return [float(v) for v in values] if len(values) == 5 and all(0.0 <= v < 1e6 for v in values) else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def write_profile(path: Path, coefficients: list[float]) -> None:
+    """Keep the coefficients; a folder that cannot be written costs a warning and a new profile at the next start."""
+    temporary = path.with_suffix(f".{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_text(json.dumps({"coefficients": coefficients}))
+        temporary.replace(path)
+    except OSError as error:
+        logger.warning("the latency profile is not kept: cannot write %s (%s)", path, error)

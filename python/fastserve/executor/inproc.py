@@ -1,0 +1,33 @@
+"""One worker in this process, on a thread of its own, so that the engine plans the next step while it runs."""
+
+from concurrent.futures import Future, ThreadPoolExecutor
+
+from fastserve.config import EngineConfig
+from fastserve.worker import StepOutput, StepPlan, Worker, WorkerInfo
+from fastserve.worker.worker import Progress
+
+
+class InprocExecutor:
+    """Plans run in the order in which they are submitted."""
+
+    def __init__(self, config: EngineConfig, progress: Progress | None = None) -> None:
+        self.worker = Worker(config, progress)
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="fastserve-worker")
+
+    @property
+    def info(self) -> WorkerInfo:
+        """Facts of the loaded model."""
+        return self.worker.info
+
+    def submit(self, plan: StepPlan) -> "Future[StepOutput]":
+        """Run a plan after those already submitted."""
+        return self._thread.submit(self.worker.execute, plan)
+
+    def time_iteration(self, **shape: int) -> float:
+        """Seconds of a made-up iteration; see Worker.time_iteration."""
+        return self._thread.submit(lambda: self.worker.time_iteration(**shape)).result()
+
+    def stop(self) -> None:
+        """Finish what was submitted and release the worker; may be called again."""
+        self._thread.shutdown(wait=True)
+        self.worker.close()

@@ -1,0 +1,7 @@
+"""One rank: device, KV memory, offload engine; StepPlan -> batch -> forward pass -> sampled tokens."""
+
+from fastserve._C.sched import StepPlan
+from fastserve.worker.step_output import StepOutput
+from fastserve.worker.worker import Worker, WorkerInfo
+
+__all__ = ["StepOutput", "StepPlan", "Worker", "WorkerInfo"]

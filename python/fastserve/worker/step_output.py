@@ -1,0 +1,39 @@
+"""What a worker hands back for one StepPlan."""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from fastserve.ops.sampling import TokenLogprobs
+
+
+def _no_ids() -> np.ndarray:
+    return np.empty(0, np.int64)
+
+
+@dataclass(frozen=True, slots=True)
+class TransferResults:
+    """Transfers that ended: ids int64[J]; ok uint8[J], 1 = copied; bytes moved per direction."""
+
+    ids: np.ndarray = field(default_factory=_no_ids)
+    ok: np.ndarray = field(default_factory=lambda: np.empty(0, np.uint8))
+    errors: tuple[str, ...] = ()
+    offload_bytes: int = 0
+    upload_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class StepOutput:
+    """Result of one plan with S sampling entries.
+
+    Attributes:
+        sampled: int32[S], -1 where the logits held no finite value.
+        logprobs: of the S sampled tokens, when any entry asked for them.
+        transfers: transfers that ended up to now, of this plan or an earlier one.
+        elapsed_s: wall time of the plan, seconds.
+    """
+
+    sampled: np.ndarray
+    logprobs: TokenLogprobs | None
+    transfers: TransferResults
+    elapsed_s: float
