@@ -1,1 +1,11 @@
-"""Typed wrappers of the kernels in `fastserve._C.kernels`: check, allocate the output, one call."""
+"""Typed wrappers of the kernels in `fastserve._C.kernels`: allocate the output, one call."""
+
+from fastserve.ops.activation import ActivationKind as ActivationKind
+from fastserve.ops.activation import activation as activation
+from fastserve.ops.embedding import embedding as embedding
+from fastserve.ops.linear import PackedWeight as PackedWeight
+from fastserve.ops.linear import linear as linear
+from fastserve.ops.linear import pack_weight as pack_weight
+from fastserve.ops.norm import layer_norm as layer_norm
+from fastserve.ops.norm import rms_norm as rms_norm
+from fastserve.ops.rope import rope_kv_write as rope_kv_write

@@ -1,0 +1,208 @@
+#include "kernels/linear.h"
+#include "kernels/parallel.h"
+#include "kernels/simd.h"
+
+// One work item is a block of rows times a few panels; its pieces are (panel, block of inputs). The rows are converted to
+// fp32 in a scratch on the stack, one block of inputs at a time, and a register tile of a group of rows x kTileWidth
+// outputs runs over every piece, while the next piece is prefetched. Between two blocks of inputs a tile rests in fp32 in
+// a second scratch, which changes no bit. Every output is one fused multiply-add per input, in order: neither the tile,
+// nor the block, nor the thread shows in the result.
+namespace fastserve::kernels::FS_ISA {
+namespace {
+
+#if defined(FS_ISA_avx512)
+constexpr int kMaxRows = 12;  // 12 x 2 accumulators and 2 weight vectors in 32 registers, inputs broadcast from memory
+#elif defined(FS_ISA_avx2)
+constexpr int kMaxRows = 6;  // 6 x 2 accumulators, 2 weight vectors and an input in 16 registers
+#else
+constexpr int kMaxRows = 4;
+#endif
+constexpr int kTileVecs = 2;
+constexpr int kTileWidth = kTileVecs * Vec::kLanes;
+constexpr int kTilesPerPanel = kPanelWidth / kTileWidth;
+constexpr int kMaxGroups = 4;  // groups of rows in a row block: the reuse of a piece while it is in the L2 cache
+constexpr int kBlockRows = kMaxGroups * kMaxRows;
+constexpr int kInputBlock = 768;
+constexpr int kInputStride = kInputBlock + 16;  // off the powers of two: the rows of a tile use different cache sets
+constexpr int kItemPanels = 4;
+constexpr std::uintptr_t kCacheLine = 64;
+
+struct Scratch {
+  alignas(64) float x[kBlockRows][kInputStride];
+  alignas(64) float sums[kItemPanels][kBlockRows][kPanelWidth];
+};
+
+/// What to prefetch during one pass over a piece: two cache lines at next, next + step, ... Addresses, not pointers: they
+/// may lie behind the weights, where a prefetch does nothing.
+struct Prefetch {
+  std::uintptr_t next;
+  std::uintptr_t step_bytes;
+};
+
+/// sums[kRows][kTileWidth] += x[kRows][inputs] * panel[inputs][kTileWidth]; rows of sums and panel are kPanelWidth apart.
+template <int kRows, typename T>
+__attribute__((noinline)) void run_tile(float* sums, const float* x, const T* panel, std::int64_t inputs,
+                                        Prefetch prefetch) {
+  Vec tile[kRows][kTileVecs];
+#pragma GCC unroll 16
+  for (int r = 0; r < kRows; ++r) {
+#pragma GCC unroll 2
+    for (int v = 0; v < kTileVecs; ++v) tile[r][v] = load(sums + r * kPanelWidth + v * Vec::kLanes);
+  }
+#pragma GCC unroll 2
+  for (std::int64_t k = 0; k < inputs; ++k) {
+    __builtin_prefetch(reinterpret_cast<const void*>(prefetch.next), 0, 2);
+    __builtin_prefetch(reinterpret_cast<const void*>(prefetch.next + kCacheLine), 0, 2);
+    prefetch.next += prefetch.step_bytes;
+    Vec weight[kTileVecs];
+#pragma GCC unroll 2
+    for (int v = 0; v < kTileVecs; ++v) weight[v] = load(panel + k * kPanelWidth + v * Vec::kLanes);
+#pragma GCC unroll 16
+    for (int r = 0; r < kRows; ++r) {
+      const Vec input = set1(x[r * kInputStride + k]);
+#pragma GCC unroll 2
+      for (int v = 0; v < kTileVecs; ++v) tile[r][v] = fma(input, weight[v], tile[r][v]);
+    }
+  }
+#pragma GCC unroll 16
+  for (int r = 0; r < kRows; ++r) {
+#pragma GCC unroll 2
+    for (int v = 0; v < kTileVecs; ++v) store(sums + r * kPanelWidth + v * Vec::kLanes, tile[r][v]);
+  }
+}
+
+/// run_tile with the number of rows chosen at run time.
+template <int kRows, typename T>
+void run_rows(std::int64_t rows, float* sums, const float* x, const T* panel, std::int64_t inputs, Prefetch prefetch) {
+  if constexpr (kRows > 0) {
+    if (rows == kRows) {
+      run_tile<kRows>(sums, x, panel, inputs, prefetch);
+    } else {
+      run_rows<kRows - 1>(rows, sums, x, panel, inputs, prefetch);
+    }
+  }
+}
+
+/// One piece for all rows of the block, prefetching a piece of the same size at `next_piece` during the first two passes.
+template <typename T>
+void run_piece(Scratch& scratch, int panel, std::int64_t rows, const T* piece, std::int64_t inputs,
+               std::uintptr_t next_piece) {
+  const std::int64_t groups = ceil_div(rows, kMaxRows);
+  const auto prefetching = static_cast<std::uintptr_t>(min_of(groups * kTilesPerPanel, 2));  // passes
+  const std::uintptr_t step_bytes = kPanelWidth * sizeof(T) / prefetching;
+  std::uintptr_t pass = 0;
+  for (std::int64_t g = 0; g < groups; ++g) {
+    const std::int64_t row = rows * g / groups;
+    const std::int64_t group_rows = rows * (g + 1) / groups - row;
+    for (int column = 0; column < kPanelWidth; column += kTileWidth, ++pass) {
+      Prefetch prefetch{next_piece + pass * step_bytes * static_cast<std::uintptr_t>(inputs), step_bytes};
+      if (pass >= prefetching) prefetch = {reinterpret_cast<std::uintptr_t>(scratch.x), 0};  // there already
+      run_rows<kMaxRows>(group_rows, scratch.sums[panel][row] + column, scratch.x[row], piece + column, inputs, prefetch);
+    }
+  }
+}
+
+/// Convert `rows` rows of `inputs` elements to fp32 rows kInputStride apart.
+template <typename T>
+void load_inputs(float* out, const T* x, std::int64_t x_stride, std::int64_t rows, std::int64_t inputs) {
+  const std::int64_t whole = inputs / Vec::kLanes * Vec::kLanes;
+  for (std::int64_t r = 0; r < rows; ++r, x += x_stride, out += kInputStride) {
+    for (std::int64_t k = 0; k < whole; k += Vec::kLanes) store(out + k, load(x + k));
+    for (std::int64_t k = whole; k < inputs; ++k) out[k] = to_float(x[k]);
+  }
+}
+
+/// out[columns] = sums[columns] + bias[columns]
+template <typename T, typename Out>
+void finish_row(Out* out, const float* sums, const T* bias, std::int64_t columns) {
+  std::int64_t n = 0;
+  for (; n + Vec::kLanes <= columns; n += Vec::kLanes) {
+    const Vec sum = load(sums + n);
+    store(out + n, bias == nullptr ? sum : sum + load(bias + n));
+  }
+  for (; n < columns; ++n) out[n] = from_float<Out>(bias == nullptr ? sums[n] : sums[n] + to_float(bias[n]));
+}
+
+struct Plan {
+  const LinearParams* params;
+  std::int64_t num_panels;
+  std::int64_t items_per_block;
+  std::int64_t input_block;  // inputs per piece
+  std::int64_t next_item;    // how far away the next item of a thread probably is
+};
+
+/// The piece that follows panel `i` of an item at input block `k`: the next panel, the next inputs, or the next item.
+template <typename T>
+std::uintptr_t piece_after(const Plan& plan, const T* weight, int i, int panels, std::int64_t k) {
+  const std::int64_t inputs = plan.params->in_features;
+  std::int64_t offset = (i + 1) * inputs + k;  // in rows of a panel
+  if (i + 1 == panels) {
+    offset = k + plan.input_block < inputs ? k + plan.input_block : plan.next_item * kItemPanels * inputs;
+  }
+  return reinterpret_cast<std::uintptr_t>(weight) + static_cast<std::uintptr_t>(offset * kPanelWidth) * sizeof(T);
+}
+
+template <typename T, typename Out>
+void run_item(const Plan& plan, std::int64_t row, std::int64_t rows, std::int64_t panel) {
+  const LinearParams& p = *plan.params;
+  const int panels = static_cast<int>(min_of(kItemPanels, plan.num_panels - panel));
+  const T* x = static_cast<const T*>(p.x) + row * p.x_stride;
+  const T* weight = static_cast<const T*>(p.weight) + panel * p.in_features * kPanelWidth;
+  Scratch scratch;
+  for (int i = 0; i < panels; ++i) {
+    __builtin_memset(scratch.sums[i], 0, static_cast<std::size_t>(rows) * sizeof(scratch.sums[i][0]));
+  }
+  for (std::int64_t k = 0; k < p.in_features; k += plan.input_block) {
+    const std::int64_t inputs = min_of(plan.input_block, p.in_features - k);
+    load_inputs(scratch.x[0], x + k, p.x_stride, rows, inputs);
+    for (int i = 0; i < panels; ++i) {
+      run_piece(scratch, i, rows, weight + (i * p.in_features + k) * kPanelWidth, inputs,
+                piece_after(plan, weight, i, panels, k));
+    }
+  }
+  for (int i = 0; i < panels; ++i) {
+    const std::int64_t n = (panel + i) * kPanelWidth;
+    const T* bias = p.bias == nullptr ? nullptr : static_cast<const T*>(p.bias) + n;
+    for (std::int64_t r = 0; r < rows; ++r) {
+      finish_row(static_cast<Out*>(p.out) + (row + r) * p.out_stride + n, scratch.sums[i][r], bias,
+                 min_of(kPanelWidth, p.out_features - n));
+    }
+  }
+}
+
+template <typename T, typename Out>
+void run_items(void* context, std::int64_t begin, std::int64_t end) {
+  const Plan& plan = *static_cast<const Plan*>(context);
+  const std::int64_t tokens = plan.params->num_tokens;
+  const std::int64_t blocks = ceil_div(tokens, kBlockRows);
+  for (std::int64_t item = begin; item < end; ++item) {
+    const std::int64_t block = item / plan.items_per_block;
+    const std::int64_t row = tokens * block / blocks;
+    run_item<T, Out>(plan, row, tokens * (block + 1) / blocks - row, item % plan.items_per_block * kItemPanels);
+  }
+}
+
+template <typename T>
+ParallelTask task_of(const LinearParams& params) {
+  return params.out_dtype == DType::kFloat32 ? run_items<T, float> : run_items<T, T>;
+}
+
+}  // namespace
+
+void linear(const LinearParams& params, ThreadPool& pool) {
+  const std::int64_t num_panels = ceil_div(params.out_features, kPanelWidth);
+  const std::int64_t input_blocks = max_of(ceil_div(params.in_features, kInputBlock), 1);
+  Plan plan{
+      .params = &params,
+      .num_panels = num_panels,
+      .items_per_block = ceil_div(num_panels, kItemPanels),
+      .input_block = ceil_div(ceil_div(params.in_features, input_blocks), 16) * 16,
+      .next_item = num_threads(pool),
+  };
+  ParallelTask task = task_of<float>(params);
+  if (params.dtype == DType::kBFloat16) task = task_of<BFloat16>(params);
+  if (params.dtype == DType::kFloat16) task = task_of<Float16>(params);
+  parallel_run(pool, ceil_div(params.num_tokens, kBlockRows) * plan.items_per_block, 1, task, &plan);
+}
+
+}  // namespace fastserve::kernels::FS_ISA
