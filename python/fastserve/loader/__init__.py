@@ -1,0 +1,1 @@
+"""Checkpoints: find the folder, read safetensors without trusting them, or make weights up."""

@@ -1,0 +1,187 @@
+"""Weights of a checkpoint folder, read tensor by tensor into memory that the layers own."""
+
+import json
+import re
+from collections.abc import Callable, Iterable
+from contextlib import ExitStack
+from pathlib import Path
+from typing import BinaryIO
+
+import torch
+
+from fastserve.errors import CheckpointError
+from fastserve.loader.safetensors import TensorEntry, read_header
+
+SINGLE = "model.safetensors"
+INDEX = "model.safetensors.index.json"
+STAGE_BYTES = 32 << 20
+READABLE = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+MAX_LISTED = 8
+
+# Called after every tensor with its name, the bytes read so far and those of all tensors.
+Progress = Callable[[str, int, int], None]
+
+
+def _listed(names: Iterable[str]) -> str:
+    names = sorted(names)
+    more = f" and {len(names) - MAX_LISTED} more" if len(names) > MAX_LISTED else ""
+    return ", ".join(names[:MAX_LISTED]) + more
+
+
+def _indexed_files(index: Path) -> dict[str, set[str]]:
+    """File name -> tensors that the index of a sharded checkpoint places there."""
+    try:
+        values = json.loads(index.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise CheckpointError(f"cannot read {index}: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{index} is not valid JSON ({error}); download the checkpoint again") from error
+    weight_map = values.get("weight_map") if isinstance(values, dict) else None
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise CheckpointError(f"{index}: weight_map must map tensor names to file names; download the checkpoint again")
+    files: dict[str, set[str]] = {}
+    for tensor, file in weight_map.items():
+        if not isinstance(file, str) or Path(file).name != file or not file.endswith(".safetensors"):
+            raise CheckpointError(
+                f"{index}: {tensor} must lie in a .safetensors file of this folder, found {file!r:.200}"
+            )
+        files.setdefault(file, set()).add(tensor)
+    return files
+
+
+def _no_weights(folder: Path) -> CheckpointError:
+    pickled = sorted(path.name for pattern in ("*.bin", "*.pt", "*.pth") for path in folder.glob(pattern))
+    if pickled:
+        return CheckpointError(
+            f"{folder} holds pickled weights ({_listed(pickled)}) and no {SINGLE}: unpickling can run any code, so they"
+            f" are refused; convert them once in a place you trust with"
+            f" AutoModelForCausalLM.from_pretrained(folder).save_pretrained(new_folder)"
+        )
+    return CheckpointError(
+        f"{folder} holds neither {SINGLE} nor {INDEX}; download the checkpoint again, or use --load-format dummy for"
+        f" random weights"
+    )
+
+
+def weight_files(folder: Path) -> dict[Path, set[str] | None]:
+    """The weight files of a checkpoint; per file the tensors that must be in it, None = whichever are.
+
+    Raises:
+        CheckpointError: there are none, the index is broken, or a file that it names is missing.
+    """
+    index = folder / INDEX
+    if index.is_file():
+        files = {folder / name: tensors for name, tensors in _indexed_files(index).items()}
+        missing = [path.name for path in files if not path.is_file()]
+        if missing:
+            raise CheckpointError(f"{folder} lacks {_listed(missing)}, named in {INDEX}; download the checkpoint again")
+        return dict(sorted(files.items()))
+    if (folder / SINGLE).is_file():
+        return {folder / SINGLE: None}
+    raise _no_weights(folder)
+
+
+class CheckpointWeights:
+    """A `WeightSource` over the safetensors files of a folder. Use as a context manager; files stay open inside.
+
+    Nothing is mapped: a file that is cut short while it is read gives an error, not a bus error.
+
+    Raises:
+        CheckpointError: on construction, when a file or the index is not valid.
+    """
+
+    def __init__(self, folder: Path, progress: Progress | None = None) -> None:
+        self._folder = folder
+        self._progress = progress
+        self._entries: dict[str, tuple[Path, TensorEntry]] = {}
+        for path, expected in weight_files(folder).items():
+            self._add(path, expected)
+        self._unread = set(self._entries)
+        self._bytes_total = sum(entry.end - entry.begin for _, entry in self._entries.values())
+        self._bytes_done = 0
+        self._open_files: dict[Path, BinaryIO] = {}
+        self._stack = ExitStack()
+        self._stage: torch.Tensor | None = None
+
+    def _add(self, path: Path, expected: set[str] | None) -> None:
+        header = read_header(path)
+        if expected is not None and (missing := expected - header.keys()):
+            raise CheckpointError(f"{path} lacks {_listed(missing)}, which {INDEX} places there")
+        for name, entry in header.items():
+            if name in self._entries:
+                raise CheckpointError(f"{path} holds {name} a second time: it is in {self._entries[name][0]} as well")
+            self._entries[name] = (path, entry)
+
+    def __enter__(self) -> "CheckpointWeights":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._open_files.clear()
+        self._stack.close()
+
+    def has(self, name: str) -> bool:
+        """Whether a tensor of this name exists."""
+        return name in self._entries
+
+    def read_into(self, name: str, out: torch.Tensor) -> None:
+        """Fill `out` with the named tensor; see `WeightSource`."""
+        if name not in self._entries:
+            raise CheckpointError(
+                f"{self._folder} lacks the tensor {name} {tuple(out.shape)}, which config.json asks for"
+            )
+        path, entry = self._entries[name]
+        if entry.shape != tuple(out.shape):
+            raise CheckpointError(
+                f"{path}: {name} must have the shape {tuple(out.shape)} according to config.json, found {entry.shape}"
+            )
+        if entry.dtype not in READABLE:
+            raise CheckpointError(
+                f"{path}: {name} must be a floating-point tensor of 16 bits or more, found {entry.dtype}: quantised"
+                f" checkpoints are not supported"
+            )
+        self._read(path, entry, out.view(-1))
+        self._unread.discard(name)
+        self._bytes_done += entry.end - entry.begin
+        if self._progress is not None:
+            self._progress(name, self._bytes_done, self._bytes_total)
+
+    def check_all_read(self, ignored: Iterable[str]) -> None:
+        """Raise CheckpointError when tensors were left unread, but for those whose names match an `ignored` pattern."""
+        pattern = re.compile("|".join(f"(?:{one})" for one in ignored) or r"(?!)")
+        extra = [name for name in self._unread if not pattern.fullmatch(name)]
+        if extra:
+            raise CheckpointError(
+                f"{self._folder} holds tensors that the model of its config.json has no place for: {_listed(extra)};"
+                f" config.json and weights are not of the same model"
+            )
+
+    def _read(self, path: Path, entry: TensorEntry, out: torch.Tensor) -> None:
+        file = self._open_files.get(path)
+        try:
+            if file is None:
+                file = self._open_files[path] = self._stack.enter_context(path.open("rb", buffering=0))
+            file.seek(entry.begin)
+            if out.dtype == entry.dtype and out.device.type == "cpu":
+                self._fill(path, file, out)
+            else:
+                self._fill_converted(path, file, entry.dtype, out)
+        except OSError as error:
+            raise CheckpointError(f"cannot read {path}: {error.strerror}") from error
+
+    def _fill_converted(self, path: Path, file: BinaryIO, dtype: torch.dtype, out: torch.Tensor) -> None:
+        if self._stage is None:
+            self._stage = torch.empty(STAGE_BYTES, dtype=torch.uint8)
+        stage = self._stage.view(dtype)
+        for begin in range(0, out.numel(), stage.numel()):
+            piece = stage[: min(stage.numel(), out.numel() - begin)]
+            self._fill(path, file, piece)
+            out[begin : begin + piece.numel()].copy_(piece)
+
+    @staticmethod
+    def _fill(path: Path, file: BinaryIO, out: torch.Tensor) -> None:
+        view = memoryview(out.view(torch.uint8).numpy())
+        while view:
+            count = file.readinto(view)
+            if not count:
+                raise CheckpointError(f"{path} became shorter while it was read; download the checkpoint again")
+            view = view[count:]
