@@ -1,0 +1,38 @@
+"""Fixtures of the kernel tests: run a test on every instruction set and every model dtype."""
+
+from collections.abc import Callable, Iterator
+
+import pytest
+import torch
+
+from fastserve import _C
+
+
+@pytest.fixture(params=["scalar", "avx2", "avx512"])
+def isa(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Run the kernels of one instruction set, skipping those that the machine does not have."""
+    before = _C.cpu_isa()
+    try:
+        _C.set_cpu_isa(request.param)
+    except ValueError as error:
+        pytest.skip(str(error))
+    yield request.param
+    _C.set_cpu_isa(before)
+
+
+@pytest.fixture(params=[torch.float32, torch.bfloat16, torch.float16], ids=["fp32", "bf16", "fp16"])
+def dtype(request: pytest.FixtureRequest) -> torch.dtype:
+    return request.param
+
+
+@pytest.fixture
+def set_num_threads() -> Iterator[Callable[[int], None]]:
+    """Give the kernels another number of threads until the test ends."""
+    before = _C.num_threads()
+    yield _C.set_num_threads
+    _C.set_num_threads(before)
+
+
+@pytest.fixture(autouse=True)
+def seed() -> None:
+    torch.manual_seed(20260)

@@ -1,0 +1,39 @@
+"""ops.embedding: rows of the table, bit for bit."""
+
+import pytest
+import torch
+
+from fastserve import ops
+from fastserve.errors import InvalidArgumentError
+from tests.unit.ops.oracle import poisoned
+
+
+@pytest.mark.parametrize("num_tokens", [0, 1, 3, 17, 1000])
+@pytest.mark.parametrize("hidden", [1, 33, 768])
+def test_embedding_copies_rows(dtype, num_tokens, hidden):
+    weight = torch.randn(50, hidden).to(dtype)
+    ids = torch.randint(0, 50, (num_tokens,), dtype=torch.int32)
+    assert torch.equal(ops.embedding(ids, weight), weight[ids.long()])
+
+
+def test_embedding_reads_and_writes_nothing_beside_strided_rows(dtype):
+    weight = poisoned(torch.randn(9, 13).to(dtype))
+    out = poisoned(torch.zeros(4, 13, dtype=dtype))
+    ids = torch.tensor([8, 0, 3, 8], dtype=torch.int32)
+    assert ops.embedding(ids, weight.view, out=out.view) is out.view
+    assert torch.equal(out.view, weight.view[ids.long()])
+    out.assert_intact()
+
+
+@pytest.mark.parametrize("bad", [-1, 50, 2**31 - 1])
+def test_an_id_outside_the_vocabulary_is_named_and_nothing_is_written(bad):
+    out = torch.full((3, 4), 7.0)
+    ids = torch.tensor([1, 2, bad], dtype=torch.int32)
+    with pytest.raises(InvalidArgumentError, match=rf"ids\[2\] must be between 0 and 49 .*, got {bad}"):
+        ops.embedding(ids, torch.randn(50, 4), out=out)
+    assert torch.all(out == 7.0)
+
+
+def test_ids_must_be_int32():
+    with pytest.raises(InvalidArgumentError, match="ids must be int32"):
+        ops.embedding(torch.tensor([1]), torch.randn(5, 4))
