@@ -1,0 +1,52 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+
+#include "base/tensor_view.h"
+
+namespace fastserve::offload {
+
+struct HostArenaOptions {
+  /// Threads that touch the pages first; 0: one per core, at most 16.
+  int num_threads = 0;
+};
+
+/// Host memory for offloaded KV blocks: one mapping, aligned to 2 MiB, in huge pages where the kernel allows, zero-filled and
+/// backed by real pages from the start, so that no copy waits for a page fault and a lack of memory shows at once.
+class HostArena {
+ public:
+  /// Map num_blocks * block_bytes bytes.
+  /// Throws InvalidArgumentError for sizes < 1 or beyond 2^62 bytes; DeviceError when the memory cannot be had.
+  HostArena(std::int64_t num_blocks, std::int64_t block_bytes, const HostArenaOptions& options = {});
+  ~HostArena();
+  HostArena(const HostArena&) = delete;
+  HostArena& operator=(const HostArena&) = delete;
+
+  std::int64_t num_blocks() const { return num_blocks_; }
+  std::int64_t block_bytes() const { return block_bytes_; }
+  std::int64_t num_bytes() const { return num_blocks_ * block_bytes_; }
+  /// The kernel took the advice to use huge pages; it may still fall back to small ones.
+  bool advises_huge_pages() const { return advises_huge_pages_; }
+
+  std::byte* data() const { return data_; }
+  /// Bytes [block_bytes] of a block in [0, num_blocks).
+  std::span<std::byte> block(std::int64_t block) const {
+    return {data_ + block * block_bytes_, static_cast<std::size_t>(block_bytes_)};
+  }
+  /// uint8 [num_blocks, block_bytes] on the cpu.
+  TensorView view() const;
+
+ private:
+  void map();
+  void touch_pages(int num_threads);
+
+  std::int64_t num_blocks_;
+  std::int64_t block_bytes_;
+  std::size_t mapped_bytes_ = 0;
+  std::byte* data_ = nullptr;
+  bool advises_huge_pages_ = false;
+};
+
+}  // namespace fastserve::offload
