@@ -168,7 +168,6 @@ def test_an_engine_dropped_with_copies_queued_ends_them_first():
         for block in range(8):
             engine.submit(TO_HOST, blocks(block), blocks(block))
         del engine
-        gc.collect()
 
 
 def test_the_memory_of_a_bytearray_stays_put_while_an_engine_uses_it():
