@@ -1,6 +1,7 @@
 #include <sched.h>
 
 #include <memory>
+#include <mutex>
 
 #include "base/cpu_isa.h"
 #include "base/cuda_probe.h"
@@ -26,6 +27,8 @@ std::unique_ptr<ThreadPool>& pool_slot() {
 }  // namespace
 
 ThreadPool& compute_pool() {
+  static std::mutex making;  // callers hold no GIL
+  const std::lock_guard lock(making);
   auto& pool = pool_slot();
   if (!pool) pool = std::make_unique<ThreadPool>(usable_cores());
   return *pool;

@@ -9,6 +9,7 @@
 #include "kernels/activation.h"
 #include "kernels/embedding.h"
 #include "kernels/linear.h"
+#include "kernels/memory_roof.h"
 #include "kernels/norm.h"
 #include "kernels/rope_kv_write.h"
 
@@ -38,6 +39,12 @@ void register_linear(py::module_& module) {
       },
       py::arg("out"), py::arg("x"), py::arg("packed"), py::arg("bias") = py::none(), ReleaseGil(),
       "out [T, N] = x [T, K] @ weight.T + bias; a row of out does not depend on the other rows.");
+}
+
+void register_memory_roof(py::module_& module) {
+  module.def(
+      "memory_roof", [](const TensorView& x) { return kernels::memory_roof(x, compute_pool()); }, py::arg("x"),
+      ReleaseGil(), "Sum of x, read once by all threads: the roof for what is bound by reading memory (benchmarks).");
 }
 
 void register_norm(py::module_& module) {

@@ -1,0 +1,11 @@
+"""The read that benchmarks compare with reads everything."""
+
+import pytest
+import torch
+
+from fastserve._C import kernels
+
+
+@pytest.mark.parametrize("size", [0, 1, 127, 128, 1000, 300_001])
+def test_memory_roof_reads_every_element_once(isa, size):
+    assert kernels.memory_roof(torch.ones(size)) == size
