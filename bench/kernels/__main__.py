@@ -1,0 +1,87 @@
+"""Time the CPU kernels beside torch in the same run: `python -m bench.kernels [--quick] [--only linear] [--json FILE]`."""
+
+import argparse
+from pathlib import Path
+
+import torch
+
+from bench.kernels.case import FASTSERVE, Case, all_cases
+from bench.lib.report import write_json
+from bench.lib.timing import Samples, interleave
+from fastserve import _C
+
+ROOF = "roof"
+ROOF_BYTES = 400_000_000  # far beyond every cache
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m bench.kernels", description=__doc__)
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write every raw sample to FILE")
+    parser.add_argument("--quick", action="store_true", help="fewer shapes and rounds")
+    parser.add_argument("--only", metavar="NAME", help="one kernel, by the name of its module in bench/kernels")
+    parser.add_argument("--threads", type=int, default=_C.num_threads(), help="compute threads, of torch too")
+    arguments = parser.parse_args()
+    _C.set_num_threads(arguments.threads)
+    torch.set_num_threads(arguments.threads)
+    rounds, sample_s = (5, 0.004) if arguments.quick else (15, 0.01)
+
+    memory = torch.ones(ROOF_BYTES // 4)
+
+    print(f"cpu_isa={_C.cpu_isa()} threads={arguments.threads} torch={torch.__version__}; time of fastserve, then how")
+    print("many times faster it is than each of the others (roof: the time to read the weight, over ours)")
+    results = []
+    for case in all_cases(quick=arguments.quick, only=arguments.only):
+        contenders = dict(case.contenders)
+        if case.bytes_moved:
+            contenders[ROOF] = lambda: _C.kernels.memory_roof(memory)
+        samples = interleave(contenders, rounds=rounds, sample_s=sample_s)
+        if case.bytes_moved:
+            samples[ROOF] = scaled(samples[ROOF], case.bytes_moved / ROOF_BYTES)
+        print(format_row(case, samples), flush=True)
+        results.append(result_of(case, samples))
+    if arguments.json is not None:
+        config = {
+            "command": "bench.kernels",
+            "quick": arguments.quick,
+            "threads": arguments.threads,
+            "cpu_isa": _C.cpu_isa(),
+            "torch": torch.__version__,
+        }
+        write_json(arguments.json, config=config, results=results)
+
+
+def scaled(samples: Samples, factor: float) -> Samples:
+    """The time that `factor` of the work would take."""
+    return Samples(tuple(factor * seconds for seconds in samples.seconds))
+
+
+def format_row(case: Case, samples: dict[str, Samples]) -> str:
+    """One line: kernel, shape, our median and spread, rates, and the time of each other contender over ours."""
+    ours = samples[FASTSERVE]
+    columns = [f"{case.kernel:<15}{case.shape:<34}{ours.median_s * 1e6:10.1f} us +-{ours.spread:4.0%}"]
+    columns.append(f"{case.bytes_moved / ours.median_s / 1e9:7.1f} GB/s" if case.bytes_moved else " " * 12)
+    columns.append(f"{case.flops / ours.median_s / 1e9:7.1f} GFLOP/s" if case.flops else " " * 15)
+    for name, other in samples.items():
+        if name != FASTSERVE:
+            ratio = other.median_s / ours.median_s
+            columns.append(f"{name} {ratio:4.0%}" if name == ROOF else f"{name} {ratio:5.2f}x")
+    return "  ".join(columns)
+
+
+def result_of(case: Case, samples: dict[str, Samples]) -> dict[str, object]:
+    """The row for the JSON file: raw samples and medians in seconds, ratios of medians to ours."""
+    ours_s = samples[FASTSERVE].median_s
+    return {
+        "kernel": case.kernel,
+        "shape": case.shape,
+        "bytes_moved": case.bytes_moved,
+        "flops": case.flops,
+        "median_s": {name: sample.median_s for name, sample in samples.items()},
+        "spread": {name: sample.spread for name, sample in samples.items()},
+        "speedup": {name: sample.median_s / ours_s for name, sample in samples.items() if name != FASTSERVE},
+        "samples_s": {name: sample.seconds for name, sample in samples.items()},
+    }
+
+
+if __name__ == "__main__":
+    main()
