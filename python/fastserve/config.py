@@ -171,6 +171,9 @@ class ServerConfig:
     served_model_name: str | None = option(None, "name of the model in the API; default: the model argument")
     max_body_bytes: int = option(4 * MIB, "largest request body", unit="bytes")
     shutdown_timeout: float = option(30.0, "on SIGTERM, running requests may finish for this long", unit="seconds")
+    heartbeat_limit_s: float = option(
+        30.0, "/livez fails when the engine loop has not turned for this long", unit="seconds"
+    )
     metrics_compat: Literal["none", "vllm"] = option(
         "none", "also export metrics under vllm's names", choices=("none", "vllm")
     )
@@ -184,6 +187,10 @@ class ServerConfig:
         _require(self.max_body_bytes >= 1024, f"max_body_bytes must be at least 1024, got {self.max_body_bytes}")
         _require(
             0.0 <= self.shutdown_timeout < 1e6, f"shutdown_timeout must be at least 0, got {self.shutdown_timeout}"
+        )
+        _require(self.heartbeat_limit_s > 0.0, f"heartbeat_limit_s must be above 0, got {self.heartbeat_limit_s}")
+        _require(
+            self.api_key is None or bool(self.api_key.strip()), "api_key must not be blank; leave it out for no key"
         )
 
 

@@ -1,0 +1,127 @@
+"""Histograms and counters of requests, observed by the server as their tokens arrive."""
+
+from prometheus_client import CollectorRegistry, Counter, Histogram
+
+from fastserve.metrics.names import (
+    LABEL_NAMES,
+    PREEMPTION_BUCKETS,
+    PREFIX,
+    REQUEST_BUCKETS_S,
+    TOKEN_BUCKETS_S,
+    TOKEN_COUNT_BUCKETS,
+    TTFT_BUCKETS_S,
+    Labels,
+)
+from fastserve.types import RequestStats
+
+
+class RequestMetrics:
+    """The request metrics of one model, in their own registry."""
+
+    def __init__(self, model_name: str) -> None:
+        self.registry = CollectorRegistry()
+        self.labels = Labels(model_name)
+        self.ttft_s = self._histogram("time_to_first_token_seconds", "arrival to first token", TTFT_BUCKETS_S)
+        self.itl_s = self._histogram(
+            "inter_token_latency_seconds",
+            "time between two tokens of a sequence as the client sees it; request_parked_time_seconds has its pauses",
+            TOKEN_BUCKETS_S,
+        )
+        self.e2e_s = self._histogram("e2e_request_latency_seconds", "arrival to last token", REQUEST_BUCKETS_S)
+        self.queue_s = self._histogram(
+            "request_queue_time_seconds", "arrival to the first iteration", REQUEST_BUCKETS_S
+        )
+        self.normalized_s = self._histogram(
+            "normalized_latency_seconds", "end-to-end latency over output tokens", TOKEN_BUCKETS_S
+        )
+        self.preemptions = self._histogram(
+            "request_num_preemptions", "times a request was preempted", PREEMPTION_BUCKETS
+        )
+        self.prompt_tokens_histogram = self._histogram(
+            "request_prompt_tokens", "prompt tokens of a request", TOKEN_COUNT_BUCKETS
+        )
+        self.generation_tokens_histogram = self._histogram(
+            "request_generation_tokens", "output tokens of a sequence", TOKEN_COUNT_BUCKETS
+        )
+        self.parked_s = Histogram(
+            PREFIX + "request_parked_time_seconds",
+            "time a request was paused, by where its KV was: on the device, on the host, waiting for its upload",
+            (*LABEL_NAMES, "where"),
+            registry=self.registry,
+            buckets=REQUEST_BUCKETS_S,
+        )
+        self._parked_by_where = {w: self.parked_s.labels(*self.labels, w) for w in ("device", "host", "upload")}
+        self.prompt_tokens = self._counter("prompt_tokens", "prompt tokens taken in")
+        self.cached_tokens = self._counter("prompt_tokens_cached", "prompt tokens found in the prefix cache")
+        self.generation_tokens = self._counter("generation_tokens", "tokens produced")
+        self._finished = Counter(
+            PREFIX + "request_success",
+            "sequences that ended, by reason",
+            (*LABEL_NAMES, "finished_reason"),
+            registry=self.registry,
+        )
+        self._rejections = Counter(
+            PREFIX + "admission_rejections",
+            "requests refused before they ran, by reason",
+            (*LABEL_NAMES, "reason"),
+            registry=self.registry,
+        )
+
+    def _histogram(self, name: str, text: str, buckets: tuple[float, ...]) -> Histogram:
+        metric = Histogram(PREFIX + name, text, LABEL_NAMES, registry=self.registry, buckets=buckets)
+        return metric.labels(*self.labels)
+
+    def _counter(self, name: str, text: str) -> Counter:
+        return Counter(PREFIX + name, text, LABEL_NAMES, registry=self.registry).labels(*self.labels)
+
+    def count_finish(self, reason: str) -> None:
+        """Count a sequence that ended: stop, length, abort or error."""
+        self._finished.labels(*self.labels, reason).inc()
+
+    def count_rejection(self, reason: str) -> None:
+        """Count a request that was refused: overloaded, draining or loading."""
+        self._rejections.labels(*self.labels, reason).inc()
+
+    def observe_stats(self, stats: RequestStats) -> None:
+        """Record where the time of a finished sequence went."""
+        self.queue_s.observe(stats.queue_s)
+        self.preemptions.observe(stats.preemptions)
+        self._parked_by_where["device"].observe(stats.parked_s)
+        self._parked_by_where["host"].observe(stats.host_s)
+        self._parked_by_where["upload"].observe(stats.upload_wait_s)
+
+
+class RequestTimer:
+    """Clock of one sequence: turns the arrival of its tokens into observations. Times are monotonic seconds."""
+
+    __slots__ = ("_arrival_s", "_last_s", "_metrics", "_num_tokens")
+
+    def __init__(self, metrics: RequestMetrics, arrival_s: float) -> None:
+        self._metrics = metrics
+        self._arrival_s = arrival_s
+        self._last_s = 0.0
+        self._num_tokens = 0
+
+    def on_tokens(self, count: int, now_s: float) -> None:
+        """`count` new tokens arrived together; their gap is shared among them."""
+        if self._num_tokens == 0:
+            self._metrics.ttft_s.observe(now_s - self._arrival_s)
+        else:
+            gap_s = (now_s - self._last_s) / count
+            for _ in range(count):
+                self._metrics.itl_s.observe(gap_s)
+        self._metrics.generation_tokens.inc(count)
+        self._last_s = now_s
+        self._num_tokens += count
+
+    def on_finish(self, reason: str, stats: RequestStats | None, now_s: float) -> None:
+        """The sequence ended; `stats` when the engine gave them."""
+        metrics = self._metrics
+        metrics.count_finish(reason)
+        metrics.generation_tokens_histogram.observe(self._num_tokens)
+        e2e_s = now_s - self._arrival_s
+        metrics.e2e_s.observe(e2e_s)
+        if self._num_tokens:
+            metrics.normalized_s.observe(e2e_s / self._num_tokens)
+        if stats is not None:
+            metrics.observe_stats(stats)

@@ -1,0 +1,33 @@
+"""The ASGI application."""
+
+from fastapi import FastAPI
+from starlette.exceptions import HTTPException
+
+from fastserve import __version__
+from fastserve.config import ServerConfig
+from fastserve.errors import FastServeError
+from fastserve.server import generate_routes, health_routes, info_routes
+from fastserve.server.auth import ApiKeyMiddleware
+from fastserve.server.engine_face import EngineFace
+from fastserve.server.errors import ApiError, handle_error
+from fastserve.server.serving import Serving
+
+
+def build_app(engine: EngineFace | None, config: ServerConfig, served_model_name: str) -> FastAPI:
+    """Build the app; `app.state.serving` holds its `Serving`.
+
+    Args:
+        engine: a running engine; None = attach one later with `app.state.serving.attach`, 503 until then.
+        config: limits, key, names of metrics. Host, port and timeouts are for `run_server`.
+        served_model_name: the model's name in the API.
+    """
+    # No /docs: its page would load scripts from elsewhere. /openapi.json is behind the key like everything else.
+    app = FastAPI(title="FastServe", version=__version__, docs_url=None, redoc_url=None)
+    app.state.serving = Serving(config, served_model_name, engine)
+    for routes in (generate_routes, info_routes, health_routes):
+        app.include_router(routes.router)
+    for kind in (ApiError, HTTPException, FastServeError, Exception):
+        app.add_exception_handler(kind, handle_error)
+    if config.api_key is not None:
+        app.add_middleware(ApiKeyMiddleware, api_key=config.api_key)
+    return app

@@ -1,0 +1,63 @@
+"""What the server asks of an engine; `fastserve.engine.async_engine.AsyncEngine` is the real one."""
+
+from collections.abc import AsyncIterator
+from typing import Protocol
+
+from fastserve.types import CompletionDelta, EngineInfo, EngineStats, SamplingParams
+
+
+class TokenizerFace(Protocol):
+    """Text to ids and back; every method may be called from any thread."""
+
+    @property
+    def vocab_size(self) -> int: ...
+
+    def encode(self, text: str, add_special_tokens: bool = True) -> list[int]: ...
+
+    def decode(self, ids: list[int], skip_special_tokens: bool = True) -> str: ...
+
+    def render_chat(
+        self, messages: list[dict[str, str]], *, add_generation_prompt: bool = True, tools: list[dict] | None = None
+    ) -> str: ...
+
+    def id_to_token(self, token_id: int) -> str: ...
+
+    def decode_token_bytes(self, token_id: int) -> bytes: ...
+
+
+class EngineFace(Protocol):
+    """A running engine, used from one event loop."""
+
+    info: EngineInfo
+    tokenizer: TokenizerFace
+
+    @property
+    def is_alive(self) -> bool: ...
+
+    def generate(
+        self,
+        prompt_token_ids: list[int],
+        sampling: SamplingParams,
+        *,
+        request_id: str,
+        priority: int = 0,
+        cache_salt: str = "",
+        deadline_s: float | None = None,
+    ) -> AsyncIterator[CompletionDelta]:
+        """Stream the n completions, interleaved; closing the iterator aborts the request.
+
+        Deltas that the caller has not taken yet are merged, so a slow caller holds at most one per completion.
+        """
+        ...
+
+    async def abort(self, request_id: str) -> bool: ...
+
+    async def stats(self) -> EngineStats: ...
+
+    async def explain(self, request_id: str) -> dict[str, object] | None: ...
+
+    def heartbeat_age_s(self) -> float: ...
+
+    async def drain(self) -> None: ...
+
+    async def close(self) -> None: ...

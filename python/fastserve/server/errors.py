@@ -1,0 +1,130 @@
+"""The one place where an exception becomes an HTTP status and OpenAI's error object."""
+
+from collections.abc import Mapping
+from http import HTTPStatus
+
+import msgspec
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+
+from fastserve.errors import EngineDeadError, InvalidArgumentError, OverloadedError, RequestFailedError
+from fastserve.log import get_logger
+
+RETRY_AFTER_S = 1
+DRAIN_RETRY_AFTER_S = 5
+
+logger = get_logger(__name__)
+
+
+class ApiError(Exception):
+    """An error with everything its reply needs.
+
+    Attributes:
+        status: HTTP status.
+        message: for people; states the rule, the value and the remedy.
+        kind: OpenAI's `type`.
+        param: the request field at fault, if one is.
+        code: for programs.
+        headers: extra response headers.
+    """
+
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        *,
+        kind: str = "invalid_request_error",
+        param: str | None = None,
+        code: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.message = message
+        self.kind = kind
+        self.param = param
+        self.code = code
+        self.headers = dict(headers or {})
+
+    def body(self) -> bytes:
+        """The error object as JSON."""
+        error = {"message": self.message, "type": self.kind, "param": self.param, "code": self.code}
+        return msgspec.json.encode({"error": error})
+
+    def response(self) -> Response:
+        """The reply of a request that has not started one."""
+        return Response(self.body(), self.status, self.headers, media_type="application/json")
+
+
+class DrainingError(OverloadedError):
+    """The server is shutting down and takes no new requests."""
+
+
+class LoadingError(OverloadedError):
+    """The model is still being loaded."""
+
+
+class DeadlineError(RequestFailedError):
+    """The request's own deadline passed before it finished."""
+
+
+class ClientGoneError(Exception):
+    """The client closed the connection; there is nobody to answer."""
+
+
+def bad_request(message: str, param: str | None = None, code: str | None = None) -> ApiError:
+    """A 400."""
+    return ApiError(400, message, param=param, code=code)
+
+
+def to_api_error(error: Exception) -> ApiError:
+    """Describe any exception as an API error; an unknown one becomes a 500 without its text, and is logged."""
+    match error:
+        case ApiError():
+            return error
+        case ClientGoneError():
+            return ApiError(499, "the client closed the connection")  # nobody reads this
+        case HTTPException():
+            return _from_http(error)
+        case DrainingError() | LoadingError():
+            return _unavailable(str(error), "draining" if isinstance(error, DrainingError) else "loading")
+        case OverloadedError():
+            retry = {"Retry-After": str(RETRY_AFTER_S)}
+            return ApiError(429, str(error), kind="rate_limit_error", code="overloaded", headers=retry)
+        case EngineDeadError():
+            return ApiError(503, str(error), kind="server_error", code="engine_dead")
+        case DeadlineError():
+            # A client that retries by itself would only miss the same deadline again.
+            no_retry = {"x-should-retry": "false"}
+            return ApiError(504, str(error), kind="timeout_error", code="deadline_exceeded", headers=no_retry)
+        case RequestFailedError():
+            return ApiError(500, str(error), kind="server_error", code="request_failed")
+        case InvalidArgumentError():
+            return bad_request(str(error), param=_leading_field(str(error)), code="invalid_value")
+    logger.error("unexpected error", exc_info=error)
+    return ApiError(500, "internal error; the server's log has the details", kind="server_error", code="internal")
+
+
+async def handle_error(_request: Request, error: Exception) -> Response:
+    """Exception handler of the app."""
+    return to_api_error(error).response()
+
+
+def _unavailable(message: str, code: str) -> ApiError:
+    retry = {"Retry-After": str(DRAIN_RETRY_AFTER_S)}
+    return ApiError(503, message, kind="service_unavailable_error", code=code, headers=retry)
+
+
+def _from_http(error: HTTPException) -> ApiError:
+    """Errors of the router itself: no such route, wrong method."""
+    phrase = HTTPStatus(error.status_code).phrase
+    kind = "not_found_error" if error.status_code == 404 else "invalid_request_error"
+    code = phrase.lower().replace(" ", "_")
+    return ApiError(error.status_code, error.detail or phrase, kind=kind, code=code, headers=error.headers)
+
+
+def _leading_field(message: str) -> str | None:
+    """The field that a message of `SamplingParams` starts with: "top_p must be ..." -> "top_p"."""
+    first, _, rest = message.partition(" ")
+    return first if rest.startswith("must ") and first.isidentifier() else None

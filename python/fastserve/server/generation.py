@@ -1,0 +1,131 @@
+"""One generation request while it runs: its plan, its deltas, its counts and its clock."""
+
+import time
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from dataclasses import dataclass
+
+from fastserve.errors import InvalidArgumentError, OverloadedError, RequestFailedError
+from fastserve.metrics import RequestMetrics, RequestTimer
+from fastserve.server.engine_face import EngineFace
+from fastserve.server.errors import DeadlineError
+from fastserve.server.interleave import IndexedDelta, interleave
+from fastserve.server.schema import TokenIds
+from fastserve.server.usage import UsageTally
+from fastserve.types import CompletionDelta, FinishReason, SamplingParams
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PromptJob:
+    """One prompt of a request and how to continue it."""
+
+    token_ids: TokenIds
+    sampling: SamplingParams
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GenerationPlan:
+    """A checked request, ready to run.
+
+    Attributes:
+        request_id: the `id` of the reply, and the engine's name of the request.
+        jobs: one per prompt, all with the same n.
+        created: Unix time of arrival, whole seconds.
+        arrival_s: monotonic time of arrival.
+        deadline_s: seconds after arrival at which the request fails unless finished.
+    """
+
+    request_id: str
+    jobs: tuple[PromptJob, ...]
+    created: int
+    arrival_s: float
+    priority: int = 0
+    cache_salt: str = ""
+    deadline_s: float | None = None
+    stream: bool = False
+    include_usage: bool = False
+    continuous_usage: bool = False
+
+    @property
+    def choices_per_prompt(self) -> int:
+        """The request's n."""
+        return self.jobs[0].sampling.n
+
+    @property
+    def num_choices(self) -> int:
+        """Completions of all prompts."""
+        return len(self.jobs) * self.choices_per_prompt
+
+
+class Generation:
+    """Runs a plan on the engine; `deltas` may be iterated once."""
+
+    def __init__(self, engine: EngineFace, plan: GenerationPlan, metrics: RequestMetrics) -> None:
+        self.plan = plan
+        self._engine = engine
+        self._metrics = metrics
+        self.usage = UsageTally(sum(len(job.token_ids) for job in plan.jobs), plan.choices_per_prompt)
+        self._timers = [RequestTimer(metrics, plan.arrival_s) for _ in range(plan.num_choices)]
+        self._unfinished = plan.num_choices
+        self._refused = False
+
+    async def deltas(self) -> AsyncIterator[IndexedDelta]:
+        """Yield (choice, delta) until every choice has ended; closing aborts what still runs.
+
+        Raises:
+            InvalidArgumentError, OverloadedError, EngineDeadError: the engine refused or died.
+            DeadlineError: the request's deadline passed.
+            RequestFailedError: a choice failed.
+        """
+        plan = self.plan
+        streams = [self._start(i, job) for i, job in enumerate(plan.jobs)]
+        try:
+            async with aclosing(interleave(streams, plan.choices_per_prompt)) as merged:
+                async for choice, delta in merged:
+                    self._account(choice, delta)
+                    yield choice, delta
+        except (InvalidArgumentError, OverloadedError):
+            self._refused = True
+            raise
+        finally:
+            if not self._refused:
+                self._count_totals()
+
+    def _start(self, index: int, job: PromptJob) -> AsyncIterator[CompletionDelta]:
+        plan = self.plan
+        deadline_s = plan.deadline_s
+        if deadline_s is not None:  # the engine counts from now, the client from arrival
+            deadline_s = max(0.0, deadline_s - (time.monotonic() - plan.arrival_s))
+        return self._engine.generate(
+            job.token_ids,
+            job.sampling,
+            request_id=plan.request_id if len(plan.jobs) == 1 else f"{plan.request_id}-{index}",
+            priority=plan.priority,
+            cache_salt=plan.cache_salt,
+            deadline_s=deadline_s,
+        )
+
+    def _account(self, choice: int, delta: CompletionDelta) -> None:
+        now_s = time.monotonic()
+        self.usage.add(choice, delta)
+        if delta.token_ids:
+            self._timers[choice].on_tokens(len(delta.token_ids), now_s)
+        if delta.finish_reason is not None:
+            self._unfinished -= 1
+            self._timers[choice].on_finish(delta.finish_reason.value, delta.stats, now_s)
+            if delta.finish_reason is FinishReason.ERROR:
+                raise self._failure(delta, now_s)
+
+    def _failure(self, delta: CompletionDelta, now_s: float) -> RequestFailedError:
+        deadline_s = self.plan.deadline_s
+        if deadline_s is not None and now_s - self.plan.arrival_s >= deadline_s:
+            return DeadlineError(f"the request did not finish within its deadline_s of {deadline_s:g} s")
+        return RequestFailedError(delta.error or "the request failed in the engine")
+
+    def _count_totals(self) -> None:
+        metrics = self._metrics
+        metrics.prompt_tokens.inc(self.usage.prompt_tokens)
+        metrics.cached_tokens.inc(self.usage.cached_tokens)
+        metrics.prompt_tokens_histogram.observe(self.usage.prompt_tokens)
+        for _ in range(self._unfinished):
+            metrics.count_finish(FinishReason.ABORT.value)

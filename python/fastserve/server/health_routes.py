@@ -1,0 +1,49 @@
+"""Is it alive, is it ready: answered without the engine's help, and never behind the API key."""
+
+from fastapi import APIRouter, Request
+from starlette.responses import JSONResponse, Response
+
+from fastserve.server.body import serving_of
+from fastserve.server.serving import Serving
+
+router = APIRouter()
+
+
+@router.get("/livez")
+async def livez(request: Request) -> Response:
+    """503 when the engine has died or its loop has not turned for `heartbeat_limit_s`: restart the process."""
+    return _verdict(_liveness_fault(serving_of(request)))
+
+
+@router.get("/readyz")
+async def readyz(request: Request) -> Response:
+    """503 while loading, draining or not alive: send requests elsewhere."""
+    serving = serving_of(request)
+    if serving.engine is None:
+        return _verdict("loading")
+    return _verdict("draining" if serving.draining else _liveness_fault(serving))
+
+
+@router.get("/health")
+async def health(request: Request) -> Response:
+    """As vLLM's: 200 with an empty body while the engine works."""
+    serving = serving_of(request)
+    healthy = serving.engine is not None and _liveness_fault(serving) is None
+    return Response(status_code=200 if healthy else 503)
+
+
+def _liveness_fault(serving: Serving) -> str | None:
+    engine = serving.engine
+    if engine is None:
+        return None  # loading is not a fault
+    if not engine.is_alive:
+        return "engine dead"
+    age_s = engine.heartbeat_age_s()
+    limit_s = serving.config.heartbeat_limit_s
+    return f"engine loop has not turned for {age_s:.1f} s (limit {limit_s:g} s)" if age_s > limit_s else None
+
+
+def _verdict(fault: str | None) -> Response:
+    if fault is None:
+        return JSONResponse({"status": "ok"})
+    return JSONResponse({"status": fault}, status_code=503)

@@ -1,0 +1,100 @@
+"""What the server is and knows: models, version, tokenizer, metrics, and why a request waits."""
+
+from fastapi import APIRouter, Request
+from starlette.responses import JSONResponse, Response
+
+from fastserve import __version__
+from fastserve.metrics.exposition import CONTENT_TYPE
+from fastserve.server.body import body_schema, read_request, serving_of
+from fastserve.server.errors import ApiError, bad_request
+from fastserve.server.schema import DetokenizeRequest, TokenizeRequest
+from fastserve.server.serving import Serving
+
+router = APIRouter()
+
+
+@router.get("/v1/models")
+async def list_models(request: Request) -> Response:
+    """The one model of this server."""
+    return JSONResponse({"object": "list", "data": [_model_card(serving_of(request))]})
+
+
+@router.get("/v1/models/{model:path}")
+async def get_model(request: Request, model: str) -> Response:
+    """One model by name."""
+    serving = serving_of(request)
+    serving.check_model(model)
+    return JSONResponse(_model_card(serving))
+
+
+def _model_card(serving: Serving) -> dict[str, object]:
+    info = serving.engine.info if serving.engine is not None else None
+    return {
+        "id": serving.model_name,
+        "object": "model",
+        "created": serving.created,
+        "owned_by": "fastserve",
+        "root": info.model if info else None,
+        "parent": None,
+        "max_model_len": info.max_model_len if info else None,
+    }
+
+
+@router.get("/version")
+async def version() -> Response:
+    """Version of FastServe."""
+    return JSONResponse({"version": __version__})
+
+
+@router.post("/tokenize", openapi_extra=body_schema(TokenizeRequest))
+async def tokenize(request: Request) -> Response:
+    """Token ids of a prompt or of a conversation."""
+    serving = serving_of(request)
+    engine, reader = serving.ready_engine(), serving.prompt_reader()
+    body = await read_request(request, TokenizeRequest)
+    serving.check_model(body.model)
+    if (body.prompt is None) == (body.messages is None):
+        raise bad_request("send either prompt or messages", "prompt", "invalid_value")
+    if body.prompt is not None:
+        ids = await reader.encode(body.prompt, add_special_tokens=body.add_special_tokens is not False)
+    else:
+        ids = await reader.read_chat(
+            body.messages,
+            add_generation_prompt=body.add_generation_prompt,
+            add_special_tokens=body.add_special_tokens is True,
+        )
+    names = [engine.tokenizer.id_to_token(i) for i in ids] if body.return_token_strs else None
+    limit = engine.info.max_model_len
+    return JSONResponse({"count": len(ids), "max_model_len": limit, "tokens": ids, "token_strs": names})
+
+
+@router.post("/detokenize", openapi_extra=body_schema(DetokenizeRequest))
+async def detokenize(request: Request) -> Response:
+    """Text of token ids, special tokens included."""
+    serving = serving_of(request)
+    engine = serving.ready_engine()
+    body = await read_request(request, DetokenizeRequest)
+    serving.check_model(body.model)
+    if body.tokens:
+        serving.prompt_reader().check_vocabulary(body.tokens, "tokens")
+    return JSONResponse({"prompt": engine.tokenizer.decode(body.tokens, skip_special_tokens=False)})
+
+
+@router.get("/v1/requests/{request_id}/explain")
+async def explain(request: Request, request_id: str) -> Response:
+    """Why a request waits or runs, from the scheduler."""
+    answer = await serving_of(request).ready_engine().explain(request_id)
+    if answer is None:
+        message = f"no request with id {request_id[:200]!r} is known to the engine"
+        raise ApiError(404, message, kind="not_found_error", param="request_id", code="request_not_found")
+    return JSONResponse(answer)
+
+
+@router.get("/metrics")
+async def metrics(request: Request) -> Response:
+    """Prometheus exposition."""
+    serving = serving_of(request)
+    engine = serving.engine
+    alive = engine is not None and engine.is_alive
+    text = serving.exporter.render(engine.info if engine else None, await engine.stats() if alive else None)
+    return Response(text, media_type=CONTENT_TYPE)

@@ -1,0 +1,187 @@
+"""A server from its first socket to its exit code: load, serve, drain on a signal, leave when the engine dies."""
+
+import asyncio
+import contextlib
+import signal
+import socket
+from collections.abc import Awaitable, Callable, Iterator
+
+import uvicorn
+
+from fastserve.config import ServerConfig
+from fastserve.errors import EngineDeadError, FastServeError
+from fastserve.log import get_logger
+from fastserve.server.app import build_app
+from fastserve.server.engine_face import EngineFace
+from fastserve.server.errors import DrainingError
+from fastserve.server.http_protocol import GuardedHttpProtocol
+from fastserve.server.serving import Serving
+
+ENGINE_WATCH_PERIOD_S = 0.25
+# Time for replies that are already written, or about to be, to reach their clients.
+GOODBYE_S = 1.0
+KEEP_ALIVE_S = 30
+
+EXIT_OK = 0
+EXIT_FAILED = 1
+EXIT_FORCED = 130
+
+logger = get_logger(__name__)
+
+StartEngine = Callable[[], Awaitable[EngineFace]]
+
+
+def serve(start_engine: StartEngine, config: ServerConfig, model_name: str) -> int:
+    """Serve until a signal or the engine's end; returns the process's exit code.
+
+    0 after a drain, 1 when the address is taken, the engine does not start or dies, 130 after a second signal.
+    """
+    server = LiveServer(start_engine, config, model_name)
+    with asyncio.Runner(loop_factory=server.loop_factory()) as runner:
+        return runner.run(server.run())
+
+
+class LiveServer:
+    """One run of `serve`; `run` must be awaited on the main thread, which receives the signals."""
+
+    def __init__(self, start_engine: StartEngine, config: ServerConfig, model_name: str) -> None:
+        self._start_engine = start_engine
+        self._config = config
+        app = build_app(None, config, model_name)
+        self._serving: Serving = app.state.serving
+        self._http = _HttpServer(
+            uvicorn.Config(
+                app,
+                http=GuardedHttpProtocol,
+                ws="none",
+                lifespan="off",
+                log_config=None,
+                access_log=False,
+                proxy_headers=False,
+                server_header=False,
+                timeout_keep_alive=KEEP_ALIVE_S,
+                timeout_graceful_shutdown=round(GOODBYE_S),
+            )
+        )
+        self._exit_code = EXIT_OK
+        self._stopping: asyncio.Task[None] | None = None
+
+    def loop_factory(self) -> Callable[[], asyncio.AbstractEventLoop] | None:
+        """uvloop where it is installed."""
+        return self._http.config.get_loop_factory()
+
+    async def run(self) -> int:
+        """Serve; returns the exit code."""
+        try:
+            sockets = bind(self._config.host, self._config.port)
+        except OSError as error:
+            logger.error("cannot listen on %s port %d: %s", self._config.host, self._config.port, error)
+            return EXIT_FAILED
+        for sock in sockets:
+            # Printed whatever the log level: nobody should have to guess what this process exposes.
+            print(f"listening on http://{_address(sock)}", flush=True)
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, self._on_signal, number)
+        engine_life = asyncio.create_task(self._run_engine())
+        try:
+            await self._http.serve(sockets)
+        finally:
+            engine_life.cancel()
+            await asyncio.gather(engine_life, return_exceptions=True)
+            self._serving.text_worker.close()
+            for number in (signal.SIGINT, signal.SIGTERM):
+                loop.remove_signal_handler(number)
+        return self._exit_code
+
+    async def _run_engine(self) -> None:
+        """Start the engine, attach it, watch it, close it."""
+        try:
+            engine = await self._start_engine()
+        except (FastServeError, OSError, ValueError) as error:
+            logger.error("the engine did not start: %s", error)
+            self._fail()
+            return
+        except Exception:
+            logger.exception("the engine did not start")
+            self._fail()
+            return
+        try:
+            self._serving.attach(engine)
+            logger.info("serving %s", self._serving.model_name)
+            while engine.is_alive:
+                await asyncio.sleep(ENGINE_WATCH_PERIOD_S)
+            logger.error("the engine has stopped; %d requests are lost", len(self._serving.in_flight))
+            self._serving.in_flight.interrupt_all(EngineDeadError("the engine has stopped; the request is lost"))
+            await asyncio.sleep(GOODBYE_S)
+            self._fail()
+        finally:
+            await engine.close()
+
+    def _fail(self) -> None:
+        self._exit_code = EXIT_FAILED
+        self._http.should_exit = True
+
+    def _on_signal(self, number: int) -> None:
+        name = signal.Signals(number).name
+        if self._stopping is None:
+            timeout_s = self._config.shutdown_timeout
+            logger.info("%s: no new requests; %d may finish within %g s", name, len(self._serving.in_flight), timeout_s)
+            self._serving.draining = True
+            self._stopping = asyncio.create_task(self._drain(timeout_s))
+        else:
+            logger.warning("%s again: aborting %d requests", name, len(self._serving.in_flight))
+            self._exit_code = EXIT_FORCED
+            self._stopping.cancel()
+            self._abort_all()
+
+    async def _drain(self, timeout_s: float) -> None:
+        """Let what is in flight finish, then stop; the port answers 503 meanwhile."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._serving.in_flight.wait_empty()
+        except TimeoutError:
+            logger.warning("%d requests did not finish in time and are aborted", len(self._serving.in_flight))
+            self._abort_all()
+        self._http.should_exit = True
+
+    def _abort_all(self) -> None:
+        self._serving.in_flight.interrupt_all(DrainingError("the server is shutting down; the request was aborted"))
+        self._http.should_exit = True
+
+
+class _HttpServer(uvicorn.Server):
+    """uvicorn without its own signal handling, which would cut running requests off."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+def bind(host: str, port: int) -> list[socket.socket]:
+    """Bind every address that `host` names; with port 0 all get the port of the first.
+
+    Raises:
+        OSError: unknown host, or address in use.
+    """
+    sockets: list[socket.socket] = []
+    try:
+        rows = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        for family, kind, protocol, _, address in dict.fromkeys(rows):
+            sock = socket.socket(family, kind, protocol)
+            sockets.append(sock)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if family == socket.AF_INET6:
+                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            sock.bind((address[0], port, *address[2:]))
+            port = port or sock.getsockname()[1]
+    except OSError:
+        for sock in sockets:
+            sock.close()
+        raise
+    return sockets
+
+
+def _address(sock: socket.socket) -> str:
+    host, port, *_ = sock.getsockname()
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

@@ -1,0 +1,67 @@
+"""Log-probabilities in the two shapes of OpenAI's API."""
+
+import codecs
+import math
+from collections.abc import Sequence
+
+from fastserve.server.engine_face import TokenizerFace
+from fastserve.types import TokenLogprobs
+
+# JSON has no -inf; OpenAI writes this for a token that cannot be.
+LOWEST_LOGPROB = -9999.0
+
+
+class ChatLogprobs:
+    """Rows of `choices[].logprobs.content`."""
+
+    def __init__(self, tokenizer: TokenizerFace) -> None:
+        self._tokenizer = tokenizer
+
+    def format(self, token_ids: Sequence[int], logprobs: Sequence[TokenLogprobs]) -> dict[str, object]:
+        """The logprobs object of one delta, or of a whole choice."""
+        return {"content": [self._row(i, entry) for i, entry in zip(token_ids, logprobs, strict=True)]}
+
+    def _row(self, token_id: int, entry: TokenLogprobs) -> dict[str, object]:
+        top = zip(entry.top_ids, entry.top_logprobs, strict=True)
+        return self._token(token_id, entry.logprob) | {"top_logprobs": [self._token(i, value) for i, value in top]}
+
+    def _token(self, token_id: int, logprob: float) -> dict[str, object]:
+        raw = self._tokenizer.decode_token_bytes(token_id)
+        return {"token": raw.decode("utf-8", "replace"), "logprob": _finite(logprob), "bytes": list(raw)}
+
+
+class CompletionLogprobs:
+    """`choices[].logprobs` of `/v1/completions`; one object per choice, as it keeps the offset in the text."""
+
+    def __init__(self, tokenizer: TokenizerFace, offset_chars: int = 0) -> None:
+        self._tokenizer = tokenizer
+        self._offset_chars = offset_chars
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+
+    def format(self, token_ids: Sequence[int], logprobs: Sequence[TokenLogprobs]) -> dict[str, object]:
+        """The logprobs object of one delta, or of a whole choice; call in order."""
+        offsets: list[int] = []
+        for token_id in token_ids:
+            offsets.append(self._offset_chars)
+            self._offset_chars += len(self._decoder.decode(self._tokenizer.decode_token_bytes(token_id)))
+        return {
+            "text_offset": offsets,
+            "tokens": [self._name(token_id) for token_id in token_ids],
+            "token_logprobs": [_finite(entry.logprob) for entry in logprobs],
+            "top_logprobs": [
+                {self._name(i): _finite(value) for i, value in zip(entry.top_ids, entry.top_logprobs, strict=True)}
+                for entry in logprobs
+            ],
+        }
+
+    def _name(self, token_id: int) -> str:
+        """The token's text; the bytes of a token that is no whole character, in OpenAI's spelling."""
+        raw = self._tokenizer.decode_token_bytes(token_id)
+        try:
+            return raw.decode()
+        except UnicodeDecodeError:
+            return "bytes:" + "".join(f"\\x{byte:02x}" for byte in raw)
+
+
+def _finite(value: float) -> float:
+    return value if math.isfinite(value) else LOWEST_LOGPROB

@@ -1,0 +1,88 @@
+"""Fields of OpenAI's and vLLM's APIs that are not supported, and the values that mean "not used"."""
+
+from collections.abc import Mapping
+
+from fastserve.server.errors import bad_request
+
+_EMPTY: tuple[object, ...] = ([], {})
+_ANY = object()  # accepted whatever the value: it labels the request and asks for nothing
+
+_COMMON: dict[str, tuple[object, ...]] = {
+    "user": (_ANY,),
+    "metadata": (_ANY,),
+    "safety_identifier": (_ANY,),
+    "prompt_cache_key": (_ANY,),
+    "store": (False,),
+    "service_tier": ("auto", "default"),
+    "logit_bias": _EMPTY,
+    "use_beam_search": (False,),
+    "length_penalty": (1,),
+    "skip_special_tokens": (True,),
+    "spaces_between_special_tokens": (True,),
+    "include_stop_str_in_output": (False,),
+    "truncate_prompt_tokens": (),
+    "prompt_logprobs": (),
+    "allowed_token_ids": (),
+    "bad_words": _EMPTY,
+    "return_token_ids": (False,),
+    "response_format": ({"type": "text"},),
+    "structured_outputs": (),
+    "guided_json": (),
+    "guided_regex": (),
+    "guided_choice": (),
+    "guided_grammar": (),
+}
+
+COMPLETION_OFF = _COMMON | {"best_of": (1,), "suffix": ("",)}
+
+CHAT_OFF = _COMMON | {
+    "tools": _EMPTY,
+    "tool_choice": ("none", "auto"),
+    "parallel_tool_calls": (False, True),
+    "functions": _EMPTY,
+    "function_call": ("none", "auto"),
+    "modalities": (["text"],),
+    "audio": (),
+    "prediction": (),
+    "reasoning_effort": ("none",),
+    "verbosity": ("medium",),
+    "web_search_options": (),
+    "continue_final_message": (False,),
+    "chat_template": (),
+    "chat_template_kwargs": _EMPTY,
+}
+
+MESSAGE_OFF: dict[str, tuple[object, ...]] = {
+    "tool_calls": _EMPTY,
+    "function_call": (),
+    "refusal": (),
+    "audio": (),
+    "annotations": _EMPTY,
+}
+
+
+def drop_off_fields(body: Mapping[str, object], off: Mapping[str, tuple[object, ...]], where: str = "") -> dict:
+    """Return the body without the fields of `off`; null is always off, and the null of any field is dropped.
+
+    Raises:
+        ApiError: 400 that names a field of `off` with a value that asks for something.
+    """
+    kept = {}
+    for name, value in body.items():
+        if value is None:
+            continue
+        if name not in off:
+            kept[name] = value
+        elif not _is_off(value, off[name]):
+            raise bad_request(f"{where}{name} is not supported; leave it out", param=where + name, code="unsupported")
+    return kept
+
+
+def _is_off(value: object, accepted: tuple[object, ...]) -> bool:
+    return any(
+        item is _ANY or ((type(item) is type(value) or _is_number(item, value)) and item == value) for item in accepted
+    )
+
+
+def _is_number(*values: object) -> bool:
+    return all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)

@@ -1,0 +1,144 @@
+"""The replies of the two generation routes: whole JSON objects and stream chunks."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from fastserve.server.engine_face import TokenizerFace
+from fastserve.server.generation import GenerationPlan
+from fastserve.server.logprobs import ChatLogprobs, CompletionLogprobs
+from fastserve.server.sse import ChunkEncoder, to_json
+from fastserve.types import CompletionDelta, FinishReason, TokenLogprobs
+
+
+@dataclass(slots=True)
+class GatheredChoice:
+    """A choice being gathered for a reply in one piece."""
+
+    pieces: list[str] = field(default_factory=list)
+    token_ids: list[int] = field(default_factory=list)
+    logprobs: list[TokenLogprobs] = field(default_factory=list)
+    finish_reason: FinishReason | None = None
+    stop_reason: int | str | None = None
+
+    def add(self, delta: CompletionDelta) -> None:
+        """Append one delta."""
+        self.pieces.append(delta.text)
+        self.token_ids.extend(delta.token_ids)
+        self.logprobs.extend(delta.logprobs)
+        self.finish_reason = delta.finish_reason
+        self.stop_reason = delta.stop_reason
+
+
+class ReplyFormat(Protocol):
+    """How one route words its reply. Usage objects are those of `UsageTally.as_json`."""
+
+    def opening(self, choice: int) -> bytes:
+        """The chunk before a choice's first text; empty when there is none."""
+        ...
+
+    def chunk(self, choice: int, delta: CompletionDelta, usage: dict[str, object] | None) -> bytes:
+        """The chunk of one delta; empty when it has nothing to tell."""
+        ...
+
+    def usage_chunk(self, usage: dict[str, object]) -> bytes:
+        """The chunk that closes a stream with `include_usage`."""
+        ...
+
+    def whole(self, choices: Sequence[GatheredChoice], usage: dict[str, object]) -> bytes:
+        """The reply in one piece."""
+        ...
+
+
+class CompletionReply:
+    """`text_completion` objects.
+
+    Args:
+        echoes: the prompt's text per prompt, to be put before the output; None without `echo`.
+    """
+
+    def __init__(
+        self, plan: GenerationPlan, model: str, tokenizer: TokenizerFace, echoes: Sequence[str] | None = None
+    ) -> None:
+        self._envelope = _envelope(plan, model, "text_completion")
+        self._chunks = ChunkEncoder(
+            self._envelope, plan.num_choices, text_open=b'"text":', text_close=b"", usage_null=plan.include_usage
+        )
+        self._echoes = [echo for echo in echoes for _ in range(plan.choices_per_prompt)] if echoes else None
+        self._logprobs = [CompletionLogprobs(tokenizer) for _ in range(plan.num_choices)]
+
+    def opening(self, choice: int) -> bytes:
+        return self._chunks.text(choice, self._echoes[choice]) if self._echoes else b""
+
+    def chunk(self, choice: int, delta: CompletionDelta, usage: dict[str, object] | None) -> bytes:
+        if delta.finish_reason is None and usage is None and not delta.logprobs:
+            return self._chunks.text(choice, delta.text) if delta.text else b""
+        return self._chunks.full(
+            choice,
+            self._chunks.wrap(delta.text),
+            logprobs=self._logprobs[choice].format(delta.token_ids, delta.logprobs) if delta.logprobs else None,
+            finish_reason=delta.finish_reason,
+            stop_reason=delta.stop_reason,
+            usage=usage,
+        )
+
+    def usage_chunk(self, usage: dict[str, object]) -> bytes:
+        return self._chunks.usage(usage)
+
+    def whole(self, choices: Sequence[GatheredChoice], usage: dict[str, object]) -> bytes:
+        rows = []
+        for i, choice in enumerate(choices):
+            text = "".join(choice.pieces)
+            logprobs = self._logprobs[i].format(choice.token_ids, choice.logprobs) if choice.logprobs else None
+            row = {"index": i, "text": self._echoes[i] + text if self._echoes else text}
+            rows.append(row | _ending(choice, logprobs))
+        return to_json(self._envelope | {"choices": rows, "usage": usage})
+
+
+class ChatReply:
+    """`chat.completion` objects and `chat.completion.chunk` events."""
+
+    def __init__(self, plan: GenerationPlan, model: str, tokenizer: TokenizerFace) -> None:
+        self._envelope = _envelope(plan, model, "chat.completion")
+        self._chunks = ChunkEncoder(
+            _envelope(plan, model, "chat.completion.chunk"),
+            plan.num_choices,
+            text_open=b'"delta":{"content":',
+            text_close=b"}",
+            usage_null=plan.include_usage,
+        )
+        self._logprobs = ChatLogprobs(tokenizer)
+
+    def opening(self, choice: int) -> bytes:
+        return self._chunks.full(choice, b'"delta":{"role":"assistant","content":""}')
+
+    def chunk(self, choice: int, delta: CompletionDelta, usage: dict[str, object] | None) -> bytes:
+        if delta.finish_reason is None and usage is None and not delta.logprobs:
+            return self._chunks.text(choice, delta.text) if delta.text else b""
+        return self._chunks.full(
+            choice,
+            self._chunks.wrap(delta.text) if delta.text else b'"delta":{}',
+            logprobs=self._logprobs.format(delta.token_ids, delta.logprobs) if delta.logprobs else None,
+            finish_reason=delta.finish_reason,
+            stop_reason=delta.stop_reason,
+            usage=usage,
+        )
+
+    def usage_chunk(self, usage: dict[str, object]) -> bytes:
+        return self._chunks.usage(usage)
+
+    def whole(self, choices: Sequence[GatheredChoice], usage: dict[str, object]) -> bytes:
+        rows = []
+        for i, choice in enumerate(choices):
+            logprobs = self._logprobs.format(choice.token_ids, choice.logprobs) if choice.logprobs else None
+            message = {"role": "assistant", "content": "".join(choice.pieces)}
+            rows.append({"index": i, "message": message} | _ending(choice, logprobs))
+        return to_json(self._envelope | {"choices": rows, "usage": usage})
+
+
+def _envelope(plan: GenerationPlan, model: str, kind: str) -> dict[str, object]:
+    return {"id": plan.request_id, "object": kind, "created": plan.created, "model": model}
+
+
+def _ending(choice: GatheredChoice, logprobs: dict[str, object] | None) -> dict[str, object]:
+    return {"logprobs": logprobs, "finish_reason": choice.finish_reason, "stop_reason": choice.stop_reason}

@@ -1,0 +1,17 @@
+"""Serve a model: what `fastserve serve` calls."""
+
+from fastserve.config import EngineConfig, ServerConfig
+from fastserve.engine.async_engine import AsyncEngine
+from fastserve.log import configure_logging
+from fastserve.server.lifecycle import serve
+
+
+def run_server(engine_config: EngineConfig, server_config: ServerConfig) -> int:
+    """Load the model and serve it until a signal; returns the exit code of `lifecycle.serve`."""
+    configure_logging(server_config.log_level, json_lines=server_config.json_logs)
+    model_name = server_config.served_model_name or engine_config.model.model
+
+    async def start() -> AsyncEngine:
+        return await AsyncEngine.start(engine_config)
+
+    return serve(start, server_config, model_name)

@@ -1,0 +1,246 @@
+"""The request bodies, as strict pydantic models: unknown fields and wrong types are 400s that name the field.
+
+Ranges of the sampling fields are checked where they are defined, by `SamplingParams`.
+"""
+
+from typing import Annotated, ClassVar, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+
+from fastserve.errors import InvalidArgumentError
+from fastserve.server.errors import ApiError, bad_request, to_api_error
+from fastserve.server.off_fields import CHAT_OFF, COMPLETION_OFF, MESSAGE_OFF, drop_off_fields
+from fastserve.types import MAX_LOGPROBS, SamplingParams
+
+MAX_PROMPTS = 64
+MAX_MESSAGES = 4096
+MAX_COMPLAINTS = 256
+
+# A list stops at its first bad item: a megabyte of bad items must not become a megabyte of complaints.
+TokenIds = Annotated[list[int], Field(fail_fast=True)]
+Texts = Annotated[list[str], Field(fail_fast=True)]
+RequestId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._:\-]{1,128}$")]
+CacheSalt = Annotated[str, StringConstraints(max_length=256)]
+Deadline = Annotated[float, Field(gt=0, le=1e9)]
+Priority = Annotated[int, Field(ge=-(2**31), lt=2**31)]
+
+
+class _Body(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+    off_fields: ClassVar[dict[str, tuple[object, ...]]] = {}
+
+
+class StreamOptions(_Body):
+    """Extras of a stream."""
+
+    include_usage: bool = False
+    continuous_usage_stats: bool = False
+    include_obfuscation: Literal[False] = False
+
+
+class _Generation(_Body):
+    """What completions and chat have in common."""
+
+    model: str | None = None
+    max_tokens: int | None = None
+    min_tokens: int = 0
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    min_p: float = 0.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    repetition_penalty: float = 1.0
+    seed: int | None = None
+    stop: str | Texts = Field(default_factory=list)
+    stop_token_ids: TokenIds = Field(default_factory=list)
+    ignore_eos: bool = False
+    n: int = 1
+    stream: bool = False
+    stream_options: StreamOptions | None = None
+    priority: Priority = 0
+    request_id: RequestId | None = None
+    cache_salt: CacheSalt = ""
+    deadline_s: Deadline | None = None
+
+    def sampling(self, *, max_tokens: int | None, logprobs: int | None) -> SamplingParams:
+        """The engine's form of the sampling fields.
+
+        Raises:
+            InvalidArgumentError: a value is out of its range.
+        """
+        return SamplingParams(
+            max_tokens=max_tokens,
+            min_tokens=self.min_tokens,
+            temperature=self.temperature,
+            top_k=self.top_k,
+            top_p=self.top_p,
+            min_p=self.min_p,
+            repetition_penalty=self.repetition_penalty,
+            presence_penalty=self.presence_penalty,
+            frequency_penalty=self.frequency_penalty,
+            seed=self.seed,
+            stop=(self.stop,) if isinstance(self.stop, str) else tuple(self.stop),
+            stop_token_ids=tuple(self.stop_token_ids),
+            ignore_eos=self.ignore_eos,
+            logprobs=logprobs,
+            n=self.n,
+        )
+
+
+class CompletionRequest(_Generation):
+    """Body of `/v1/completions`."""
+
+    off_fields: ClassVar[dict[str, tuple[object, ...]]] = COMPLETION_OFF
+
+    prompt: str | TokenIds | Texts | Annotated[list[TokenIds], Field(fail_fast=True)]
+    logprobs: int | None = None
+    echo: bool = False
+    add_special_tokens: bool = True
+
+    def prompts(self) -> list[str | TokenIds]:
+        """The prompts as a list, whichever form they came in.
+
+        Raises:
+            ApiError: 400 when there are none or more than `MAX_PROMPTS`.
+        """
+        if isinstance(self.prompt, str):
+            return [self.prompt]
+        if not self.prompt:
+            raise bad_request("prompt must not be empty", param="prompt", code="invalid_value")
+        if isinstance(self.prompt[0], int):
+            return [self.prompt]
+        if len(self.prompt) > MAX_PROMPTS:
+            message = f"prompt must be at most {MAX_PROMPTS} prompts, got {len(self.prompt)}; send several requests"
+            raise bad_request(message, param="prompt", code="invalid_value")
+        return list(self.prompt)
+
+
+class TextPart(_Body):
+    """A piece of a message's content; text is the only kind."""
+
+    type: Literal["text"]
+    text: str
+
+
+class ChatMessage(_Body):
+    """One turn of a conversation."""
+
+    role: Literal["system", "developer", "user", "assistant"]
+    content: str | Annotated[list[TextPart], Field(fail_fast=True)]
+    name: str | None = None
+
+    def as_template_row(self) -> dict[str, str]:
+        """What chat templates expect: plain text, and `system` for OpenAI's newer `developer`."""
+        content = self.content if isinstance(self.content, str) else "\n".join(part.text for part in self.content)
+        row = {"role": "system" if self.role == "developer" else self.role, "content": content}
+        return row if self.name is None else row | {"name": self.name}
+
+
+Messages = Annotated[list[ChatMessage], Field(fail_fast=True)]
+
+
+class ChatRequest(_Generation):
+    """Body of `/v1/chat/completions`."""
+
+    off_fields: ClassVar[dict[str, tuple[object, ...]]] = CHAT_OFF
+
+    messages: Messages = Field(min_length=1, max_length=MAX_MESSAGES)
+    max_completion_tokens: int | None = None
+    logprobs: bool = False
+    top_logprobs: int = 0
+    add_generation_prompt: bool = True
+    add_special_tokens: bool = False
+
+    def num_logprobs(self) -> int | None:
+        """`SamplingParams.logprobs` for the two OpenAI fields."""
+        if not 0 <= self.top_logprobs <= MAX_LOGPROBS:
+            message = f"top_logprobs must be between 0 and {MAX_LOGPROBS}, got {self.top_logprobs}"
+            raise InvalidArgumentError(message)
+        if self.top_logprobs and not self.logprobs:
+            raise bad_request("top_logprobs needs logprobs: true", param="top_logprobs", code="invalid_value")
+        return self.top_logprobs if self.logprobs else None
+
+
+class TokenizeRequest(_Body):
+    """Body of `/tokenize`: a prompt, or messages to put through the chat template."""
+
+    model: str | None = None
+    prompt: str | None = None
+    messages: Messages | None = Field(default=None, min_length=1, max_length=MAX_MESSAGES)
+    add_generation_prompt: bool = True
+    add_special_tokens: bool | None = None
+    return_token_strs: bool = False
+
+
+class DetokenizeRequest(_Body):
+    """Body of `/detokenize`."""
+
+    model: str | None = None
+    tokens: TokenIds
+
+
+BodyT = TypeVar("BodyT", bound=_Body)
+
+
+def parse_request(model: type[BodyT], body: dict[str, object]) -> BodyT:
+    """Check a parsed JSON object against a model.
+
+    Raises:
+        ApiError: 400 that names the field.
+    """
+    fields = drop_off_fields(body, model.off_fields)
+    if isinstance(messages := fields.get("messages"), list):
+        fields["messages"] = [
+            drop_off_fields(row, MESSAGE_OFF, f"messages[{i}].") if isinstance(row, dict) else row
+            for i, row in enumerate(messages)
+        ]
+    if isinstance(options := fields.get("stream_options"), dict):
+        fields["stream_options"] = drop_off_fields(options, {})
+    try:
+        return model.model_validate(fields)
+    except ValidationError as error:
+        raise _describe(error) from None
+    except InvalidArgumentError as error:
+        raise to_api_error(error) from None
+
+
+_FORMS = {
+    "prompt": "a string, a list of token ids, or a list of either",
+    "stop": "a string or a list of strings",
+}
+
+
+def _describe(error: ValidationError) -> ApiError:
+    """The first complaint, in words that name the field and quote no long value."""
+    if error.error_count() > MAX_COMPLAINTS:
+        return bad_request(f"the body has {error.error_count()} unknown or wrong fields", code="invalid_value")
+    complaints = error.errors(include_url=False, include_context=False)
+    head = complaints[0]["loc"][0]
+    if complaints[0]["type"] == "missing":
+        return bad_request(f"{_path(complaints[0]['loc'])} is required", param=str(head), code="missing_field")
+    if head in _FORMS:
+        return bad_request(f"{head} must be {_FORMS[head]}", param=head, code="invalid_value")
+    # Of the complaints about the members of a union, the deepest is about the member that was meant.
+    chosen = max((row for row in complaints if row["loc"][0] == head), key=lambda row: len(row["loc"]))
+    param = _path(chosen["loc"])
+    if chosen["type"] == "extra_forbidden":
+        return bad_request(f"unknown field {param!r}; remove it", param=param, code="unknown_field")
+    message = chosen["msg"][0].lower() + chosen["msg"][1:]
+    return bad_request(f"{param}: {message}, got {_short(chosen['input'])}", param=param, code="invalid_value")
+
+
+def _path(location: tuple[int | str, ...]) -> str:
+    """("messages", 0, "role") -> "messages[0].role"; the tags of union members are left out."""
+    path = str(location[0])
+    for part in location[1:]:
+        if isinstance(part, int):
+            path += f"[{part}]"
+        elif not any(mark in part for mark in "[(") and part not in ("str", "int"):
+            path += f".{part}"
+    return path
+
+
+def _short(value: object) -> str:
+    text = repr(value) if not isinstance(value, dict | list) else type(value).__name__
+    return text if len(text) <= 80 else text[:77] + "..."

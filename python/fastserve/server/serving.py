@@ -1,0 +1,66 @@
+"""The state that all routes of one server share."""
+
+import time
+
+from fastserve.config import ServerConfig
+from fastserve.errors import EngineDeadError
+from fastserve.metrics import MetricsExporter, RequestMetrics
+from fastserve.server.engine_face import EngineFace
+from fastserve.server.errors import ApiError, DrainingError, LoadingError
+from fastserve.server.in_flight import InFlight
+from fastserve.server.prompts import PromptReader, TextWorker
+
+
+class Serving:
+    """Engine, configuration and life cycle of a server; used from its event loop only.
+
+    The engine may be attached after the server listens: until then requests are answered with 503.
+    """
+
+    def __init__(self, config: ServerConfig, model_name: str, engine: EngineFace | None = None) -> None:
+        self.config = config
+        self.model_name = model_name
+        self.created = int(time.time())
+        self.metrics = RequestMetrics(model_name)
+        self.exporter = MetricsExporter(self.metrics, vllm_names=config.metrics_compat == "vllm")
+        self.in_flight = InFlight()
+        self.text_worker = TextWorker()
+        self.draining = False
+        self.engine: EngineFace | None = None
+        self._reader: PromptReader | None = None
+        if engine is not None:
+            self.attach(engine)
+
+    def attach(self, engine: EngineFace) -> None:
+        """Start serving with this engine."""
+        self.engine = engine
+        self._reader = PromptReader(engine, self.text_worker)
+
+    def ready_engine(self) -> EngineFace:
+        """The engine, for work that needs it alive.
+
+        Raises:
+            LoadingError, DrainingError, EngineDeadError: there is none to use.
+        """
+        if self.engine is None:
+            raise LoadingError("the model is being loaded; try again")
+        if self.draining:
+            raise DrainingError("the server is shutting down; try another one")
+        if not self.engine.is_alive:
+            raise EngineDeadError("the engine has stopped; the server is about to exit")
+        return self.engine
+
+    def prompt_reader(self) -> PromptReader:
+        """What turns prompts into token ids; raises as `ready_engine` does."""
+        self.ready_engine()
+        return self._reader
+
+    def check_model(self, name: str | None) -> None:
+        """Refuse a request for another model than ours.
+
+        Raises:
+            ApiError: 404.
+        """
+        if name is not None and name != self.model_name:
+            message = f"the model {name[:200]!r} does not exist; this server has {self.model_name!r}"
+            raise ApiError(404, message, kind="not_found_error", param="model", code="model_not_found")

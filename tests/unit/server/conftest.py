@@ -1,0 +1,91 @@
+"""A real uvicorn on a loopback port, in the test's own event loop, over a FakeEngine."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+import httpx
+import openai
+import pytest
+import uvicorn
+from tests.unit.server.fake_engine import FakeEngine
+
+from fastserve.config import ServerConfig
+from fastserve.server.app import build_app
+from fastserve.server.http_protocol import GuardedHttpProtocol
+from fastserve.server.lifecycle import bind
+from fastserve.server.serving import Serving
+
+
+@dataclass
+class Live:
+    """A listening server and clients for it."""
+
+    engine: FakeEngine
+    serving: Serving
+    port: int
+    http: httpx.AsyncClient
+    openai: openai.AsyncOpenAI
+
+    async def post(self, path: str, **body) -> httpx.Response:
+        return await self.http.post(path, json=body)
+
+    async def complete(self, **body) -> httpx.Response:
+        return await self.post("/v1/completions", **({"prompt": "hi"} | body))
+
+    async def chat(self, content="hi", **body) -> httpx.Response:
+        return await self.post("/v1/chat/completions", **({"messages": [{"role": "user", "content": content}]} | body))
+
+
+@asynccontextmanager
+async def live_server(engine: FakeEngine | None, config: ServerConfig) -> AsyncIterator[Live]:
+    """Serve `engine` until the body ends."""
+    app = build_app(engine, config, "fake")
+    sockets = bind("127.0.0.1", 0)
+    port = sockets[0].getsockname()[1]
+    server = uvicorn.Server(
+        uvicorn.Config(
+            app,
+            http=GuardedHttpProtocol,
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            timeout_graceful_shutdown=1,
+        )
+    )
+    task = asyncio.create_task(server._serve(sockets))
+    while not server.started:
+        await asyncio.sleep(0)
+    url = f"http://127.0.0.1:{port}"
+    key = config.api_key or "none"
+    try:
+        async with (
+            httpx.AsyncClient(base_url=url, timeout=20) as http,
+            openai.AsyncOpenAI(base_url=url + "/v1", api_key=key, max_retries=0) as client,
+        ):
+            yield Live(engine, app.state.serving, port, http, client)
+    finally:
+        server.should_exit = True
+        await task
+        app.state.serving.text_worker.close()
+
+
+@pytest.fixture
+def engine() -> FakeEngine:
+    return FakeEngine()
+
+
+@pytest.fixture
+async def live(engine: FakeEngine) -> AsyncIterator[Live]:
+    """The default server: no key, 64 KiB bodies."""
+    async with live_server(engine, ServerConfig(max_body_bytes=64 * 1024)) as server:
+        yield server
+
+
+async def until(condition, limit_s: float = 5.0) -> None:
+    """Let the loop turn until the condition holds."""
+    async with asyncio.timeout(limit_s):
+        while not condition():
+            await asyncio.sleep(0.001)

@@ -1,0 +1,184 @@
+"""An engine without a model: scripted tokens, delays and failures; records what the server asked of it."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+
+from fastserve.errors import EngineDeadError, InvalidArgumentError, OverloadedError
+from fastserve.types import (
+    CompletionDelta,
+    EngineInfo,
+    EngineStats,
+    FinishReason,
+    RequestStats,
+    SamplingParams,
+    TokenLogprobs,
+)
+
+BOS = 256
+EOS = 257
+VOCAB_SIZE = 300
+INFO = EngineInfo(
+    model="fake/model",
+    max_model_len=512,
+    vocab_size=VOCAB_SIZE,
+    eos_token_ids=(EOS,),
+    dtype="float32",
+    device="cpu",
+    block_size=16,
+    num_device_blocks=64,
+    num_host_blocks=64,
+    block_bytes=1024,
+    scheduling_policy="skip-join-mlfq",
+    max_num_seqs=8,
+)
+STATS = RequestStats(preemptions=2, parked_s=0.5, host_s=0.25, upload_wait_s=0.125, recomputed_tokens=7, queue_s=0.0625)
+
+
+class FakeTokenizer:
+    """One token per UTF-8 byte."""
+
+    vocab_size = VOCAB_SIZE
+
+    def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
+        return [BOS] * add_special_tokens + list(text.encode())
+
+    def decode(self, ids: list[int], skip_special_tokens: bool = True) -> str:
+        return b"".join(self.decode_token_bytes(i) for i in ids if i < 256 or not skip_special_tokens).decode(
+            errors="replace"
+        )
+
+    def render_chat(self, messages, *, add_generation_prompt=True, tools=None) -> str:
+        if messages[0]["content"] == "refuse":
+            raise InvalidArgumentError("the chat template refused: roles must alternate")
+        if messages[0]["content"] == "slow":
+            time.sleep(0.3)
+        text = "".join(f"{m['role']}: {m['content']}\n" for m in messages)
+        return text + ("assistant: " if add_generation_prompt else "")
+
+    def id_to_token(self, token_id: int) -> str:
+        return self.decode_token_bytes(token_id).decode(errors="replace")
+
+    def decode_token_bytes(self, token_id: int) -> bytes:
+        return bytes([token_id]) if token_id < 256 else b"<%d>" % token_id
+
+
+@dataclass
+class Script:
+    """What every request of the engine gets.
+
+    Attributes:
+        pieces: text of each token; the last delta is separate and says why it ended.
+        finish: reason once the pieces are used up (length when max_tokens comes first).
+        delay_s: before each token; 0 = as fast as the loop turns.
+        fail_after: raise `failure` before this token.
+        gate: when set, tokens after the first wait for it.
+    """
+
+    pieces: tuple[str, ...] = ("Hello", ",", " wörld")
+    finish: FinishReason = FinishReason.STOP
+    stop_reason: int | str | None = None
+    delay_s: float = 0.0
+    fail_after: int | None = None
+    failure: Exception | None = None
+    error: str | None = None
+    gate: asyncio.Event | None = None
+    endless: bool = False
+
+
+@dataclass
+class Call:
+    """Arguments of one `generate`."""
+
+    prompt_token_ids: list[int]
+    sampling: SamplingParams
+    request_id: str
+    priority: int
+    cache_salt: str
+    deadline_s: float | None
+
+
+@dataclass
+class FakeEngine:
+    """See the module."""
+
+    script: Script = field(default_factory=Script)
+    info: EngineInfo = INFO
+    tokenizer: FakeTokenizer = field(default_factory=FakeTokenizer)
+    engine_stats: EngineStats = field(default_factory=EngineStats)
+    calls: list[Call] = field(default_factory=list)
+    aborted: list[str] = field(default_factory=list)
+    running: set[str] = field(default_factory=set)
+    explanations: dict[str, dict] = field(default_factory=dict)
+    heartbeat_s: float = 0.0
+    is_alive: bool = True
+    overloaded: bool = False
+    closed: bool = False
+
+    async def generate(
+        self, prompt_token_ids, sampling, *, request_id, priority=0, cache_salt="", deadline_s=None, on_event=None
+    ) -> AsyncIterator[CompletionDelta]:
+        self.calls.append(Call(prompt_token_ids, sampling, request_id, priority, cache_salt, deadline_s))
+        if self.overloaded:
+            raise OverloadedError("the queue is full")
+        self.running.add(request_id)
+        done = False
+        try:
+            async for delta in self._run(sampling):
+                yield delta
+            done = True
+        finally:
+            self.running.discard(request_id)
+            if not done:
+                self.aborted.append(request_id)
+
+    async def _run(self, sampling: SamplingParams) -> AsyncIterator[CompletionDelta]:
+        script = self.script
+        limit = sampling.max_tokens if script.endless else min(sampling.max_tokens, len(script.pieces))
+        for i in range(limit):
+            if script.fail_after == i:
+                raise script.failure
+            await asyncio.sleep(script.delay_s)
+            if i and script.gate is not None:
+                await script.gate.wait()
+            if not self.is_alive:
+                raise EngineDeadError("the engine died")
+            for index in range(sampling.n):
+                yield self._token(index, script.pieces[i % len(script.pieces)], sampling)
+        cut = script.endless or limit < len(script.pieces)
+        for index in range(sampling.n):
+            yield CompletionDelta(
+                index=index,
+                finish_reason=FinishReason.LENGTH if cut else script.finish,
+                stop_reason=None if cut else script.stop_reason,
+                stats=STATS,
+                error=script.error,
+            )
+
+    def _token(self, index: int, text: str, sampling: SamplingParams) -> CompletionDelta:
+        token_id = (text or "?").encode()[0]
+        logprobs = ()
+        if sampling.logprobs is not None:
+            top = tuple(range(97, 97 + sampling.logprobs))
+            logprobs = (TokenLogprobs(-0.5, 1, top, tuple(-0.5 - i for i in range(len(top)))),)
+        return CompletionDelta(index=index, text=text, token_ids=(token_id,), logprobs=logprobs, num_cached_tokens=4)
+
+    async def abort(self, request_id: str) -> bool:
+        return request_id in self.running
+
+    async def stats(self) -> EngineStats:
+        return self.engine_stats
+
+    async def explain(self, request_id: str) -> dict | None:
+        return self.explanations.get(request_id)
+
+    def heartbeat_age_s(self) -> float:
+        return self.heartbeat_s
+
+    async def drain(self) -> None:
+        while self.running:
+            await asyncio.sleep(0.01)
+
+    async def close(self) -> None:
+        self.closed = True
