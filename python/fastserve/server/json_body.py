@@ -113,14 +113,7 @@ def _too_deep() -> ApiError:
 
 def _depth_exceeds(value: object, limit: int) -> bool:
     level = [value]
-    for _ in range(limit + 1):
-        inner: list[object] = []
-        for item in level:
-            if isinstance(item, dict):
-                inner.extend(item.values())
-            elif isinstance(item, list):
-                inner.extend(child for child in item if isinstance(child, dict | list))
-        if not inner:
-            return False
-        level = inner
-    return True
+    for _ in range(limit):
+        children = (child for item in level for child in (item.values() if isinstance(item, dict) else item))
+        level = [child for child in children if isinstance(child, dict | list)]
+    return bool(level)

@@ -26,7 +26,7 @@ class Live:
     serving: Serving
     port: int
     http: httpx.AsyncClient
-    openai: openai.AsyncOpenAI
+    openai: openai.AsyncOpenAI | None
 
     async def post(self, path: str, **body) -> httpx.Response:
         return await self.http.post(path, json=body)
@@ -82,6 +82,16 @@ async def live(engine: FakeEngine) -> AsyncIterator[Live]:
     """The default server: no key, 64 KiB bodies."""
     async with live_server(engine, ServerConfig(max_body_bytes=64 * 1024)) as server:
         yield server
+
+
+@pytest.fixture
+async def direct(engine: FakeEngine) -> AsyncIterator[Live]:
+    """The same app called in process: for what needs no socket."""
+    app = build_app(engine, ServerConfig(max_body_bytes=64 * 1024), "fake")
+    transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+    async with httpx.AsyncClient(base_url="http://server", transport=transport, timeout=20) as http:
+        yield Live(engine, app.state.serving, 0, http, None)
+    app.state.serving.text_worker.close()
 
 
 async def until(condition, limit_s: float = 5.0) -> None:

@@ -1,0 +1,245 @@
+"""What is not right is refused by a 4xx in OpenAI's shape that names the field, and never reaches the engine."""
+
+import asyncio
+
+import httpx
+import openai
+import pytest
+from tests.unit.server.conftest import live_server
+
+from fastserve.config import ServerConfig
+from fastserve.server import json_body, prompts
+from fastserve.server.errors import ApiError
+from fastserve.server.json_body import MAX_JSON_DEPTH, parse_object
+
+BAD_COMPLETIONS = [
+    ({"foo": 1}, "foo"),
+    ({"temperature": -1}, "temperature"),
+    ({"temperature": "1"}, "temperature"),
+    ({"top_p": 0}, "top_p"),
+    ({"n": 17}, "n"),
+    ({"n": True}, "n"),
+    ({"n": 10**30}, "n"),
+    ({"max_tokens": 0}, "max_tokens"),
+    ({"max_tokens": -(2**70)}, "max_tokens"),
+    ({"max_tokens": 510}, "max_tokens"),
+    ({"logprobs": 21}, "logprobs"),
+    ({"logprobs": True}, "logprobs"),
+    ({"stop": ["a"] * 5}, "stop"),
+    ({"stop": [1]}, "stop"),
+    ({"stop": ""}, "stop"),
+    ({"seed": 2**63}, "seed"),
+    ({"priority": 2**31}, "priority"),
+    ({"deadline_s": 0}, "deadline_s"),
+    ({"request_id": "a\nb"}, "request_id"),
+    ({"cache_salt": "x" * 257}, "cache_salt"),
+    ({"prompt": ""}, None),
+    ({"prompt": []}, "prompt"),
+    ({"prompt": [[]]}, "prompt"),
+    ({"prompt": [300]}, "prompt"),
+    ({"prompt": [-1]}, "prompt"),
+    ({"prompt": [10**30]}, "prompt"),
+    ({"prompt": [1] * 512}, "prompt"),
+    ({"prompt": ["a"] * 65}, "prompt"),
+    ({"prompt": {"a": 1}}, "prompt"),
+    ({"prompt": ["a", 1]}, "prompt"),
+    ({"echo": True, "logprobs": 1}, "echo"),
+    ({"best_of": 2}, "best_of"),
+    ({"suffix": "x"}, "suffix"),
+    ({"logit_bias": {"5": 1}}, "logit_bias"),
+    ({"stream_options": {"include_usage": True}}, "stream_options"),
+    ({"stream": True, "stream_options": {"x": 1}}, "stream_options.x"),
+]
+
+
+@pytest.mark.parametrize(("fields", "param"), BAD_COMPLETIONS, ids=lambda v: repr(v)[:40])
+async def test_bad_completion_field_is_a_400_that_names_it(direct, fields, param):
+    reply = await direct.complete(**fields)
+    if fields == {"prompt": ""}:  # the tokenizer adds a first token: there is something to continue
+        assert reply.status_code == 200
+        return
+    assert reply.status_code == 400
+    error = reply.json()["error"]
+    assert error["param"] == param
+    assert set(error) == {"message", "type", "param", "code"}
+    assert direct.engine.calls == []
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"messages": []}, "messages"),
+        ({"messages": "hi"}, "messages"),
+        ({"messages": [{"role": "robot", "content": "x"}]}, "messages[0].role"),
+        ({"messages": [{"role": "user"}]}, "messages"),
+        ({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "http://x"}}]}]}, None),
+        ({"messages": [{"role": "assistant", "content": "x", "tool_calls": [{}]}]}, "messages[0].tool_calls"),
+        ({"tools": [{"type": "function"}]}, "tools"),
+        ({"response_format": {"type": "json_object"}}, "response_format"),
+        ({"top_logprobs": 2}, "top_logprobs"),
+        ({"logprobs": True, "top_logprobs": 21}, "top_logprobs"),
+        ({"logprobs": 1}, "logprobs"),
+        ({"max_tokens": 3, "max_completion_tokens": 4}, "max_completion_tokens"),
+        ({"chat_template": "{{ 1 }}"}, "chat_template"),
+    ],
+)
+async def test_bad_chat_field_is_a_400_that_names_it(direct, fields, param):
+    reply = await direct.chat(**fields)
+    assert reply.status_code == 400
+    if param is not None:
+        assert reply.json()["error"]["param"] == param
+    assert direct.engine.calls == []
+
+
+async def test_refusal_of_the_chat_template_is_a_400(direct):
+    reply = await direct.chat("refuse")
+    assert reply.status_code == 400 and "alternate" in reply.json()["error"]["message"]
+
+
+async def test_slow_chat_template_is_cut_off_and_does_not_stop_the_loop(direct, monkeypatch):
+    monkeypatch.setattr(prompts, "TEMPLATE_TIMEOUT_S", 0.05)
+    slow = asyncio.create_task(direct.chat("slow"))
+    assert (await direct.http.get("/livez")).status_code == 200
+    assert not slow.done()
+    reply = await slow
+    assert reply.status_code == 400 and reply.json()["error"]["code"] == "timeout"
+
+
+async def test_queue_of_stuck_templates_is_an_overload(direct, monkeypatch):
+    monkeypatch.setattr(prompts, "TEMPLATE_TIMEOUT_S", 0.1)
+    replies = await asyncio.gather(*(direct.chat("slow") for _ in range(prompts.NUM_TEXT_THREADS + 1)))
+    assert sorted(r.status_code for r in replies) == [400] * prompts.NUM_TEXT_THREADS + [429]
+
+
+BAD_BODIES = [
+    b"",
+    b"nonsense",
+    b"[1]",
+    b'"text"',
+    b'{"prompt":"a",}',
+    b'{"prompt":"\xff"}',
+    b'{"prompt":"\\ud800"}',
+    b'{"prompt":"a","temperature":NaN}',
+    b'{"prompt":"a","temperature":Infinity}',
+    b'{"prompt":"a","temperature":1e999}',
+    b'{"prompt":"a","seed":' + b"9" * 5000 + b"}",
+    b'{"prompt":' + b"[" * 30_000 + b"]" * 30_000 + b"}",
+    b'{"prompt":' + b"[" * 40 + b"]" * 40 + b"}",
+    b'{"a":' * 10_000 + b"1" + b"}" * 10_000,
+]
+
+
+@pytest.mark.parametrize("body", BAD_BODIES, ids=lambda b: repr(b[:30]))
+async def test_bad_json_is_a_400(direct, body):
+    reply = await direct.http.post("/v1/completions", content=body)
+    assert reply.status_code == 400
+    assert reply.json()["error"]["code"] in ("invalid_json", "invalid_utf8")
+
+
+def test_depth_limit_is_exact():
+    deep = b"[" * (MAX_JSON_DEPTH - 1) + b"]" * (MAX_JSON_DEPTH - 1)
+    padding = b",".join([b"[]"] * 40)
+    assert "a" in parse_object(b'{"a":' + deep + b',"b":[' + padding + b"]}")
+    with pytest.raises(ApiError, match="levels deep"):
+        parse_object(b'{"a":[' + deep + b'],"b":[' + padding + b"]}")
+
+
+async def test_a_million_unknown_fields_are_one_short_error(direct):
+    body = "{" + ",".join(f'"a{i}":1' for i in range(5000)) + "}"
+    reply = await direct.http.post("/v1/completions", content=body)
+    assert reply.status_code == 400 and len(reply.content) < 300
+
+
+async def test_declared_large_body_is_a_413_and_the_connection_survives_the_reply(live):
+    reply = await live.http.post("/v1/completions", content=b"x" * 200_000)
+    assert reply.status_code == 413
+    assert reply.json()["error"]["code"] == "body_too_large"
+
+
+async def send_chunks(live, count: int) -> tuple[int, int | None]:
+    """Post `count` chunks of 16 KiB without a Content-Length; returns bytes sent and the status, None = cut off."""
+    sent = 0
+
+    async def chunks():
+        nonlocal sent
+        for _ in range(count):
+            sent += 16_384
+            yield b"x" * 16_384
+
+    try:
+        return sent, (await live.http.post("/v1/completions", content=chunks())).status_code
+    except httpx.NetworkError:
+        return sent, None
+
+
+async def test_chunked_large_body_is_a_413(live):
+    assert (await send_chunks(live, 10))[1] == 413
+
+
+async def test_body_without_end_is_cut_off(live, monkeypatch):
+    monkeypatch.setattr(json_body, "DISCARD_FACTOR", 1)
+    sent, status = await send_chunks(live, 4000)
+    assert status in (413, None)
+    assert sent < 32 << 20, "the kernel's buffers, not the 64 MB of the client"
+
+
+async def test_body_that_does_not_arrive_is_a_408(live, monkeypatch):
+    monkeypatch.setattr(json_body, "BODY_TIMEOUT_S", 0.05)
+    reader, writer = await asyncio.open_connection("127.0.0.1", live.port)
+    writer.write(b"POST /v1/completions HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\n{")
+    assert (await reader.read(65536)).startswith(b"HTTP/1.1 408")
+    writer.close()
+    await writer.wait_closed()
+
+
+async def test_unknown_routes_models_and_methods_are_told_in_openais_shape(live):
+    for reply, status in (
+        (await live.http.get("/nowhere"), 404),
+        (await live.http.get("/v1/completions"), 405),
+        (await live.complete(model="other"), 404),
+        (await live.http.get("/v1/models/other"), 404),
+        (await live.http.get("/docs"), 404),
+    ):
+        assert reply.status_code == status
+        assert set(reply.json()["error"]) == {"message", "type", "param", "code"}
+    with pytest.raises(openai.NotFoundError, match="other"):
+        await live.openai.completions.create(model="other", prompt="x")
+
+
+async def test_request_id_in_use_is_refused(live):
+    live.engine.script.gate = asyncio.Event()
+    first = asyncio.create_task(live.complete(request_id="same"))
+    while not live.engine.running:
+        await asyncio.sleep(0)
+    reply = await live.complete(request_id="same")
+    assert reply.status_code == 400 and reply.json()["error"]["param"] == "request_id"
+    live.engine.script.gate.set()
+    assert (await first).status_code == 200
+
+
+async def test_every_route_but_health_is_denied_without_the_key(engine):
+    async with live_server(engine, ServerConfig(api_key="secret")) as live:
+        for path in ("/livez", "/readyz", "/health"):
+            assert (await live.http.get(path)).status_code == 200
+        routes = [
+            "/v1/models",
+            "/metrics",
+            "/version",
+            "/openapi.json",
+            "/nowhere",
+            "/health/",
+            "//health",
+            "/livez%2f",
+        ]
+        for path in routes:
+            reply = await live.http.get(path)
+            assert reply.status_code == 401, path
+            assert reply.json()["error"]["type"] == "authentication_error"
+        assert (await live.complete()).status_code == 401
+        for value in ("Bearer wrong", "Basic secret", "secret", "Bearer secre", "Bearer secretx"):
+            assert (await live.http.get("/version", headers={"Authorization": value})).status_code == 401
+        twice = [("Authorization", "Bearer secret"), ("Authorization", "Bearer wrong")]
+        assert (await live.http.get("/version", headers=twice)).status_code == 401
+        for value in ("Bearer secret", "bearer secret"):
+            assert (await live.http.get("/version", headers={"Authorization": value})).status_code == 200
+        assert (await live.openai.completions.create(model="fake", prompt="x")).choices
