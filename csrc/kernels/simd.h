@@ -195,9 +195,13 @@ FS_INLINE float reduce_max(Vec a) {
   return lanes[0];
 }
 
-/// exp(x), relative error below 2e-7 on [-87, 88]; smaller x gives 0 (so exp(-inf) = 0), larger x the value at 88.
+/// exp(x), relative error below 2e-7 on [-87, 88]; smaller x gives 0 (so exp(-inf) = 0), larger x the value at 88, NaN NaN.
 FS_INLINE Vec exp(Vec x) {
-  const Vec clamped = max(min(x, set1(88.0f)), set1(-87.0f));
+#if defined(FS_ISA_scalar)
+  const Vec clamped = max(min(x, set1(88.0f)), set1(-87.0f));  // NaN becomes 88, so that it can be cast to an integer
+#else
+  const Vec clamped = max(set1(-87.0f), min(set1(88.0f), x));  // NaN stays: the second operand wins
+#endif
   const Vec n = round_to_int(clamped * set1(1.44269504088896341f));
   const Vec r = fma(n, set1(2.12194440e-4f), fma(n, set1(-0.693359375f), clamped));
   Vec p = set1(1.9875691500e-4f);
@@ -209,12 +213,12 @@ FS_INLINE Vec exp(Vec x) {
   p = fma(p, r * r, r + set1(1.0f));
   const Vec value = scale_by_pow2(p, n);
 #if defined(FS_ISA_avx512)
-  return {_mm512_maskz_mov_ps(_mm512_cmp_ps_mask(x.v, _mm512_set1_ps(-87.0f), _CMP_GE_OQ), value.v)};
+  return {_mm512_maskz_mov_ps(_mm512_cmp_ps_mask(x.v, _mm512_set1_ps(-87.0f), _CMP_NLT_UQ), value.v)};
 #elif defined(FS_ISA_avx2)
-  return {_mm256_and_ps(_mm256_cmp_ps(x.v, _mm256_set1_ps(-87.0f), _CMP_GE_OQ), value.v)};
+  return {_mm256_and_ps(_mm256_cmp_ps(x.v, _mm256_set1_ps(-87.0f), _CMP_NLT_UQ), value.v)};
 #else
   Vec result;
-  for (int i = 0; i < 4; ++i) result.v[i] = x.v[i] >= -87.0f ? value.v[i] : 0.0f;
+  for (int i = 0; i < 4; ++i) result.v[i] = x.v[i] >= -87.0f ? value.v[i] : x.v[i] < -87.0f ? 0.0f : x.v[i];
   return result;
 #endif
 }

@@ -2,6 +2,8 @@
 
 from fastserve.ops.activation import ActivationKind as ActivationKind
 from fastserve.ops.activation import activation as activation
+from fastserve.ops.attention import AttentionBatch as AttentionBatch
+from fastserve.ops.attention import attention as attention
 from fastserve.ops.embedding import embedding as embedding
 from fastserve.ops.linear import PackedWeight as PackedWeight
 from fastserve.ops.linear import linear as linear

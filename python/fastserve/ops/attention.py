@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from fastserve import _C
+from fastserve._C import kernels
 
 IndexArray = np.ndarray | torch.Tensor
 """One-dimensional int32 array on the CPU."""
@@ -69,11 +69,9 @@ def attention(
     arrays = (batch.query_start, batch.seq_lens, batch.block_start, batch.block_ids)
     split = batch.num_decode_rows
     if split:
-        _C.kernels.attention_decode(
-            q, kv_cache, *arrays, out, row_begin=0, row_end=split, layer=layer, scale=scale
-        )
+        kernels.attention_decode(q, kv_cache, *arrays, out, row_begin=0, row_end=split, layer=layer, scale=scale)
     if split < num_rows:
-        _C.kernels.attention_prefill(
+        kernels.attention_prefill(
             q, kv_cache, *arrays, out, row_begin=split, row_end=num_rows, layer=layer, scale=scale
         )
     return out
