@@ -1,0 +1,64 @@
+"""Linear layers, several projections of one input fused into one."""
+
+from collections.abc import Sequence
+
+import torch
+
+from fastserve.layers.weights import WeightSource
+from fastserve.ops.linear import linear, pack_weight
+
+
+class Linear:
+    """y = x @ weight.T + bias, with weight [out_features, in_features].
+
+    On a CPU the weight is packed for the kernel and the plain one is dropped; elsewhere torch's GEMM takes it as it is.
+    """
+
+    def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None = None) -> None:
+        self.out_features, self.in_features = weight.shape
+        self._bias = bias
+        self._packed = pack_weight(weight) if weight.device.type == "cpu" else None
+        self._weight = weight if self._packed is None else None
+
+    def __call__(
+        self, x: torch.Tensor, *, out: torch.Tensor | None = None, out_dtype: torch.dtype | None = None
+    ) -> torch.Tensor:
+        """Project x [num_tokens, in_features] to [num_tokens, out_features].
+
+        Args:
+            out: where to write; a new tensor by default.
+            out_dtype: of a new tensor, that of x (default) or float32.
+        """
+        if self._packed is not None:
+            return linear(x, self._packed, self._bias, out=out, out_dtype=out_dtype)
+        y = torch.nn.functional.linear(x, self._weight, self._bias)
+        if out is not None:
+            return out.copy_(y)
+        return y if out_dtype is None else y.to(out_dtype)
+
+
+def load_linear(
+    source: WeightSource,
+    parts: Sequence[tuple[str, int]],
+    in_features: int,
+    *,
+    bias: bool,
+    dtype: torch.dtype,
+    device: torch.device,
+) -> Linear:
+    """Load a linear layer whose outputs are those of the parts, one after the other.
+
+    Args:
+        parts: name in the checkpoint (without .weight) and output features of each.
+        bias: whether every part has a bias.
+    """
+    out_features = sum(size for _, size in parts)
+    weight = torch.empty((out_features, in_features), dtype=dtype, device=device)
+    bias_vector = torch.empty(out_features, dtype=dtype, device=device) if bias else None
+    begin = 0
+    for name, size in parts:
+        source.read_into(f"{name}.weight", weight[begin : begin + size])
+        if bias_vector is not None:
+            source.read_into(f"{name}.bias", bias_vector[begin : begin + size])
+        begin += size
+    return Linear(weight, bias_vector)

@@ -1,0 +1,28 @@
+"""Where layers take their weights from."""
+
+from typing import Protocol
+
+import torch
+
+
+class WeightSource(Protocol):
+    """Named tensors of a checkpoint. Layers allocate; the source fills, so that a weight is in memory once."""
+
+    def has(self, name: str) -> bool:
+        """Whether a tensor of this name exists."""
+
+    def read_into(self, name: str, out: torch.Tensor) -> None:
+        """Fill `out` (contiguous, any device) with the tensor, converted to its dtype.
+
+        Raises:
+            CheckpointError: the tensor is missing, has another shape, or cannot be read.
+        """
+
+
+def load_tensor(
+    source: WeightSource, name: str, shape: tuple[int, ...], *, dtype: torch.dtype, device: torch.device
+) -> torch.Tensor:
+    """Return the named tensor in memory of its own."""
+    out = torch.empty(shape, dtype=dtype, device=device)
+    source.read_into(name, out)
+    return out

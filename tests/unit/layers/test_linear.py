@@ -1,0 +1,50 @@
+"""Fused projections."""
+
+import torch
+
+from fastserve.errors import CheckpointError
+from fastserve.layers.linear import Linear, load_linear
+
+CPU = torch.device("cpu")
+
+
+class Tensors:
+    """A WeightSource over a dict."""
+
+    def __init__(self, **tensors: torch.Tensor) -> None:
+        self.tensors = {name.replace("__", "."): tensor for name, tensor in tensors.items()}
+
+    def has(self, name: str) -> bool:
+        return name in self.tensors
+
+    def read_into(self, name: str, out: torch.Tensor) -> None:
+        if name not in self.tensors:
+            raise CheckpointError(name)
+        out.copy_(self.tensors[name])
+
+
+def rand(*shape: int) -> torch.Tensor:
+    return torch.rand(shape, generator=torch.Generator().manual_seed(sum(shape)))
+
+
+def test_parts_lie_side_by_side_in_the_output() -> None:
+    source = Tensors(q__weight=rand(6, 8), q__bias=rand(6), k__weight=rand(3, 8), k__bias=rand(3))
+    layer = load_linear(source, [("q", 6), ("k", 3)], 8, bias=True, dtype=torch.float32, device=CPU)
+    x = rand(5, 8)
+    y = layer(x)
+    assert (layer.in_features, layer.out_features) == (8, 9)
+    for name, part in (("q", y[:, :6]), ("k", y[:, 6:])):
+        expected = x @ source.tensors[f"{name}.weight"].T + source.tensors[f"{name}.bias"]
+        torch.testing.assert_close(part, expected)
+
+
+def test_the_result_goes_where_it_is_wanted() -> None:
+    layer, x, out = Linear(rand(4, 8)), rand(3, 8), torch.empty(3, 4)
+    assert layer(x, out=out) is out
+    torch.testing.assert_close(out, layer(x))
+
+
+def test_logits_are_wanted_in_float32() -> None:
+    layer, x = Linear(rand(4, 8).to(torch.bfloat16)), rand(3, 8).to(torch.bfloat16)
+    assert layer(x).dtype == torch.bfloat16
+    assert layer(x, out_dtype=torch.float32).dtype == torch.float32
