@@ -1,0 +1,1 @@
+"""Models: config.json to a `DecoderSpec`, a spec and weights to a `Decoder`."""
