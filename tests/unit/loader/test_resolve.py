@@ -71,7 +71,7 @@ def test_a_cached_config_is_enough_for_dummy_weights(tmp_path: Path, downloads: 
 
 def test_offline_says_how_to_get_a_model(tmp_path: Path, downloads: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    with pytest.raises(CheckpointError, match="not in the local Hugging Face cache.*hf download org/tiny"):
+    with pytest.raises(CheckpointError, match=r"not in the local Hugging Face cache.*hf download org/tiny"):
         resolve_model("org/tiny", cache_folder=tmp_path)
     cache_model(tmp_path, "config.json")
     with pytest.raises(CheckpointError, match="is incomplete in"):
@@ -81,6 +81,6 @@ def test_offline_says_how_to_get_a_model(tmp_path: Path, downloads: list[str], m
 
 def test_an_incomplete_model_is_downloaded_when_the_network_is_allowed(tmp_path: Path, downloads: list[str]) -> None:
     cache_model(tmp_path, "config.json")
-    with pytest.raises(CheckpointError, match="cannot be downloaded.*no network in tests"):
+    with pytest.raises(CheckpointError, match=r"cannot be downloaded.*no network in tests"):
         resolve_model("org/tiny", cache_folder=tmp_path)
     assert downloads == ["org/tiny"]

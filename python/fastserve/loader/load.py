@@ -1,0 +1,65 @@
+"""The model argument turned into a decoder that can run: resolve, read the config, load the weights."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from fastserve.config import ModelConfig
+from fastserve.loader.checkpoint import CheckpointWeights, Progress
+from fastserve.loader.dummy import DummyWeights
+from fastserve.loader.resolve import resolve_model
+from fastserve.models.build import build_decoder, ignored_tensors
+from fastserve.models.decoder import Decoder
+from fastserve.models.registry import read_spec
+from fastserve.models.spec import DecoderSpec, resolve_max_model_len
+
+CPU = torch.device("cpu")
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedModel:
+    """A decoder and what the rest of the engine asks about it.
+
+    Attributes:
+        folder: of the checkpoint, where the tokenizer's files lie as well.
+        eos_token_ids: tokens that end a sequence; may be empty.
+        max_model_len: longest prompt + output, tokens.
+    """
+
+    decoder: Decoder
+    spec: DecoderSpec
+    folder: Path
+    eos_token_ids: tuple[int, ...]
+    max_model_len: int
+    dtype: torch.dtype
+    device: torch.device
+
+
+def load_model(
+    model_config: ModelConfig, *, device: torch.device = CPU, progress: Progress | None = None
+) -> LoadedModel:
+    """Load the model of a configuration.
+
+    Args:
+        device: where the weights go; `ModelConfig.device` is for the caller, who owns the device.
+        progress: called after each tensor with its name, bytes read and bytes of all; not for dummy weights.
+    Raises:
+        CheckpointError: the checkpoint cannot be found, is broken or is of a kind that is not supported.
+        InvalidArgumentError: max_model_len is beyond what the model can do.
+    """
+    dummy = model_config.load_format == "dummy"
+    folder = resolve_model(model_config.model, need_weights=not dummy)
+    spec = read_spec(folder)
+    max_model_len = resolve_max_model_len(spec, model_config.max_model_len)
+    dtype = DTYPES[spec.stored_dtype if model_config.dtype == "auto" else model_config.dtype]
+    with torch.inference_mode():
+        if dummy:
+            source = DummyWeights(model_config.seed)
+            decoder = build_decoder(spec, source, max_model_len=max_model_len, dtype=dtype, device=device)
+        else:
+            with CheckpointWeights(folder, progress) as source:
+                decoder = build_decoder(spec, source, max_model_len=max_model_len, dtype=dtype, device=device)
+                source.check_all_read(ignored_tensors(spec))
+    return LoadedModel(decoder, spec, folder, spec.eos_token_ids, max_model_len, dtype, device)
