@@ -17,7 +17,7 @@ inline constexpr std::size_t kHashSegmentBytes = 4096;
 /// Definition, so that a device can compute the same value with one group of 8 threads per segment. With
 /// step(x, w) = rotl((x ^ w) * kHashMultiplier, 31):
 ///   - the bytes are cut into segments of kHashSegmentBytes (the last may be shorter), each zero-padded to rows of 64;
-///   - a segment has 8 lanes, lane k starts at (k + 1) * kHashSeed and takes word k of each row: lane = step(lane, word);
+///   - a segment has 8 lanes; lane k starts at (k + 1) * kHashSeed and takes word k of each row: lane = step(lane, w);
 ///   - hash of a segment = its lanes folded in order from 0: h = step(h, lane);
 ///   - result = the segments' hashes folded in order from the length in bytes, then h ^= h >> 32.
 /// An empty span gives 0.

@@ -68,7 +68,7 @@ void register_values(py::module_& module) {
       .value("HOST_TO_DEVICE", Direction::kHostToDevice)
       .finalize();
 
-  py::class_<Completion>(module, "Completion", "How a transfer ended; after a failure its targets hold unspecified bytes.")
+  py::class_<Completion>(module, "Completion", "How a transfer ended; a failed one leaves unspecified bytes.")
       .def_property_readonly("ticket", [](const Completion& self) { return static_cast<std::int64_t>(self.ticket); },
                              "What submit returned.")
       .def_readonly("direction", &Completion::direction)
@@ -93,15 +93,15 @@ void register_values(py::module_& module) {
 void register_host_arena(py::module_& module) {
   py::class_<HostArena, std::shared_ptr<HostArena>>(
       module, "HostArena", py::buffer_protocol(),
-      "Host memory for offloaded blocks: 2 MiB aligned, zero-filled, backed by real pages from the start. Has the buffer "
-      "protocol, uint8 [num_blocks, block_bytes]: numpy.asarray(arena) is a writable view that keeps it alive.")
+      "Host memory for offloaded blocks: 2 MiB aligned, zero-filled, backed by real pages from the start. Has the "
+      "buffer protocol, uint8 [num_blocks, block_bytes]: numpy.asarray(arena) is a writable view that keeps it alive.")
       .def(py::init([](std::int64_t num_blocks, std::int64_t block_bytes, int num_threads) {
              const py::gil_scoped_release release;  // touching the pages takes a while
              return std::make_shared<HostArena>(num_blocks, block_bytes, HostArenaOptions{.num_threads = num_threads});
            }),
            py::arg("num_blocks"), py::arg("block_bytes"), py::kw_only(), py::arg("num_threads") = 0,
-           "Map the memory; num_threads touch it first (0: one per core, at most 16). InvalidArgumentError for sizes below "
-           "1, DeviceError when the memory cannot be had.")
+           "Map the memory; num_threads touch it first (0: one per core, at most 16). InvalidArgumentError for sizes "
+           "below 1, DeviceError when the memory cannot be had.")
       .def_buffer([](HostArena& self) {
         return py::buffer_info(reinterpret_cast<std::uint8_t*>(self.data()), {self.num_blocks(), self.block_bytes()},
                                {self.block_bytes(), std::int64_t{1}});
@@ -116,15 +116,15 @@ void register_host_arena(py::module_& module) {
 void register_transfers(py::class_<EngineHandle>& engine) {
   const auto release_gil = py::call_guard<py::gil_scoped_release>();
   engine
-      .def("submit", [](EngineHandle& self, Direction direction, const TensorView& source, const TensorView& target) {
-             return static_cast<std::int64_t>(self.engine->submit(transfer_of(direction, source, target)));
+      .def("submit", [](EngineHandle& self, Direction way, const TensorView& source, const TensorView& target) {
+             return static_cast<std::int64_t>(self.engine->submit(transfer_of(way, source, target)));
            },
            py::arg("direction"), py::arg("source_blocks"), py::arg("target_blocks"), release_gil,
-           "Queue a transfer of block source_blocks[i] onto target_blocks[i] (int32 [num_blocks] each, copied) and return its "
-           "ticket; waits only while the direction's queue is full. InvalidArgumentError: lengths differ, an id out of "
-           "range, a target twice, a block in use by a transfer in flight, engine closed.")
-      .def("try_submit", [](EngineHandle& self, Direction direction, const TensorView& source, const TensorView& target) {
-             const auto ticket = self.engine->try_submit(transfer_of(direction, source, target));
+           "Queue a transfer of block source_blocks[i] onto target_blocks[i] (int32 [num_blocks] each, copied) and "
+           "return its ticket; waits only while the direction's queue is full. InvalidArgumentError: lengths differ, an id "
+           "out of range, a target twice, a block in use by a transfer in flight, engine closed.")
+      .def("try_submit", [](EngineHandle& self, Direction way, const TensorView& source, const TensorView& target) {
+             const auto ticket = self.engine->try_submit(transfer_of(way, source, target));
              return ticket ? std::optional(static_cast<std::int64_t>(*ticket)) : std::nullopt;
            },
            py::arg("direction"), py::arg("source_blocks"), py::arg("target_blocks"), release_gil,
@@ -138,8 +138,8 @@ void register_transfers(py::class_<EngineHandle>& engine) {
              return self.engine->wait(Ticket{ticket}, timeout_s);
            },
            py::arg("ticket"), py::arg("timeout_s") = kForeverS, release_gil,
-           "Wait for one transfer and report it, so that poll does not; None after timeout_s seconds. InvalidArgumentError: "
-           "unknown ticket, already reported, or another thread waits for it.")
+           "Wait for one transfer and report it, so that poll does not; None after timeout_s seconds. "
+           "InvalidArgumentError: unknown ticket, already reported, or another thread waits for it.")
       .def("close", [](EngineHandle& self) { self.engine->close(); }, release_gil,
            "Cancel what is queued, let running transfers end, join the threads; completions can still be polled.");
 }
@@ -187,9 +187,9 @@ void register_offload(py::module_& module) {
   register_host_arena(module);
   py::class_<EngineHandle> engine(
       module, "OffloadEngine",
-      "Copies KV blocks between the device arena and the host arena beside the compute; every method may be called from any "
-      "thread. Transfers of one direction complete in order; the directions run at once, and a transfer that touches "
-      "blocks of another one in flight is refused.");
+      "Copies KV blocks between the device arena and the host arena beside the compute; every method may be called "
+      "from any thread. Transfers of one direction complete in order; the directions run at once, and a transfer that "
+      "touches blocks of another one in flight is refused.");
   engine.def(py::init([](const py::object& device_arena, std::shared_ptr<HostArena> host_arena,
                          std::int64_t queue_capacity, bool verify_checksums) {
                return std::make_unique<EngineHandle>(
@@ -198,8 +198,8 @@ void register_offload(py::module_& module) {
              }),
              py::arg("device_arena"), py::arg("host_arena"), py::kw_only(),
              py::arg("queue_capacity") = OffloadOptions{}.queue_capacity, py::arg("verify_checksums") = false,
-             "device_arena [num_blocks, ...] is a contiguous, writable tensor whose blocks have host_arena.block_bytes bytes; "
-             "both arenas are kept alive. queue_capacity: transfers per direction queued or running.");
+             "device_arena [num_blocks, ...] is a contiguous, writable tensor whose blocks have host_arena.block_bytes "
+             "bytes; both arenas are kept alive. queue_capacity: transfers per direction queued or running.");
   register_transfers(engine);
   register_state(engine);
   register_fault_injection(engine);

@@ -9,8 +9,8 @@ namespace fastserve::offload {
 
 /// The KV canary: remembers the hash of every host block from its offload and holds uploads against it.
 ///
-/// Takes hashes, not bytes, so a backend may compute them where the bytes are. Calls for different host blocks may run at
-/// once; calls for one host block must be ordered, as transfers on one block are (see OffloadEngine).
+/// Takes hashes, not bytes, so a backend may compute them where the bytes are. Calls for different host blocks may run
+/// at once; calls for one host block must be ordered, as transfers on one block are (see OffloadEngine).
 class BlockChecksums {
  public:
   explicit BlockChecksums(std::int64_t num_host_blocks);
@@ -20,8 +20,8 @@ class BlockChecksums {
   /// The offload ended: both sides must agree, then the hash is remembered. Returns "" or what is wrong.
   std::string offload_ended(std::int32_t device_block, std::uint64_t device_hash, std::int32_t host_block,
                             std::uint64_t host_hash);
-  /// An upload ended: the device block must have the remembered hash. Returns "" or what is wrong, which includes a host
-  /// block that no offload has filled.
+  /// An upload ended: the device block must have the remembered hash. Returns "" or what is wrong, which includes a
+  /// host block that no offload has filled.
   std::string upload_ended(std::int32_t device_block, std::uint64_t device_hash, std::int32_t host_block);
 
   std::int64_t num_verified() const { return num_verified_.load(std::memory_order_relaxed); }

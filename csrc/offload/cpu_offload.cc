@@ -117,8 +117,9 @@ std::string CpuOffloadEngine::verify(const QueuedTransfer& transfer) {
     const std::int32_t device = to_host ? transfer.source_blocks[i] : transfer.target_blocks[i];
     const std::int32_t host = to_host ? transfer.target_blocks[i] : transfer.source_blocks[i];
     const std::uint64_t device_hash = hash_block(device_block(device));
-    std::string error = to_host ? checksums_->offload_ended(device, device_hash, host, hash_block(host_arena_->block(host)))
-                                : checksums_->upload_ended(device, device_hash, host);
+    std::string error =
+        to_host ? checksums_->offload_ended(device, device_hash, host, hash_block(host_arena_->block(host)))
+                : checksums_->upload_ended(device, device_hash, host);
     if (!error.empty() && ++num_errors == 1) first_error = std::move(error);
   }
   if (num_errors > 1) first_error += " (and " + std::to_string(num_errors - 1) + " more blocks)";

@@ -16,11 +16,12 @@
 
 namespace fastserve::offload {
 
-/// Real copies between a KV cache in CPU memory, which plays the device, and the host arena: one worker thread per direction.
+/// Real copies between a KV cache in CPU memory, which plays the device, and the host arena: one worker thread per
+/// direction.
 class CpuOffloadEngine final : public OffloadEngine {
  public:
-  /// `device_arena` [num_blocks, ...] is contiguous, on the cpu and outlives the engine; its blocks have the size of the host
-  /// arena's. Throws InvalidArgumentError otherwise, or when the two share memory.
+  /// `device_arena` [num_blocks, ...] is contiguous, on the cpu and outlives the engine; its blocks have the size of
+  /// the host arena's. Throws InvalidArgumentError otherwise, or when the two share memory.
   CpuOffloadEngine(const TensorView& device_arena, std::shared_ptr<const HostArena> host_arena,
                    const OffloadOptions& options);
   ~CpuOffloadEngine() override;

@@ -8,8 +8,8 @@
 
 namespace fastserve::offload {
 
-/// The engine for the device that `device_arena` [num_blocks, ...] lies on. The tensor must outlive the engine; the host
-/// arena is shared. Throws InvalidArgumentError: a device without a backend, arenas that do not fit each other.
+/// The engine for the device that `device_arena` [num_blocks, ...] lies on. The tensor must outlive the engine; the
+/// host arena is shared. Throws InvalidArgumentError: a device without a backend, arenas that do not fit each other.
 std::unique_ptr<OffloadEngine> make_offload_engine(const TensorView& device_arena,
                                                    std::shared_ptr<const HostArena> host_arena,
                                                    const OffloadOptions& options);

@@ -16,7 +16,8 @@ class FaultInjector {
  public:
   /// Every transfer of `direction` takes `seconds` longer from now on; 0 ends it.
   void inject_delay(Direction direction, double seconds);
-  /// Every transfer takes a random time in [0, max_seconds) longer, of one reproducible sequence per direction; 0 ends it.
+  /// Every transfer takes a random time in [0, max_seconds) longer, of one reproducible sequence per direction; 0 ends
+  /// it.
   void inject_random_delay(double max_seconds, std::uint64_t seed);
   /// The next `count` transfers of `direction` to start fail with an injected error; replaces an earlier count.
   void inject_failure(Direction direction, std::int64_t count);

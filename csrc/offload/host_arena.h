@@ -13,8 +13,9 @@ struct HostArenaOptions {
   int num_threads = 0;
 };
 
-/// Host memory for offloaded KV blocks: one mapping, aligned to 2 MiB, in huge pages where the kernel allows, zero-filled and
-/// backed by real pages from the start, so that no copy waits for a page fault and a lack of memory shows at once.
+/// Host memory for offloaded KV blocks: one mapping, aligned to 2 MiB, in huge pages where the kernel allows,
+/// zero-filled and backed by real pages from the start, so that no copy waits for a page fault and a lack of memory
+/// shows at once.
 class HostArena {
  public:
   /// Map num_blocks * block_bytes bytes.

@@ -16,8 +16,8 @@ class InFlightBlocks {
 
   /// Throw InvalidArgumentError unless the lists are of one length and every id is in range.
   void require_valid(const Transfer& transfer) const;
-  /// Take the blocks of a valid transfer. Throws InvalidArgumentError, with nothing taken, when a target is given twice or
-  /// a block is in use in a way that excludes this one.
+  /// Take the blocks of a valid transfer. Throws InvalidArgumentError, with nothing taken, when a target is given twice
+  /// or a block is in use in a way that excludes this one.
   void acquire(const Transfer& transfer);
   /// Give them back.
   void release(const Transfer& transfer);

@@ -5,8 +5,8 @@
 
 namespace fastserve::offload {
 
-/// Rate of a link from the copies made over it. Bytes and seconds decay alike with every copy, so a large copy weighs more
-/// than a small one and the fixed cost of small ones shows in proportion.
+/// Rate of a link from the copies made over it. Bytes and seconds decay alike with every copy, so a large copy weighs
+/// more than a small one and the fixed cost of small ones shows in proportion.
 class LinkMeter {
  public:
   explicit LinkMeter(double prior_bytes_per_s) : prior_bytes_per_s_(prior_bytes_per_s) {}

@@ -12,35 +12,35 @@ namespace fastserve::offload {
 struct OffloadOptions {
   /// Transfers per direction that may be queued or running at once.
   std::int64_t queue_capacity = 64;
-  /// Hash every block on both sides of every copy (the KV canary): a corrupt block fails its transfer. Costs one read of
-  /// each side per copy; for tests, burn-in and chasing races.
+  /// Hash every block on both sides of every copy (the KV canary): a corrupt block fails its transfer. Costs one read
+  /// of each side per copy; for tests, burn-in and chasing races.
   bool verify_checksums = false;
 };
 
 /// Copies KV blocks between the device arena and the host arena beside the compute, each direction on its own.
 ///
-/// Order. Transfers of one direction run and complete in the order of submission; the two directions run at once and know
-/// no order between them. Therefore a transfer that touches the blocks of another one in flight is *refused*
-/// (InvalidArgumentError): a block being written may be neither read nor written by another transfer, a block being read
-/// may not be written. An upload of a host block whose offload is still queued is thus an error of the caller, who submits
-/// it after that offload completed (KvManager guarantees this); two transfers may read the same block.
+/// Order. Transfers of one direction run and complete in the order of submission; the two directions run at once and
+/// know no order between them. Therefore a transfer that touches the blocks of another one in flight is *refused*
+/// (InvalidArgumentError): a block being written may be neither read nor written by another transfer, a block being
+/// read may not be written. An upload of a host block whose offload is still queued is thus an error of the caller, who
+/// submits it after that offload completed (KvManager guarantees this); two transfers may read the same block.
 ///
-/// Beside the compute. The engine does not see the model's reads and writes of the device arena. The caller submits an offload
-/// when the step that wrote its source blocks has ended, lets nobody write them until it completed, and lets nobody
-/// touch the targets of an upload between its submission and its completion.
+/// Beside the compute. The engine does not see the model's reads and writes of the device arena. The caller submits an
+/// offload when the step that wrote its source blocks has ended, lets nobody write them until it completed, and lets
+/// nobody touch the targets of an upload between its submission and its completion.
 ///
-/// Failure. A transfer that fails completes with ok = false and the reason; its targets hold unspecified bytes, every other
-/// transfer goes on.
+/// Failure. A transfer that fails completes with ok = false and the reason; its targets hold unspecified bytes, every
+/// other transfer goes on.
 ///
 /// Threads. Every method may be called from any thread. Each completion is reported once, by `poll` or by `wait`.
 class OffloadEngine {
  public:
   virtual ~OffloadEngine() = default;
 
-  /// Queue a transfer; the ids are copied and the copy itself is never waited for. While the direction's queue is full this
-  /// waits for room. A transfer of no blocks is legal and completes in its turn.
-  /// Throws InvalidArgumentError: lengths differ, an id out of range, a target given twice, a block in use by a transfer
-  /// in flight (see Order), engine closed.
+  /// Queue a transfer; the ids are copied and the copy itself is never waited for. While the direction's queue is full
+  /// this waits for room. A transfer of no blocks is legal and completes in its turn.
+  /// Throws InvalidArgumentError: lengths differ, an id out of range, a target given twice, a block in use by a
+  /// transfer in flight (see Order), engine closed.
   virtual Ticket submit(const Transfer& transfer) = 0;
   /// The same, but nullopt where `submit` would wait.
   virtual std::optional<Ticket> try_submit(const Transfer& transfer) = 0;
@@ -70,8 +70,8 @@ class OffloadEngine {
 
   /// Throw InternalError when the queues, tickets and block uses contradict each other.
   virtual void check_integrity() const = 0;
-  /// Cancel what is queued (ok = false, "cancelled ..."), let running transfers end and join the threads. Completions can
-  /// still be polled afterwards. May be called twice; the destructor calls it.
+  /// Cancel what is queued (ok = false, "cancelled ..."), let running transfers end and join the threads. Completions
+  /// can still be polled afterwards. May be called twice; the destructor calls it.
   virtual void close() = 0;
 };
 

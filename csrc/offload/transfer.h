@@ -35,7 +35,7 @@ struct Completion {
   bool ok = false;
   std::string error;       // empty when ok
   std::int64_t bytes = 0;  // asked for, whether ok or not
-  double seconds = 0;      // from the start of the copy (not of the wait in the queue) to its end, with its verification
+  double seconds = 0;      // from the start of the copy, not of the wait in the queue, to its end with verification
 };
 
 /// What one direction has done since the engine started.

@@ -33,11 +33,13 @@ struct CopyOutcome {
   double seconds = 0;
 };
 
-/// The bookkeeping every backend shares: a bounded queue per direction, tickets, block uses, completions and those who wait
-/// for them. Copies nothing and owns no thread; the methods of OffloadEngine of the same names are specified there.
+/// The bookkeeping every backend shares: a bounded queue per direction, tickets, block uses, completions and those who
+/// wait for them. Copies nothing and owns no thread; the methods of OffloadEngine of the same names are specified
+/// there.
 ///
-/// Life of a transfer: queued -> running (`take`, front of its queue) -> completed (`complete` or cancelled by `close`) ->
-/// reported (`poll` or `wait`). Its blocks are in use until it is completed. Thread-safe: one mutex, never held over a copy.
+/// Life of a transfer: queued -> running (`take`, front of its queue) -> completed (`complete` or cancelled by `close`)
+/// -> reported (`poll` or `wait`). Its blocks are in use until it is completed. Thread-safe: one mutex, never held over
+/// a copy.
 class TransferBoard {
  public:
   struct Limits {

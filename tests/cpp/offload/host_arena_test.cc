@@ -17,7 +17,8 @@ TEST(HostArena, IsZeroedAlignedAndWritableToItsLastByte) {
     HostArena arena(7, block_bytes);
     EXPECT_EQ(reinterpret_cast<std::uintptr_t>(arena.data()) % (2 << 20), 0u);
     EXPECT_EQ(arena.num_bytes(), 7 * block_bytes);
-    EXPECT_TRUE(std::all_of(arena.data(), arena.data() + arena.num_bytes(), [](std::byte b) { return b == std::byte{}; }));
+    const auto is_zero = [](std::byte byte) { return byte == std::byte{}; };
+    EXPECT_TRUE(std::all_of(arena.data(), arena.data() + arena.num_bytes(), is_zero));
     std::ranges::fill(arena.block(6), std::byte{1});
     EXPECT_EQ(arena.block(6).data() + block_bytes, arena.data() + arena.num_bytes());
     EXPECT_EQ(arena.block(6).size(), static_cast<std::size_t>(block_bytes));

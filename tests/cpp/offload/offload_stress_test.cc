@@ -27,7 +27,8 @@ struct Model {
   std::vector<Block>& targets(Direction d) { return d == Direction::kDeviceToHost ? host : device; }
 };
 
-/// Random transfers between idle blocks under random delays and failures, both directions at once, held against a model.
+/// Random transfers between idle blocks under random delays and failures, both directions at once, held against a
+/// model.
 class OffloadStress : public testing::Test {
  protected:
   OffloadStress() {
@@ -70,8 +71,8 @@ class OffloadStress : public testing::Test {
     if (transfer.source_blocks.empty()) return false;
     const auto ticket = engine.try_submit(transfer.view());
     if (!ticket) return false;
-    for (const auto block : transfer.source_blocks) model.sources(direction)[static_cast<std::size_t>(block)].busy = true;
-    for (const auto block : transfer.target_blocks) model.targets(direction)[static_cast<std::size_t>(block)].busy = true;
+    for (const auto b : transfer.source_blocks) model.sources(direction)[static_cast<std::size_t>(b)].busy = true;
+    for (const auto b : transfer.target_blocks) model.targets(direction)[static_cast<std::size_t>(b)].busy = true;
     in_flight[*ticket] = std::move(transfer);
     return true;
   }
