@@ -121,8 +121,8 @@ void register_transfers(py::class_<EngineHandle>& engine) {
            },
            py::arg("direction"), py::arg("source_blocks"), py::arg("target_blocks"), release_gil,
            "Queue a transfer of block source_blocks[i] onto target_blocks[i] (int32 [num_blocks] each, copied) and "
-           "return its ticket; waits only while the direction's queue is full. InvalidArgumentError: lengths differ, an id "
-           "out of range, a target twice, a block in use by a transfer in flight, engine closed.")
+           "return its ticket; waits only while the direction's queue is full. InvalidArgumentError: lengths differ, "
+           "an id out of range, a target twice, a block in use by a transfer in flight, engine closed.")
       .def("try_submit", [](EngineHandle& self, Direction way, const TensorView& source, const TensorView& target) {
              const auto ticket = self.engine->try_submit(transfer_of(way, source, target));
              return ticket ? std::optional(static_cast<std::int64_t>(*ticket)) : std::nullopt;
