@@ -1,0 +1,1 @@
+"""Copy rates of the offload engine."""
