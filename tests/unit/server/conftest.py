@@ -9,13 +9,13 @@ import httpx
 import openai
 import pytest
 import uvicorn
-from tests.unit.server.fake_engine import FakeEngine
 
 from fastserve.config import ServerConfig
 from fastserve.server.app import build_app
 from fastserve.server.http_protocol import GuardedHttpProtocol
 from fastserve.server.lifecycle import bind
 from fastserve.server.serving import Serving
+from tests.unit.server.fake_engine import FakeEngine
 
 
 @dataclass

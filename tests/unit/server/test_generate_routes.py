@@ -3,9 +3,9 @@
 import json
 
 import pytest
-from tests.unit.server.fake_engine import BOS, Script
 
 from fastserve.types import FinishReason
+from tests.unit.server.fake_engine import BOS, Script
 
 TEXT = "Hello, wörld"
 

@@ -7,13 +7,13 @@ import time
 
 import openai
 import pytest
-from tests.unit.server.conftest import until
-from tests.unit.server.fake_engine import Script
 
 from fastserve.errors import EngineDeadError, RequestFailedError
 from fastserve.server import http_protocol, interleave
 from fastserve.server.errors import DrainingError
 from fastserve.types import CompletionDelta, FinishReason
+from tests.unit.server.conftest import until
+from tests.unit.server.fake_engine import Script
 
 BODY = b'{"prompt":"hi","max_tokens":400,"stream":%s}'
 

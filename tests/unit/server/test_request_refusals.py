@@ -5,12 +5,12 @@ import asyncio
 import httpx
 import openai
 import pytest
-from tests.unit.server.conftest import live_server
 
 from fastserve.config import ServerConfig
 from fastserve.server import json_body, prompts
 from fastserve.server.errors import ApiError
 from fastserve.server.json_body import MAX_JSON_DEPTH, parse_object
+from tests.unit.server.conftest import live_server
 
 BAD_COMPLETIONS = [
     ({"foo": 1}, "foo"),

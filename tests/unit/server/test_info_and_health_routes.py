@@ -1,0 +1,148 @@
+"""Models, tokenizer routes, explain, metrics and the health routes."""
+
+import asyncio
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from fastserve import __version__
+from fastserve.config import ServerConfig
+from fastserve.types import EngineStats
+from tests.unit.server.conftest import live_server
+from tests.unit.server.fake_engine import BOS, Script
+
+
+async def test_models_lists_the_served_name(live):
+    models = [model async for model in await live.openai.models.list()]
+    assert [model.id for model in models] == ["fake"]
+    card = (await live.http.get("/v1/models/fake")).json()
+    assert card["max_model_len"] == 512 and card["root"] == "fake/model"
+
+
+async def test_version_is_ours(direct):
+    assert (await direct.http.get("/version")).json() == {"version": __version__}
+
+
+async def test_tokenize_and_detokenize_are_inverse(direct):
+    body = (await direct.post("/tokenize", prompt="hé", return_token_strs=True)).json()
+    assert body["tokens"] == [BOS, *"hé".encode()]
+    assert (body["count"], body["max_model_len"]) == (4, 512)
+    assert body["token_strs"][1] == "h"
+    assert (await direct.post("/tokenize", prompt="h", add_special_tokens=False)).json()["tokens"] == [104]
+    assert (await direct.post("/detokenize", tokens=body["tokens"][1:])).json() == {"prompt": "hé"}
+
+
+async def test_long_text_is_tokenized_too(direct):
+    assert (await direct.post("/tokenize", prompt="x" * 5000)).json()["count"] == 5001
+
+
+async def test_tokenize_renders_messages(direct):
+    body = (await direct.post("/tokenize", messages=[{"role": "user", "content": "hi"}])).json()
+    assert bytes(body["tokens"]) == b"user: hi\nassistant: "
+
+
+@pytest.mark.parametrize("body", [{}, {"prompt": "a", "messages": [{"role": "user", "content": "b"}]}])
+async def test_tokenize_needs_a_prompt_or_messages(direct, body):
+    assert (await direct.post("/tokenize", **body)).status_code == 400
+
+
+async def test_detokenize_refuses_ids_outside_the_vocabulary(direct):
+    assert (await direct.post("/detokenize", tokens=[300])).status_code == 400
+    assert (await direct.post("/detokenize", tokens=[])).json() == {"prompt": ""}
+
+
+async def test_explain_passes_the_engines_answer_on(direct):
+    direct.engine.explanations["req-1"] = {"state": "parked", "level": 2}
+    assert (await direct.http.get("/v1/requests/req-1/explain")).json() == {"state": "parked", "level": 2}
+    reply = await direct.http.get("/v1/requests/other/explain")
+    assert reply.status_code == 404 and reply.json()["error"]["code"] == "request_not_found"
+
+
+async def test_openapi_describes_the_bodies(direct):
+    schema = (await direct.http.get("/openapi.json")).json()
+    body = schema["paths"]["/v1/completions"]["post"]["requestBody"]
+    assert "max_tokens" in body["content"]["application/json"]["schema"]["properties"]
+
+
+async def test_health_follows_the_engine(direct):
+    for path in ("/livez", "/readyz", "/health"):
+        assert (await direct.http.get(path)).status_code == 200
+    direct.engine.is_alive = False
+    for path in ("/livez", "/readyz", "/health"):
+        assert (await direct.http.get(path)).status_code == 503
+
+
+async def test_loop_that_does_not_turn_fails_livez_at_the_configured_age(engine):
+    async with live_server(engine, ServerConfig(heartbeat_limit_s=2.0)) as live:
+        engine.heartbeat_s = 1.9
+        assert (await live.http.get("/livez")).status_code == 200
+        engine.heartbeat_s = 2.1
+        reply = await live.http.get("/livez")
+        assert reply.status_code == 503 and "2.1 s" in reply.json()["status"]
+
+
+async def test_draining_server_is_alive_and_not_ready(direct):
+    direct.serving.draining = True
+    assert (await direct.http.get("/livez")).status_code == 200
+    assert (await direct.http.get("/readyz")).json() == {"status": "draining"}
+
+
+async def test_loading_server_answers_503_with_retry_after():
+    async with live_server(None, ServerConfig()) as live:
+        assert (await live.http.get("/livez")).status_code == 200
+        assert (await live.http.get("/health")).status_code == 503
+        assert (await live.http.get("/readyz")).json() == {"status": "loading"}
+        for path in ("/v1/completions", "/v1/chat/completions", "/tokenize"):
+            reply = await live.post(path)
+            assert reply.status_code == 503 and "retry-after" in reply.headers
+        assert (await live.http.get("/v1/models")).status_code == 200
+        assert (await live.http.get("/metrics")).status_code == 200
+
+
+async def metric_values(live) -> dict[tuple, float]:
+    """Samples by name and the labels other than model and engine."""
+    text = (await live.http.get("/metrics")).text
+    rows = {}
+    for family in text_string_to_metric_families(text):
+        for sample in family.samples:
+            rest = tuple(sorted(v for k, v in sample.labels.items() if k not in ("model_name", "engine")))
+            rows[sample.name, *rest] = sample.value
+    return rows
+
+
+async def test_metrics_count_what_requests_did(direct):
+    direct.engine.engine_stats = EngineStats(num_running=3, preemptions=5, level_requests=(1, 2), iterations=4)
+    await direct.complete(prompt=["a", "b"], n=2)
+    await direct.complete(stream=True)
+    direct.engine.overloaded = True
+    await direct.complete()
+    rows = await metric_values(direct)
+    assert rows["fastserve:num_requests_running",] == 3
+    assert rows["fastserve:num_preemptions_total",] == 5
+    assert rows["fastserve:level_requests", "1"] == 2
+    assert rows["fastserve:request_success_total", "stop"] == 5
+    assert rows["fastserve:generation_tokens_total",] == 15
+    assert rows["fastserve:prompt_tokens_total",] == 2 + 2 + 3
+    assert rows["fastserve:time_to_first_token_seconds_count",] == 5
+    assert rows["fastserve:inter_token_latency_seconds_count",] == 10
+    assert rows["fastserve:e2e_request_latency_seconds_count",] == 5
+    assert rows["fastserve:request_num_preemptions_sum",] == 10
+    assert rows["fastserve:request_parked_time_seconds_sum", "host"] == 1.25
+    assert rows["fastserve:admission_rejections_total", "overloaded"] == 1
+
+
+async def test_abandoned_requests_are_counted_as_aborted(live):
+    live.engine.script = Script(pieces=("a",) * 9, delay_s=10)
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(live.complete(), 0.1)
+    while live.engine.running:
+        await asyncio.sleep(0.001)
+    assert (await metric_values(live))["fastserve:request_success_total", "abort"] == 1
+
+
+async def test_vllm_names_come_with_the_flag_only(engine, direct):
+    assert "vllm:" not in (await direct.http.get("/metrics")).text
+    async with live_server(engine, ServerConfig(metrics_compat="vllm")) as live:
+        text = (await live.http.get("/metrics")).text
+        for name in ("num_requests_running", "time_to_first_token_seconds_bucket", "kv_cache_usage_perc"):
+            assert f"vllm:{name}" in text and f"fastserve:{name}" in text

@@ -1,0 +1,148 @@
+"""A server process from its first socket to its exit code."""
+
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import httpx
+import pytest
+
+from fastserve.server.lifecycle import bind
+
+BODY = {"prompt": "hi", "max_tokens": 50, "stream": True}
+
+
+@contextmanager
+def server_process(mode: str, shutdown_timeout: float = 20.0) -> Iterator[tuple[subprocess.Popen, httpx.Client]]:
+    """Start `fake_server`; kill it whatever happens."""
+    command = [sys.executable, "-m", "tests.unit.server.fake_server", mode, str(shutdown_timeout)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        found = re.search(r"listening on (http://127\.0\.0\.1:\d+)", process.stdout.readline())
+        with httpx.Client(base_url=found[1], timeout=20) as client:
+            yield process, client
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def wait_ready(client: httpx.Client) -> None:
+    """Return once /readyz says yes."""
+    end_s = time.monotonic() + 20
+    while client.get("/readyz").status_code != 200:
+        assert time.monotonic() < end_s
+        time.sleep(0.02)
+
+
+class StreamReader(threading.Thread):
+    """Reads one streamed completion to its end."""
+
+    def __init__(self, base_url: httpx.URL) -> None:
+        super().__init__(daemon=True)
+        self._base_url = base_url
+        self.text = ""
+        self.first = threading.Event()
+
+    def run(self) -> None:
+        with (
+            httpx.Client(base_url=self._base_url, timeout=20) as client,
+            client.stream("POST", "/v1/completions", json=BODY) as reply,
+        ):
+            for text in reply.iter_text():
+                self.text += text
+                self.first.set()
+
+
+@contextmanager
+def running_stream(client: httpx.Client) -> Iterator[StreamReader]:
+    """A stream that has its first token."""
+    wait_ready(client)
+    reader = StreamReader(client.base_url)
+    reader.start()
+    assert reader.first.wait(20)
+    yield reader
+    reader.join(20)
+
+
+def test_sigterm_refuses_the_new_finishes_the_running_and_exits_0():
+    with server_process("slow") as (process, client), running_stream(client) as reader:
+        process.send_signal(signal.SIGTERM)
+        while (reply := client.get("/readyz")).status_code == 200:
+            pass
+        assert reply.json() == {"status": "draining"}
+        refused = client.post("/v1/completions", json=BODY)
+        assert refused.status_code == 503 and "retry-after" in refused.headers
+        assert client.get("/livez").status_code == 200
+        reader.join(20)
+        assert reader.text.count("word ") == 50 and reader.text.endswith("[DONE]\n\n")
+        assert process.wait(20) == 0
+
+
+def test_requests_that_do_not_finish_in_time_are_told_and_the_exit_is_0():
+    with server_process("hang", 0.2) as (process, client), running_stream(client) as reader:
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(20) == 0
+        reader.join(20)
+        assert '"code":"draining"' in reader.text
+
+
+def test_second_signal_aborts():
+    with server_process("hang", 60) as (process, client), running_stream(client) as reader:
+        process.send_signal(signal.SIGTERM)
+        while client.get("/readyz").status_code == 200:
+            pass
+        process.send_signal(signal.SIGINT)
+        assert process.wait(20) == 130
+        reader.join(20)
+        assert '"code":"draining"' in reader.text
+
+
+def test_dead_engine_is_told_to_clients_within_2_s_and_ends_the_server():
+    with server_process("dies") as (process, client), running_stream(client) as reader:
+        started_s = time.monotonic()
+        reader.join(20)
+        assert time.monotonic() - started_s < 2.0
+        assert '"code":"engine_dead"' in reader.text
+        assert client.get("/livez").status_code == 503
+        assert process.wait(20) == 1
+
+
+def test_server_listens_while_the_model_loads():
+    with server_process("loading") as (process, client):
+        assert client.get("/readyz").json() == {"status": "loading"}
+        assert client.get("/livez").status_code == 200
+        assert client.get("/metrics").status_code == 200
+        refused = client.post("/v1/completions", json=BODY)
+        assert refused.status_code == 503 and "retry-after" in refused.headers
+        wait_ready(client)
+        assert client.post("/v1/completions", json=BODY | {"max_tokens": 1}).status_code == 200
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(20) == 0
+
+
+def test_engine_that_does_not_start_is_one_line_and_exit_1():
+    with server_process("broken") as (process, _):
+        _, errors = process.communicate(timeout=20)
+        assert process.returncode == 1
+        assert "model.safetensors is truncated" in errors and "Traceback" not in errors
+
+
+def test_bind_takes_every_address_of_the_host_with_one_port():
+    sockets = bind("localhost", 0)
+    try:
+        assert len({sock.getsockname()[1] for sock in sockets}) == 1
+        assert all(sock.getsockname()[0] in ("127.0.0.1", "::1") for sock in sockets)
+    finally:
+        for sock in sockets:
+            sock.close()
+
+
+def test_bind_says_when_the_port_is_taken():
+    with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(OSError, match="in use"):
+        bind("127.0.0.1", taken.getsockname()[1])

@@ -1,0 +1,83 @@
+"""Whatever bytes come in, the answer is a 2xx or a 4xx, and a body that was accepted reaches the engine in range."""
+
+import asyncio
+import json
+
+import httpx
+import msgspec
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fastserve.config import ServerConfig
+from fastserve.server.app import build_app
+from fastserve.server.errors import ApiError
+from fastserve.server.json_body import parse_object
+from fastserve.server.off_fields import CHAT_OFF, COMPLETION_OFF
+from fastserve.server.schema import ChatRequest, CompletionRequest, DetokenizeRequest, TokenizeRequest, parse_request
+from tests.unit.server.fake_engine import FakeEngine
+
+FIELDS = sorted({*CompletionRequest.model_fields, *ChatRequest.model_fields, *CHAT_OFF, *COMPLETION_OFF, "tokens"})
+NUMBERS = st.one_of(
+    st.integers(-3, 20), st.integers(), st.integers(-(2**80), 2**80), st.floats(allow_nan=False, allow_infinity=False)
+)
+SCALARS = st.one_of(st.none(), st.booleans(), NUMBERS, st.text(max_size=8))
+MESSAGES = st.lists(
+    st.fixed_dictionaries(
+        {}, optional={"role": st.sampled_from(["user", "tool", "system"]), "content": st.text(max_size=8)}
+    ),
+    max_size=3,
+)
+VALUES = st.recursive(
+    SCALARS,
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=6,
+)
+BODIES = st.dictionaries(st.sampled_from(FIELDS) | st.text(max_size=6), VALUES | NUMBERS | MESSAGES, max_size=6)
+VALID = st.sampled_from([{"prompt": "hi"}, {"prompt": [1, 2]}, {"messages": [{"role": "user", "content": "x"}]}, {}])
+ROUTES = {
+    "/v1/completions": CompletionRequest,
+    "/v1/chat/completions": ChatRequest,
+    "/tokenize": TokenizeRequest,
+    "/detokenize": DetokenizeRequest,
+}
+
+
+@settings(max_examples=300, deadline=None)
+@given(body=BODIES, valid=VALID, model=st.sampled_from(list(ROUTES.values())))
+def test_any_json_object_is_parsed_or_refused(body, valid, model):
+    try:
+        parse_request(model, body | valid)
+    except ApiError as error:
+        assert error.status == 400
+        json.loads(error.body())
+
+
+@settings(max_examples=300, deadline=None)
+@given(body=st.binary(max_size=60) | st.text(max_size=60).map(str.encode))
+def test_any_bytes_are_parsed_or_refused(body):
+    try:
+        assert isinstance(parse_object(body), dict)
+    except ApiError as error:
+        assert error.status == 400
+        json.loads(error.body())
+
+
+@settings(max_examples=150, deadline=None)
+@given(body=BODIES, valid=VALID, route=st.sampled_from(list(ROUTES)))
+def test_no_body_makes_a_500_and_accepted_ones_are_in_range(body, valid, route):
+    engine = FakeEngine()
+
+    async def post() -> httpx.Response:
+        app = build_app(engine, ServerConfig(), "fake")
+        transport = httpx.ASGITransport(app)
+        async with httpx.AsyncClient(base_url="http://server", transport=transport) as http:
+            reply = await http.post(route, content=msgspec.json.encode(body | valid))
+        app.state.serving.text_worker.close()
+        return reply
+
+    reply = asyncio.run(post())
+    assert reply.status_code < 500
+    for call in engine.calls:
+        assert 1 <= call.sampling.n <= 16
+        assert 1 <= call.sampling.max_tokens <= 512 - len(call.prompt_token_ids)
+        assert all(0 <= token_id < 300 for token_id in call.prompt_token_ids)
