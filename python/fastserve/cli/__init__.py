@@ -1,0 +1,1 @@
+"""The `fastserve` command."""

@@ -1,0 +1,99 @@
+"""`fastserve chat`: a conversation with a running server, in the terminal."""
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator
+
+import httpx
+
+from fastserve.errors import FastServeError
+
+HELP = "an empty line or /exit ends, /reset forgets the conversation, Ctrl-C stops a reply"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Where the server is and how to ask it."""
+    parser.epilog = HELP
+    parser.add_argument(
+        "--url", default="http://127.0.0.1:8000", metavar="URL", help="the server (default: http://127.0.0.1:8000)"
+    )
+    parser.add_argument("--api-key", metavar="TEXT", help="its key, if it has one")
+    parser.add_argument("--system", metavar="TEXT", help="instruction before the conversation")
+    parser.add_argument(
+        "--max-tokens", type=int, metavar="N", help="most tokens of a reply; default: up to the context"
+    )
+    parser.add_argument("--temperature", type=float, default=0.7, metavar="X", help="0 = greedy (default: 0.7)")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Read turns from standard input and print the replies as they come."""
+    headers = {"Authorization": f"Bearer {args.api_key}"} if args.api_key else {}
+    with httpx.Client(base_url=args.url, headers=headers, timeout=httpx.Timeout(10, read=None)) as client:
+        try:
+            return _converse(client, args)
+        except httpx.HTTPError as error:
+            raise FastServeError(f"{args.url} does not answer: {error}") from None
+
+
+def _converse(client: httpx.Client, args: argparse.Namespace) -> int:
+    opening = [{"role": "system", "content": args.system}] if args.system else []
+    messages = list(opening)
+    for turn in _turns():
+        if turn == "/reset":
+            messages = list(opening)
+            continue
+        messages.append({"role": "user", "content": turn})
+        body = {"messages": messages, "stream": True, "temperature": args.temperature, "max_tokens": args.max_tokens}
+        reply = ""
+        try:
+            for text in _stream_reply(client, body):
+                print(text, end="", flush=True)
+                reply += text
+        except KeyboardInterrupt:  # leaving the stream makes the server abort it
+            pass
+        print()
+        messages.append({"role": "assistant", "content": reply})
+    return 0
+
+
+def _turns() -> Iterator[str]:
+    """Lines from the user until the end of input, an empty line or /exit."""
+    prompt = "> " if sys.stdin.isatty() else ""
+    if prompt:
+        print(HELP)
+    while True:
+        try:
+            line = input(prompt).strip()
+        except EOFError:
+            return
+        if line in ("", "/exit"):
+            return
+        yield line
+
+
+def _stream_reply(client: httpx.Client, body: dict[str, object]) -> Iterator[str]:
+    """Texts of a streamed reply.
+
+    Raises:
+        FastServeError: the server refused or failed.
+    """
+    with client.stream("POST", "/v1/chat/completions", json=body) as response:
+        if response.status_code != 200:
+            raise FastServeError(_error_text(response.read()))
+        for line in response.iter_lines():
+            if not line.startswith("data: ") or line == "data: [DONE]":
+                continue
+            event = json.loads(line.removeprefix("data: "))
+            if "error" in event:
+                raise FastServeError(event["error"]["message"])
+            for choice in event["choices"]:
+                if text := choice["delta"].get("content"):
+                    yield text
+
+
+def _error_text(body: bytes) -> str:
+    try:
+        return json.loads(body)["error"]["message"]
+    except (ValueError, KeyError, TypeError):
+        return body[:200].decode(errors="replace")

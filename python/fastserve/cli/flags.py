@@ -1,0 +1,90 @@
+"""Flags from the config dataclasses: name, type, choices, help, unit, default and alias come from each field."""
+
+import argparse
+import dataclasses
+import types
+import typing
+from collections.abc import Collection, Iterator
+from typing import Any
+
+from fastserve.config import CacheConfig, EngineConfig, ModelConfig, SchedulerConfig
+
+POSITIONAL = "model"
+
+
+def add_config_flags(parser: argparse.ArgumentParser, config_class: type, *, skip: Collection[str] = ()) -> None:
+    """Add a flag for every field of a config dataclass; bools become --x / --no-x."""
+    group = parser.add_argument_group((config_class.__doc__ or "").strip().splitlines()[0].rstrip("."))
+    hints = typing.get_type_hints(config_class)
+    for field in dataclasses.fields(config_class):
+        if field.name not in skip:
+            group.add_argument(*_names(field), **_settings(field, hints[field.name]))
+
+
+def add_engine_flags(parser: argparse.ArgumentParser) -> None:
+    """Add MODEL and the flags of the engine."""
+    text = next(f.metadata["help"] for f in dataclasses.fields(ModelConfig) if f.name == POSITIONAL)
+    parser.add_argument(POSITIONAL, metavar="MODEL", help=_escape(text))
+    add_config_flags(parser, ModelConfig, skip=(POSITIONAL,))
+    add_config_flags(parser, CacheConfig)
+    add_config_flags(parser, SchedulerConfig)
+
+
+def config_of(config_class: type, args: argparse.Namespace) -> Any:
+    """The dataclass with the parsed values.
+
+    Raises:
+        InvalidArgumentError: a value is out of its range.
+    """
+    return config_class(**{field.name: getattr(args, field.name) for field in dataclasses.fields(config_class)})
+
+
+def engine_config_of(args: argparse.Namespace) -> EngineConfig:
+    """The engine's configuration; raises as `config_of`."""
+    return EngineConfig(
+        model=config_of(ModelConfig, args),
+        cache=config_of(CacheConfig, args),
+        scheduler=config_of(SchedulerConfig, args),
+    )
+
+
+def _names(field: dataclasses.Field) -> Iterator[str]:
+    yield "--" + field.name.replace("_", "-")
+    if alias := field.metadata.get("alias"):
+        yield "--" + alias
+
+
+def _settings(field: dataclasses.Field, hint: object) -> dict[str, object]:
+    kind = _without_none(hint)
+    settings: dict[str, object] = {"dest": field.name, "default": field.default, "help": _help(field)}
+    if kind is bool:
+        return settings | {"action": argparse.BooleanOptionalAction}
+    choices = field.metadata.get("choices") or (typing.get_args(kind) if _is_literal(kind) else ())
+    if choices:
+        return settings | {"choices": choices}
+    metavar = field.metadata.get("unit") or {int: "N", float: "X"}.get(kind, "TEXT")
+    return settings | {"type": kind, "metavar": metavar.upper()}
+
+
+def _help(field: dataclasses.Field) -> str:
+    unit = field.metadata.get("unit")
+    text = field.metadata["help"] + (f" [{unit}]" if unit else "")
+    # A None default is worded in the help itself, where it means something.
+    if field.default is not None:
+        shown = {True: "on", False: "off"}.get(field.default, field.default) if field.type is bool else field.default
+        text += f" (default: {shown})"
+    return _escape(text)
+
+
+def _escape(text: str) -> str:
+    return text.replace("%", "%%")
+
+
+def _without_none(hint: object) -> object:
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        return next(part for part in typing.get_args(hint) if part is not types.NoneType)
+    return hint
+
+
+def _is_literal(kind: object) -> bool:
+    return typing.get_origin(kind) is typing.Literal

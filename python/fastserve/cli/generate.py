@@ -1,0 +1,81 @@
+"""`fastserve generate MODEL --prompt TEXT`"""
+
+import argparse
+import dataclasses
+import json
+import sys
+
+from fastserve.cli.flags import add_engine_flags, engine_config_of
+from fastserve.cli.lazy import load
+from fastserve.errors import InvalidArgumentError
+from fastserve.types import RequestOutput, SamplingParams
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """MODEL, prompts, sampling, and the flags of the engine."""
+    parser.add_argument("--prompt", action="append", metavar="TEXT", help="a prompt; repeat for several")
+    parser.add_argument("--prompt-file", metavar="FILE", help="one prompt per line; - = standard input")
+    parser.add_argument("--json", action="store_true", help="print one JSON object per completion")
+    group = parser.add_argument_group("How to choose tokens")
+    group.add_argument("--max-tokens", type=int, default=128, metavar="N", help="most tokens [tokens] (default: 128)")
+    group.add_argument("--temperature", type=float, default=1.0, metavar="X", help="0 = greedy (default: 1.0)")
+    group.add_argument("--top-p", type=float, default=1.0, metavar="X", help="nucleus, in (0, 1] (default: 1.0)")
+    group.add_argument("--top-k", type=int, default=0, metavar="N", help="likeliest tokens kept; 0 = all (default: 0)")
+    group.add_argument("--n", type=int, default=1, metavar="N", help="completions per prompt (default: 1)")
+    group.add_argument("--stop", action="append", default=[], metavar="TEXT", help="stop string; repeat for several")
+    group.add_argument("--ignore-eos", action="store_true", help="go on after the end-of-sequence token")
+    add_engine_flags(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print the completions of every prompt, in order."""
+    prompts = _prompts(args)
+    sampling = SamplingParams(
+        max_tokens=args.max_tokens,
+        temperature=args.temperature,
+        top_p=args.top_p,
+        top_k=args.top_k,
+        n=args.n,
+        stop=tuple(args.stop),
+        ignore_eos=args.ignore_eos,
+    )
+    config = engine_config_of(args)
+    values = {}
+    for part in (config.model, config.cache, config.scheduler):
+        values |= {field.name: getattr(part, field.name) for field in dataclasses.fields(part)}
+    model = values.pop("model")
+    llm = load("fastserve.engine.llm:LLM")(model, **values)
+    for request in llm.generate(prompts, sampling):
+        _print(request, as_json=args.json)
+    return 0
+
+
+def _prompts(args: argparse.Namespace) -> list[str]:
+    prompts = list(args.prompt or [])
+    if args.prompt_file == "-":
+        prompts += sys.stdin.read().splitlines()
+    elif args.prompt_file:
+        with open(args.prompt_file, encoding="utf-8") as file:
+            prompts += file.read().splitlines()
+    if not prompts:
+        raise InvalidArgumentError("at least one prompt must be given, with --prompt or --prompt-file")
+    return prompts
+
+
+def _print(request: RequestOutput, *, as_json: bool) -> None:
+    for output in request.outputs:
+        if as_json:
+            row = {
+                "prompt": request.prompt,
+                "index": output.index,
+                "text": output.text,
+                "finish_reason": output.finish_reason,
+                "error": output.error,
+                "prompt_tokens": len(request.prompt_token_ids),
+                "completion_tokens": len(output.token_ids),
+            }
+            print(json.dumps(row, ensure_ascii=False))
+        elif output.error is not None:
+            print(f"error: {output.error}", file=sys.stderr)
+        else:
+            print(output.text)

@@ -1,0 +1,19 @@
+"""`fastserve serve MODEL`"""
+
+import argparse
+
+from fastserve.cli.flags import add_config_flags, add_engine_flags, config_of, engine_config_of
+from fastserve.cli.lazy import load
+from fastserve.config import ServerConfig
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """MODEL and every flag of the engine and of the server."""
+    add_engine_flags(parser)
+    add_config_flags(parser, ServerConfig)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Serve until a signal; returns the server's exit code."""
+    engine_config, server_config = engine_config_of(args), config_of(ServerConfig, args)
+    return load("fastserve.server.run:run_server")(engine_config, server_config)

@@ -1,0 +1,140 @@
+"""The commands, apart from their flags."""
+
+import io
+import json
+import subprocess
+import sys
+
+import pytest
+
+from fastserve import __version__
+from fastserve.cli import generate as generate_command
+from fastserve.cli import main as main_module
+from fastserve.cli.main import COMMANDS, main
+from fastserve.errors import CheckpointError
+from fastserve.types import CompletionOutput, FinishReason, RequestOutput
+from tests.unit.server.process import server_process, wait_ready
+
+
+class FakeLLM:
+    """Echoes its prompts; keeps what it was built with."""
+
+    def __init__(self, model: str, **values) -> None:
+        if model == "broken":
+            raise CheckpointError("config.json is\nnot JSON")
+        type(self).built = (model, values)
+
+    def generate(self, prompts, sampling):
+        type(self).sampling = sampling
+        return [
+            RequestOutput(
+                prompt=prompt,
+                prompt_token_ids=(1, 2),
+                outputs=(
+                    CompletionOutput(index=0, text=prompt.upper(), token_ids=(3,), finish_reason=FinishReason.LENGTH),
+                ),
+            )
+            for prompt in prompts
+        ]
+
+
+@pytest.fixture
+def llm(monkeypatch):
+    monkeypatch.setattr(generate_command, "load", lambda target: FakeLLM)
+    return FakeLLM
+
+
+def test_importing_the_command_line_loads_no_torch_and_no_server():
+    code = (
+        "import sys, fastserve.cli.main, fastserve.cli.serve, fastserve.cli.generate, fastserve.cli.env;"
+        "print([m for m in ('torch', 'transformers', 'fastapi', 'pydantic', 'numpy') if m in sys.modules])"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "[]"
+
+
+def test_help_lists_every_command(capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["--help"])
+    assert stop.value.code == 0
+    text = capsys.readouterr().out
+    assert all(name in text for name in COMMANDS)
+
+
+def test_version_is_printed(capsys):
+    with pytest.raises(SystemExit):
+        main(["--version"])
+    assert capsys.readouterr().out == f"fastserve {__version__}\n"
+
+
+def test_generate_prints_one_text_per_prompt(llm, capsys):
+    assert main(["generate", "m", "--prompt", "a", "--prompt", "b", "--max-tokens", "5", "--max-num-seqs", "2"]) == 0
+    assert capsys.readouterr().out == "A\nB\n"
+    assert llm.sampling.max_tokens == 5
+    model, values = llm.built
+    assert model == "m" and values["max_num_seqs"] == 2 and "model" not in values
+
+
+def test_generate_reads_prompts_from_a_file_or_standard_input(llm, capsys, tmp_path, monkeypatch):
+    path = tmp_path / "prompts.txt"
+    path.write_text("a\nb\n")
+    assert main(["generate", "m", "--prompt-file", str(path), "--json"]) == 0
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [row["text"] for row in rows] == ["A", "B"]
+    assert rows[0]["finish_reason"] == "length" and rows[0]["prompt_tokens"] == 2
+    monkeypatch.setattr(sys, "stdin", io.StringIO("c\n"))
+    assert main(["generate", "m", "--prompt-file", "-"]) == 0
+    assert capsys.readouterr().out == "C\n"
+
+
+def test_failures_are_one_line_and_exit_1(llm, capsys):
+    for words in (["broken", "--prompt", "a"], ["m", "--prompt-file", "/nowhere/x"]):
+        assert main(["generate", *words]) == 1
+        output = capsys.readouterr()
+        assert output.err.count("\n") == 1 and "Traceback" not in output.err
+
+
+def test_missing_package_is_named_with_its_remedy(monkeypatch, capsys):
+    def missing(target):
+        raise ModuleNotFoundError("No module named 'fastapi'", name="fastapi")
+
+    monkeypatch.setattr(generate_command, "load", missing)
+    assert main(["generate", "m", "--prompt", "x"]) == 1
+    assert "pip install 'fastserve[serve]'" in capsys.readouterr().err
+
+
+def test_interrupt_is_quiet(monkeypatch, capsys):
+    def interrupted(target):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(generate_command, "load", interrupted)
+    assert main(["generate", "m", "--prompt", "x"]) == main_module.EXIT_INTERRUPTED
+    assert capsys.readouterr().err == ""
+
+
+def test_env_names_version_cpu_and_devices(capsys):
+    assert main(["env", "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["fastserve"] == __version__
+    assert facts["cpu isa"] in ("scalar", "avx2", "avx512") and facts["threads"] >= 1
+    assert isinstance(facts["cuda devices"], list)
+    assert main(["env"]) == 0
+    assert "cuda build" in capsys.readouterr().out
+
+
+def test_chat_streams_replies_of_a_server(capsys, monkeypatch):
+    with server_process("slow") as (_, client):
+        wait_ready(client)
+        monkeypatch.setattr(sys, "stdin", io.StringIO("hello\n/reset\nagain\n/exit\nnever\n"))
+        url = str(client.base_url)
+        assert main(["chat", "--url", url, "--max-tokens", "3", "--system", "be brief"]) == 0
+        assert capsys.readouterr().out == "word word word \n" * 2
+        monkeypatch.setattr(sys, "stdin", io.StringIO("hello\n"))
+        assert main(["chat", "--url", url, "--max-tokens", "100000"]) == 1
+        assert "max_tokens" in capsys.readouterr().err
+
+
+def test_chat_says_when_there_is_no_server(capsys, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", io.StringIO("hello\n"))
+    assert main(["chat", "--url", "http://127.0.0.1:9"]) == 1
+    assert "does not answer" in capsys.readouterr().err

@@ -1,0 +1,123 @@
+"""Flags come from the dataclasses: every field has one that changes it, with help, unit and default."""
+
+import dataclasses
+
+import pytest
+
+from fastserve.cli import serve as serve_command
+from fastserve.cli.main import OneLineParser, main
+from fastserve.config import CacheConfig, EngineConfig, ModelConfig, SchedulerConfig, ServerConfig
+
+OTHER_VALUES = {
+    "block_size": 32,
+    "gpu_memory_utilization": 0.5,
+    "quantum_ratio": 3.0,
+    "max_num_seqs": 7,
+    "port": 81,
+    "max_body_bytes": 2048,
+}
+CASES = [
+    (config_class, field)
+    for config_class in (ModelConfig, CacheConfig, SchedulerConfig, ServerConfig)
+    for field in dataclasses.fields(config_class)
+    if field.name != "model"
+]
+
+
+def served_with(monkeypatch, *flags: str) -> tuple[EngineConfig, ServerConfig]:
+    """What `fastserve serve m FLAGS` gives to run_server."""
+    seen = []
+
+    def run_server(*configs):
+        seen.append(configs)
+        return 0
+
+    monkeypatch.setattr(serve_command, "load", lambda target: run_server)
+    assert main(["serve", "m", *flags]) == 0
+    return seen[0]
+
+
+def other_value(field: dataclasses.Field) -> object:
+    """A legal value that is not the default."""
+    if field.name in OTHER_VALUES:
+        return OTHER_VALUES[field.name]
+    if field.metadata["choices"]:
+        return next(c for c in field.metadata["choices"] if c != field.default)
+    if field.default is None:
+        kind = str(field.type)
+        return "other" if "str" in kind else 3 if "int" in kind else 2.5
+    if isinstance(field.default, bool):
+        return not field.default
+    return field.default + 1 if not isinstance(field.default, str) else "other"
+
+
+@pytest.mark.parametrize(("config_class", "field"), CASES, ids=lambda v: getattr(v, "name", ""))
+def test_every_flag_changes_its_field(monkeypatch, config_class, field):
+    value = other_value(field)
+    flag = "--" + field.name.replace("_", "-")
+    words = [flag if value else flag.replace("--", "--no-", 1)] if isinstance(value, bool) else [flag, str(value)]
+    engine, server = served_with(monkeypatch, *words)
+    parts = {ModelConfig: engine.model, CacheConfig: engine.cache, SchedulerConfig: engine.scheduler}
+    changed = parts.get(config_class, server)
+    assert getattr(changed, field.name) == value
+    default = config_class(model="m") if config_class is ModelConfig else config_class()
+    assert dataclasses.replace(changed, **{field.name: field.default}) == default
+
+
+def test_without_flags_the_defaults_stand(monkeypatch):
+    engine, server = served_with(monkeypatch)
+    assert engine == EngineConfig(model=ModelConfig(model="m"))
+    assert server == ServerConfig()
+
+
+def test_alias_sets_the_same_field(monkeypatch):
+    engine, _ = served_with(monkeypatch, "--swap-space", "8")
+    assert engine.cache.host_kv_gib == 8.0
+
+
+def test_help_shows_text_unit_and_default(capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["serve", "--help"])
+    assert stop.value.code == 0
+    text = " ".join(capsys.readouterr().out.split())
+    assert "--starvation-limit-s SECONDS" in text
+    assert "a request that waited this long goes to the first level [seconds] (default: 3.0)" in text
+    assert "--enable-prefix-caching | --no-enable-prefix-caching" in text
+    assert "share the KV of common prefixes (default: on)" in text
+    for _, field in CASES:
+        assert "--" + field.name.replace("_", "-") in text
+
+
+@pytest.mark.parametrize(
+    ("words", "culprit"),
+    [
+        (["serve"], "MODEL"),
+        (["serve", "m", "--port", "x"], "--port"),
+        (["serve", "m", "--port", "99999"], "port"),
+        (["serve", "m", "--dtype", "int4"], "--dtype"),
+        (["serve", "m", "--no-such-flag"], "--no-such-flag"),
+        (["serve", "m", "--max-num-seq", "4"], "--max-num-seq"),
+        (["serve", "m", "--quantum-ratio", "nan"], "quantum_ratio"),
+        (["serve", "m", "--api-key", " "], "api_key"),
+        (["generate", "m"], "--prompt"),
+        (["generate", "m", "--prompt", "x", "--top-p", "2"], "top_p"),
+        (["fly"], "fly"),
+        (["--fly"], "command"),
+    ],
+)
+def test_wrong_arguments_are_one_line_and_exit_2(capsys, words, culprit):
+    try:
+        code = main(words)
+    except SystemExit as stop:
+        code = stop.code
+    output = capsys.readouterr()
+    assert code == 2
+    assert output.out == ""
+    assert output.err.count("\n") == 1 and culprit in output.err
+
+
+def test_parser_does_not_abbreviate():
+    parser = OneLineParser(prog="p")
+    parser.add_argument("--long-flag")
+    with pytest.raises(SystemExit):
+        parser.parse_args(["--long", "1"])
