@@ -13,7 +13,6 @@ from fastserve.log import configure_logging
 from fastserve.server.lifecycle import serve
 from tests.unit.server.fake_engine import FakeEngine, Script
 
-
 background: set[asyncio.Task] = set()
 
 

@@ -1,0 +1,138 @@
+"""Names and values of `/metrics`, read back with prometheus_client's own parser."""
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from fastserve.metrics import MetricsExporter, RequestMetrics, RequestTimer
+from fastserve.types import EngineInfo, EngineStats, RequestStats
+
+GAUGES = (
+    "num_requests_running",
+    "num_requests_waiting",
+    "kv_cache_usage_perc",
+    "host_kv_usage_perc",
+    "num_requests_parked",
+    "level_requests",
+)
+COUNTERS = (
+    "num_preemptions",
+    "prompt_tokens",
+    "generation_tokens",
+    "prefix_cache_queries",
+    "prefix_cache_hits",
+    "kv_offload_store_bytes",
+    "kv_offload_load_bytes",
+    "uploads",
+    "recomputed_tokens",
+    "promotions",
+    "demotions",
+    "thrash_governor_trips",
+    "request_success",
+    "admission_rejections",
+)
+HISTOGRAMS = (
+    "time_to_first_token_seconds",
+    "inter_token_latency_seconds",
+    "e2e_request_latency_seconds",
+    "request_queue_time_seconds",
+    "request_parked_time_seconds",
+    "request_num_preemptions",
+    "normalized_latency_seconds",
+    "iteration_tokens_total",
+    "schedule_seconds",
+)
+INFO = EngineInfo(
+    model="m",
+    max_model_len=64,
+    vocab_size=10,
+    eos_token_ids=(1,),
+    dtype="float32",
+    device="cpu",
+    block_size=16,
+    num_device_blocks=8,
+    num_host_blocks=4,
+    block_bytes=1024,
+    scheduling_policy="fcfs",
+    max_num_seqs=2,
+)
+
+
+def families_of(text: bytes) -> dict[str, object]:
+    return {family.name: family for family in text_string_to_metric_families(text.decode())}
+
+
+@pytest.mark.parametrize("prefix", ["fastserve:", "vllm:"])
+def test_every_documented_name_is_there_with_its_type(prefix):
+    metrics = RequestMetrics("m")
+    metrics.count_finish("stop")
+    metrics.count_rejection("overloaded")
+    exporter = MetricsExporter(metrics, vllm_names=True)
+    families = families_of(exporter.render(INFO, EngineStats(level_requests=(1,))))
+    for names, kind in ((GAUGES, "gauge"), (COUNTERS, "counter"), (HISTOGRAMS, "histogram")):
+        for name in names:
+            assert families[prefix + name].type == kind, name
+
+
+def test_engine_values_are_those_of_the_stats():
+    stats = EngineStats(
+        num_running=1,
+        num_parked_device=2,
+        num_parked_host=3,
+        uploads_hit=4,
+        uploads_late=5,
+        iterations=6,
+        iteration_tokens=70,
+        schedule_s=0.5,
+        device_usage=0.25,
+    )
+    families = families_of(MetricsExporter(RequestMetrics("m")).render(INFO, stats))
+    parked = {s.labels["where"]: s.value for s in families["fastserve:num_requests_parked"].samples}
+    assert parked == {"device": 2, "host": 3}
+    uploads = {s.labels["result"]: s.value for s in families["fastserve:uploads"].samples}
+    assert uploads == {"hit": 4, "late": 5, "wasted": 0}
+    tokens = {s.name.rpartition("_")[2]: s.value for s in families["fastserve:iteration_tokens_total"].samples}
+    assert tokens == {"bucket": 6, "count": 6, "sum": 70}
+    info = families["fastserve:cache_config_info"].samples[0].labels
+    assert (info["block_size"], info["num_gpu_blocks"], info["scheduling_policy"]) == ("16", "8", "fcfs")
+    assert families["fastserve:num_requests_running"].samples[0].labels == {"model_name": "m", "engine": "0"}
+
+
+def test_model_name_with_quotes_and_line_breaks_is_escaped():
+    name = 'a"b\\c\nd'
+    families = families_of(MetricsExporter(RequestMetrics(name)).render(None, None))
+    assert families["fastserve:prompt_tokens"].samples[0].labels["model_name"] == name
+
+
+def test_timer_splits_first_token_gaps_and_total():
+    metrics = RequestMetrics("m")
+    timer = RequestTimer(metrics, 10.0)
+    timer.on_tokens(1, 11.0)
+    timer.on_tokens(2, 11.5)
+    timer.on_finish("length", RequestStats(preemptions=1, host_s=0.125), 12.0)
+    sums = {
+        sample.name: sample.value
+        for family in families_of(MetricsExporter(metrics).render(None, None)).values()
+        for sample in family.samples
+        if sample.name.endswith(("_sum", "_count")) and sample.labels.get("where", "host") == "host"
+    }
+    prefix = "fastserve:"
+    assert sums[prefix + "time_to_first_token_seconds_sum"] == 1.0
+    assert sums[prefix + "inter_token_latency_seconds_sum"] == pytest.approx(0.5)
+    assert sums[prefix + "inter_token_latency_seconds_count"] == 2
+    assert sums[prefix + "e2e_request_latency_seconds_sum"] == 2.0
+    assert sums[prefix + "normalized_latency_seconds_sum"] == pytest.approx(2.0 / 3)
+    assert sums[prefix + "request_parked_time_seconds_sum"] == 0.125
+    assert sums[prefix + "request_num_preemptions_sum"] == 1
+
+
+def test_sequence_without_tokens_has_no_normalized_latency():
+    metrics = RequestMetrics("m")
+    RequestTimer(metrics, 0.0).on_finish("error", None, 1.0)
+    families = families_of(MetricsExporter(metrics).render(None, None))
+    counts = [s.value for s in families["fastserve:normalized_latency_seconds"].samples if s.name.endswith("_count")]
+    assert counts == [0]
+
+
+def test_creation_times_are_left_out():
+    text = MetricsExporter(RequestMetrics("m")).render(None, None)
+    assert b"_created" not in text

@@ -1,0 +1,32 @@
+"""Starts `fake_server` as a real process."""
+
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import httpx
+
+
+@contextmanager
+def server_process(mode: str, shutdown_timeout: float = 20.0) -> Iterator[tuple[subprocess.Popen, httpx.Client]]:
+    """Start `fake_server`; kill it whatever happens."""
+    command = [sys.executable, "-m", "tests.unit.server.fake_server", mode, str(shutdown_timeout)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        found = re.search(r"listening on (http://127\.0\.0\.1:\d+)", process.stdout.readline())
+        with httpx.Client(base_url=found[1], timeout=20) as client:
+            yield process, client
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def wait_ready(client: httpx.Client) -> None:
+    """Return once /readyz says yes."""
+    end_s = time.monotonic() + 20
+    while client.get("/readyz").status_code != 200:
+        assert time.monotonic() < end_s
+        time.sleep(0.02)
