@@ -34,3 +34,10 @@ def configure_logging(level: str = "info", *, json_lines: bool = False) -> None:
     logger.handlers[:] = [handler]
     logger.setLevel(level.upper())
     logger.propagate = False
+
+
+def log_settings() -> tuple[str, bool]:
+    """Return (level, json_lines) as configured, for a child process to log alike."""
+    logger = logging.getLogger("fastserve")
+    json_lines = any(isinstance(handler.formatter, _JsonFormatter) for handler in logger.handlers)
+    return logging.getLevelName(logger.getEffectiveLevel()).lower(), json_lines

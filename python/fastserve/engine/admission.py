@@ -1,0 +1,55 @@
+"""From a user's request to the sequences the engine runs: check the prompt, fan out n completions."""
+
+from array import array
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from fastserve.engine.protocol import pack_token_ids, unpack_token_ids
+from fastserve.errors import InvalidArgumentError
+from fastserve.types import EngineInfo, SamplingParams
+
+_MASK_64 = 2**64 - 1
+
+
+def check_prompt(token_ids: Sequence[int], info: EngineInfo) -> "array[int]":
+    """Return the prompt as array('i').
+
+    Raises:
+        InvalidArgumentError: empty, longer than max_model_len - 1, or with an id outside the vocabulary.
+    """
+    num_tokens = len(token_ids)
+    if num_tokens == 0:
+        raise InvalidArgumentError("the prompt must have at least one token, got none")
+    if num_tokens >= info.max_model_len:
+        raise InvalidArgumentError(
+            f"the prompt must leave room for one token in max_model_len ({info.max_model_len}), got {num_tokens} tokens;"
+            " shorten it or raise max_model_len"
+        )
+    packed = pack_token_ids(token_ids)
+    ids = np.frombuffer(packed, np.int32)
+    low, high = int(ids.min()), int(ids.max())
+    if low < 0 or high >= info.vocab_size:
+        bad = low if low < 0 else high
+        raise InvalidArgumentError(f"prompt token ids must be between 0 and {info.vocab_size - 1}, got {bad}")
+    return unpack_token_ids(packed)
+
+
+def sequence_sampling(sampling: SamplingParams, index: int) -> SamplingParams:
+    """Return the parameters of one of the n completions, as the engine gets them.
+
+    Stop strings stay in the frontend: the engine knows no text. Completion 0 keeps the seed, so that it is the same for
+    every n.
+    """
+    seed = sampling.seed if sampling.seed is None or index == 0 else _derived_seed(sampling.seed, index)
+    return replace(sampling, n=1, seed=seed, stop=())
+
+
+def _derived_seed(seed: int, index: int) -> int:
+    """Mix seed and index by splitmix64's finaliser (Steele, Lea, Flood 2014), as a signed 64-bit integer."""
+    z = (seed + index * 0x9E3779B97F4A7C15) & _MASK_64
+    z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & _MASK_64
+    z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & _MASK_64
+    z ^= z >> 31
+    return z - 2**64 if z >= 2**63 else z

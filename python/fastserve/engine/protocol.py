@@ -1,0 +1,285 @@
+"""Messages between the frontend and the engine process: msgpack of plain fields, tagged arrays, no pickle.
+
+Every message of the frontend that concerns one request begins with its `request_id`, so that even a message which does
+not decode can be answered with an error for that request.
+"""
+
+from array import array
+from collections.abc import Mapping, Sequence
+from enum import StrEnum
+from typing import TypeVar
+
+import msgspec
+
+from fastserve.config import EngineConfig
+from fastserve.errors import (
+    CheckpointError,
+    DeviceError,
+    EngineDeadError,
+    FastServeError,
+    InternalError,
+    InvalidArgumentError,
+    OverloadedError,
+    RequestFailedError,
+)
+from fastserve.types import EngineInfo, EngineOutput, EngineRequest, EngineStats, SamplingParams
+
+_TOKEN_BYTES = 4
+_T = TypeVar("_T")
+
+
+class ProtocolError(FastServeError):
+    """Bytes that are not a message."""
+
+
+class _Message(msgspec.Struct, frozen=True, array_like=True, tag=True, forbid_unknown_fields=True):
+    """Base of all messages: the class name, then the fields."""
+
+
+def pack_token_ids(token_ids: Sequence[int]) -> bytes:
+    """Return ids as packed int32, in the byte order of this machine.
+
+    Raises:
+        InvalidArgumentError: not all are integers in the range of int32.
+    """
+    if isinstance(token_ids, array) and token_ids.typecode == "i":
+        return token_ids.tobytes()
+    try:
+        return array("i", token_ids).tobytes()
+    except (TypeError, OverflowError) as error:
+        raise InvalidArgumentError(f"prompt token ids must be integers between 0 and 2**31 - 1: {error}") from error
+
+
+def unpack_token_ids(packed: bytes) -> "array[int]":
+    """Return an array('i') of ids; numpy can view it without a copy."""
+    if len(packed) % _TOKEN_BYTES:
+        raise ProtocolError(f"packed token ids must be a multiple of {_TOKEN_BYTES} bytes, got {len(packed)}")
+    token_ids = array("i")
+    token_ids.frombytes(packed)
+    return token_ids
+
+
+class EngineStart(_Message):
+    """What an engine process is started with, on its standard input.
+
+    Attributes:
+        socket_path: Unix socket of the frontend.
+        core_factory: "module:function" that makes the core from (config, progress=...).
+        parent_pid: the process ends with this one.
+        log_level, json_logs: as the parent logs.
+    """
+
+    config: EngineConfig
+    socket_path: str
+    core_factory: str
+    parent_pid: int
+    log_level: str
+    json_logs: bool
+
+
+class Add(_Message):
+    """Run a sequence.
+
+    Attributes:
+        prompt: packed int32 token ids.
+        watch: report changes of the request's place in the scheduler as `Event`.
+    """
+
+    request_id: int
+    prompt: bytes
+    sampling: SamplingParams
+    priority: int
+    cache_salt: str
+    deadline_s: float | None
+    watch: bool
+
+    @classmethod
+    def of(cls, request: EngineRequest, *, watch: bool) -> "Add":
+        """Pack a request."""
+        return cls(
+            request.request_id,
+            pack_token_ids(request.prompt_token_ids),
+            request.sampling,
+            request.priority,
+            request.cache_salt,
+            request.deadline_s,
+            watch,
+        )
+
+    def request(self) -> EngineRequest:
+        """Unpack the request; raises InvalidArgumentError when it is not a valid one."""
+        return EngineRequest(
+            request_id=self.request_id,
+            prompt_token_ids=unpack_token_ids(self.prompt),
+            sampling=self.sampling,
+            priority=self.priority,
+            cache_salt=self.cache_salt,
+            deadline_s=self.deadline_s,
+        )
+
+
+class Abort(_Message):
+    """End a sequence; its last output still comes."""
+
+    request_id: int
+
+
+class Explain(_Message):
+    """Ask for `ExplainReply`."""
+
+    request_id: int
+    call_id: int
+
+
+class GetStats(_Message):
+    """Ask for `StatsReply`."""
+
+    call_id: int
+
+
+class Shutdown(_Message):
+    """Close the core and exit."""
+
+
+class Progress(_Message):
+    """A step of the start is done."""
+
+    stage: str
+    done: int
+    total: int
+
+
+class Ready(_Message):
+    """The engine takes requests."""
+
+    info: EngineInfo
+
+
+class Outputs(_Message):
+    """All outputs of one step."""
+
+    outputs: list[EngineOutput]
+
+
+class Event(_Message):
+    """A watched request changed its place in the scheduler."""
+
+    request_id: int
+    facts: dict[str, object]
+
+
+class StatsReply(_Message):
+    """Answer to `GetStats`."""
+
+    call_id: int
+    stats: EngineStats
+
+
+class ExplainReply(_Message):
+    """Answer to `Explain`; None = not in the engine."""
+
+    call_id: int
+    facts: dict[str, object] | None
+
+
+class Heartbeat(_Message):
+    """The engine loop turned; sent when nothing else was for a while."""
+
+
+class ErrorKind(StrEnum):
+    """Which exception an `Error` stands for."""
+
+    INVALID = "invalid"
+    OVERLOADED = "overloaded"
+    CHECKPOINT = "checkpoint"
+    DEVICE = "device"
+    INTERNAL = "internal"
+    FAILED = "failed"
+
+
+class Error(_Message):
+    """Something failed: a call, a request, a message that names neither, or (`fatal`) the engine, which then exits."""
+
+    kind: ErrorKind
+    message: str
+    request_id: int | None = None
+    call_id: int | None = None
+    fatal: bool = False
+
+
+ToEngine = Add | Abort | Explain | GetStats | Shutdown
+ToFrontend = Progress | Ready | Outputs | Event | StatsReply | ExplainReply | Heartbeat | Error
+
+_encoder = msgspec.msgpack.Encoder()
+_to_engine = msgspec.msgpack.Decoder(ToEngine)
+_to_frontend = msgspec.msgpack.Decoder(ToFrontend)
+_start = msgspec.msgpack.Decoder(EngineStart)
+
+
+def encode(message: ToEngine | ToFrontend | EngineStart) -> bytes:
+    """Return the bytes of a message."""
+    return _encoder.encode(message)
+
+
+def decode_to_engine(raw: bytes) -> ToEngine:
+    """Read a message of the frontend; raises ProtocolError."""
+    return _decode(_to_engine, raw)
+
+
+def decode_to_frontend(raw: bytes) -> ToFrontend:
+    """Read a message of the engine; raises ProtocolError."""
+    return _decode(_to_frontend, raw)
+
+
+def decode_start(raw: bytes) -> EngineStart:
+    """Read what an engine process is started with; raises ProtocolError."""
+    return _decode(_start, raw)
+
+
+def plain_facts(facts: Mapping[str, object]) -> dict[str, object]:
+    """Return what the scheduler says of a request with every value in a type that messages can carry."""
+    return msgspec.to_builtins(dict(facts), enc_hook=str, str_keys=True)
+
+
+def request_id_of(raw: bytes) -> int | None:
+    """Return the request that a message which does not decode was about, as far as can be told."""
+    try:
+        value = msgspec.msgpack.decode(raw)
+    except Exception:
+        return None
+    match value:
+        case ["Add" | "Abort" | "Explain", int(request_id), *_] if not isinstance(request_id, bool):
+            return request_id
+    return None
+
+
+_KINDS: tuple[tuple[type[FastServeError], ErrorKind], ...] = (
+    (InvalidArgumentError, ErrorKind.INVALID),
+    (OverloadedError, ErrorKind.OVERLOADED),
+    (CheckpointError, ErrorKind.CHECKPOINT),
+    (DeviceError, ErrorKind.DEVICE),
+    (InternalError, ErrorKind.INTERNAL),
+)
+
+
+def error_of(
+    error: Exception, *, request_id: int | None = None, call_id: int | None = None, fatal: bool = False
+) -> Error:
+    """Return the message for an exception."""
+    for error_type, kind in _KINDS:
+        if isinstance(error, error_type):
+            return Error(kind, str(error), request_id, call_id, fatal)
+    return Error(ErrorKind.FAILED, f"{type(error).__name__}: {error}", request_id, call_id, fatal)
+
+
+def exception_of(error: Error) -> FastServeError:
+    """Return the exception for a message; unexpected ones become EngineDeadError (fatal) or RequestFailedError."""
+    unexpected = EngineDeadError if error.fatal else RequestFailedError
+    return {kind: error_type for error_type, kind in _KINDS}.get(error.kind, unexpected)(error.message)
+
+
+def _decode(decoder: "msgspec.msgpack.Decoder[_T]", raw: bytes) -> _T:
+    try:
+        return decoder.decode(raw)
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+        raise ProtocolError(f"a message of {len(raw)} bytes does not decode: {error}") from error

@@ -1,0 +1,221 @@
+"""Engine outputs become text deltas; nothing is lost, nothing is left behind."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fastserve.engine.output_processor import LiveRequest, OutputProcessor
+from fastserve.errors import InvalidArgumentError, OverloadedError
+from fastserve.tokenizer import Tokenizer
+from fastserve.types import (
+    CompletionDelta,
+    EngineOutput,
+    EngineRequest,
+    FinishReason,
+    RequestStats,
+    SamplingParams,
+    TokenLogprobs,
+)
+from tests.unit.tokenizer import tiny
+
+TOKENIZER = Tokenizer(tiny.byte_level(), special_tokens={"eos_token": "</s>"})
+EOS = 2
+STATS = RequestStats(preemptions=2)
+
+
+def ids_of(text: str) -> tuple[int, ...]:
+    """One token per character."""
+    return tuple(TOKENIZER.encode(c, add_special_tokens=False)[0] for c in text)
+
+
+@pytest.fixture
+def processor() -> OutputProcessor:
+    return OutputProcessor(TOKENIZER)
+
+
+def add(processor: OutputProcessor, name: str = "a", **sampling) -> LiveRequest:
+    template = EngineRequest(request_id=0, prompt_token_ids=ids_of("p"), sampling=SamplingParams(**sampling))
+    return processor.add(name, template)
+
+
+def output(request: LiveRequest, text: str = "", index: int = 0, **fields) -> EngineOutput:
+    return EngineOutput(request_id=request.sequences[index].request_id, token_ids=ids_of(text), **fields)
+
+
+def end(request: LiveRequest, text: str = "", reason: FinishReason = FinishReason.LENGTH, **fields) -> EngineOutput:
+    return output(request, text, finish_reason=reason, stats=STATS, **fields)
+
+
+def only(request: LiveRequest) -> CompletionDelta:
+    (delta,) = request.take()
+    return delta
+
+
+def test_an_output_becomes_a_delta(processor: OutputProcessor) -> None:
+    request = add(processor, logprobs=0)
+    logprobs = TokenLogprobs(-1.0, 1)
+    processed = processor.process([output(request, "x", logprobs=(logprobs,), num_cached_tokens=4)])
+    assert list(processed.news) == [request]
+    assert only(request) == CompletionDelta(
+        index=0, text="x", token_ids=ids_of("x"), logprobs=(logprobs,), num_cached_tokens=4
+    )
+    assert request.take() == []
+
+
+def test_deltas_that_were_not_taken_are_merged(processor: OutputProcessor) -> None:
+    request = add(processor)
+    for text in "abc":
+        processor.process([output(request, text)])
+    processor.process([end(request, "d")])
+    delta = only(request)
+    assert (delta.text, delta.token_ids) == ("abcd", ids_of("abcd"))
+    assert (delta.finish_reason, delta.stats) == (FinishReason.LENGTH, STATS)
+    assert request.finished
+
+
+def test_completions_are_told_apart(processor: OutputProcessor) -> None:
+    request = add(processor, n=2, seed=1)
+    assert [s.sampling.n for s in request.sequences] == [1, 1]
+    assert request.sequences[0].sampling.seed != request.sequences[1].sampling.seed
+    processed = processor.process([output(request, "x", 0), output(request, "y", 1)])
+    assert len(list(processed.news)) == 1
+    assert [(d.index, d.text) for d in request.take()] == [(0, "x"), (1, "y")]
+    processor.process([end(request, "z")])
+    assert not request.finished
+
+
+def test_a_stop_string_ends_the_text_and_then_the_sequence(processor: OutputProcessor) -> None:
+    request = add(processor, stop=("##",))
+    assert list(processor.process([output(request, "a#")]).to_abort) == []
+    processed = processor.process([output(request, "#bc")])
+    assert list(processed.to_abort) == [request.sequences[0].request_id]
+    first = only(request)
+    assert (first.text, first.token_ids, first.finish_reason) == ("a", ids_of("a##"), None)
+    assert processor.process([output(request, "late")]).to_abort == []
+    processor.process([end(request, reason=FinishReason.ABORT)])
+    assert only(request) == CompletionDelta(index=0, finish_reason=FinishReason.STOP, stop_reason="##", stats=STATS)
+
+
+@pytest.mark.parametrize("reason", [FinishReason.LENGTH, FinishReason.ERROR])
+def test_a_stop_string_counts_however_the_engine_ended(processor: OutputProcessor, reason: FinishReason) -> None:
+    request = add(processor, stop=("#",))
+    assert processor.process([end(request, "a#", reason, error="late")]).to_abort == []
+    delta = only(request)
+    assert (delta.text, delta.finish_reason, delta.stop_reason) == ("a", FinishReason.STOP, "#")
+    assert delta.error is None
+
+
+def test_text_held_back_for_a_stop_string_comes_with_the_last_delta(processor: OutputProcessor) -> None:
+    request = add(processor, stop=("##",))
+    processor.process([output(request, "a#")])
+    assert only(request).text == "a"
+    processor.process([end(request)])
+    assert only(request).text == "#"
+
+
+def test_stop_strings_wait_for_min_tokens(processor: OutputProcessor) -> None:
+    request = add(processor, stop=("#",), min_tokens=3)
+    assert processor.process([output(request, "#a")]).to_abort == []
+    assert processor.process([output(request, "#")]).to_abort == [request.sequences[0].request_id]
+    assert only(request).text == "#a"
+
+
+@pytest.mark.parametrize(
+    ("stop_token_ids", "token", "stop_reason"), [((), EOS, None), ((EOS,), EOS, EOS), ((70,), 70, 70)]
+)
+def test_a_stop_token_is_reported_unless_it_is_the_end_of_sequence(
+    processor: OutputProcessor, stop_token_ids: tuple, token: int, stop_reason: int | None
+) -> None:
+    request = add(processor, stop_token_ids=stop_token_ids)
+    last = EngineOutput(
+        request_id=request.sequences[0].request_id,
+        token_ids=(*ids_of("a"), token),
+        finish_reason=FinishReason.STOP,
+        stop_token_id=token,
+    )
+    processor.process([last])
+    delta = only(request)
+    assert (delta.text, delta.token_ids, delta.stop_reason) == ("a", (*ids_of("a"), token), stop_reason)
+
+
+def test_an_error_of_the_engine_reaches_the_delta(processor: OutputProcessor) -> None:
+    request = add(processor)
+    processor.process([end(request, reason=FinishReason.ERROR, error="no memory")])
+    delta = only(request)
+    assert (delta.finish_reason, delta.error) == (FinishReason.ERROR, "no memory")
+
+
+def test_two_live_requests_cannot_share_an_id(processor: OutputProcessor) -> None:
+    request = add(processor)
+    with pytest.raises(InvalidArgumentError, match="unique"):
+        add(processor)
+    processor.remove(request)
+    add(processor)
+    processor.check_integrity()
+
+
+def test_removing_a_request_names_the_sequences_to_end(processor: OutputProcessor) -> None:
+    request = add(processor, n=3)
+    processor.process([end(request)])
+    assert processor.remove(request) == [s.request_id for s in request.sequences[1:]]
+    assert processor.process([output(request, "late", 1)]).to_abort == []
+    assert len(processor) == 0
+    processor.check_integrity()
+
+
+def test_a_refused_sequence_fails_its_request_once(processor: OutputProcessor) -> None:
+    request = add(processor, n=2)
+    for sequence in request.sequences:
+        processor.fail_sequence(sequence.request_id, OverloadedError(f"full {sequence.request_id}"))
+    assert str(request.failure) == f"full {request.sequences[0].request_id}"
+    processor.fail_sequence(10**9, OverloadedError("unknown ids are ignored"))
+
+
+def test_requests_that_have_ended_do_not_fail_with_the_engine(processor: OutputProcessor) -> None:
+    done, running = add(processor, "done"), add(processor, "running")
+    processor.process([end(done)])
+    processor.fail_all(OverloadedError("gone"))
+    assert (done.failure is None, running.failure is None) == (True, False)
+
+
+def test_a_callback_that_raises_hurts_nobody(processor: OutputProcessor, caplog: pytest.LogCaptureFixture) -> None:
+    request = add(processor)
+    request.on_event = lambda index, facts: facts["missing"]
+    processor.notify(request.sequences[0].request_id, {})
+    assert "on_event" in caplog.text
+
+
+@given(data=st.data(), n=st.integers(1, 3), stop=st.sampled_from([(), ("#",), ("ab", "ba#")]))
+def test_whenever_the_consumer_looks_it_gets_everything_once(data: st.DataObject, n: int, stop: tuple) -> None:
+    processor = OutputProcessor(TOKENIZER)
+    request = add(processor, n=n, stop=stop, logprobs=0)
+    texts = [data.draw(st.text("ab#", min_size=1, max_size=12)) for _ in range(n)]
+    queues = [list(text) for text in texts]
+    got = [CompletionDelta(index=i) for i in range(n)]
+    parts = ["" for _ in range(n)]
+    tokens: list[list[int]] = [[] for _ in range(n)]
+    while not request.finished or any(c.has_news for c in request.completions):
+        if data.draw(st.booleans()) or request.finished:
+            for delta in request.take():
+                parts[delta.index] += delta.text
+                tokens[delta.index] += delta.token_ids
+                assert len(delta.logprobs) == len(delta.token_ids)
+                got[delta.index] = delta
+            continue
+        index = data.draw(st.sampled_from([i for i in range(n) if queues[i]]))
+        character = queues[index].pop(0)
+        last = not queues[index]
+        logprobs = (TokenLogprobs(-1.0, 1),)
+        reason = FinishReason.LENGTH if last else None
+        processor.process([output(request, character, index, logprobs=logprobs, finish_reason=reason)])
+        processor.check_integrity()
+    for i, text in enumerate(texts):
+        cuts = [text.find(s) + len(s) for s in stop if s in text]
+        used = text[: min(cuts)] if cuts else text
+        ended = next((s for s in stop if cuts and used.endswith(s)), None)
+        assert tokens[i] == list(ids_of(used))
+        assert parts[i] == (used.removesuffix(ended) if ended else used)
+        assert got[i].finish_reason is (FinishReason.STOP if ended else FinishReason.LENGTH)
+        assert got[i].stop_reason == ended
+    processor.remove(request)
+    processor.check_integrity()
