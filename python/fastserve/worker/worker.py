@@ -53,9 +53,10 @@ class Worker:
         torch.set_num_threads(1)
         if config.model.num_threads is not None:
             set_num_threads(config.model.num_threads)
-        self._model: LoadedModel = load_model(config.model, progress=_weights_progress(progress))
-        spec = self._model.spec
-        max_model_len = _resolve_max_model_len(config.model.max_model_len, spec.max_position)
+        self._model: LoadedModel = load_model(
+            config.model, device=torch.device(self._device), progress=_weights_progress(progress)
+        )
+        spec, max_model_len = self._model.spec, self._model.max_model_len
         self._block_size = config.cache.block_size
         pools = size_pools(
             config.cache,
@@ -150,14 +151,6 @@ def _resolve_device(device: str) -> str:
     if device == "cuda":
         raise InvalidArgumentError("device must be cpu or auto in this build: there is no CUDA worker yet, got cuda")
     return "cpu"
-
-
-def _resolve_max_model_len(wanted: int | None, limit: int) -> int:
-    if wanted is not None and wanted > limit:
-        raise InvalidArgumentError(
-            f"max_model_len must be at most the model's context of {limit} tokens, got {wanted}: lower --max-model-len"
-        )
-    return wanted or limit
 
 
 def _weights_progress(progress: Progress | None) -> Callable[[str, int, int], None] | None:
