@@ -86,13 +86,17 @@ class CheckpointWeights:
 
     Nothing is mapped: a file that is cut short while it is read gives an error, not a bus error.
 
+    Args:
+        ignored: regular expressions; a tensor whose whole name matches one is treated as if it were not there.
+        progress: called after every tensor.
     Raises:
         CheckpointError: on construction, when a file or the index is not valid.
     """
 
-    def __init__(self, folder: Path, progress: Progress | None = None) -> None:
+    def __init__(self, folder: Path, *, ignored: Iterable[str] = (), progress: Progress | None = None) -> None:
         self._folder = folder
         self._progress = progress
+        self._ignored = re.compile("|".join(f"(?:{pattern})" for pattern in ignored) or r"(?!)")
         self._entries: dict[str, tuple[Path, TensorEntry]] = {}
         for path, expected in weight_files(folder).items():
             self._add(path, expected)
@@ -110,7 +114,8 @@ class CheckpointWeights:
         for name, entry in header.items():
             if name in self._entries:
                 raise CheckpointError(f"{path} holds {name} a second time: it is in {self._entries[name][0]} as well")
-            self._entries[name] = (path, entry)
+            if not self._ignored.fullmatch(name):
+                self._entries[name] = (path, entry)
 
     def __enter__(self) -> "CheckpointWeights":
         return self
@@ -145,14 +150,12 @@ class CheckpointWeights:
         if self._progress is not None:
             self._progress(name, self._bytes_done, self._bytes_total)
 
-    def check_all_read(self, ignored: Iterable[str]) -> None:
-        """Raise CheckpointError when tensors were left unread, but for those whose names match an `ignored` pattern."""
-        pattern = re.compile("|".join(f"(?:{one})" for one in ignored) or r"(?!)")
-        extra = [name for name in self._unread if not pattern.fullmatch(name)]
-        if extra:
+    def check_all_read(self) -> None:
+        """Raise CheckpointError when tensors were left unread: the weights are of another model than config.json."""
+        if self._unread:
             raise CheckpointError(
-                f"{self._folder} holds tensors that the model of its config.json has no place for: {_listed(extra)};"
-                f" config.json and weights are not of the same model"
+                f"{self._folder} holds tensors that the model of its config.json has no place for:"
+                f" {_listed(self._unread)}; config.json and weights are not of the same model"
             )
 
     def _read(self, path: Path, entry: TensorEntry, out: torch.Tensor) -> None:
@@ -175,7 +178,9 @@ class CheckpointWeights:
         for begin in range(0, out.numel(), stage.numel()):
             piece = stage[: min(stage.numel(), out.numel() - begin)]
             self._fill(path, file, piece)
-            out[begin : begin + piece.numel()].copy_(piece)
+            converted = out[begin : begin + piece.numel()].copy_(piece)
+            if out.dtype == torch.float16 and not converted.isfinite().all():
+                raise CheckpointError(f"{path} holds values that float16 cannot: use --dtype bfloat16 or float32")
 
     @staticmethod
     def _fill(path: Path, file: BinaryIO, out: torch.Tensor) -> None:

@@ -59,7 +59,7 @@ def load_model(
             source = DummyWeights(model_config.seed)
             decoder = build_decoder(spec, source, max_model_len=max_model_len, dtype=dtype, device=device)
         else:
-            with CheckpointWeights(folder, progress) as source:
+            with CheckpointWeights(folder, ignored=ignored_tensors(spec), progress=progress) as source:
                 decoder = build_decoder(spec, source, max_model_len=max_model_len, dtype=dtype, device=device)
-                source.check_all_read(ignored_tensors(spec))
+                source.check_all_read()
     return LoadedModel(decoder, spec, folder, spec.eos_token_ids, max_model_len, dtype, device)

@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 
 from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
 from fastserve.errors import CheckpointError
 from fastserve.loader.checkpoint import weight_files
@@ -14,7 +14,8 @@ from fastserve.log import get_logger
 logger = get_logger(__name__)
 
 HUB_ID = re.compile(r"[\w][\w.-]*(/[\w][\w.-]*)?")
-WANTED = ("*.json", "*.safetensors", "*.jinja", "*.model", "merges.txt")
+WEIGHTS = "model*.safetensors"
+WANTED = ("*.json", WEIGHTS, "*.jinja", "*.model", "merges.txt")
 TRUE_WORDS = ("1", "on", "true", "yes")
 
 
@@ -31,11 +32,19 @@ def _is_complete(folder: Path, need_weights: bool) -> bool:
         return False
 
 
+def _no_such_model(model: str) -> CheckpointError:
+    return CheckpointError(
+        f"model must be a folder or a hub id (organisation/name), got {model!r:.200}: no such folder"
+    )
+
+
 def _cached(model: str, cache_folder: Path | None) -> Path | None:
     try:
         return Path(snapshot_download(model, cache_dir=cache_folder, local_files_only=True))
     except LocalEntryNotFoundError:
         return None
+    except HFValidationError as error:
+        raise _no_such_model(model) from error
 
 
 def _from_hub(model: str, need_weights: bool, cache_folder: Path | None) -> Path:
@@ -47,7 +56,7 @@ def _from_hub(model: str, need_weights: bool, cache_folder: Path | None) -> Path
     if not _downloads_allowed():
         raise CheckpointError(f"model {model} {state}, and HF_HUB_OFFLINE forbids a download; {remedy}")
     logger.info("model %s %s: downloading", model, state)
-    wanted = [pattern for pattern in WANTED if need_weights or pattern != "*.safetensors"]
+    wanted = [pattern for pattern in WANTED if need_weights or pattern != WEIGHTS]
     try:
         return Path(snapshot_download(model, cache_dir=cache_folder, allow_patterns=wanted))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
@@ -73,7 +82,5 @@ def resolve_model(model: str, *, need_weights: bool = True, cache_folder: Path |
             raise CheckpointError(f"{folder} has no config.json: give the folder of a Hugging Face checkpoint")
         return folder
     if not HUB_ID.fullmatch(model):
-        raise CheckpointError(
-            f"model must be a folder or a hub id (organisation/name), got {model!r:.200}: no such folder"
-        )
+        raise _no_such_model(model)
     return _from_hub(model, need_weights, cache_folder)

@@ -48,3 +48,15 @@ def test_logits_are_wanted_in_float32() -> None:
     layer, x = Linear(rand(4, 8).to(torch.bfloat16)), rand(3, 8).to(torch.bfloat16)
     assert layer(x).dtype == torch.bfloat16
     assert layer(x, out_dtype=torch.float32).dtype == torch.float32
+
+
+def test_off_the_cpu_the_plain_weight_goes_to_torch() -> None:
+    """The meta device stands for any that is not a CPU: shapes and types without values."""
+    meta = torch.device("meta")
+    layer = Linear(
+        torch.empty(4, 8, device=meta, dtype=torch.bfloat16), torch.empty(4, device=meta, dtype=torch.bfloat16)
+    )
+    x, out = (torch.empty(3, width, device=meta, dtype=torch.bfloat16) for width in (8, 4))
+    assert (layer(x).shape, layer(x).dtype) == ((3, 4), torch.bfloat16)
+    assert layer(x, out_dtype=torch.float32).dtype == torch.float32
+    assert layer(x, out=out) is out

@@ -1,6 +1,7 @@
 """Reading the weights of a folder, and every way a folder can be wrong."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -38,7 +39,7 @@ def read_all(folder: Path, names: str = "abc") -> dict[str, torch.Tensor]:
         for name in names:
             tensors[name] = torch.empty_like(TENSORS[name])
             weights.read_into(name, tensors[name])
-        weights.check_all_read(())
+        weights.check_all_read()
     return tensors
 
 
@@ -82,7 +83,7 @@ def test_a_tensor_is_read_into_a_part_of_a_larger_one(folder: Path) -> None:
 
 def test_progress_ends_with_all_bytes(folder: Path) -> None:
     calls: list[tuple[str, int, int]] = []
-    with CheckpointWeights(folder, lambda *call: calls.append(call)) as weights:
+    with CheckpointWeights(folder, progress=lambda *call: calls.append(call)) as weights:
         for name, tensor in TENSORS.items():
             weights.read_into(name, torch.empty_like(tensor))
     assert calls == [("a", 48, 66), ("b", 58, 66), ("c", 66, 66)]
@@ -110,14 +111,25 @@ def test_tensors_that_nobody_asked_for_are_refused(folder: Path) -> None:
     assert "no place for: c" in refusal(folder, "ab")
 
 
-def test_extra_tensors_are_tolerated_by_whole_name_only(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("ignored", "left"),
+    [((), "one, two.bias"), (("o.e",), "two.bias"), (("one", "two", "bias"), "two.bias"), (("o.*", r".*\.bias"), "")],
+)
+def test_tensors_are_ignored_by_whole_name(tmp_path: Path, ignored: tuple[str, ...], left: str) -> None:
     safetensors.torch.save_file({name: torch.ones(1) for name in ("one", "two.bias")}, tmp_path / SINGLE)
-    with CheckpointWeights(tmp_path) as weights:
-        weights.check_all_read(("o.e", r"two\..*"))
-        with pytest.raises(CheckpointError, match=r"no place for: two\.bias;"):
-            weights.check_all_read(("one", "two", "bias"))
-        with pytest.raises(CheckpointError, match=r"no place for: one, two\.bias;"):
-            weights.check_all_read(())
+    with CheckpointWeights(tmp_path, ignored=ignored) as weights:
+        assert weights.has("one") == ("one" in left)
+        if left:
+            with pytest.raises(CheckpointError, match=f"no place for: {re.escape(left)};"):
+                weights.check_all_read()
+        else:
+            weights.check_all_read()
+
+
+def test_values_beyond_float16_are_refused(tmp_path: Path) -> None:
+    safetensors.torch.save_file({"a": torch.full((3,), 1e5)}, tmp_path / SINGLE)
+    with CheckpointWeights(tmp_path) as weights, pytest.raises(CheckpointError, match="--dtype bfloat16"):
+        weights.read_into("a", torch.empty(3, dtype=torch.float16))
 
 
 def test_a_truncated_file_is_refused(folder: Path) -> None:

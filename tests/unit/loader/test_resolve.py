@@ -50,7 +50,7 @@ def test_a_folder_without_config_is_refused(tmp_path: Path) -> None:
         resolve_model(str(tmp_path))
 
 
-@pytest.mark.parametrize("model", ["", "/no/such/folder", "./here", "a/b/c", "../x", "a b", "org/"])
+@pytest.mark.parametrize("model", ["", "/no/such/folder", "./here", "a/b/c", "../x", "a b", "org/", "a--b/c", "a/b.."])
 def test_what_is_neither_folder_nor_id_is_refused(model: str, downloads: list[str]) -> None:
     with pytest.raises(CheckpointError, match="folder or a hub id"):
         resolve_model(model)
