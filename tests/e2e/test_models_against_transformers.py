@@ -9,7 +9,7 @@ import torch
 from fastserve.config import ModelConfig
 from fastserve.loader import LoadedModel, load_model
 from tests.checkpoints import FAMILIES, VOCAB_SIZE, reference_model, tiny_checkpoint
-from tests.paged import PagedRunner, PagedSequence, all_logits
+from tests.paged import PagedRunner, PagedSequence, all_logits, remaining
 
 # fp32 sums in another order: errors near 1e-5 on logits of size 2.
 FP32_TOLERANCE = 1e-3
@@ -114,19 +114,24 @@ def test_a_sharded_checkpoint_gives_the_same_logits() -> None:
     assert torch.equal(all_logits(load(whole).decoder, token_ids), all_logits(load(sharded).decoder, token_ids))
 
 
-def test_logits_do_not_depend_on_the_batch_around_them() -> None:
-    decoder = load(tiny_checkpoint("qwen3")).decoder
-    many = PagedRunner(decoder, seed=1).generate(prompts(), 8, chunk=5)
-    alone = [PagedRunner(decoder, seed=2).generate([prompt], 8, chunk=100)[0] for prompt in prompts()]
-    assert many == alone
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_logits_have_the_same_bits_whatever_the_batch_and_the_chunks(family: str, dtype: str) -> None:
+    """What lets a request be preempted, recomputed and batched anew without a change in its output."""
+    decoder = load(tiny_checkpoint(family, dtype=dtype)).decoder
+    alone = []
+    for prompt in prompts():
+        alone += PagedRunner(decoder, seed=1).step([(PagedSequence(list(prompt)), len(prompt))]).values()
+    runner, together = PagedRunner(decoder, seed=2), {}
+    sequences = [PagedSequence(list(prompt)) for prompt in prompts()]
+    for chunk in (1, 5, 100):
+        active = [index for index, sequence in enumerate(sequences) if remaining(sequence)]
+        work = [(sequences[index], min(chunk, remaining(sequences[index]))) for index in active]
+        together |= {active[position]: logits for position, logits in runner.step(work).items()}
+    for index, expected in enumerate(alone):
+        assert torch.equal(together[index], expected)
 
 
-def test_a_step_without_wanted_logits_still_fills_the_kv_cache() -> None:
+def test_a_step_may_want_no_logits() -> None:
     decoder = load(tiny_checkpoint("llama")).decoder
-    prompt = prompts()[3]
-    whole, chunked = PagedSequence(list(prompt)), PagedSequence(list(prompt))
-    runner = PagedRunner(decoder)
-    assert runner.step([(chunked, 20)]) == {}
-    [expected] = runner.step([(whole, len(prompt))]).values()
-    [logits] = runner.step([(chunked, len(prompt) - 20)]).values()
-    torch.testing.assert_close(logits, expected, atol=1e-5, rtol=1e-5)
+    assert PagedRunner(decoder).step([(PagedSequence(prompts()[3]), 20)]) == {}

@@ -68,8 +68,8 @@ class Decoder:
     """A model on one device. Build it with `build_decoder`.
 
     Args:
-        embedding: [vocab_size, embedding_size].
-        positions: learned positions, row p for position p, [max_position, hidden_size]; None = rotary.
+        embedding_table: [vocab_size, embedding_size].
+        position_table: learned positions, row p for position p, [max_model_len, hidden_size]; None = rotary.
         project_in: embedding_size -> hidden_size; None when they are equal. project_out is its counterpart.
         final_norm: None when every layer ends in a norm.
     """
