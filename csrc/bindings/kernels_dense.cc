@@ -29,7 +29,9 @@ void register_linear(py::module_& module) {
   module.attr("linear_panel_width") = kernels::kPanelWidth;
   module.def(
       "pack_linear_weight",
-      [](const TensorView& packed, const TensorView& weight) { kernels::pack_linear_weight(packed, weight, compute_pool()); },
+      [](const TensorView& packed, const TensorView& weight) {
+        kernels::pack_linear_weight(packed, weight, compute_pool());
+      },
       py::arg("packed"), py::arg("weight"), ReleaseGil(),
       "Copy weight [N, K] into packed [ceil(N / 32), K, 32], the layout that `linear` reads.");
   module.def(
@@ -50,7 +52,8 @@ void register_memory_roof(py::module_& module) {
 void register_norm(py::module_& module) {
   module.def(
       "rms_norm",
-      [](const TensorView& out, const TensorView& x, const TensorView& weight, float eps, const OptionalTensor& residual) {
+      [](const TensorView& out, const TensorView& x, const TensorView& weight, float eps,
+         const OptionalTensor& residual) {
         kernels::rms_norm(out, x, weight, pointer_to(residual), eps, compute_pool());
       },
       py::arg("out"), py::arg("x"), py::arg("weight"), py::arg("eps"), py::arg("residual") = py::none(), ReleaseGil(),
@@ -61,8 +64,8 @@ void register_norm(py::module_& module) {
          const OptionalTensor& residual) {
         kernels::layer_norm(out, x, weight, bias, pointer_to(residual), eps, compute_pool());
       },
-      py::arg("out"), py::arg("x"), py::arg("weight"), py::arg("bias"), py::arg("eps"), py::arg("residual") = py::none(),
-      ReleaseGil(), "LayerNorm of the rows of x [T, H], or of residual += x.");
+      py::arg("out"), py::arg("x"), py::arg("weight"), py::arg("bias"), py::arg("eps"),
+      py::arg("residual") = py::none(), ReleaseGil(), "LayerNorm of the rows of x [T, H], or of residual += x.");
 }
 
 void register_rope(py::module_& module) {
@@ -71,8 +74,8 @@ void register_rope(py::module_& module) {
       [](const TensorView& q, const TensorView& k, const TensorView& v, const TensorView& positions,
          const OptionalTensor& cos_sin, const TensorView& kv_cache, const TensorView& slots, std::int64_t layer,
          bool interleaved, const OptionalTensor& q_norm, const OptionalTensor& k_norm, float norm_eps) {
-        const kernels::RopeKvWriteOperands operands{q,        k,     v,                  positions,         pointer_to(cos_sin),
-                                                    kv_cache, slots, pointer_to(q_norm), pointer_to(k_norm)};
+        const kernels::RopeKvWriteOperands operands{
+            q, k, v, positions, pointer_to(cos_sin), kv_cache, slots, pointer_to(q_norm), pointer_to(k_norm)};
         kernels::rope_kv_write(operands, layer, interleaved, norm_eps, compute_pool());
       },
       py::arg("q"), py::arg("k"), py::arg("v"), py::arg("positions"), py::arg("cos_sin"), py::arg("kv_cache"),

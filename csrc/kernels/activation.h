@@ -33,7 +33,8 @@ FS_DECLARE_CPU(void activation(const ActivationParams& params, ThreadPool& pool)
 ActivationKind parse_activation(const char* name);
 
 /// out = act(x), or with `gated` act(x[:, :I]) * x[:, I:], in fp32 and rounded once. out is [T, I], x is [T, I] or
-/// [T, 2I], both dense in the last dimension; out may be x when not gated. Throws InvalidArgumentError when they do not fit.
+/// [T, 2I], both dense in the last dimension; out may be x when not gated. Throws InvalidArgumentError when they do not
+/// fit.
 void activation(const TensorView& out, const TensorView& x, ActivationKind kind, bool gated, ThreadPool& pool);
 
 }  // namespace fastserve::kernels

@@ -19,7 +19,8 @@ void require_packed(const TensorView& packed) {
 }
 
 template <typename Element>
-void pack_panel(Element* panel, const Element* weight, std::int64_t weight_stride, std::int64_t rows, std::int64_t inputs) {
+void pack_panel(Element* panel, const Element* weight, std::int64_t weight_stride, std::int64_t rows,
+                std::int64_t inputs) {
   for (std::int64_t k = 0; k < inputs; ++k) {
     for (std::int64_t n = 0; n < kPanelWidth; ++n) {
       panel[k * kPanelWidth + n] = n < rows ? weight[n * weight_stride + k] : Element{0};
@@ -34,8 +35,8 @@ void pack(const TensorView& packed, const TensorView& weight, ThreadPool& pool) 
   pool.parallel_for(packed.size(0), kPackGrain, [&](std::int64_t begin, std::int64_t end) {
     for (std::int64_t p = begin; p < end; ++p) {
       const std::int64_t row = p * kPanelWidth;
-      pack_panel(packed.as<Element>() + row * inputs, weight.as<const Element>() + row * weight.stride(0), weight.stride(0),
-                 std::min(kPanelWidth, outputs - row), inputs);
+      pack_panel(packed.as<Element>() + row * inputs, weight.as<const Element>() + row * weight.stride(0),
+                 weight.stride(0), std::min(kPanelWidth, outputs - row), inputs);
     }
   });
 }

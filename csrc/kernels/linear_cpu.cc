@@ -2,11 +2,11 @@
 #include "kernels/parallel.h"
 #include "kernels/simd.h"
 
-// One work item is a block of rows times a few panels; its pieces are (panel, block of inputs). The rows are converted to
-// fp32 in a scratch on the stack, one block of inputs at a time, and a register tile of a group of rows x kTileWidth
-// outputs runs over every piece, while the next piece is prefetched. Between two blocks of inputs a tile rests in fp32 in
-// a second scratch, which changes no bit. Every output is one fused multiply-add per input, in order: neither the tile,
-// nor the block, nor the thread shows in the result.
+// One work item is a block of rows times a few panels; its pieces are (panel, block of inputs). The rows are converted
+// to fp32 in a scratch on the stack, one block of inputs at a time, and a register tile of a group of rows x kTileWidth
+// outputs runs over every piece, while the next piece is prefetched. Between two blocks of inputs a tile rests in fp32
+// in a second scratch, which changes no bit. Every output is one fused multiply-add per input, in order: neither the
+// tile, nor the block, nor the thread shows in the result.
 namespace fastserve::kernels::FS_ISA {
 namespace {
 
@@ -32,14 +32,15 @@ struct Scratch {
   alignas(64) float sums[kItemPanels][kBlockRows][kPanelWidth];
 };
 
-/// What to prefetch during one pass over a piece: two cache lines at next, next + step, ... Addresses, not pointers: they
-/// may lie behind the weights, where a prefetch does nothing.
+/// What to prefetch during one pass over a piece: two cache lines at next, next + step, ... Addresses, not pointers:
+/// they may lie behind the weights, where a prefetch does nothing.
 struct Prefetch {
   std::uintptr_t next;
   std::uintptr_t step_bytes;
 };
 
-/// sums[kRows][kTileWidth] += x[kRows][inputs] * panel[inputs][kTileWidth]; rows of sums and panel are kPanelWidth apart.
+/// sums[kRows][kTileWidth] += x[kRows][inputs] * panel[inputs][kTileWidth]; rows of sums and panel are kPanelWidth
+/// apart.
 template <int kRows, typename T>
 __attribute__((noinline)) void run_tile(float* sums, const float* x, const T* panel, std::int64_t inputs,
                                         Prefetch prefetch) {
@@ -83,7 +84,8 @@ void run_rows(std::int64_t rows, float* sums, const float* x, const T* panel, st
   }
 }
 
-/// One piece for all rows of the block, prefetching a piece of the same size at `next_piece` during the first two passes.
+/// One piece for all rows of the block, prefetching a piece of the same size at `next_piece` during the first two
+/// passes.
 template <typename T>
 void run_piece(Scratch& scratch, int panel, std::int64_t rows, const T* piece, std::int64_t inputs,
                std::uintptr_t next_piece) {
@@ -97,7 +99,8 @@ void run_piece(Scratch& scratch, int panel, std::int64_t rows, const T* piece, s
     for (int column = 0; column < kPanelWidth; column += kTileWidth, ++pass) {
       Prefetch prefetch{next_piece + pass * step_bytes * static_cast<std::uintptr_t>(inputs), step_bytes};
       if (pass >= prefetching) prefetch = {reinterpret_cast<std::uintptr_t>(scratch.x), 0};  // there already
-      run_rows<kMaxRows>(group_rows, scratch.sums[panel][row] + column, scratch.x[row], piece + column, inputs, prefetch);
+      run_rows<kMaxRows>(group_rows, scratch.sums[panel][row] + column, scratch.x[row], piece + column, inputs,
+                         prefetch);
     }
   }
 }

@@ -37,8 +37,8 @@ NormParams validate(const TensorView& out, const TensorView& x, const TensorView
 
 }  // namespace
 
-void rms_norm(const TensorView& out, const TensorView& x, const TensorView& weight, const TensorView* residual, float eps,
-              ThreadPool& pool) {
+void rms_norm(const TensorView& out, const TensorView& x, const TensorView& weight, const TensorView* residual,
+              float eps, ThreadPool& pool) {
   const NormParams params = validate(out, x, weight, nullptr, residual, eps);
   FS_DISPATCH_CPU(rms_norm, params, pool);
 }

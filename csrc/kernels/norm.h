@@ -28,14 +28,15 @@ struct NormParams {
   float eps;
 };
 
-FS_DECLARE_CPU(void rms_norm(const NormParams& params, ThreadPool& pool); void layer_norm(const NormParams& params, ThreadPool& pool))
+FS_DECLARE_CPU(void rms_norm(const NormParams& params, ThreadPool& pool))
+FS_DECLARE_CPU(void layer_norm(const NormParams& params, ThreadPool& pool))
 
 /// out = h / sqrt(mean(h^2) + eps) * weight in fp32, rounded once, where h is x, or with `residual` the sum
 /// residual + x rounded to the model dtype and stored in residual.
 /// Shapes: out, x, residual [T, H] (dense in the last dimension), weight [H]; out may be x.
 /// Throws InvalidArgumentError when they do not fit. Source: RMSNorm (Zhang and Sennrich, 2019).
-void rms_norm(const TensorView& out, const TensorView& x, const TensorView& weight, const TensorView* residual, float eps,
-              ThreadPool& pool);
+void rms_norm(const TensorView& out, const TensorView& x, const TensorView& weight, const TensorView* residual,
+              float eps, ThreadPool& pool);
 
 /// out = (h - mean(h)) / sqrt(var(h) + eps) * weight + bias; the rest as in rms_norm, bias [H].
 void layer_norm(const TensorView& out, const TensorView& x, const TensorView& weight, const TensorView& bias,

@@ -2,8 +2,8 @@
 #include "kernels/parallel.h"
 #include "kernels/simd.h"
 
-// One row at a time, all of its passes while it is in the L1 cache. Sums run in four vector accumulators of fixed order,
-// so that a row has the same bits in every batch.
+// One row at a time, all of its passes while it is in the L1 cache. Sums run in four vector accumulators of fixed
+// order, so that a row has the same bits in every batch.
 namespace fastserve::kernels::FS_ISA {
 namespace {
 
@@ -52,7 +52,8 @@ struct LayerNorm {
     const T* bias = static_cast<const T*>(p.bias);
     const float count = static_cast<float>(p.hidden);
     const float mean = sum_row(
-        h, p.hidden, [](Vec v, Vec sum) { return sum + v; }, [](float v) { return v; }) / count;
+                           h, p.hidden, [](Vec v, Vec sum) { return sum + v; }, [](float v) { return v; }) /
+                       count;
     const auto square = [mean](Vec v, Vec sum) { return fma(v - set1(mean), v - set1(mean), sum); };
     const float squares = sum_row(h, p.hidden, square, [mean](float v) { return (v - mean) * (v - mean); });
     const float scale = 1.0f / __builtin_sqrtf(squares / count + p.eps);

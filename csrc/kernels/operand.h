@@ -14,7 +14,9 @@ void require_matrix(const TensorView& tensor, std::int64_t rows, std::int64_t co
 void require_vector(const TensorView& tensor, std::int64_t size, DType dtype, const char* name);
 
 /// Row stride for a kernel: a matrix of at most one row may have any.
-inline std::int64_t row_stride(const TensorView& matrix) { return matrix.size(0) <= 1 ? matrix.size(1) : matrix.stride(0); }
+inline std::int64_t row_stride(const TensorView& matrix) {
+  return matrix.size(0) <= 1 ? matrix.size(1) : matrix.stride(0);
+}
 inline void* data_or_null(const TensorView* tensor) { return tensor == nullptr ? nullptr : tensor->data; }
 
 }  // namespace fastserve::kernels

@@ -7,8 +7,8 @@
 namespace fastserve::kernels {
 namespace {
 
-void require_heads(const TensorView& tensor, std::int64_t tokens, std::int64_t heads, std::int64_t head_dim, DType dtype,
-                   const char* name) {
+void require_heads(const TensorView& tensor, std::int64_t tokens, std::int64_t heads, std::int64_t head_dim,
+                   DType dtype, const char* name) {
   require_cpu(tensor, name);
   require_shape(tensor, {tokens, heads, head_dim}, name);
   require_dtype(tensor, dtype, name);
@@ -22,11 +22,13 @@ std::int64_t require_head_dim(const TensorView& q) {
   require_model_tensor(q, "q");
   require_ndim(q, 3, "q");
   const std::int64_t head_dim = q.size(2);
-  FS_REQUIRE(head_dim >= 1 && head_dim <= kMaxHeadDim, "head_dim must be between 1 and ", kMaxHeadDim, ", got ", head_dim);
+  FS_REQUIRE(head_dim >= 1 && head_dim <= kMaxHeadDim, "head_dim must be between 1 and ", kMaxHeadDim, ", got ",
+             head_dim);
   return head_dim;
 }
 
-void require_cache(const TensorView& cache, std::int64_t kv_heads, std::int64_t head_dim, DType dtype, std::int64_t layer) {
+void require_cache(const TensorView& cache, std::int64_t kv_heads, std::int64_t head_dim, DType dtype,
+                   std::int64_t layer) {
   require_cpu(cache, "kv_cache");
   require_dtype(cache, dtype, "kv_cache");
   require_contiguous(cache, "kv_cache");
@@ -39,12 +41,13 @@ void require_cache(const TensorView& cache, std::int64_t kv_heads, std::int64_t 
 void require_table(const TensorView& cos_sin, std::int64_t head_dim, const TensorView& positions) {
   require_ndim(cos_sin, 2, "cos_sin");
   require_matrix(cos_sin, cos_sin.size(0), cos_sin.size(1), DType::kFloat32, "cos_sin");
-  FS_REQUIRE(cos_sin.size(1) % 2 == 0 && cos_sin.size(1) <= head_dim, "cos_sin must have an even number of columns (rot_dim), at most head_dim ",
-             head_dim, ", got ", cos_sin.describe());
+  FS_REQUIRE(cos_sin.size(1) % 2 == 0 && cos_sin.size(1) <= head_dim,
+             "cos_sin must have an even number of columns (rot_dim), at most head_dim ", head_dim, ", got ",
+             cos_sin.describe());
   const auto* rows = positions.as<const std::int32_t>();
   for (std::int64_t t = 0; t < positions.size(0); ++t) {
-    FS_REQUIRE(rows[t] >= 0 && rows[t] < cos_sin.size(0), "positions[", t, "] must be between 0 and ", cos_sin.size(0) - 1,
-               " (the rows of cos_sin), got ", rows[t]);
+    FS_REQUIRE(rows[t] >= 0 && rows[t] < cos_sin.size(0), "positions[", t, "] must be between 0 and ",
+               cos_sin.size(0) - 1, " (the rows of cos_sin), got ", rows[t]);
   }
 }
 

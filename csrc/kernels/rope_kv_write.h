@@ -52,11 +52,11 @@ struct RopeKvWriteOperands {
 /// Normalise (RMSNorm per head, optional) and rotate q in place; normalise and rotate k and write it with v into the KV
 /// cache. k and v are left as they are.
 ///
-/// q [T, Hq, D], k and v [T, Hkv, D] may be views into one fused row (any token stride, dense heads). positions is int32
-/// [T]; cos_sin is float32 [max_position, rot_dim] with the cosines in the first half of a row and the sines in the second,
-/// rot_dim even and at most D: the first rot_dim elements of a head rotate, paired as (i, i + rot_dim / 2), or with
-/// `interleaved` as (2i, 2i + 1). kv_cache is contiguous [block][layer][K|V][kv_head][row][D]; slots is int64 [T], each
-/// in [0, num_blocks * block_size) and at most once, or -1. All arithmetic is in fp32 and rounded once.
+/// q [T, Hq, D], k and v [T, Hkv, D] may be views into one fused row (any token stride, dense heads). positions is
+/// int32 [T]; cos_sin is float32 [max_position, rot_dim] with the cosines in the first half of a row and the sines in
+/// the second, rot_dim even and at most D: the first rot_dim elements of a head rotate, paired as (i, i + rot_dim / 2),
+/// or with `interleaved` as (2i, 2i + 1). kv_cache is contiguous [block][layer][K|V][kv_head][row][D]; slots is int64
+/// [T], each in [0, num_blocks * block_size) and at most once, or -1. All arithmetic is in fp32 and rounded once.
 /// Throws InvalidArgumentError before anything is written when operands do not fit, or a position or a slot is outside.
 /// Source: RoFormer (Su et al., 2021).
 void rope_kv_write(const RopeKvWriteOperands& operands, std::int64_t layer, bool interleaved, float norm_eps,

@@ -1,6 +1,5 @@
-#include "kernels/rope_kv_write.h"
-
 #include "kernels/parallel.h"
+#include "kernels/rope_kv_write.h"
 #include "kernels/simd.h"
 
 // One token at a time; a head is read into fp32 on the stack, normalised, rotated and rounded once on its way out.

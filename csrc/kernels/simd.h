@@ -1,9 +1,9 @@
 #pragma once
 
-// One vector type per instruction set, for <op>_cpu.cc files only: they are compiled once per instruction set with FS_ISA
-// set by CMake, and everything here lives in that namespace, so the linker can never hand AVX-512 code to an AVX2 machine.
-// For the same reason those files include no header with inline functions shared with other files (no <vector>,
-// <algorithm>, <cmath>): use the helpers below and builtins.
+// One vector type per instruction set, for <op>_cpu.cc files only: they are compiled once per instruction set with
+// FS_ISA set by CMake, and everything here lives in that namespace, so the linker can never hand AVX-512 code to an
+// AVX2 machine. For the same reason those files include no header with inline functions shared with other files (no
+// <vector>, <algorithm>, <cmath>): use the helpers below and builtins. The tests isa_objects_* check the objects.
 
 #include <cstdint>
 
@@ -62,7 +62,7 @@ FS_INLINE Float16 from_float<Float16>(float x) {
   const std::uint32_t magnitude = bits & 0x7fffffffu;
   if (magnitude > 0x7f800000u) return {static_cast<std::uint16_t>(sign | 0x7e00u)};
   if (magnitude >= 0x477ff000u) return {static_cast<std::uint16_t>(sign | 0x7c00u)};  // rounds to infinity
-  if (magnitude < 0x38800000u) {                                                      // subnormal: let fp32 addition round
+  if (magnitude < 0x38800000u) {  // subnormal: let fp32 addition round
     const float shifted = __builtin_bit_cast(float, magnitude) + 0.5f;
     return {static_cast<std::uint16_t>(sign | (__builtin_bit_cast(std::uint32_t, shifted) - 0x3f000000u))};
   }
@@ -172,7 +172,8 @@ FS_INLINE Vec min(Vec a, Vec b) { FS_LANES(a.v[i] < b.v[i] ? a.v[i] : b.v[i]); }
 FS_INLINE Vec fma(Vec a, Vec b, Vec c) { FS_LANES(a.v[i] * b.v[i] + c.v[i]); }
 FS_INLINE Vec round_to_int(Vec a) { FS_LANES(__builtin_rintf(a.v[i])); }
 FS_INLINE Vec scale_by_pow2(Vec a, Vec n) {
-  FS_LANES(a.v[i] * __builtin_bit_cast(float, static_cast<std::uint32_t>(static_cast<std::int32_t>(n.v[i]) + 127) << 23));
+  FS_LANES(a.v[i] *
+           __builtin_bit_cast(float, static_cast<std::uint32_t>(static_cast<std::int32_t>(n.v[i]) + 127) << 23));
 }
 #undef FS_LANES
 

@@ -1,5 +1,5 @@
-// The dense kernels in the sanitizer builds: odd sizes in buffers of exactly the size they may touch, on several threads.
-// What they compute is checked against torch in tests/unit/ops.
+// The dense kernels in the sanitizer builds: odd sizes in buffers of exactly the size they may touch, on several
+// threads. What they compute is checked against torch in tests/unit/ops.
 #include <gtest/gtest.h>
 
 #include <algorithm>
