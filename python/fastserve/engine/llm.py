@@ -1,0 +1,268 @@
+"""The offline face: a model in this process that completes lists of prompts."""
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Self
+
+from fastserve.engine.admission import check_prompt
+from fastserve.engine.console import BatchProgress, deferred_interrupt
+from fastserve.engine.options import engine_config
+from fastserve.engine.output_processor import LiveRequest, OutputProcessor
+from fastserve.engine.process import DEFAULT_CORE_FACTORY, load_core_factory
+from fastserve.errors import EngineDeadError, InvalidArgumentError, OverloadedError
+from fastserve.log import get_logger
+from fastserve.tokenizer import load_tokenizer
+from fastserve.tokenizer.chat_template import Message
+from fastserve.types import (
+    CompletionDelta,
+    CompletionOutput,
+    EngineOutput,
+    EngineRequest,
+    FinishReason,
+    RequestOutput,
+    SamplingParams,
+)
+
+logger = get_logger(__name__)
+
+Prompt = str | Sequence[int]
+
+
+class LLM:
+    """A model that runs in this process, for one caller at a time.
+
+    Attributes:
+        config: the whole configuration.
+        tokenizer: of the model.
+        info: what the engine found out at start.
+    """
+
+    def __init__(self, model: str, *, core_factory: str = DEFAULT_CORE_FACTORY, **options: object) -> None:
+        """Load a model.
+
+        Args:
+            model: folder of a Hugging Face checkpoint, or a hub id in the local cache.
+            core_factory: "module:function" that makes the engine core from (config, progress=...).
+            options: fields of ModelConfig, CacheConfig and SchedulerConfig, under their names or aliases.
+        Raises:
+            InvalidArgumentError: an option is unknown or out of range, or the model has no tokenizer.
+            CheckpointError: the checkpoint cannot be used.
+        """
+        self.config = engine_config(model, options)
+        self.tokenizer = load_tokenizer(self.config.model)
+        self._core = load_core_factory(core_factory)(self.config, progress=None)
+        self._requests = OutputProcessor(self.tokenizer)
+        self._closed = ""
+        self.info = self._core.info
+
+    def generate(
+        self,
+        prompts: str | Sequence[Prompt],
+        sampling: SamplingParams | Sequence[SamplingParams] | None = None,
+        *,
+        use_tqdm: bool = True,
+    ) -> list[RequestOutput]:
+        """Complete prompts; outputs come in the order of the prompts.
+
+        A prompt that cannot run, or fails, has finish_reason "error" and the reason in its outputs; the others are not
+        affected. Ctrl-C ends all requests and raises KeyboardInterrupt once the engine is empty; a second one at once.
+
+        Args:
+            prompts: a text, or a list of texts or lists of token ids.
+            sampling: for all prompts, or one for each.
+            use_tqdm: show a progress bar on standard error.
+        Raises:
+            InvalidArgumentError: prompts or sampling are of the wrong type or number.
+            EngineDeadError: this LLM was closed, or its engine failed before.
+        """
+        found: list[object] = [prompts] if isinstance(prompts, str) else list(prompts)
+        for prompt in found:
+            if isinstance(prompt, int):
+                raise InvalidArgumentError("token ids must come as a list of prompts: [[1, 2, 3]], got [1, 2, 3]")
+        jobs = [_Job(params) for params in _per_prompt(sampling, len(found))]
+        for job, prompt in zip(jobs, found, strict=True):
+            self._prepare(job, prompt, add_special_tokens=True)
+        return self._run(jobs, use_tqdm=use_tqdm)
+
+    def chat(
+        self,
+        messages: Sequence[Message] | Sequence[Sequence[Message]],
+        sampling: SamplingParams | Sequence[SamplingParams] | None = None,
+        *,
+        tools: Sequence[object] | None = None,
+        add_generation_prompt: bool = True,
+        use_tqdm: bool = True,
+    ) -> list[RequestOutput]:
+        """Complete conversations by the model's chat template; otherwise as `generate`.
+
+        Args:
+            messages: a conversation (a list of `{"role": ..., "content": ...}`), or a list of conversations.
+            sampling: for all conversations, or one for each.
+            tools: descriptions of tools, for templates that know them.
+            add_generation_prompt: end the prompt where the assistant's answer begins.
+            use_tqdm: show a progress bar on standard error.
+        Raises:
+            InvalidArgumentError: the model has no chat template; also as `generate`.
+            EngineDeadError: as `generate`.
+        """
+        if not self.tokenizer.has_chat_template:
+            raise InvalidArgumentError("the model has no chat template; use generate with a prompt instead")
+        one = bool(messages) and isinstance(messages[0], dict)
+        conversations = [messages] if one else list(messages)
+        jobs = [_Job(params) for params in _per_prompt(sampling, len(conversations))]
+        for job, conversation in zip(jobs, conversations, strict=True):
+            try:
+                prompt = self.tokenizer.render_chat(
+                    conversation, add_generation_prompt=add_generation_prompt, tools=tools
+                )
+            except InvalidArgumentError as error:
+                job.error = str(error)
+                continue
+            self._prepare(job, prompt, add_special_tokens=False)
+        return self._run(jobs, use_tqdm=use_tqdm)
+
+    def close(self) -> None:
+        """Release the model; may be called again."""
+        if not self._closed:
+            self._closed = "this LLM was closed"
+            self._core.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _prepare(self, job: "_Job", prompt: object, *, add_special_tokens: bool) -> None:
+        """Turn a prompt into checked token ids, or into the job's error."""
+        try:
+            if isinstance(prompt, str):
+                job.prompt = prompt
+                prompt = self.tokenizer.encode(prompt, add_special_tokens=add_special_tokens)
+            if not isinstance(prompt, Sequence):
+                raise InvalidArgumentError(f"a prompt must be a text or a list of token ids, got {prompt!r:.100}")
+            job.token_ids = check_prompt(prompt, self.info)
+        except InvalidArgumentError as error:
+            job.error = str(error)
+
+    def _run(self, jobs: "list[_Job]", *, use_tqdm: bool) -> list[RequestOutput]:
+        if self._closed:
+            raise EngineDeadError(self._closed)
+        waiting: deque[EngineRequest] = deque()
+        for i, job in enumerate(jobs):
+            if job.error is None:
+                template = EngineRequest(request_id=0, prompt_token_ids=job.token_ids, sampling=job.sampling)
+                job.request = self._requests.add(str(i), template)
+                waiting += job.request.sequences
+        with BatchProgress(len(jobs), shown=use_tqdm) as progress, deferred_interrupt() as interrupt:
+            progress.add(num_tokens=0, num_finished=sum(job.request is None for job in jobs))
+            try:
+                while len(self._requests):
+                    interrupt.check()
+                    self._turn(waiting, progress)
+            except Exception as error:
+                self._closed = f"the engine failed: {error}"
+                self._core.close()
+                raise
+            except KeyboardInterrupt:
+                self._closed = "this LLM was interrupted in the middle of an engine step; make a new one"
+                self._abort_all(jobs)
+                self._closed = ""
+                raise
+        return [job.output() for job in jobs]
+
+    def _turn(self, waiting: deque[EngineRequest], progress: BatchProgress) -> None:
+        """Give the core what it takes, step it once, collect."""
+        outputs = self._feed(waiting)
+        if self._core.has_work():
+            outputs += self._core.step()
+        processed = self._requests.process(outputs)
+        for sequence_id in processed.to_abort:
+            self._core.abort(sequence_id)
+        done = [request for request in processed.news if request.finished]
+        for request in done:
+            self._requests.remove(request)
+        progress.add(num_tokens=sum(len(output.token_ids) for output in outputs), num_finished=len(done))
+
+    def _feed(self, waiting: deque[EngineRequest]) -> list[EngineOutput]:
+        """Add sequences until the core's queue is full; return an output for each that it refuses for good."""
+        refused: list[EngineOutput] = []
+        while waiting:
+            request = waiting[0]
+            try:
+                self._core.add_request(request)
+            except OverloadedError as error:
+                if self._core.has_work():
+                    break
+                refused.append(_failed(request, error))
+            except Exception as error:
+                if not isinstance(error, InvalidArgumentError):
+                    logger.exception("a request could not be added")
+                refused.append(_failed(request, error))
+            waiting.popleft()
+        return refused
+
+    def _abort_all(self, jobs: "list[_Job]") -> None:
+        """End every sequence and turn until the core has let go of them."""
+        for job in jobs:
+            if job.request is not None:
+                for sequence_id in self._requests.remove(job.request):
+                    self._core.abort(sequence_id)
+        while self._core.has_work():
+            self._core.step()
+
+
+@dataclass(slots=True)
+class _Job:
+    """A prompt on its way."""
+
+    sampling: SamplingParams
+    prompt: str | None = None
+    token_ids: Sequence[int] = ()
+    request: LiveRequest | None = None
+    error: str | None = None
+
+    def output(self) -> RequestOutput:
+        """The completions; they were not looked at before, so each is one delta."""
+        deltas = self._failed() if self.request is None else self.request.take()
+        return RequestOutput(
+            prompt=self.prompt,
+            prompt_token_ids=tuple(self.token_ids),
+            outputs=tuple(_completion(delta) for delta in deltas),
+            num_cached_tokens=max((delta.num_cached_tokens for delta in deltas), default=0),
+        )
+
+    def _failed(self) -> list[CompletionDelta]:
+        return [
+            CompletionDelta(index=i, finish_reason=FinishReason.ERROR, error=self.error) for i in range(self.sampling.n)
+        ]
+
+
+def _completion(delta: CompletionDelta) -> CompletionOutput:
+    return CompletionOutput(
+        index=delta.index,
+        text=delta.text,
+        token_ids=delta.token_ids,
+        logprobs=delta.logprobs,
+        finish_reason=delta.finish_reason,
+        stop_reason=delta.stop_reason,
+        stats=delta.stats,
+        error=delta.error,
+    )
+
+
+def _failed(request: EngineRequest, error: Exception) -> EngineOutput:
+    return EngineOutput(request_id=request.request_id, finish_reason=FinishReason.ERROR, error=str(error))
+
+
+def _per_prompt(
+    sampling: SamplingParams | Sequence[SamplingParams] | None, num_prompts: int
+) -> Sequence[SamplingParams]:
+    if sampling is None or isinstance(sampling, SamplingParams):
+        return [sampling or SamplingParams()] * num_prompts
+    if len(sampling) != num_prompts or not all(isinstance(params, SamplingParams) for params in sampling):
+        raise InvalidArgumentError(
+            f"sampling must be one SamplingParams, or one for each of the {num_prompts} prompts, got {len(sampling)}"
+        )
+    return sampling
