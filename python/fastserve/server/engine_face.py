@@ -1,6 +1,6 @@
 """What the server asks of an engine; `fastserve.engine.async_engine.AsyncEngine` is the real one."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Protocol
 
 from fastserve.types import CompletionDelta, EngineInfo, EngineStats, SamplingParams
@@ -25,6 +25,16 @@ class TokenizerFace(Protocol):
     def decode_token_bytes(self, token_id: int) -> bytes: ...
 
 
+class EventFace(Protocol):
+    """The scheduler has moved a completion: its index among the n, and what `explain` says of it."""
+
+    @property
+    def index(self) -> int: ...
+
+    @property
+    def facts(self) -> dict[str, object]: ...
+
+
 class EngineFace(Protocol):
     """A running engine, used from one event loop."""
 
@@ -43,6 +53,7 @@ class EngineFace(Protocol):
         priority: int = 0,
         cache_salt: str = "",
         deadline_s: float | None = None,
+        on_event: Callable[[EventFace], None] | None = None,
     ) -> AsyncIterator[CompletionDelta]:
         """Stream the n completions, interleaved; closing the iterator aborts the request.
 

@@ -97,6 +97,7 @@ def _plan(
         stream=body.stream,
         include_usage=options is not None and options.include_usage,
         continuous_usage=options is not None and options.include_usage and options.continuous_usage_stats,
+        include_events=options is not None and options.include_events,
     )
 
 

@@ -4,12 +4,13 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 from dataclasses import dataclass
+from functools import partial
 
 from fastserve.errors import InvalidArgumentError, OverloadedError, RequestFailedError
 from fastserve.metrics import RequestMetrics, RequestTimer
-from fastserve.server.engine_face import EngineFace
+from fastserve.server.engine_face import EngineFace, EventFace
 from fastserve.server.errors import DeadlineError
-from fastserve.server.interleave import IndexedDelta, interleave
+from fastserve.server.interleave import IndexedItem, Notice, Outbox, interleave
 from fastserve.server.schema import TokenIds
 from fastserve.server.usage import UsageTally
 from fastserve.types import CompletionDelta, FinishReason, SamplingParams
@@ -45,6 +46,7 @@ class GenerationPlan:
     stream: bool = False
     include_usage: bool = False
     continuous_usage: bool = False
+    include_events: bool = False
 
     @property
     def choices_per_prompt(self) -> int:
@@ -58,7 +60,7 @@ class GenerationPlan:
 
 
 class Generation:
-    """Runs a plan on the engine; `deltas` may be iterated once."""
+    """Runs a plan on the engine; `items` may be iterated once."""
 
     def __init__(self, engine: EngineFace, plan: GenerationPlan, metrics: RequestMetrics) -> None:
         self.plan = plan
@@ -68,9 +70,12 @@ class Generation:
         self._timers = [RequestTimer(metrics, plan.arrival_s) for _ in range(plan.num_choices)]
         self._unfinished = plan.num_choices
         self._refused = False
+        self._outbox = Outbox() if plan.include_events else None
 
-    async def deltas(self) -> AsyncIterator[IndexedDelta]:
+    async def items(self) -> AsyncIterator[IndexedItem]:
         """Yield (choice, delta) until every choice has ended; closing aborts what still runs.
+
+        With `include_events` notices of the scheduler come in between.
 
         Raises:
             InvalidArgumentError, OverloadedError, EngineDeadError: the engine refused or died.
@@ -80,10 +85,11 @@ class Generation:
         plan = self.plan
         streams = [self._start(i, job) for i, job in enumerate(plan.jobs)]
         try:
-            async with aclosing(interleave(streams, plan.choices_per_prompt)) as merged:
-                async for choice, delta in merged:
-                    self._account(choice, delta)
-                    yield choice, delta
+            async with aclosing(interleave(streams, plan.choices_per_prompt, self._outbox)) as merged:
+                async for choice, item in merged:
+                    if not isinstance(item, Notice):
+                        self._account(choice, item)
+                    yield choice, item
         except (InvalidArgumentError, OverloadedError):
             self._refused = True
             raise
@@ -103,7 +109,11 @@ class Generation:
             priority=plan.priority,
             cache_salt=plan.cache_salt,
             deadline_s=deadline_s,
+            on_event=None if self._outbox is None else partial(self._note, index * plan.choices_per_prompt),
         )
+
+    def _note(self, base: int, event: EventFace) -> None:
+        self._outbox.note(base + event.index, event.facts)
 
     def _account(self, choice: int, delta: CompletionDelta) -> None:
         now_s = time.monotonic()

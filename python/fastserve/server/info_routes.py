@@ -1,14 +1,22 @@
 """What the server is and knows: models, version, tokenizer, metrics, and why a request waits."""
 
+import asyncio
+
 from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, Response
 
 from fastserve import __version__
+from fastserve.errors import EngineDeadError
 from fastserve.metrics.exposition import CONTENT_TYPE
 from fastserve.server.body import body_schema, read_request, serving_of
+from fastserve.server.engine_face import EngineFace
 from fastserve.server.errors import ApiError, bad_request
 from fastserve.server.schema import DetokenizeRequest, TokenizeRequest
 from fastserve.server.serving import Serving
+from fastserve.types import EngineStats
+
+# The engine answers between two iterations; Prometheus gives up after 10 s.
+ENGINE_ANSWER_TIMEOUT_S = 5.0
 
 router = APIRouter()
 
@@ -83,7 +91,12 @@ async def detokenize(request: Request) -> Response:
 @router.get("/v1/requests/{request_id}/explain")
 async def explain(request: Request, request_id: str) -> Response:
     """Why a request waits or runs, from the scheduler."""
-    answer = await serving_of(request).ready_engine().explain(request_id)
+    engine = serving_of(request).ready_engine()
+    try:
+        answer = await asyncio.wait_for(engine.explain(request_id), ENGINE_ANSWER_TIMEOUT_S)
+    except TimeoutError:
+        message = f"the engine did not answer within {ENGINE_ANSWER_TIMEOUT_S:g} s; see /livez"
+        raise ApiError(503, message, kind="server_error", code="engine_silent") from None
     if answer is None:
         message = f"no request with id {request_id[:200]!r} is known to the engine"
         raise ApiError(404, message, kind="not_found_error", param="request_id", code="request_not_found")
@@ -92,9 +105,17 @@ async def explain(request: Request, request_id: str) -> Response:
 
 @router.get("/metrics")
 async def metrics(request: Request) -> Response:
-    """Prometheus exposition."""
+    """Prometheus exposition; without the engine's part while it does not answer."""
     serving = serving_of(request)
     engine = serving.engine
-    alive = engine is not None and engine.is_alive
-    text = serving.exporter.render(engine.info if engine else None, await engine.stats() if alive else None)
+    text = serving.exporter.render(engine.info if engine else None, await _stats(engine))
     return Response(text, media_type=CONTENT_TYPE)
+
+
+async def _stats(engine: EngineFace | None) -> EngineStats | None:
+    if engine is None or not engine.is_alive:
+        return None
+    try:
+        return await asyncio.wait_for(engine.stats(), ENGINE_ANSWER_TIMEOUT_S)
+    except (TimeoutError, EngineDeadError):
+        return None

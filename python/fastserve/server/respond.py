@@ -5,16 +5,17 @@ import time
 from contextlib import aclosing
 
 from starlette.responses import Response
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from fastserve.errors import OverloadedError
 from fastserve.log import get_logger
 from fastserve.server.errors import ApiError, ClientGoneError, DeadlineError, to_api_error
 from fastserve.server.generation import Generation
 from fastserve.server.in_flight import Ticket
+from fastserve.server.interleave import Notice
 from fastserve.server.replies import GatheredChoice, ReplyFormat
 from fastserve.server.serving import Serving
-from fastserve.server.sse import DONE, SSE_HEADERS, event
+from fastserve.server.sse import DONE, SSE_HEADERS, comment, event
 
 # An error event to a client that does not read is given up after this.
 ERROR_EVENT_TIMEOUT_S = 1.0
@@ -71,8 +72,12 @@ class GenerationResponse(Response):
     async def _stream(self, send: Send) -> None:
         plan, reply, usage = self._plan, self._reply, self._generation.usage
         unopened = set(range(plan.num_choices))
-        async with aclosing(self._generation.deltas()) as deltas:
-            async for choice, delta in deltas:
+        async with aclosing(self._generation.items()) as items:
+            async for choice, delta in items:
+                if isinstance(delta, Notice):
+                    if self._started:
+                        await send(_body(comment({"index": choice} | delta.facts)))
+                    continue
                 if not self._started:
                     await self._start(send, SSE_HEADERS)
                 chunk = reply.chunk(choice, delta, usage.as_json() if plan.continuous_usage else None)
@@ -80,18 +85,18 @@ class GenerationResponse(Response):
                     unopened.discard(choice)
                     chunk = reply.opening(choice) + chunk
                 if chunk:
-                    await send({"type": "http.response.body", "body": chunk, "more_body": True})
+                    await send(_body(chunk))
         tail = reply.usage_chunk(usage.as_json()) + DONE if plan.include_usage else DONE
-        await send({"type": "http.response.body", "body": tail, "more_body": False})
+        await send(_body(tail, more=False))
 
     async def _whole(self, send: Send) -> None:
         choices = [GatheredChoice() for _ in range(self._plan.num_choices)]
-        async with aclosing(self._generation.deltas()) as deltas:
-            async for choice, delta in deltas:
+        async with aclosing(self._generation.items()) as items:
+            async for choice, delta in items:
                 choices[choice].add(delta)
         body = self._reply.whole(choices, self._generation.usage.as_json())
         await self._start(send, {"Content-Type": "application/json", "Content-Length": str(len(body))})
-        await send({"type": "http.response.body", "body": body, "more_body": False})
+        await send(_body(body, more=False))
 
     async def _start(self, send: Send, headers: dict[str, str]) -> None:
         rows = [(name.lower().encode(), value.encode()) for name, value in headers.items()]
@@ -103,9 +108,8 @@ class GenerationResponse(Response):
         if not self._started:
             await error.response()(scope, receive, send)
             return
-        message = {"type": "http.response.body", "body": event(error.body()), "more_body": False}
         try:
-            await asyncio.wait_for(send(message), ERROR_EVENT_TIMEOUT_S)
+            await asyncio.wait_for(send(_body(event(error.body()), more=False)), ERROR_EVENT_TIMEOUT_S)
         except TimeoutError:
             self._log("client does not read")
 
@@ -120,6 +124,10 @@ class GenerationResponse(Response):
             time.monotonic() - self._plan.arrival_s,
             extra={"request_id": self._plan.request_id},
         )
+
+
+def _body(data: bytes, *, more: bool = True) -> Message:
+    return {"type": "http.response.body", "body": data, "more_body": more}
 
 
 async def _watch_disconnect(receive: Receive, ticket: Ticket) -> None:

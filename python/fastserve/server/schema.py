@@ -31,10 +31,11 @@ class _Body(BaseModel):
 
 
 class StreamOptions(_Body):
-    """Extras of a stream."""
+    """Extras of a stream. `include_events`: an SSE comment whenever the scheduler parks, resumes or moves a choice."""
 
     include_usage: bool = False
     continuous_usage_stats: bool = False
+    include_events: bool = False
     include_obfuscation: Literal[False] = False
 
 

@@ -19,6 +19,11 @@ def event(payload: bytes) -> bytes:
     return b"data: " + payload + b"\n\n"
 
 
+def comment(facts: dict[str, object]) -> bytes:
+    """A comment line: clients that do not know it skip it."""
+    return b": " + to_json(facts) + b"\n\n"
+
+
 class ChunkEncoder:
     """Encodes the chunks of one stream.
 

@@ -87,6 +87,14 @@ class Script:
     endless: bool = False
 
 
+@dataclass(frozen=True)
+class Event:
+    """As `fastserve.engine.async_engine.RequestEvent`."""
+
+    index: int
+    facts: dict[str, object]
+
+
 @dataclass
 class Call:
     """Arguments of one `generate`."""
@@ -113,20 +121,26 @@ class FakeEngine:
     explanations: dict[str, dict] = field(default_factory=dict)
     heartbeat_s: float = 0.0
     is_alive: bool = True
+    silent: bool = False
     overloaded: bool = False
     closed: bool = False
 
-    async def generate(
+    def generate(
         self, prompt_token_ids, sampling, *, request_id, priority=0, cache_salt="", deadline_s=None, on_event=None
     ) -> AsyncIterator[CompletionDelta]:
         self.calls.append(Call(prompt_token_ids, sampling, request_id, priority, cache_salt, deadline_s))
         if self.overloaded:
             raise OverloadedError("the queue is full")
+        return self._generate(request_id, sampling, on_event)
+
+    async def _generate(self, request_id, sampling, on_event) -> AsyncIterator[CompletionDelta]:
         self.running.add(request_id)
         done = False
         try:
             async for delta in self._run(sampling):
                 yield delta
+                if on_event is not None and delta.token_ids:
+                    on_event(Event(delta.index, {"state": "parked", "level": 1}))
             done = True
         finally:
             self.running.discard(request_id)
@@ -168,9 +182,13 @@ class FakeEngine:
         return request_id in self.running
 
     async def stats(self) -> EngineStats:
+        if self.silent:
+            await asyncio.Event().wait()
         return self.engine_stats
 
     async def explain(self, request_id: str) -> dict | None:
+        if self.silent:
+            await asyncio.Event().wait()
         return self.explanations.get(request_id)
 
     def heartbeat_age_s(self) -> float:

@@ -202,3 +202,16 @@ async def test_fields_that_are_off_are_accepted(live):
 async def test_aborted_choice_says_so(live):
     live.engine.script = Script(finish=FinishReason.ABORT)
     assert (await live.complete()).json()["choices"][0]["finish_reason"] == "abort"
+
+
+async def test_scheduler_events_are_comments_that_clients_skip(live):
+    plain = await live.complete(stream=True)
+    assert "\n: " not in plain.text
+    reply = await live.complete(stream=True, n=2, stream_options={"include_events": True})
+    events = [json.loads(line[2:]) for line in reply.text.splitlines() if line.startswith(": ")]
+    assert {event["index"] for event in events} == {0, 1}
+    assert events[0] == {"index": events[0]["index"], "state": "parked", "level": 1}
+    stream = await live.openai.completions.create(
+        model="fake", prompt="hi", stream=True, extra_body={"stream_options": {"include_events": True}}
+    )
+    assert "".join([c.choices[0].text async for c in stream if c.choices]) == TEXT

@@ -7,6 +7,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from fastserve import __version__
 from fastserve.config import ServerConfig
+from fastserve.server import info_routes
 from fastserve.types import EngineStats
 from tests.unit.server.conftest import live_server
 from tests.unit.server.fake_engine import BOS, Script
@@ -56,6 +57,15 @@ async def test_explain_passes_the_engines_answer_on(direct):
     assert (await direct.http.get("/v1/requests/req-1/explain")).json() == {"state": "parked", "level": 2}
     reply = await direct.http.get("/v1/requests/other/explain")
     assert reply.status_code == 404 and reply.json()["error"]["code"] == "request_not_found"
+
+
+async def test_silent_engine_costs_metrics_only_its_part_and_explain_a_503(direct, monkeypatch):
+    monkeypatch.setattr(info_routes, "ENGINE_ANSWER_TIMEOUT_S", 0.02)
+    direct.engine.silent = True
+    reply = await direct.http.get("/metrics")
+    assert reply.status_code == 200
+    assert "prompt_tokens" in reply.text and "num_requests_running" not in reply.text
+    assert (await direct.http.get("/v1/requests/a/explain")).status_code == 503
 
 
 async def test_openapi_describes_the_bodies(direct):
