@@ -435,23 +435,28 @@ async def test_signals_for_the_whole_group_do_not_end_the_engine(engine: AsyncEn
     assert (await collect(engine.generate([3], SamplingParams(max_tokens=2), request_id="a")))[-1].finish_reason
 
 
-def test_the_engine_dies_with_its_parent(folder: Path) -> None:
+@pytest.mark.parametrize("token", [3, fake_core.HANG], ids=["idle", "hanging"])
+def test_the_engine_dies_with_its_parent(folder: Path, token: int) -> None:
     program = f"""
 import asyncio, time
 from fastserve.config import EngineConfig, ModelConfig
 from fastserve.engine.async_engine import AsyncEngine
+from fastserve.types import SamplingParams
+
 async def main():
     engine = await AsyncEngine.start(
         EngineConfig(model=ModelConfig(model={str(folder)!r})), core_factory="{FAKE}:make"
     )
+    request = asyncio.ensure_future(anext(engine.generate([{token}], SamplingParams(), request_id="a")))
+    await asyncio.sleep(0.1)
     print(engine.pid, flush=True)
     time.sleep(60)
+
 asyncio.run(main())
 """
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
     with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, env=environment) as parent:
-        pid = int(parent.stdout.readline())
-        engine = psutil.Process(pid)
+        engine = psutil.Process(int(parent.stdout.readline()))
         parent.kill()
         parent.wait()
         gone, _ = psutil.wait_procs([engine], timeout=SEEN_WITHIN_S)

@@ -85,12 +85,14 @@ def test_completions_are_told_apart(processor: OutputProcessor) -> None:
 
 
 def test_a_stop_string_ends_the_text_and_then_the_sequence(processor: OutputProcessor) -> None:
-    request = add(processor, stop=("##",))
-    assert list(processor.process([output(request, "a#")]).to_abort) == []
-    processed = processor.process([output(request, "#bc")])
+    request = add(processor, stop=("##",), logprobs=0)
+    logprobs = tuple(TokenLogprobs(-float(k), 1) for k in range(5))
+    assert list(processor.process([output(request, "a#", logprobs=logprobs[:2])]).to_abort) == []
+    processed = processor.process([output(request, "#bc", logprobs=logprobs[2:])])
     assert list(processed.to_abort) == [request.sequences[0].request_id]
     first = only(request)
     assert (first.text, first.token_ids, first.finish_reason) == ("a", ids_of("a##"), None)
+    assert first.logprobs == logprobs[:3]
     assert processor.process([output(request, "late")]).to_abort == []
     processor.process([end(request, reason=FinishReason.ABORT)])
     assert only(request) == CompletionDelta(index=0, finish_reason=FinishReason.STOP, stop_reason="##", stats=STATS)

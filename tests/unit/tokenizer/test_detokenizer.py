@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from fastserve.tokenizer import IncrementalDetokenizer, Tokenizer
 from tests.unit.tokenizer import tiny
+from tests.unit.tokenizer.test_stop_matcher import whole_text_search
 
 BYTE_LEVEL = Tokenizer(tiny.byte_level(), special_tokens={"bos_token": "<s>", "eos_token": "</s>"})
 LLAMA2 = Tokenizer(tiny.byte_fallback(), special_tokens={"bos_token": "<s>", "eos_token": "</s>"})
@@ -143,15 +144,6 @@ def test_nothing_follows_a_stop_string() -> None:
     assert detokenizer.push(ids, finished=True).text == ""
 
 
-def reference(text: str, stop: Sequence[str]) -> tuple[str, str | None]:
-    """Cut text at the stop string that is complete first; the longest of several."""
-    for end in range(1, len(text) + 1):
-        found = [s for s in stop if text[:end].endswith(s)]
-        if found:
-            return text[: end - len(max(found, key=len))], max(found, key=len)
-    return text, None
-
-
 @ALL
 @given(
     text=st.text(st.sampled_from("ab é🙂"), max_size=30),
@@ -160,14 +152,14 @@ def reference(text: str, stop: Sequence[str]) -> tuple[str, str | None]:
 )
 def test_stop_strings_cut_the_text_wherever_the_stream_is_cut(tokenizer: Tokenizer, text: str, stop, sizes) -> None:
     ids = tokenizer.encode(text, add_special_tokens=False)
-    expected_text, expected_stop = reference(tokenizer.decode(ids), stop)
+    expected_text, expected_stop = whole_text_search(tokenizer.decode(ids), stop)
     got_text, got_stop, used = run_matcher(tokenizer, ids, sizes, stop=tuple(stop))
     assert (got_text, got_stop) == (expected_text, expected_stop)
     if got_stop is None:
         assert used == len(ids)
     else:
         assert tokenizer.decode(ids[:used]).startswith(got_text + got_stop) or tokenizer is not BYTE_LEVEL
-        assert reference(tokenizer.decode(ids[: used - 1]), stop)[1] is None
+        assert whole_text_search(tokenizer.decode(ids[: used - 1]), stop)[1] is None
 
 
 def test_stop_strings_are_let_through_before_min_tokens() -> None:
