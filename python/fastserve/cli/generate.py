@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print the completions of every prompt, in order."""
+    """Print the completions of every prompt, in order; 1 when one failed."""
     prompts = _prompts(args)
     sampling = SamplingParams(
         max_tokens=args.max_tokens,
@@ -45,9 +45,11 @@ def run(args: argparse.Namespace) -> int:
         values |= {field.name: getattr(part, field.name) for field in dataclasses.fields(part)}
     model = values.pop("model")
     llm = load("fastserve.engine.llm:LLM")(model, **values)
-    for request in llm.generate(prompts, sampling):
+    requests = llm.generate(prompts, sampling, use_tqdm=sys.stderr.isatty())
+    for request in requests:
         _print(request, as_json=args.json)
-    return 0
+    failed = any(output.error is not None for request in requests for output in request.outputs)
+    return 1 if failed else 0
 
 
 def _prompts(args: argparse.Namespace) -> list[str]:

@@ -1,5 +1,7 @@
 """Serve a model: what `fastserve serve` calls."""
 
+import logging
+
 from fastserve.config import EngineConfig, ServerConfig
 from fastserve.engine.async_engine import AsyncEngine
 from fastserve.log import configure_logging
@@ -9,6 +11,11 @@ from fastserve.server.lifecycle import serve
 def run_server(engine_config: EngineConfig, server_config: ServerConfig) -> int:
     """Load the model and serve it until a signal; returns the exit code of `lifecycle.serve`."""
     configure_logging(server_config.log_level, json_lines=server_config.json_logs)
+    # What uvicorn has to say (a bug in a route, a cut connection) goes to the same place in the same form.
+    uvicorn_log = logging.getLogger("uvicorn")
+    uvicorn_log.handlers[:] = logging.getLogger("fastserve").handlers
+    uvicorn_log.setLevel(logging.WARNING)
+    uvicorn_log.propagate = False
     model_name = server_config.served_model_name or engine_config.model.model
 
     async def start() -> AsyncEngine:

@@ -24,14 +24,20 @@ class FakeLLM:
             raise CheckpointError("config.json is\nnot JSON")
         type(self).built = (model, values)
 
-    def generate(self, prompts, sampling):
+    def generate(self, prompts, sampling, *, use_tqdm):
         type(self).sampling = sampling
         return [
             RequestOutput(
                 prompt=prompt,
                 prompt_token_ids=(1, 2),
                 outputs=(
-                    CompletionOutput(index=0, text=prompt.upper(), token_ids=(3,), finish_reason=FinishReason.LENGTH),
+                    CompletionOutput(
+                        index=0,
+                        text=prompt.upper(),
+                        token_ids=(3,),
+                        finish_reason=FinishReason.LENGTH,
+                        error="too long" if prompt == "bad" else None,
+                    ),
                 ),
             )
             for prompt in prompts
@@ -85,6 +91,12 @@ def test_generate_reads_prompts_from_a_file_or_standard_input(llm, capsys, tmp_p
     monkeypatch.setattr(sys, "stdin", io.StringIO("c\n"))
     assert main(["generate", "m", "--prompt-file", "-"]) == 0
     assert capsys.readouterr().out == "C\n"
+
+
+def test_generate_says_which_prompt_failed_and_exits_1(llm, capsys):
+    assert main(["generate", "m", "--prompt", "a", "--prompt", "bad"]) == 1
+    output = capsys.readouterr()
+    assert output.out == "A\n" and output.err == "error: too long\n"
 
 
 def test_failures_are_one_line_and_exit_1(llm, capsys):
