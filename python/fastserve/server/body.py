@@ -25,6 +25,18 @@ async def read_request(request: Request, model: type[BodyT]) -> BodyT:
 
 def body_schema(model: type[BodyT]) -> dict[str, object]:
     """The model as the `openapi_extra` of a route, which reads its body itself."""
-    schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
-    schema.pop("$defs", None)
-    return {"requestBody": {"content": {"application/json": {"schema": schema}}, "required": True}}
+    schema = model.model_json_schema()
+    definitions = schema.pop("$defs", {})
+    content = {"application/json": {"schema": _without_references(schema, definitions)}}
+    return {"requestBody": {"content": content, "required": True}}
+
+
+def _without_references(schema: object, definitions: dict[str, object]) -> object:
+    """Put the definitions in the place of their references, which would point nowhere in the OpenAPI document."""
+    if isinstance(schema, list):
+        return [_without_references(item, definitions) for item in schema]
+    if not isinstance(schema, dict):
+        return schema
+    if (reference := schema.get("$ref")) is not None:
+        return _without_references(definitions[reference.rpartition("/")[2]], definitions)
+    return {name: _without_references(item, definitions) for name, item in schema.items()}

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import ipaddress
 import signal
 import socket
 from collections.abc import Awaitable, Callable, Iterator
@@ -80,6 +81,8 @@ class LiveServer:
         for sock in sockets:
             # Printed whatever the log level: nobody should have to guess what this process exposes.
             print(f"listening on http://{_address(sock)}", flush=True)
+        if self._config.api_key is None and not all(_is_loopback(sock) for sock in sockets):
+            logger.warning("anyone who reaches this address may use the model: set --api-key")
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, self._on_signal, number)
@@ -180,6 +183,10 @@ def bind(host: str, port: int) -> list[socket.socket]:
             sock.close()
         raise
     return sockets
+
+
+def _is_loopback(sock: socket.socket) -> bool:
+    return ipaddress.ip_address(sock.getsockname()[0].partition("%")[0]).is_loopback
 
 
 def _address(sock: socket.socket) -> str:

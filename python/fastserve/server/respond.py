@@ -108,6 +108,8 @@ class GenerationResponse(Response):
         if not self._started:
             await error.response()(scope, receive, send)
             return
+        if not self._plan.stream:  # half a JSON reply cannot be mended; the connection is cut
+            return
         try:
             await asyncio.wait_for(send(_body(event(error.body()), more=False)), ERROR_EVENT_TIMEOUT_S)
         except TimeoutError:

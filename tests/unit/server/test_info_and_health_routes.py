@@ -69,8 +69,9 @@ async def test_silent_engine_costs_metrics_only_its_part_and_explain_a_503(direc
 
 
 async def test_openapi_describes_the_bodies(direct):
-    schema = (await direct.http.get("/openapi.json")).json()
-    body = schema["paths"]["/v1/completions"]["post"]["requestBody"]
+    paths = (await direct.http.get("/openapi.json")).json()["paths"]
+    assert "$ref" not in str(paths["/v1/chat/completions"]["post"]["requestBody"])
+    body = paths["/v1/completions"]["post"]["requestBody"]
     assert "max_tokens" in body["content"]["application/json"]["schema"]["properties"]
 
 

@@ -10,6 +10,8 @@ from contextlib import contextmanager
 import httpx
 import pytest
 
+from fastserve.config import ServerConfig
+from fastserve.server import lifecycle
 from fastserve.server.lifecycle import bind
 from tests.unit.server.process import server_process, wait_ready
 
@@ -122,3 +124,13 @@ def test_bind_takes_every_address_of_the_host_with_one_port():
 def test_bind_says_when_the_port_is_taken():
     with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(OSError, match="in use"):
         bind("127.0.0.1", taken.getsockname()[1])
+
+
+@pytest.mark.parametrize(("host", "warned"), [("127.0.0.1", False), ("0.0.0.0", True)])
+def test_open_address_without_a_key_is_warned_of(host, warned, caplog):
+    async def nothing() -> None:
+        raise OSError("no engine")
+
+    with caplog.at_level("WARNING", "fastserve"):
+        assert lifecycle.serve(nothing, ServerConfig(host=host, port=0), "fake") == 1
+    assert ("--api-key" in caplog.text) == warned
