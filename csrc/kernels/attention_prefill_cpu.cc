@@ -124,8 +124,7 @@ FS_INLINE void weigh_column(std::int64_t count, std::int64_t num_full, int v, Sc
     const Vec score = load(column + t * kWidth);
     maximum = max(select_le(set1(static_cast<float>(t)), position, score, set1(kMinusInf)), maximum);
   }
-  // A query that sees nothing of this tile keeps its state to the bit.
-  const Vec alpha = select_le(set1(0.0f), position, exp(earlier_max - maximum), set1(1.0f));
+  const Vec alpha = exp(earlier_max - maximum);  // 1, to the bit, for a query that sees nothing of this tile
   for (std::int64_t t = 0; t < num_full; ++t) store(column + t * kWidth, exp(load(column + t * kWidth) - maximum));
   for (std::int64_t t = num_full; t < count; ++t) {
     const Vec weight = exp(load(column + t * kWidth) - maximum);

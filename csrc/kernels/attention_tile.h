@@ -47,19 +47,6 @@ FS_INLINE void store_some(T* p, Vec a, std::int64_t count) {
   }
 }
 
-/// Lane by lane: a <= b ? x : y.
-FS_INLINE Vec select_le(Vec a, Vec b, Vec x, Vec y) {
-#if defined(FS_ISA_avx512)
-  return {_mm512_mask_blend_ps(_mm512_cmp_ps_mask(a.v, b.v, _CMP_LE_OQ), y.v, x.v)};
-#elif defined(FS_ISA_avx2)
-  return {_mm256_blendv_ps(y.v, x.v, _mm256_cmp_ps(a.v, b.v, _CMP_LE_OQ))};
-#else
-  Vec r;
-  for (int i = 0; i < kLanes; ++i) r.v[i] = a.v[i] <= b.v[i] ? x.v[i] : y.v[i];
-  return r;
-#endif
-}
-
 /// rows[i] lane j <-> rows[j] lane i.
 FS_INLINE void transpose(Vec (&rows)[kLanes]) {
 #if defined(FS_ISA_avx512)

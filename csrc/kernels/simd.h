@@ -196,6 +196,19 @@ FS_INLINE float reduce_max(Vec a) {
   return lanes[0];
 }
 
+/// Lane by lane: a <= b ? x : y.
+FS_INLINE Vec select_le(Vec a, Vec b, Vec x, Vec y) {
+#if defined(FS_ISA_avx512)
+  return {_mm512_mask_blend_ps(_mm512_cmp_ps_mask(a.v, b.v, _CMP_LE_OQ), y.v, x.v)};
+#elif defined(FS_ISA_avx2)
+  return {_mm256_blendv_ps(y.v, x.v, _mm256_cmp_ps(a.v, b.v, _CMP_LE_OQ))};
+#else
+  Vec r;
+  for (int i = 0; i < Vec::kLanes; ++i) r.v[i] = a.v[i] <= b.v[i] ? x.v[i] : y.v[i];
+  return r;
+#endif
+}
+
 /// exp(x), relative error below 2e-7 on [-87, 88]; smaller x gives 0 (so exp(-inf) = 0), larger x the value at 88, NaN NaN.
 FS_INLINE Vec exp(Vec x) {
 #if defined(FS_ISA_scalar)

@@ -11,3 +11,7 @@ from fastserve.ops.linear import pack_weight as pack_weight
 from fastserve.ops.norm import layer_norm as layer_norm
 from fastserve.ops.norm import rms_norm as rms_norm
 from fastserve.ops.rope import rope_kv_write as rope_kv_write
+from fastserve.ops.sampling import SamplingBatch as SamplingBatch
+from fastserve.ops.sampling import TokenLogprobs as TokenLogprobs
+from fastserve.ops.sampling import sample as sample
+from fastserve.ops.sampling import token_logprobs as token_logprobs
