@@ -17,7 +17,7 @@ from fastserve.errors import DeviceError, InvalidArgumentError, OverloadedError
 from fastserve.executor import InprocExecutor
 from fastserve.log import get_logger
 from fastserve.types import EngineInfo, EngineOutput, EngineRequest, EngineStats
-from fastserve.worker import StepOutput
+from fastserve.worker import StepOutput, Transfers
 from fastserve.worker.worker import Progress
 
 logger = get_logger(__name__)
@@ -47,7 +47,7 @@ class EngineCore:
                 "scheduling_policy srpt needs to know output lengths and runs in the simulator only: use skip-join-mlfq"
             )
         self._config = config
-        self._executor = executor
+        self.executor = executor
         self.latency = latency
         self.kv = KvManager(
             block_size=config.cache.block_size,
@@ -107,6 +107,11 @@ class EngineCore:
         except BaseException:
             executor.stop()
             raise
+
+    @property
+    def transfers(self) -> Transfers:
+        """The worker's transfers, for fault injection and their counters."""
+        return self.executor.worker.transfers
 
     def add_request(self, request: EngineRequest) -> None:
         """Queue a request.
@@ -212,7 +217,7 @@ class EngineCore:
 
     def close(self) -> None:
         """Stop the executor; may be called again."""
-        self._executor.stop()
+        self.executor.stop()
 
     def _start(self, plan: StepPlan) -> None:
         """Hand a plan to the executor, unless there is nothing to do or to wait for."""
@@ -220,7 +225,7 @@ class EngineCore:
         now_s = time.monotonic()
         if plan.num_rows or plan.num_transfers or self.scheduler.num_transfers_in_flight:
             expected_s = _expected_s(self.latency, plan) if plan.num_rows else 0.0
-            self._running = _Running(plan, self._executor.submit(plan), now_s, expected_s)
+            self._running = _Running(plan, self.executor.submit(plan), now_s, expected_s)
         else:
             self.scheduler.commit(plan.step, np.empty(0, np.int32), 0.0, now_s)
 

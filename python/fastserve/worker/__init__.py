@@ -2,6 +2,7 @@
 
 from fastserve._C.sched import StepPlan
 from fastserve.worker.step_output import StepOutput
+from fastserve.worker.transfers import Transfers
 from fastserve.worker.worker import Worker, WorkerInfo
 
-__all__ = ["StepOutput", "StepPlan", "Worker", "WorkerInfo"]
+__all__ = ["StepOutput", "StepPlan", "Transfers", "Worker", "WorkerInfo"]

@@ -1,0 +1,108 @@
+"""Parking, moving and resuming never changes a token, and damaged KV never yields one."""
+
+import time
+
+import pytest
+
+from fastserve._C.offload import Direction
+from fastserve.engine.core import EngineCore
+from fastserve.types import SamplingParams
+from tests.integration.engine_driver import GREEDY, Driver, engine_config, park_every, random_prompts, run_prompts
+
+POLICIES = ("skip-join-mlfq", "mlfq", "fcfs", "priority")
+PROMPTS = random_prompts(10)
+SEEDED = SamplingParams(temperature=0.8, top_p=0.9, top_k=40, seed=7, max_tokens=24, ignore_eos=True,
+                        repetition_penalty=1.1, frequency_penalty=0.2)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def unparked() -> list[list[int]]:
+    return run_prompts(PROMPTS)
+
+
+def delay_copies(core: EngineCore) -> None:
+    core.transfers.engine.inject_random_delay(0.004, 1)
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize("k", [1, 2, 7])
+def test_tokens_are_the_same_when_every_request_is_parked_every_k_steps(unparked, policy, k):
+    seen = {}
+
+    def keep_counters(driver: Driver) -> None:
+        park_every(k)(driver)
+        seen["engine"] = driver.core.transfers.engine
+
+    tokens = run_prompts(PROMPTS, between_steps=keep_counters, prepare=delay_copies, scheduling_policy=policy)
+    assert tokens == unparked
+    assert seen["engine"].num_verified > 0
+    assert seen["engine"].num_mismatches == 0
+
+
+@pytest.mark.parametrize("async_scheduling", [True, False])
+@pytest.mark.parametrize("mode", ["swap", "recompute", "auto"])
+def test_tokens_are_the_same_in_every_preemption_mode(unparked, mode, async_scheduling):
+    tokens = run_prompts(PROMPTS, between_steps=park_every(3), preemption_mode=mode, async_scheduling=async_scheduling)
+    assert tokens == unparked
+
+
+def test_tokens_are_the_same_when_memory_is_short(unparked):
+    assert run_prompts(PROMPTS, num_gpu_blocks_override=16) == unparked
+
+
+def test_tokens_are_the_same_without_a_host_pool(unparked):
+    assert run_prompts(PROMPTS, num_gpu_blocks_override=16, num_host_blocks_override=0) == unparked
+
+
+def test_tokens_are_the_same_with_a_host_pool_that_is_too_small(unparked):
+    tokens = run_prompts(PROMPTS, between_steps=park_every(2), num_gpu_blocks_override=16, num_host_blocks_override=6)
+    assert tokens == unparked
+
+
+def test_tokens_are_the_same_with_prefix_caching(unparked):
+    tokens = run_prompts(PROMPTS + PROMPTS, between_steps=park_every(5), enable_prefix_caching=True)
+    assert tokens == unparked + unparked
+
+
+def test_seeded_sampling_survives_parking():
+    baseline = run_prompts(PROMPTS, SEEDED)
+    assert run_prompts(PROMPTS, SEEDED, between_steps=park_every(2), prepare=delay_copies) == baseline
+    assert run_prompts(PROMPTS, SEEDED, between_steps=park_every(3), preemption_mode="recompute") == baseline
+
+
+@pytest.mark.parametrize("direction", [Direction.DEVICE_TO_HOST, Direction.HOST_TO_DEVICE])
+def test_failed_copies_cost_time_but_no_tokens(unparked, direction):
+    tokens = run_prompts(
+        PROMPTS,
+        between_steps=park_every(4),
+        prepare=lambda core: core.transfers.engine.inject_failure(direction, 5),
+    )
+    assert tokens == unparked
+
+
+def test_a_flipped_byte_in_parked_kv_turns_the_canary_red_and_reaches_no_client(unparked):
+    core = EngineCore.from_config(engine_config(write_through=False))
+    try:
+        driver = Driver(core)
+        for request_id, prompt in enumerate(PROMPTS):
+            driver.add(request_id, prompt)
+        for _ in range(6):
+            driver.step()
+        for request_id in driver.unfinished:
+            core.scheduler.park(request_id, True, time.monotonic())
+        while core.stats().num_parked_host < len(driver.unfinished):
+            driver.step()
+        memoryview(core.transfers.arena).cast("B")[17] ^= 0x40  # block 0 of the host pool, one bit
+        for request_id in driver.unfinished:
+            core.scheduler.unpark(request_id, time.monotonic())
+        driver.run()
+        assert core.transfers.engine.num_mismatches > 0
+        assert [driver.tokens[i] for i in range(len(PROMPTS))] == unparked
+        driver.check_drained()
+    finally:
+        core.close()
+
+
+def test_greedy_tokens_do_not_depend_on_the_batch(unparked):
+    assert [run_prompts([prompt])[0] for prompt in PROMPTS[:3]] == unparked[:3]
+    assert run_prompts(PROMPTS, GREEDY, max_num_seqs=2, max_prefill_chunk_tokens=8) == unparked
