@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from bench.lib.results import write_results
+from bench.lib.report import write_json
 from bench.serving.load import TimedRequest, TimedResult, run_load, summarize
 from bench.serving.model import CONFIG, build_benchmark_model
 from bench.serving.servers import fastserve_command, free_port, serving
@@ -108,8 +108,9 @@ def main() -> None:
     report = _report(servers, args.limit_s)
     print(json.dumps(report, indent=2))
     if args.json:
+        config = {name: str(value) for name, value in vars(args).items()} | {"trace": args.trace.name}
         raw = {s.name: s.samples for s in servers}
-        write_results(args.json, "serving.compare", {"arguments": vars(args) | {"trace": args.trace.name}}, report, raw)
+        write_json(args.json, config=config, results=[{"summary": report, "raw": raw}])
 
 
 def _start(stack: contextlib.ExitStack, args: argparse.Namespace, model: Path) -> list[Server]:

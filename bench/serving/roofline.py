@@ -1,0 +1,189 @@
+"""`python -m bench.serving.roofline`: CPU serving against the machine's own roofs, all measured in the same run.
+
+Model: the benchmark Llama (12 layers, 768 wide, fp32). Roofs: reading memory with all cores, torch's best fp32 GEMM.
+"""
+
+import argparse
+import asyncio
+import json
+import os
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import httpx
+import numpy as np
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from bench.lib.report import write_json
+from bench.lib.roofs import read_bandwidth
+from bench.serving.load import TimedRequest, run_load
+from bench.serving.model import CONFIG, build_benchmark_model
+from bench.serving.servers import fastserve_command, free_port, serving
+from fastserve.config import CacheConfig, EngineConfig, ModelConfig, SchedulerConfig
+from fastserve.executor import InprocExecutor
+from fastserve.ops.attention import AttentionBatch, attention
+
+ROOT = Path(__file__).parents[2]
+PREFILL_TOKENS = 512
+ATTENTION_BATCH, ATTENTION_CTX = 16, 1024
+SERVER_BATCH, SERVER_TOKENS = 16, 160
+
+
+def linear_parameters() -> tuple[int, int]:
+    """Weights read by a decode step (all matrices and the head), and those of the layers alone."""
+    hidden, intermediate = CONFIG["hidden_size"], CONFIG["intermediate_size"]
+    kv = CONFIG["num_key_value_heads"] * CONFIG["head_dim"]
+    layer = hidden * (2 * hidden + 2 * kv) + 3 * hidden * intermediate
+    layers = CONFIG["num_hidden_layers"] * layer
+    return layers + CONFIG["vocab_size"] * hidden, layers
+
+
+def median_of(measure: Callable[[], float], rounds: int) -> float:
+    """Median of several measurements."""
+    return statistics.median(measure() for _ in range(rounds))
+
+
+def torch_gemm_flops(threads: int) -> float:
+    """Best fp32 rate of torch at the model's prefill shapes, FLOP/s: its own linear and MKL's packed one."""
+    torch.set_num_threads(threads)
+    hidden, intermediate = CONFIG["hidden_size"], CONFIG["intermediate_size"]
+    best = 0.0
+    for rows, columns in ((hidden, 2 * intermediate), (intermediate, hidden)):
+        x, weight = torch.randn(PREFILL_TOKENS, rows), torch.randn(columns, rows)
+        packed = torch.ops.mkl._mkl_reorder_linear_weight(weight.to_mkldnn(), PREFILL_TOKENS)
+        calls = (
+            lambda x=x, weight=weight: torch.nn.functional.linear(x, weight),
+            lambda x=x, weight=weight, packed=packed: torch.ops.mkl._mkl_linear(
+                x, packed, weight, None, PREFILL_TOKENS
+            ),
+        )
+        for call in calls:
+            call()
+            started_s = time.perf_counter()
+            for _ in range(10):
+                call()
+            best = max(best, 10 * 2 * PREFILL_TOKENS * rows * columns / (time.perf_counter() - started_s))
+    torch.set_num_threads(1)
+    return best
+
+
+def attention_bandwidth() -> float:
+    """Bytes of KV per second that decode attention takes in at batch 16, context 1024."""
+    heads, kv_heads, dim = CONFIG["num_attention_heads"], CONFIG["num_key_value_heads"], CONFIG["head_dim"]
+    pages = ATTENTION_CTX // 16
+    cache = torch.randn(ATTENTION_BATCH * pages, 1, 2, kv_heads, 16, dim)
+    batch = AttentionBatch(
+        query_start=np.arange(ATTENTION_BATCH + 1, dtype=np.int32),
+        seq_lens=np.full(ATTENTION_BATCH, ATTENTION_CTX, np.int32),
+        block_start=np.arange(0, (ATTENTION_BATCH + 1) * pages, pages, dtype=np.int32),
+        block_ids=np.random.default_rng(0).permutation(ATTENTION_BATCH * pages).astype(np.int32),
+        num_decode_rows=ATTENTION_BATCH,
+    )
+    query = torch.randn(ATTENTION_BATCH, heads, dim)
+    evict = torch.zeros(16 << 20)  # 64 MiB, larger than the caches
+
+    def once() -> float:
+        evict.add_(1.0)
+        started_s = time.perf_counter()
+        attention(query, cache, batch, layer=0, scale=dim**-0.5)
+        return time.perf_counter() - started_s
+
+    once()
+    return cache.numel() * 4 / median_of(once, 15)
+
+
+def engine_rates(model: Path) -> dict[str, float]:
+    """Decode and prefill of the engine's own worker."""
+    config = EngineConfig(
+        model=ModelConfig(model=str(model), dtype="float32"),
+        cache=CacheConfig(kv_gib=1.0, host_kv_gib=0.0),
+        scheduler=SchedulerConfig(max_num_seqs=16),
+    )
+    executor = InprocExecutor(config)
+    try:
+        shape = {"prefill_tokens": 0, "prefill_ctx": 0, "num_decodes": 1, "decode_ctx": 64}
+        prefill = {"prefill_tokens": PREFILL_TOKENS, "prefill_ctx": 0, "num_decodes": 0, "decode_ctx": 0}
+        executor.time_iteration(**shape)
+        executor.time_iteration(**prefill)
+        return {
+            "decode_s": median_of(lambda: executor.time_iteration(**shape), 15),
+            "batch16_s": median_of(lambda: executor.time_iteration(**(shape | {"num_decodes": 16})), 10),
+            "prefill_s": median_of(lambda: executor.time_iteration(**prefill), 7),
+        }
+    finally:
+        executor.stop()
+
+
+def overhead_per_step(model: Path, log: Path) -> dict[str, float]:
+    """Wall time of a step at batch 16 beyond the model's own, seen through HTTP: seconds."""
+    port = free_port()
+    command = fastserve_command(model, port, "--max-num-seqs", "16", "--kv-gib", "1", "--no-enable-prefix-caching")
+    with serving(command, f"http://127.0.0.1:{port}", log) as url:
+
+        def counters() -> tuple[float, float]:
+            values = {}
+            for line in httpx.get(f"{url}/metrics").text.splitlines():
+                if line and not line.startswith("#"):
+                    name, value = line.rsplit(" ", 1)
+                    values[name.split("{")[0].removeprefix("fastserve:")] = float(value)
+            return values["engine_iterations_total"], values["engine_execute_seconds_total"]
+
+        requests = [TimedRequest(0.0, tuple(range(5, 21)), SERVER_TOKENS) for _ in range(SERVER_BATCH)]
+        asyncio.run(run_load(url, "m", requests[:1]))
+        iterations, execute_s = counters()
+        started_s = time.perf_counter()
+        asyncio.run(run_load(url, "m", requests))
+        wall_s = time.perf_counter() - started_s
+        iterations_after, execute_after_s = counters()
+        steps = iterations_after - iterations
+        return {"overhead_s": (wall_s - (execute_after_s - execute_s)) / steps, "step_s": wall_s / steps}
+
+
+def main() -> None:
+    """Measure and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", type=Path, help="write results there")
+    args = parser.parse_args()
+    build = ROOT / "build" / "bench"
+    model = build_benchmark_model(build / "llama-12x768")
+    threads = len(os.sched_getaffinity(0))
+    all_weights, layer_weights = linear_parameters()
+    read = read_bandwidth()
+    rates = engine_rates(model)
+    gemm = torch_gemm_flops(threads)
+    attended = attention_bandwidth()
+    overhead = overhead_per_step(model, build / "roofline.log")
+    read = statistics.median([read, read_bandwidth()])
+    heads = CONFIG["num_attention_heads"] * CONFIG["head_dim"]
+    attention_flops = CONFIG["num_hidden_layers"] * 4 * heads * PREFILL_TOKENS * (PREFILL_TOKENS + 1) / 2
+    prefill_flops = 2 * PREFILL_TOKENS * layer_weights + 2 * (all_weights - layer_weights) + attention_flops
+    rows = [
+        ("decode, batch 1", 4 * all_weights / rates["decode_s"] / 1e9, read / 1e9, "GB/s of weights", 0.70),
+        ("decode, batch 16", 4 * all_weights / rates["batch16_s"] / 1e9, read / 1e9, "GB/s of weights", None),
+        (f"prefill, {PREFILL_TOKENS} tokens", prefill_flops / rates["prefill_s"] / 1e9, gemm / 1e9, "GFLOP/s", 0.70),
+        ("decode attention, 16 x 1024", attended / 1e9, read / 1e9, "GB/s of KV", 0.70),
+    ]
+    table = Table(title="CPU serving against the roofs of this machine")
+    for name in ("what", "achieved", "roof", "unit", "share", "goal"):
+        table.add_column(name, justify="left" if name in ("what", "unit") else "right")
+    for what, achieved, roof, unit, goal in rows:
+        table.add_row(
+            what, f"{achieved:.1f}", f"{roof:.1f}", unit, f"{achieved / roof:.0%}", f">= {goal:.0%}" if goal else ""
+        )
+    table.add_row("engine + server per step, batch 16", f"{1e3 * overhead['overhead_s']:.2f}", "", "ms",
+                  f"{overhead['overhead_s'] / overhead['step_s']:.1%}", "<= 1 ms")  # fmt: skip
+    Console().print(table)
+    if args.json:
+        results = [
+            {"what": w, "achieved": a, "roof": r, "unit": u, "share": a / r, "goal": g} for w, a, r, u, g in rows
+        ]
+        write_json(args.json, config={"model": json.dumps(CONFIG), "threads": threads},
+                   results=[*results, {"what": "overhead", **overhead}, {"what": "seconds", **rates}])  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()
