@@ -19,10 +19,10 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.lib.report import write_json
-from bench.lib.roofs import read_bandwidth
 from bench.serving.load import TimedRequest, run_load
 from bench.serving.model import CONFIG, build_benchmark_model
 from bench.serving.servers import fastserve_command, free_port, serving
+from fastserve import _C
 from fastserve.config import CacheConfig, EngineConfig, ModelConfig, SchedulerConfig
 from fastserve.executor import InprocExecutor
 from fastserve.ops.attention import AttentionBatch, attention
@@ -40,6 +40,19 @@ def linear_parameters() -> tuple[int, int]:
     layer = hidden * (2 * hidden + 2 * kv) + 3 * hidden * intermediate
     layers = CONFIG["num_hidden_layers"] * layer
     return layers + CONFIG["vocab_size"] * hidden, layers
+
+
+def read_bandwidth() -> float:
+    """Bytes per second that all cores together read from memory."""
+    memory = torch.ones(100 << 20)  # 400 MiB
+    _C.kernels.memory_roof(memory)
+
+    def once() -> float:
+        started_s = time.perf_counter()
+        _C.kernels.memory_roof(memory)
+        return time.perf_counter() - started_s
+
+    return memory.numel() * 4 / median_of(once, 9)
 
 
 def median_of(measure: Callable[[], float], rounds: int) -> float:
@@ -130,7 +143,7 @@ def overhead_per_step(model: Path, log: Path) -> dict[str, float]:
                 if line and not line.startswith("#"):
                     name, value = line.rsplit(" ", 1)
                     values[name.split("{")[0].removeprefix("fastserve:")] = float(value)
-            return values["engine_iterations_total"], values["engine_execute_seconds_total"]
+            return values["execute_seconds_count"], values["execute_seconds_sum"]
 
         requests = [TimedRequest(0.0, tuple(range(5, 21)), SERVER_TOKENS) for _ in range(SERVER_BATCH)]
         asyncio.run(run_load(url, "m", requests[:1]))
