@@ -16,7 +16,7 @@ MAY_INCLUDE = {
     "kv": {"base"},
     "sched": {"kv", "base"},
     "kernels": {"base"},
-    "offload": {"kernels", "base"},
+    "offload": {"base"},
     "bindings": {"sched", "kv", "offload", "kernels", "base"},
 }
 FORBIDDEN_IN = {
