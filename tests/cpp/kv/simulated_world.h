@@ -21,18 +21,18 @@ namespace fastserve::kv {
 /// stamps it wrote or adopted whenever it is on the device.
 class SimulatedWorld {
  public:
-  SimulatedWorld(const KvConfig& config, std::uint64_t seed);
+  /// What happened, to see that a test tests something.
+  struct Tally {
+    std::int64_t offloads, mirrors, uploads, failures, adopted_on_device, adopted_on_host, refused, moves_without_copy;
+  };
+
+  SimulatedWorld(const KvConfig& config, std::uint64_t seed, Tally& tally);
 
   /// One random operation, then every check.
   void step();
 
   /// Complete all transfers and end all sequences; nothing may be held afterwards.
   void drain();
-
-  struct Tally {
-    std::int64_t offloads, mirrors, uploads, failures, adopted_on_device, adopted_on_host, refused, instant_moves;
-  };
-  const Tally& tally() const { return tally_; }
 
  private:
   struct Stamp {
@@ -82,7 +82,7 @@ class SimulatedWorld {
   std::map<std::int64_t, Model> models_;
   std::vector<Copy> copies_;
   std::int64_t num_writes_ = 0;
-  Tally tally_{};
+  Tally& tally_;
 };
 
 }  // namespace fastserve::kv

@@ -1,0 +1,187 @@
+"""The KV manager against a model that copies bytes: hypothesis looks for the shortest history that breaks it."""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from fastserve import _C
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+kv = _C.kv
+Tier, Residency, TransferKind = kv.Tier, kv.Residency, kv.TransferKind
+
+BLOCK_SIZE = 2
+NUM_DEVICE_BLOCKS = 8
+NUM_HOST_BLOCKS = 6
+GARBAGE = -1
+
+
+@dataclass
+class Sequence:
+    tokens: list[int]
+    salt: int
+    num_computed: int = 0
+
+
+@dataclass
+class Copy:
+    transfer: kv.Transfer
+    source: tuple[Tier, list[int]] = field(init=False)
+    target: tuple[Tier, list[int]] = field(init=False)
+
+    def __post_init__(self) -> None:
+        upload = self.transfer.kind is TransferKind.UPLOAD
+        self.source = (Tier.HOST if upload else Tier.DEVICE, self.transfer.source.tolist())
+        self.target = (Tier.DEVICE if upload else Tier.HOST, self.transfer.target.tolist())
+
+
+class KvMachine(RuleBasedStateMachine):
+    """Memory holds, per slot, the number of the context (salt and tokens up to there) whose KV stands in it."""
+
+    caching = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.manager = kv.KvManager(
+            block_size=BLOCK_SIZE,
+            num_device_blocks=NUM_DEVICE_BLOCKS,
+            num_host_blocks=NUM_HOST_BLOCKS,
+            enable_prefix_caching=self.caching,
+        )
+        self.memory = {
+            Tier.DEVICE: np.full((NUM_DEVICE_BLOCKS, BLOCK_SIZE), GARBAGE),
+            Tier.HOST: np.full((NUM_HOST_BLOCKS, BLOCK_SIZE), GARBAGE),
+        }
+        self.contexts: dict[tuple[int, ...], int] = {}
+        self.sequences: dict[int, Sequence] = {}
+        self.copies: list[Copy] = []
+
+    def context(self, seq: Sequence, position: int) -> int:
+        return self.contexts.setdefault((seq.salt, *seq.tokens[: position + 1]), len(self.contexts))
+
+    def pick(self, data: st.DataObject, residency: Residency) -> int | None:
+        ids = [seq for seq in self.sequences if self.manager.residency(seq) is residency]
+        return data.draw(st.sampled_from(ids)) if ids else None
+
+    def usage(self) -> list[tuple[int, ...]]:
+        usages = [self.manager.usage(tier) for tier in Tier]
+        return [(u.free, u.used, u.in_transfer, u.cached) for u in usages]
+
+    @rule(tokens=st.lists(st.integers(0, 1), min_size=1, max_size=9), salt=st.sampled_from([0, 0, 0, 1]))
+    def begin(self, tokens: list[int], salt: int) -> None:
+        seq = next(i for i in range(len(self.sequences) + 1) if i not in self.sequences)
+        array = np.array(tokens, dtype=np.int32)
+        probed = self.manager.probe_prefix(array, salt)
+        cached = self.manager.begin(seq, array, salt)
+        assert cached == probed and cached < len(tokens) and cached % BLOCK_SIZE == 0
+        assert (self.manager.residency(seq) is Residency.NONE) == (cached == 0)
+        self.sequences[seq] = Sequence(tokens, salt, cached)
+
+    @rule(data=st.data(), residency=st.sampled_from([Residency.NONE, Residency.DEVICE]), count=st.integers(1, 4))
+    def compute(self, data: st.DataObject, residency: Residency, count: int) -> None:
+        if (seq := self.pick(data, residency)) is None:
+            return
+        model = self.sequences[seq]
+        target = model.num_computed + count
+        model.tokens += [0] * max(0, target - len(model.tokens))
+        before, held = self.usage(), self.manager.num_device_blocks(seq)
+        missing = self.manager.num_blocks_to_reserve(seq, target)
+        assert self.manager.try_reserve(seq, target) == (missing <= before[0][0])
+        if missing > before[0][0]:
+            assert self.usage() == before
+            return
+        blocks = self.manager.device_blocks(seq)
+        self.memory[Tier.DEVICE][blocks[held:]] = GARBAGE
+        for position in range(model.num_computed, target):
+            block, slot = divmod(position, BLOCK_SIZE)
+            self.memory[Tier.DEVICE][blocks[block], slot] = self.context(model, position)
+        self.manager.commit_computed(seq, np.array(model.tokens, dtype=np.int32), target)
+        model.num_computed = target
+
+    @rule(data=st.data(), move=st.sampled_from(["offload", "mirror", "upload"]), count=st.integers(1, 3))
+    def start(self, data: st.DataObject, move: str, count: int) -> None:
+        seq = self.pick(data, Residency.HOST if move == "upload" else Residency.DEVICE)
+        if seq is None:
+            return
+        before = self.usage()
+        calls = {
+            "offload": lambda: self.manager.try_offload(seq),
+            "mirror": lambda: self.manager.try_mirror(seq, count),
+            "upload": lambda: self.manager.try_upload(seq),
+        }
+        transfer = calls[move]()
+        if transfer is None:
+            assert self.usage() == before
+        elif len(transfer) > 0:
+            copy = Copy(transfer)
+            tier, blocks = copy.target
+            self.memory[tier][blocks] = GARBAGE
+            self.copies.append(copy)
+
+    @precondition(lambda self: self.copies)
+    @rule(data=st.data(), ok=st.booleans())
+    def complete(self, data: st.DataObject, ok: bool) -> None:
+        copy = self.copies.pop(data.draw(st.integers(0, len(self.copies) - 1)))
+        (source_tier, source), (target_tier, target) = copy.source, copy.target
+        if ok:
+            self.memory[target_tier][target] = self.memory[source_tier][source]
+        self.manager.complete(copy.transfer.id, ok)
+
+    @precondition(lambda self: self.sequences)
+    @rule(data=st.data(), end=st.booleans())
+    def give_up(self, data: st.DataObject, end: bool) -> None:
+        seq = data.draw(st.sampled_from(sorted(self.sequences)))
+        if end:
+            self.manager.end(seq)
+            del self.sequences[seq]
+        else:
+            self.manager.drop(seq)
+            self.sequences[seq].num_computed = 0
+
+    @rule()
+    def clear(self) -> None:
+        self.manager.clear_prefix_cache()
+
+    @invariant()
+    def books_are_right(self) -> None:
+        self.manager.check_integrity()
+        for tier in Tier:
+            usage = self.manager.usage(tier)
+            assert usage.free + usage.used + usage.in_transfer == usage.total
+
+    @invariant()
+    def sequences_find_their_kv(self) -> None:
+        for seq, model in self.sequences.items():
+            assert self.manager.num_computed(seq) == model.num_computed
+            residency = self.manager.residency(seq)
+            assert self.copies or residency not in (Residency.OFFLOADING, Residency.UPLOADING)
+            if residency in (Residency.DEVICE, Residency.OFFLOADING):
+                found = self.memory[Tier.DEVICE][self.manager.device_blocks(seq)].ravel()[: model.num_computed]
+                assert found.tolist() == [self.context(model, position) for position in range(model.num_computed)]
+
+    def teardown(self) -> None:
+        for copy in self.copies:
+            self.manager.complete(copy.transfer.id, False)
+        for seq in self.sequences:
+            self.manager.end(seq)
+        self.manager.check_integrity()
+        assert [usage[1:3] for usage in self.usage()] == [(0, 0), (0, 0)]
+
+
+class KvMachineWithoutCaching(KvMachine):
+    caching = False
+
+
+_SETTINGS = settings(
+    max_examples=150,
+    stateful_step_count=50,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
+)
+KvMachine.TestCase.settings = _SETTINGS
+KvMachineWithoutCaching.TestCase.settings = _SETTINGS
+
+TestKvManagerWithCaching = KvMachine.TestCase
+TestKvManagerWithoutCaching = KvMachineWithoutCaching.TestCase
