@@ -1,7 +1,239 @@
+#include "sched/scheduler.h"
+
+#include <pybind11/native_enum.h>
+#include <pybind11/numpy.h>
+#include <pybind11/stl.h>
+
+#include <string>
+#include <utility>
+
+#include "base/error.h"
 #include "bindings/bindings.h"
+#include "bindings/sched_values.h"
+
+namespace py = pybind11;
 
 namespace fastserve::bindings {
+namespace {
 
-void register_sched(pybind11::module_& module) { static_cast<void>(module); }
+using namespace sched;
+
+template <typename T>
+using Array = py::array_t<T, py::array::c_style>;
+
+template <typename T>
+std::span<const T> span_of(const Array<T>& array, const char* name) {
+  FS_REQUIRE(array.ndim() == 1, name, " must have one dimension, got ", array.ndim());
+  return {array.data(), static_cast<std::size_t>(array.size())};
+}
+
+PolicyKind parse_policy(const std::string& name) {
+  if (name == "skip-join-mlfq") return PolicyKind::kSkipJoinMlfq;
+  if (name == "mlfq") return PolicyKind::kMlfq;
+  if (name == "fcfs") return PolicyKind::kFcfs;
+  if (name == "priority") return PolicyKind::kPriority;
+  if (name == "srpt") return PolicyKind::kSrpt;
+  detail::raise<InvalidArgumentError>("policy must be skip-join-mlfq, mlfq, fcfs, priority or srpt, got ", name);
+}
+
+PreemptionMode parse_mode(const std::string& name) {
+  if (name == "auto") return PreemptionMode::kAuto;
+  if (name == "swap") return PreemptionMode::kSwap;
+  if (name == "recompute") return PreemptionMode::kRecompute;
+  detail::raise<InvalidArgumentError>("preemption_mode must be auto, swap or recompute, got ", name);
+}
+
+void register_latency_model(py::module_& module) {
+  py::class_<LatencyModel>(module, "LatencyModel",
+                           "Seconds of an iteration: base + a * prefill_tokens + b * prefill_pairs + c * num_decodes + "
+                           "d * decode_ctx, times a correction learned from the iterations that ran.")
+      .def(py::init<const LatencyModel::Coefficients&>(), py::arg("coefficients") = LatencyModel::kPrior,
+           "coefficients: (base, a, b, c, d), seconds, none negative.")
+      .def(
+          "fit",
+          [](LatencyModel& self, const Array<double>& samples) {
+            FS_REQUIRE(samples.ndim() == 2 && samples.shape(1) == LatencyModel::kNumCoefficients,
+                       "samples must be float64 [num_samples, 5]");
+            self.fit({reinterpret_cast<const LatencyModel::Sample*>(samples.data()),
+                      static_cast<std::size_t>(samples.shape(0))});
+          },
+          py::arg("samples"),
+          "Fit to measured iterations, float64 [n, 5]: prefill_tokens, prefill_pairs, num_decodes, decode_ctx, "
+          "seconds.")
+      .def(
+          "observe",
+          [](LatencyModel& self, double prefill_tokens, double pairs, double num_decodes, double decode_ctx,
+             double seconds) {
+            self.observe({prefill_tokens, pairs, num_decodes, decode_ctx}, seconds);
+          },
+          py::arg("prefill_tokens"), py::arg("prefill_pairs"), py::arg("num_decodes"), py::arg("decode_ctx"),
+          py::arg("seconds"), "Let the correction follow one iteration that ran.")
+      .def(
+          "iteration_s",
+          [](const LatencyModel& self, double prefill_tokens, double pairs, double num_decodes, double decode_ctx) {
+            return self.iteration_s({prefill_tokens, pairs, num_decodes, decode_ctx});
+          },
+          py::arg("prefill_tokens"), py::arg("prefill_pairs"), py::arg("num_decodes"), py::arg("decode_ctx"),
+          "Predicted seconds of an iteration.")
+      .def("prefill_s", &LatencyModel::prefill_s, py::arg("num_tokens"), py::arg("ctx") = 0.0,
+           "Predicted seconds of a prefill of num_tokens behind ctx tokens.")
+      .def("decode_s", &LatencyModel::decode_s, py::arg("batch"), py::arg("total_ctx"),
+           "Predicted seconds of a decode iteration.")
+      .def("coefficients", &LatencyModel::coefficients, "(base, a, b, c, d), without the correction.")
+      .def_property_readonly("correction", &LatencyModel::correction,
+                             "Measured over predicted time, smoothed, within 1/4..4.");
+  module.def("prefill_pairs", &prefill_pairs, py::arg("num_tokens"), py::arg("ctx"),
+             "(query, key) pairs that causal attention computes for num_tokens queries behind ctx tokens.");
+}
+
+std::unique_ptr<Scheduler> make_scheduler(kv::KvManager& kv, LatencyModel& latency, const std::string& policy,
+                                          std::int32_t max_num_seqs, std::int32_t max_num_batched_tokens,
+                                          std::int32_t max_prefill_chunk_tokens, std::int32_t max_model_len,
+                                          double starvation_limit_s, double quantum_ratio, double first_quantum_s,
+                                          std::int32_t num_levels, const std::string& preemption_mode,
+                                          bool proactive_offload, bool write_through, std::int32_t reserve_iterations,
+                                          std::int32_t max_parks_per_request, double thrash_parks_per_finish,
+                                          double block_bytes, double offload_bytes_per_s, double upload_bytes_per_s) {
+  const SchedulerConfig config{.policy = parse_policy(policy),
+                               .max_num_seqs = max_num_seqs,
+                               .max_num_batched_tokens = max_num_batched_tokens,
+                               .max_prefill_chunk_tokens = max_prefill_chunk_tokens,
+                               .max_model_len = max_model_len,
+                               .starvation_limit_s = starvation_limit_s,
+                               .quantum_ratio = quantum_ratio,
+                               .first_quantum_s = first_quantum_s,
+                               .num_levels = num_levels,
+                               .preemption_mode = parse_mode(preemption_mode),
+                               .proactive_offload = proactive_offload,
+                               .write_through = write_through,
+                               .reserve_iterations = reserve_iterations,
+                               .max_parks_per_request = max_parks_per_request,
+                               .thrash_parks_per_finish = thrash_parks_per_finish,
+                               .block_bytes = block_bytes,
+                               .offload_bytes_per_s = offload_bytes_per_s,
+                               .upload_bytes_per_s = upload_bytes_per_s};
+  return std::make_unique<Scheduler>(config, kv, latency);
+}
+
+void define_init(py::class_<Scheduler>& scheduler) {
+  const SchedulerConfig d;
+  scheduler.def(
+      py::init(&make_scheduler), py::keep_alive<1, 2>(), py::keep_alive<1, 3>(), py::arg("kv"), py::arg("latency"),
+      py::kw_only(), py::arg("policy") = "skip-join-mlfq", py::arg("max_num_seqs") = d.max_num_seqs,
+      py::arg("max_num_batched_tokens") = d.max_num_batched_tokens,
+      py::arg("max_prefill_chunk_tokens") = d.max_prefill_chunk_tokens, py::arg("max_model_len") = d.max_model_len,
+      py::arg("starvation_limit_s") = d.starvation_limit_s, py::arg("quantum_ratio") = d.quantum_ratio,
+      py::arg("first_quantum_s") = d.first_quantum_s, py::arg("num_levels") = d.num_levels,
+      py::arg("preemption_mode") = "auto", py::arg("proactive_offload") = d.proactive_offload,
+      py::arg("write_through") = d.write_through, py::arg("reserve_iterations") = d.reserve_iterations,
+      py::arg("max_parks_per_request") = d.max_parks_per_request,
+      py::arg("thrash_parks_per_finish") = d.thrash_parks_per_finish, py::arg("block_bytes") = d.block_bytes,
+      py::arg("offload_bytes_per_s") = d.offload_bytes_per_s, py::arg("upload_bytes_per_s") = d.upload_bytes_per_s);
+}
+
+void define_add(py::class_<Scheduler>& scheduler) {
+  const RequestOptions d;
+  scheduler.def(
+      "add",
+      [](Scheduler& self, std::int64_t request_id, const Array<std::int32_t>& prompt, double now_s,
+         std::int32_t max_tokens, std::int32_t min_tokens, bool ignore_eos, std::vector<std::int32_t> eos_token_ids,
+         std::vector<std::int32_t> stop_token_ids, std::int32_t priority, std::uint64_t cache_salt, double deadline_s,
+         float temperature, std::int32_t top_k, float top_p, float min_p, float repetition_penalty,
+         float presence_penalty, float frequency_penalty, std::uint64_t seed, std::int32_t num_logprobs,
+         std::int32_t oracle_output_tokens) {
+        const RequestOptions options{max_tokens,
+                                     min_tokens,
+                                     ignore_eos,
+                                     std::move(eos_token_ids),
+                                     std::move(stop_token_ids),
+                                     priority,
+                                     cache_salt,
+                                     deadline_s,
+                                     temperature,
+                                     top_k,
+                                     top_p,
+                                     min_p,
+                                     repetition_penalty,
+                                     presence_penalty,
+                                     frequency_penalty,
+                                     seed,
+                                     num_logprobs,
+                                     oracle_output_tokens};
+        self.add(request_id, span_of(prompt, "prompt"), options, now_s);
+      },
+      py::arg("request_id"), py::arg("prompt"), py::kw_only(), py::arg("now_s"), py::arg("max_tokens") = d.max_tokens,
+      py::arg("min_tokens") = d.min_tokens, py::arg("ignore_eos") = d.ignore_eos,
+      py::arg("eos_token_ids") = py::tuple(), py::arg("stop_token_ids") = py::tuple(), py::arg("priority") = d.priority,
+      py::arg("cache_salt") = d.cache_salt, py::arg("deadline_s") = d.deadline_s,
+      py::arg("temperature") = d.temperature, py::arg("top_k") = d.top_k, py::arg("top_p") = d.top_p,
+      py::arg("min_p") = d.min_p, py::arg("repetition_penalty") = d.repetition_penalty,
+      py::arg("presence_penalty") = d.presence_penalty, py::arg("frequency_penalty") = d.frequency_penalty,
+      py::arg("seed") = d.seed, py::arg("num_logprobs") = d.num_logprobs,
+      py::arg("oracle_output_tokens") = d.oracle_output_tokens,
+      "Queue a request; prompt int32 [n]; deadline_s absolute, <= 0 none. Raises InvalidArgumentError when it can "
+      "never run.");
+}
+
+void define_calls(py::class_<Scheduler>& scheduler) {
+  scheduler
+      .def("abort", &Scheduler::abort, py::arg("request_id"), py::arg("now_s"),
+           "End a request; False when unknown or finished. Its end comes as an event, at once or with a commit.")
+      .def(
+          "park", &Scheduler::park, py::arg("request_id"), py::arg("hold"), py::arg("now_s"),
+          "Take the KV off the device once it is in no plan; with hold it stays away until unpark. False when unknown.")
+      .def("unpark", &Scheduler::unpark, py::arg("request_id"), py::arg("now_s"), "Undo park. False when unknown.")
+      .def(
+          "schedule",
+          [](Scheduler& self, double now_s) { return std::const_pointer_cast<StepPlan>(self.schedule(now_s)); },
+          py::arg("now_s"), "Plan the next iteration; at most two plans may be in flight.")
+      .def(
+          "commit",
+          [](Scheduler& self, std::int64_t step, const Array<std::int32_t>& sampled, double iteration_s, double now_s) {
+            self.commit(StepId{step}, span_of(sampled, "sampled"), iteration_s, now_s);
+          },
+          py::arg("step"), py::arg("sampled"), py::arg("iteration_s"), py::arg("now_s"),
+          "The oldest plan in flight ran; sampled int32 [num_samples], -1 = no finite logit.")
+      .def(
+          "complete_transfers",
+          [](Scheduler& self, const Array<std::int64_t>& ids, const Array<std::uint8_t>& ok, double now_s) {
+            self.complete_transfers(span_of(ids, "ids"), span_of(ok, "ok"), now_s);
+          },
+          py::arg("ids"), py::arg("ok"), py::arg("now_s"), "Transfers ended: ids int64 [n], ok uint8 [n], 0 = failed.")
+      .def(
+          "fail_step", [](Scheduler& self, std::int64_t step, double now_s) { self.fail_step(StepId{step}, now_s); },
+          py::arg("step"), py::arg("now_s"), "Fail every request of the oldest plan in flight.")
+      .def("take_events", &Scheduler::take_events, "Tokens and ends since the last call.")
+      .def("set_link_rates", &Scheduler::set_link_rates, py::arg("offload_bytes_per_s"), py::arg("upload_bytes_per_s"),
+           "Measured speed of the copies.")
+      .def("stats", &Scheduler::stats, "State and counters now.")
+      .def("request_stats", &Scheduler::request_stats, py::arg("request_id"), py::arg("now_s"),
+           "Where the time of a request went; a finished one is known until the schedule() after its end was taken.")
+      .def(
+          "explain",
+          [](const Scheduler& self, std::int64_t request_id, double now_s) {
+            return to_dict(self.explain(request_id, now_s));
+          },
+          py::arg("request_id"), py::arg("now_s"), "Why a request is where it is, as a dict.")
+      .def("check_integrity", &Scheduler::check_integrity,
+           "Raise InternalError at the first broken invariant. For tests; slow.")
+      .def_property_readonly("has_unfinished", &Scheduler::has_unfinished)
+      .def_property_readonly("num_unfinished", &Scheduler::num_unfinished)
+      .def_property_readonly("num_plans_in_flight", &Scheduler::num_plans_in_flight)
+      .def_property_readonly("num_transfers_in_flight", &Scheduler::num_transfers_in_flight);
+}
+
+}  // namespace
+
+void register_sched(py::module_& module) {
+  register_sched_values(module);
+  register_latency_model(module);
+  py::class_<Scheduler> scheduler(
+      module, "Scheduler",
+      "Policy, KV and swap planner: schedule() -> run the plan -> commit(). Times are monotonic "
+      "seconds given by the caller. One thread.");
+  define_init(scheduler);
+  define_add(scheduler);
+  define_calls(scheduler);
+}
 
 }  // namespace fastserve::bindings

@@ -1,0 +1,173 @@
+#include "bindings/sched_values.h"
+
+#include <pybind11/native_enum.h>
+#include <pybind11/numpy.h>
+#include <pybind11/stl.h>
+
+#include <array>
+#include <memory>
+#include <span>
+#include <string_view>
+#include <type_traits>
+
+#include "base/error.h"
+#include "sched/scheduler.h"
+#include "sched/step_plan.h"
+
+namespace py = pybind11;
+
+namespace fastserve::bindings {
+namespace {
+
+using namespace sched;
+
+/// A read-only view of memory that `owner` keeps alive.
+template <typename T>
+py::array view(const std::vector<T>& values, const py::handle& owner) {
+  py::array_t<T> array(static_cast<py::ssize_t>(values.size()), values.data(), owner);
+  py::detail::array_proxy(array.ptr())->flags &= ~py::detail::npy_api::NPY_ARRAY_WRITEABLE_;
+  return array;
+}
+
+void register_step_plan(py::module_& module) {
+  py::class_<StepPlan, std::shared_ptr<StepPlan>> plan(module, "StepPlan",
+                                                       "One iteration as the workers need it. Every array is a "
+                                                       "read-only numpy view that keeps the plan alive; the fields are "
+                                                       "described in csrc/sched/step_plan.h.");
+  plan.def_property_readonly("step", [](const StepPlan& self) { return static_cast<std::int64_t>(self.step); })
+      .def_readonly("num_decode_rows", &StepPlan::num_decode_rows)
+      .def_property_readonly("num_rows", &StepPlan::num_rows)
+      .def_property_readonly("num_tokens", &StepPlan::num_tokens)
+      .def_property_readonly("num_samples", &StepPlan::num_samples)
+      .def_property_readonly("num_transfers", &StepPlan::num_transfers)
+      .def(
+          "to_bytes",
+          [](const StepPlan& self) {
+            const auto bytes = self.to_bytes();
+            return py::bytes(reinterpret_cast<const char*>(bytes.data()), bytes.size());
+          },
+          "The plan for another process of the same build, little-endian.")
+      .def_static(
+          "from_bytes",
+          [](const py::bytes& data) {
+            const std::string_view bytes = data;
+            return std::make_shared<StepPlan>(StepPlan::from_bytes(std::as_bytes(std::span(bytes))));
+          },
+          py::arg("data"), "Read to_bytes(); raises InvalidArgumentError for anything else.");
+  const StepPlan layout;
+  StepPlan::for_each_array(layout, [&](const char* name, const auto& member) {
+    using Vector = std::remove_cvref_t<decltype(member)>;
+    const auto offset = reinterpret_cast<const char*>(&member) - reinterpret_cast<const char*>(&layout);
+    plan.def_property_readonly(name, [offset](const py::object& self) {
+      const auto* const start = reinterpret_cast<const char*>(self.cast<const StepPlan*>());
+      return view(*reinterpret_cast<const Vector*>(start + offset), self);
+    });
+  });
+}
+
+void register_events(py::module_& module) {
+  py::class_<StepEvents> events(module, "StepEvents",
+                                "Tokens and ends of requests, in the order of happening; numpy views.");
+  const auto array = [&](const char* name, auto member, const char* doc) {
+    events.def_property_readonly(
+        name, [member](const py::object& self) { return view(self.cast<const StepEvents&>().*member, self); }, doc);
+  };
+  array("request_ids", &StepEvents::request_ids, "int64 [n].");
+  array("sample_indices", &StepEvents::sample_indices, "int32 [n], sampling entry of the committed step, -1 = none.");
+  array("token_ids", &StepEvents::token_ids, "int32 [n], -1 = no token.");
+  array("finish_reasons", &StepEvents::finish_reasons, "uint8 [n], FinishReason; NONE while it goes on.");
+  array("num_cached_tokens", &StepEvents::num_cached_tokens, "int32 [n], prompt tokens from the prefix cache.");
+}
+
+void register_enums(py::module_& module) {
+  py::native_enum<FinishReason>(module, "FinishReason", "enum.IntEnum", "Why a request ended.")
+      .value("NONE", FinishReason::kNone)
+      .value("STOP", FinishReason::kStop)
+      .value("LENGTH", FinishReason::kLength)
+      .value("ABORT", FinishReason::kAbort)
+      .value("ERROR", FinishReason::kError)
+      .value("DEADLINE", FinishReason::kDeadline)
+      .finalize();
+}
+
+void register_statistics(py::module_& module) {
+  py::class_<RequestStats>(module, "RequestStats", "Where the time of a request went, seconds.")
+      .def_readonly("preemptions", &RequestStats::preemptions)
+      .def_readonly("parked_s", &RequestStats::parked_s)
+      .def_readonly("host_s", &RequestStats::host_s)
+      .def_readonly("upload_wait_s", &RequestStats::upload_wait_s)
+      .def_readonly("recomputed_tokens", &RequestStats::recomputed_tokens)
+      .def_readonly("queue_s", &RequestStats::queue_s);
+  py::class_<SchedulerStats> stats(module, "SchedulerStats", "State and counters of the scheduler at one moment.");
+#define FS_STAT(field) stats.def_readonly(#field, &SchedulerStats::field)
+  FS_STAT(num_running);
+  FS_STAT(num_waiting);
+  FS_STAT(num_parked_device);
+  FS_STAT(num_parked_host);
+  FS_STAT(num_held);
+  FS_STAT(level_requests);
+  FS_STAT(device_usage);
+  FS_STAT(host_usage);
+  FS_STAT(thrash_governor_active);
+  FS_STAT(iterations);
+  FS_STAT(iteration_tokens);
+  FS_STAT(preemptions);
+  FS_STAT(promotions);
+  FS_STAT(demotions);
+  FS_STAT(finished);
+  FS_STAT(thrash_governor_trips);
+  FS_STAT(parks);
+  FS_STAT(swaps);
+  FS_STAT(swaps_without_copy);
+  FS_STAT(recomputes);
+  FS_STAT(recomputes_by_mode);
+  FS_STAT(recomputes_cheaper);
+  FS_STAT(recomputes_host_full);
+  FS_STAT(recomputes_no_host);
+  FS_STAT(recomputes_copy_failed);
+  FS_STAT(recomputes_empty);
+  FS_STAT(recomputed_tokens);
+  FS_STAT(offload_blocks);
+  FS_STAT(mirror_blocks);
+  FS_STAT(upload_blocks);
+  FS_STAT(offload_bytes);
+  FS_STAT(upload_bytes);
+  FS_STAT(uploads_hit);
+  FS_STAT(uploads_late);
+  FS_STAT(uploads_wasted);
+  FS_STAT(failed_transfers);
+  FS_STAT(prefix_cache_queries);
+  FS_STAT(prefix_cache_hits);
+#undef FS_STAT
+}
+
+const char* name_of_residency(kv::Residency residency) {
+  static constexpr std::array<const char*, 5> kNames = {"none", "device", "offloading", "host", "uploading"};
+  return kNames[static_cast<std::size_t>(residency)];
+}
+
+}  // namespace
+
+py::dict to_dict(const RequestView& view) {
+  py::list decisions;
+  for (const DecisionEntry& entry : view.decisions)
+    decisions.append(py::make_tuple(entry.now_s, name_of(entry.decision)));
+  using namespace py::literals;
+  return py::dict("state"_a = name_of(view.state), "kv"_a = name_of_residency(view.residency),
+                  "finish_reason"_a = name_of(view.finish_reason), "priority"_a = view.priority, "level"_a = view.level,
+                  "starving"_a = view.starving, "held"_a = view.held, "attained_s"_a = view.attained_s,
+                  "quantum_s"_a = view.quantum_s, "waited_s"_a = view.waited_s, "enst_s"_a = view.enst_s,
+                  "requests_ahead"_a = view.requests_ahead, "prompt_tokens"_a = view.prompt_tokens,
+                  "output_tokens"_a = view.output_tokens, "computed_tokens"_a = view.computed_tokens,
+                  "device_blocks"_a = view.device_blocks, "parks"_a = view.parks, "promotions"_a = view.promotions,
+                  "decisions"_a = decisions);
+}
+
+void register_sched_values(py::module_& module) {
+  register_enums(module);
+  register_step_plan(module);
+  register_events(module);
+  register_statistics(module);
+}
+
+}  // namespace fastserve::bindings

@@ -1,0 +1,14 @@
+#pragma once
+
+#include <pybind11/pybind11.h>
+
+#include "sched/request.h"
+
+namespace fastserve::bindings {
+
+/// StepPlan, StepEvents, statistics and enums of the scheduler.
+void register_sched_values(pybind11::module_& module);
+
+pybind11::dict to_dict(const sched::RequestView& view);
+
+}  // namespace fastserve::bindings

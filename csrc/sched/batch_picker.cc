@@ -1,0 +1,201 @@
+#include "sched/batch_picker.h"
+
+#include <algorithm>
+
+#include "base/error.h"
+
+namespace fastserve::sched {
+
+std::span<const Pick> BatchPicker::pick(bool may_evict) {
+  picks_.clear();
+  prefills_.clear();
+  level_prefills_.clear();
+  level_ = nullptr;
+  slots_ = core_.config.max_num_seqs;
+  budget_ = core_.config.max_num_batched_tokens;
+  level_decodes_ = level_wanted_ = growth_blocks_ = claimed_ = left_out_ = 0;
+  places_ = kAnyPlace;
+  may_evict_ = may_evict;
+  evicted_ = blocked_ = false;
+  for (Request* r = core_.policy->next(nullptr, places_); r; r = core_.policy->next(r, places_)) {
+    if (level_ && !core_.policy->same_level(*level_, *r)) close_level();
+    if (slots_ == 0 || level_decodes_ >= budget_) break;
+    level_ = r;
+    consider(*r);
+  }
+  close_level();
+  finish();
+  return picks_;
+}
+
+void BatchPicker::consider(Request& request) {
+  switch (request.place()) {
+    case Place::kResident: return pick_resident(request);
+    case Place::kHost: return pick_parked(request);
+    case Place::kWaiting: return pick_waiting(request);
+    case Place::kTransit:
+      if (request.state() == RequestState::kUploading) request.upload_late = true;  // it would be picked now
+      return;
+  }
+}
+
+void BatchPicker::pick_resident(Request& request) {
+  const bool leaving =
+      request.ending != FinishReason::kNone || request.park_requested || request.left_out_step == core_.step;
+  if (leaving || request.ends_in_flight()) return;
+  const std::int32_t remaining = request.length() - request.scheduled();
+  FS_CHECK(remaining >= 1, "request ", request.id, " has nothing left to compute");
+  const bool decode = remaining == 1;
+  if (decode ? level_decodes_ >= budget_ : !has_tokens_for_prefill()) return;
+  if (!mover_.reserve(request, request.length())) {
+    const std::int32_t need = core_.kv.num_blocks_to_reserve(request.seq, request.length());
+    if (!make_room(request, need, Need::kGrowth) || !mover_.reserve(request, request.length()))
+      return block(request, need);
+  }
+  add(request, decode ? 1 : std::min(remaining, core_.config.max_prefill_chunk_tokens));
+}
+
+void BatchPicker::pick_parked(Request& request) {
+  if (request.parked_step == core_.step) return block(request, 0);
+  const std::int32_t to_upload = core_.kv.num_blocks_to_upload(request.seq);
+  const std::int32_t blocks = core_.blocks_for(request.length());
+  const std::int32_t to_grow = std::max(first_growth(blocks), blocks - core_.blocks_for(request.num_computed));
+  const std::int32_t need = std::min(to_upload + to_grow, core_.num_device_blocks()) + growth_blocks_;
+  if (core_.num_free() < need && !make_room(request, need, Need::kAdmission)) return block(request, need);
+  if (!mover_.upload(request, Decision::kUploadedOnDemand)) return block(request, need);
+  if (request.state() == RequestState::kReady) pick_resident(request);
+}
+
+void BatchPicker::pick_waiting(Request& request) {
+  if (!has_tokens_for_prefill()) {
+    places_ = mask_of(Place::kResident);
+    return;
+  }
+  if (request.parked_step == core_.step) return block(request, 0);
+  const auto short_of = [&] { return core_.num_free() < request.start_need + growth_blocks_; };
+  if (!(short_of() && core_.step < request.next_probe_step) && try_start(request)) return;
+  const std::int32_t need = request.start_need + growth_blocks_;
+  if (make_room(request, need, Need::kAdmission) && try_start(request)) return;
+  block(request, need);
+}
+
+bool BatchPicker::try_start(Request& request) {
+  const std::int32_t free_before = core_.num_free();
+  mover_.begin(request);
+  const bool on_host = core_.kv.residency(request.seq) == kv::Residency::kHost;
+  const std::int32_t blocks = core_.blocks_for(request.length());
+  const std::int32_t need =
+      first_growth(blocks) +
+      (on_host ? core_.kv.num_blocks_to_upload(request.seq) + blocks - core_.blocks_for(request.num_computed)
+               : core_.kv.num_blocks_to_reserve(request.seq, request.length()));
+  const std::int32_t free = core_.num_free();
+  if (need + growth_blocks_ > free) {
+    mover_.end(request);
+    request.num_computed = 0;
+    request.start_need = std::min(need + free_before - free, core_.num_device_blocks());
+    request.next_probe_step = core_.step + kProbeInterval;
+    return false;
+  }
+  if (request.last_step < 0) request.num_cached_tokens = request.num_computed;
+  const std::int32_t again = std::max(0, request.lost_tokens - request.num_computed);
+  request.recomputed_tokens += again;
+  core_.stats.recomputed_tokens += again;
+  request.lost_tokens = 0;
+  request.note(Decision::kStarted, core_.now_s);
+  if (on_host) {
+    core_.move(request, RequestState::kParked);
+    request.holds_host_prefix = true;
+    FS_CHECK(mover_.upload(request, Decision::kUploadedOnDemand), "request ", request.id,
+             " was measured to fit but does not");
+    if (request.state() == RequestState::kReady) pick_resident(request);
+    return true;
+  }
+  FS_CHECK(mover_.reserve(request, request.length()), "request ", request.id, " was measured to fit but does not");
+  core_.move(request, RequestState::kReady);
+  pick_resident(request);
+  return true;
+}
+
+bool BatchPicker::make_room(Request& behind, std::int32_t need, Need why) {
+  const auto have = [&] { return core_.num_free() + mover_.blocks_leaving() + left_out_ - claimed_; };
+  if (have() < need && (why == Need::kGrowth || may_evict_)) free_behind(behind, need, have(), why, false);
+  if (have() < need && why == Need::kGrowth) free_behind(behind, need, have(), why, true);
+  return core_.num_free() >= need;
+}
+
+void BatchPicker::free_behind(Request& behind, std::int32_t need, std::int32_t have, Need why, bool even_capped) {
+  const auto victims = planner_.victims(&behind, even_capped);
+  // Evicting for a start that would still not fit only costs. Except for the first in order, which must get on: blocks
+  // that victims share count for none of them, so their sum is a lower bound.
+  const bool first = picks_.empty() && prefills_.empty() && level_prefills_.empty();
+  if (why == Need::kAdmission && !first) {
+    std::int32_t most = have;
+    for (const auto& victim : victims) most += victim.num_blocks;
+    if (most < need) return;
+  }
+  for (const auto& victim : victims) {
+    if (have >= need) break;
+    if (victim.num_blocks == 0 && !first) continue;
+    have += victim.num_blocks;
+    if (victim.in_flight) {
+      victim.request->left_out_step = core_.step;
+      victim.request->note(Decision::kLeftOut, core_.now_s);
+      left_out_ += victim.num_blocks;
+      continue;
+    }
+    mover_.evict(*victim.request, planner_.how_to_evict(*victim.request));
+    evicted_ = true;
+  }
+}
+
+void BatchPicker::block(Request& request, std::int32_t claim) {
+  places_ = mask_of(Place::kResident);
+  blocked_ = true;
+  claimed_ += claim;
+  request.note(Decision::kBlockedByMemory, core_.now_s);
+}
+
+void BatchPicker::add(Request& request, std::int32_t count) {
+  --slots_;
+  growth_blocks_ += planner_.growth(request, request.length());
+  if (request.length() - request.scheduled() == 1) {
+    ++level_decodes_;
+    picks_.push_back({&request, request.scheduled(), 1});
+  } else {
+    level_wanted_ += count;
+    level_prefills_.push_back({&request, request.scheduled(), count});
+  }
+}
+
+void BatchPicker::close_level() {
+  std::int32_t left = budget_ - level_decodes_;
+  for (std::size_t i = 0; i < level_prefills_.size(); ++i) {
+    const bool share = i == 0 && level_prefills_.size() > 1;
+    granted_.push_back(std::min(level_prefills_[i].count, share ? (left + 1) / 2 : left));
+    left -= granted_.back();
+  }
+  for (std::size_t i = 0; i < level_prefills_.size(); ++i) {
+    Pick pick = level_prefills_[i];
+    const std::int32_t more =
+        i == 0 ? std::min(left, pick.count - granted_[0]) : 0;  // what the others left of its half
+    left -= more;
+    pick.count = granted_[i] + more;
+    if (pick.count == 0) ++slots_;
+    if (pick.count == 1) picks_.push_back(pick);
+    if (pick.count > 1) prefills_.push_back(pick);
+  }
+  budget_ = left;
+  granted_.clear();
+  level_prefills_.clear();
+  level_decodes_ = level_wanted_ = 0;
+}
+
+void BatchPicker::finish() {
+  picks_.insert(picks_.end(), prefills_.begin(), prefills_.end());
+  for (const Pick& pick : picks_) {
+    pick.request->last_step = core_.step;
+    mover_.count_pick(*pick.request);
+  }
+}
+
+}  // namespace fastserve::sched

@@ -1,0 +1,86 @@
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "sched/core.h"
+#include "sched/kv_mover.h"
+#include "sched/swap_planner.h"
+
+namespace fastserve::sched {
+
+/// A row of the plan being made: `count` tokens of the request from position `start` on.
+struct Pick {
+  Request* request = nullptr;
+  std::int32_t start = 0;
+  std::int32_t count = 0;
+};
+
+/// Fills the batch: walks the order of the policy, takes what fits, and gets memory for it.
+///
+/// - Slots go in order. Tokens go level by level; within a level decodes before prefill chunks, and where two prefills
+///   want tokens the first takes at most half of what is left.
+/// - Memory: a request on the device goes on when it gets the blocks it grows by. One that needs memory to start (it is
+///   waiting or parked) gets its whole prompt and one growth block beyond what the rows before it will grow by; when it
+///   cannot, nobody behind it starts (no overtaking), and residents behind it are evicted, just enough.
+/// - Nothing in a plan in flight is evicted: a victim there is left out of this plan first.
+class BatchPicker {
+ public:
+  /// A start that failed for want of memory is measured anew (O(prompt)) after this many steps: what it shares with the
+  /// prefix cache may have changed.
+  static constexpr std::int64_t kProbeInterval = 64;
+
+  BatchPicker(SchedulerCore& core, SwapPlanner& planner, KvMover& mover)
+      : core_(core), planner_(planner), mover_(mover) {}
+
+  /// Rows with one token first. `may_evict`: to start others; growth may always evict. Valid until the next call.
+  std::span<const Pick> pick(bool may_evict);
+
+  /// Blocks the picked rows will grow by in the next H iterations.
+  std::int32_t growth_blocks() const { return growth_blocks_; }
+  bool evicted() const { return evicted_; }
+  /// Somebody wanted memory and did not get it.
+  bool blocked() const { return blocked_; }
+
+ private:
+  enum class Need : std::uint8_t { kGrowth, kAdmission };
+
+  void consider(Request& request);
+  void pick_resident(Request& request);
+  void pick_parked(Request& request);
+  void pick_waiting(Request& request);
+  bool try_start(Request& request);
+  bool make_room(Request& behind, std::int32_t need, Need why);
+  void free_behind(Request& behind, std::int32_t need, std::int32_t have, Need why, bool even_capped);
+  bool has_tokens_for_prefill() const { return level_decodes_ + level_wanted_ < budget_; }
+  void block(Request& request, std::int32_t claim);
+  void close_level();
+  void add(Request& request, std::int32_t count);
+  void finish();
+  /// Blocks beyond `tokens` that a start keeps for its first output.
+  std::int32_t first_growth(std::int32_t blocks) const { return blocks < core_.num_device_blocks() ? 1 : 0; }
+
+  SchedulerCore& core_;
+  SwapPlanner& planner_;
+  KvMover& mover_;
+
+  std::vector<Pick> picks_;            // rows with one token
+  std::vector<Pick> prefills_;         // rows with more
+  std::vector<Pick> level_prefills_;   // of the level being walked; count = tokens wanted
+  std::vector<std::int32_t> granted_;  // tokens they get
+  const Request* level_ = nullptr;     // a member of that level
+  std::int32_t slots_ = 0;
+  std::int32_t budget_ = 0;  // tokens left when the level began
+  std::int32_t level_decodes_ = 0;
+  std::int32_t level_wanted_ = 0;
+  std::int32_t growth_blocks_ = 0;
+  std::int32_t claimed_ = 0;   // blocks that blocked requests wait for
+  std::int32_t left_out_ = 0;  // blocks of victims left out of this plan
+  PlaceMask places_ = kAnyPlace;
+  bool may_evict_ = false;
+  bool evicted_ = false;
+  bool blocked_ = false;
+};
+
+}  // namespace fastserve::sched

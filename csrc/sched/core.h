@@ -1,0 +1,47 @@
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "kv/kv_manager.h"
+#include "sched/latency_model.h"
+#include "sched/policy.h"
+#include "sched/request.h"
+#include "sched/scheduler_config.h"
+#include "sched/stats.h"
+
+namespace fastserve::sched {
+
+/// What the parts of one scheduler share. The parts are used by its owner's thread only.
+struct SchedulerCore {
+  SchedulerConfig config;
+  kv::KvManager& kv;
+  LatencyModel& latency;
+  std::unique_ptr<Policy> policy;
+  SchedulerStats stats{};  // counters only; the state fields are filled in on demand
+  std::int64_t step = 0;   // of the plan being made, or the next one
+  double now_s = 0.0;
+  std::array<std::int64_t, kNumRequestStates> num_in_state{};
+
+  std::int32_t block_size() const { return kv.config().block_size; }
+  std::int32_t num_device_blocks() const { return kv.config().num_device_blocks; }
+  std::int32_t num_free() const { return kv.num_free(kv::Tier::kDevice); }
+  std::int32_t blocks_for(std::int32_t num_tokens) const { return (num_tokens + block_size() - 1) / block_size(); }
+  double upload_s(std::int32_t num_blocks) const { return num_blocks * config.block_bytes / config.upload_bytes_per_s; }
+  double offload_s(std::int32_t num_blocks) const {
+    return num_blocks * config.block_bytes / config.offload_bytes_per_s;
+  }
+
+  /// Change the state, and with it the place in the queues.
+  void move(Request& request, RequestState next) {
+    const Place from = request.place();
+    --num_in_state[static_cast<std::size_t>(request.state())];
+    request.move_to(next, now_s);
+    ++num_in_state[static_cast<std::size_t>(next)];
+    if (request.queued && request.place() != from) policy->change_place(request, from);
+  }
+};
+
+}  // namespace fastserve::sched

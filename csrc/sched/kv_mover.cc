@@ -1,0 +1,209 @@
+#include "sched/kv_mover.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "base/error.h"
+
+namespace fastserve::sched {
+
+using kv::Residency;
+
+void KvMover::begin(Request& request) {
+  request.seq = kv::SeqId{next_seq_++};
+  request.num_computed =
+      static_cast<std::int32_t>(core_.kv.begin(request.seq, request.tokens, request.options.cache_salt));
+  request.has_kv = true;
+  if (core_.kv.residency(request.seq) == Residency::kDevice) refresh_blocks(request);
+}
+
+void KvMover::end(Request& request) {
+  if (!request.has_kv) return;
+  waste_upload(request);
+  forget_transit(request);
+  core_.kv.end(request.seq);
+  request.has_kv = request.holds_host_prefix = false;
+  request.blocks.clear();
+}
+
+void KvMover::refresh_blocks(Request& request) {
+  const auto blocks = core_.kv.device_blocks(request.seq);
+  request.blocks.resize(blocks.size());
+  std::ranges::transform(blocks, request.blocks.begin(), kv::index_of);
+}
+
+bool KvMover::reserve(Request& request, std::int32_t num_tokens) {
+  if (core_.blocks_for(num_tokens) <= static_cast<std::int32_t>(request.blocks.size())) return true;
+  if (!core_.kv.try_reserve(request.seq, num_tokens)) return false;
+  refresh_blocks(request);
+  return true;
+}
+
+void KvMover::commit(Request& request) { core_.kv.commit_computed(request.seq, request.tokens, request.num_computed); }
+
+void KvMover::issue(kv::Transfer transfer) {
+  if (transfer.source.empty()) return;
+  kinds_.emplace(static_cast<std::int64_t>(transfer.id), transfer.kind);
+  const auto num_blocks = static_cast<std::int64_t>(transfer.source.size());
+  const double bytes = static_cast<double>(num_blocks) * core_.config.block_bytes;
+  switch (transfer.kind) {
+    case kv::TransferKind::kOffload: core_.stats.offload_blocks += num_blocks; break;
+    case kv::TransferKind::kMirror: core_.stats.mirror_blocks += num_blocks; break;
+    case kv::TransferKind::kUpload: core_.stats.upload_blocks += num_blocks; break;
+  }
+  (transfer.kind == kv::TransferKind::kUpload ? core_.stats.upload_bytes : core_.stats.offload_bytes) += bytes;
+  planned_.push_back(std::move(transfer));
+}
+
+void KvMover::evict(Request& request, Decision how) {
+  waste_upload(request);
+  if (how == Decision::kOffloaded) {
+    const std::int32_t num_blocks = core_.kv.num_releasable_blocks(request.seq);
+    if (auto transfer = core_.kv.try_offload(request.seq)) {
+      const bool moving = core_.kv.residency(request.seq) == Residency::kOffloading;
+      request.blocks.clear();
+      core_.move(request, moving ? RequestState::kOffloading : RequestState::kParked);
+      if (moving) {
+        transit_.push_back({&request, num_blocks});
+        blocks_leaving_ += num_blocks;
+      }
+      issue(std::move(*transfer));
+      count_park(request, moving ? Decision::kOffloaded : Decision::kOffloadedMirrored);
+      return;
+    }
+    how = Decision::kDroppedHostFull;
+  }
+  drop(request, how);
+  count_park(request, how);
+}
+
+void KvMover::drop(Request& request, Decision why) {
+  request.lost_tokens = request.num_computed;
+  end(request);
+  request.num_computed = 0;
+  request.start_need = std::min(core_.blocks_for(request.length()) + 1, core_.num_device_blocks());
+  request.next_probe_step = core_.step;
+  core_.move(request, RequestState::kWaiting);
+  request.note(why, core_.now_s);
+}
+
+void KvMover::count_park(Request& request, Decision how) {
+  auto& stats = core_.stats;
+  ++request.parks;
+  ++stats.parks;
+  request.parked_step = core_.step;
+  request.note(how, core_.now_s);
+  if (how == Decision::kOffloaded || how == Decision::kOffloadedMirrored) {
+    ++stats.swaps;
+    stats.swaps_without_copy += how == Decision::kOffloadedMirrored;
+    return;
+  }
+  ++stats.recomputes;
+  stats.recomputes_by_mode += how == Decision::kDroppedByMode;
+  stats.recomputes_cheaper += how == Decision::kDroppedCheaper;
+  stats.recomputes_host_full += how == Decision::kDroppedHostFull;
+  stats.recomputes_no_host += how == Decision::kDroppedNoHost;
+  stats.recomputes_copy_failed += how == Decision::kDroppedCopyFailed;
+  stats.recomputes_empty += how == Decision::kDroppedEmpty;
+}
+
+bool KvMover::upload(Request& request, Decision why) {
+  auto transfer = core_.kv.try_upload(request.seq);
+  if (!transfer) return false;
+  request.upload_unused = true;
+  request.upload_late = false;
+  request.note(why, core_.now_s);
+  if (core_.kv.residency(request.seq) == Residency::kUploading) {
+    core_.move(request, RequestState::kUploading);
+    request.upload_late = why == Decision::kUploadedOnDemand;  // its turn came before its KV did
+    transit_.push_back({&request, 0});
+  } else {
+    core_.move(request, RequestState::kReady);
+    request.holds_host_prefix = false;
+    refresh_blocks(request);
+  }
+  issue(std::move(*transfer));
+  return true;
+}
+
+bool KvMover::mirror(Request& request, std::int32_t max_blocks) {
+  auto transfer = core_.kv.try_mirror(request.seq, max_blocks);
+  if (!transfer) return false;
+  issue(std::move(*transfer));
+  return true;
+}
+
+bool KvMover::forget_transit(const Request& request) {
+  const auto at = std::ranges::find(transit_, &request, &Transit::request);
+  if (at == transit_.end()) return false;
+  blocks_leaving_ -= at->num_blocks;
+  transit_.erase(at);
+  return true;
+}
+
+void KvMover::complete(std::span<const std::int64_t> ids, std::span<const std::uint8_t> ok) {
+  FS_REQUIRE(ids.size() == ok.size(), "one ok flag per transfer: got ", ids.size(), " ids and ", ok.size(), " flags");
+  for (std::size_t i = 0; i < ids.size(); ++i) {
+    const bool known = kinds_.contains(ids[i]) &&
+                       std::ranges::find(ids.first(i), ids[i]) == ids.begin() + static_cast<std::ptrdiff_t>(i);
+    FS_REQUIRE(known, "transfer ", ids[i], " is not in flight: report each transfer of a plan once");
+  }
+  for (std::size_t i = 0; i < ids.size(); ++i) {
+    core_.kv.complete(kv::TransferId{ids[i]}, ok[i] != 0);
+    core_.stats.failed_transfers += ok[i] == 0;
+    kinds_.erase(ids[i]);
+  }
+  if (ids.empty()) return;
+  std::vector<Request*> settled;
+  for (const Transit& transit : transit_) {
+    const Residency residency = core_.kv.residency(transit.request->seq);
+    if (residency == Residency::kDevice || residency == Residency::kHost) settled.push_back(transit.request);
+  }
+  for (Request* request : settled) settle(*request);
+}
+
+void KvMover::settle(Request& request) {
+  forget_transit(request);
+  const bool on_device = core_.kv.residency(request.seq) == Residency::kDevice;
+  const bool was_upload = request.state() == RequestState::kUploading;
+  core_.move(request, on_device ? RequestState::kReady : RequestState::kParked);
+  if (on_device) refresh_blocks(request);
+  if (on_device == was_upload) {
+    request.holds_host_prefix = false;
+    return;
+  }
+  request.note(Decision::kCopyFailed, core_.now_s);
+  if (!was_upload) {
+    request.offload_failed = true;
+    return;
+  }
+  waste_upload(request);
+  // A prefix adopted from the host may hold device blocks as well, which nobody could claim while it is parked.
+  if (++request.failed_uploads >= kMaxFailedUploads || request.holds_host_prefix)
+    drop(request, Decision::kDroppedCopyFailed);
+}
+
+void KvMover::waste_upload(Request& request) {
+  core_.stats.uploads_wasted += request.upload_unused;
+  request.upload_unused = false;
+}
+
+void KvMover::count_pick(Request& request) {
+  if (!request.upload_unused) return;
+  request.upload_unused = false;
+  request.failed_uploads = 0;
+  ++(request.upload_late ? core_.stats.uploads_late : core_.stats.uploads_hit);
+}
+
+void KvMover::check_integrity() const {
+  std::int32_t leaving = 0;
+  for (const Transit& transit : transit_) {
+    const RequestState state = transit.request->state();
+    FS_CHECK(state == RequestState::kOffloading || state == RequestState::kUploading, "request ", transit.request->id,
+             " is followed as in transit but is ", name_of(state));
+    leaving += transit.num_blocks;
+  }
+  FS_CHECK(leaving == blocks_leaving_, "blocks leaving the device are ", leaving, ", counted ", blocks_leaving_);
+}
+
+}  // namespace fastserve::sched

@@ -1,0 +1,285 @@
+#include "sched/mlfq.h"
+
+#include <algorithm>
+#include <cmath>
+#include <utility>
+
+#include "base/error.h"
+
+namespace fastserve::sched {
+
+namespace {
+
+/// Classes that may stay when their last member leaves: making one costs more than a step.
+constexpr std::size_t kMaxIdleClasses = 8;
+
+}  // namespace
+
+/// Section 0 holds the starving, section i + 1 level i.
+struct PriorityClass {
+  std::int32_t priority = 0;
+  std::int64_t size = 0;
+  std::vector<TicketQueue> sections;
+};
+
+std::int32_t covering_level(std::span<const double> quanta_s, double seconds, std::int32_t first) {
+  const auto last = static_cast<std::int32_t>(quanta_s.size()) - 1;
+  for (std::int32_t level = first; level < last; ++level)
+    if (quanta_s[static_cast<std::size_t>(level)] >= seconds) return level;
+  return last;
+}
+
+std::vector<double> make_quanta(double first_s, double ratio, std::int32_t num_levels, double longest_s) {
+  constexpr std::int32_t kMostLevels = 64;
+  FS_REQUIRE(first_s > 0.0, "the first quantum must be above 0 seconds, got ", first_s);
+  FS_REQUIRE(ratio > 1.0 && std::isfinite(ratio), "quantum_ratio must be above 1, got ", ratio);
+  FS_REQUIRE(num_levels >= 0 && num_levels <= kMostLevels, "num_levels must be between 0 and ", kMostLevels, ", got ",
+             num_levels);
+  FS_REQUIRE(std::isfinite(first_s) || num_levels <= 1,
+             "an infinite first quantum leaves room for one level, got num_levels ", num_levels);
+  std::vector<double> quanta_s = {first_s};
+  const auto wanted = [&] {
+    if (num_levels > 0) return static_cast<std::int32_t>(quanta_s.size()) < num_levels;
+    return quanta_s.back() < longest_s && static_cast<std::int32_t>(quanta_s.size()) < kMostLevels;
+  };
+  while (wanted()) quanta_s.push_back(quanta_s.back() * ratio);
+  return quanta_s;
+}
+
+Mlfq::Mlfq(MlfqConfig config) : config_(std::move(config)) {
+  FS_REQUIRE(!config_.quanta_s.empty() && config_.quanta_s.front() > 0.0 && std::ranges::is_sorted(config_.quanta_s),
+             "quanta_s must be positive and not decreasing, one per level");
+  FS_REQUIRE(config_.batch_slots >= 1, "batch_slots must be at least 1, got ", config_.batch_slots);
+  quanta_sum_s_.push_back(0.0);
+  for (const double quantum_s : config_.quanta_s) quanta_sum_s_.push_back(quanta_sum_s_.back() + quantum_s);
+}
+
+Mlfq::~Mlfq() = default;
+
+TicketQueue& Mlfq::queue_of(const Request& request) const { return request.queue_class->sections[section_of(request)]; }
+
+PriorityClass& Mlfq::class_of(std::int32_t priority) {
+  const auto at = std::ranges::lower_bound(classes_, priority, {}, [](const auto& entry) { return entry->priority; });
+  if (at != classes_.end() && (*at)->priority == priority) return **at;
+  auto fresh = std::make_unique<PriorityClass>();
+  fresh->priority = priority;
+  fresh->sections.resize(config_.quanta_s.size() + 1);
+  return **classes_.insert(at, std::move(fresh));
+}
+
+void Mlfq::enter(Request& request) {
+  ++request.queue_class->size;
+  queue_of(request).push_back(request);
+}
+
+void Mlfq::exit(Request& request) {
+  --request.queue_class->size;
+  queue_of(request).erase(request);
+}
+
+void Mlfq::start_waiting(Request& request, double now_s) {
+  request.wait_since_s = now_s;
+  if (!promotes() || request.starving) return;
+  request.timed = true;
+  request.older = newest_;
+  request.newer = nullptr;
+  (newest_ ? newest_->newer : oldest_) = &request;
+  newest_ = &request;
+}
+
+void Mlfq::stop_waiting(Request& request) {
+  if (!request.timed) return;
+  (request.older ? request.older->newer : oldest_) = request.newer;
+  (request.newer ? request.newer->older : newest_) = request.older;
+  request.older = request.newer = nullptr;
+  request.timed = false;
+}
+
+void Mlfq::join(Request& request, double first_iteration_s) {
+  request.queue_class = &class_of(config_.use_priority ? request.options.priority : 0);
+  request.level = config_.skip_join ? covering_level(config_.quanta_s, first_iteration_s) : 0;
+  request.queued = true;
+  enter(request);
+  start_waiting(request, request.arrival_s);
+}
+
+void Mlfq::leave(Request& request) {
+  stop_waiting(request);
+  exit(request);
+  request.queued = false;
+  if (request.queue_class->size == 0 && classes_.size() > kMaxIdleClasses)
+    std::erase_if(classes_, [&](const auto& entry) { return entry.get() == request.queue_class; });
+  request.queue_class = nullptr;
+}
+
+void Mlfq::rejoin(Request& request, double now_s) {
+  request.queue_class = &class_of(config_.use_priority ? request.options.priority : 0);
+  request.queued = true;
+  request.starving = false;
+  enter(request);
+  start_waiting(request, now_s);
+}
+
+void Mlfq::change_place(Request& request, Place from) { queue_of(request).change_place(request, from); }
+
+void Mlfq::begin_run(Request& request) { stop_waiting(request); }
+
+void Mlfq::end_run(Request& request, double now_s) { start_waiting(request, now_s); }
+
+bool Mlfq::charge(Request& request, std::int64_t iteration_ns, double next_iteration_s) {
+  TicketQueue& queue = queue_of(request);
+  queue.add_attained(request, iteration_ns);
+  if (static_cast<double>(request.attained_ns) * 1e-9 < quantum_s(request)) return false;
+  const std::int32_t next_level = std::min(request.level + 1, num_levels() - 1);
+  queue.erase(request);
+  request.starving = false;
+  request.level = covering_level(config_.quanta_s, next_iteration_s, next_level);
+  request.attained_ns = 0;
+  queue_of(request).push_back(request);
+  return true;
+}
+
+std::int64_t Mlfq::promote_starving(double now_s) {
+  std::int64_t moved = 0;
+  while (oldest_ && now_s - oldest_->wait_since_s >= config_.starvation_limit_s) {
+    Request& request = *oldest_;
+    stop_waiting(request);
+    queue_of(request).erase(request);
+    request.starving = true;
+    request.level = 0;
+    request.attained_ns = 0;
+    ++request.promotions;
+    request.note(Decision::kPromoted, now_s);
+    queue_of(request).push_back(request);
+    ++moved;
+  }
+  return moved;
+}
+
+Request* Mlfq::next(const Request* after, PlaceMask places) const {
+  auto at = classes_.begin();
+  std::size_t section = 0;
+  std::int64_t ticket = -1;
+  if (after) {
+    if (Request* const found = queue_of(*after).next(after->ticket, places)) return found;
+    at = std::ranges::lower_bound(classes_, after->queue_class->priority, {},
+                                  [](const auto& entry) { return entry->priority; });
+    section = section_of(*after) + 1;
+  }
+  for (; at != classes_.end(); ++at, section = 0)
+    for (; section < (*at)->sections.size(); ++section)
+      if (Request* const found = (*at)->sections[section].next(ticket, places)) return found;
+  return nullptr;
+}
+
+Request* Mlfq::prev(const Request* before, PlaceMask places) const {
+  auto end = classes_.end();
+  auto sections = std::ptrdiff_t{0};  // of the class before `end` that are still to be searched; 0: all
+  if (before) {
+    if (Request* const found = queue_of(*before).prev(before->ticket, places)) return found;
+    end = std::ranges::upper_bound(classes_, before->queue_class->priority, {},
+                                   [](const auto& entry) { return entry->priority; });
+    sections = static_cast<std::ptrdiff_t>(section_of(*before));
+    if (sections == 0) --end;
+  }
+  for (; end != classes_.begin(); --end, sections = 0) {
+    const auto& all = (*std::prev(end))->sections;
+    if (sections == 0) sections = static_cast<std::ptrdiff_t>(all.size());
+    while (sections-- > 0)
+      if (Request* const found = all[static_cast<std::size_t>(sections)].prev(TicketQueue::kBack, places)) return found;
+  }
+  return nullptr;
+}
+
+bool Mlfq::before(const Request& a, const Request& b) const {
+  if (a.queue_class != b.queue_class) return a.queue_class->priority < b.queue_class->priority;
+  if (section_of(a) != section_of(b)) return section_of(a) < section_of(b);
+  return a.ticket < b.ticket;
+}
+
+bool Mlfq::same_level(const Request& a, const Request& b) const {
+  return a.queue_class == b.queue_class && section_of(a) == section_of(b);
+}
+
+double Mlfq::quanta_between_s(std::size_t above, std::size_t below) const {
+  return below > above + 1 ? quanta_sum_s_[below] - quanta_sum_s_[above + 1] : 0.0;
+}
+
+double Mlfq::work_before_s(const Request& request) const {
+  const auto level_of_section = [](std::size_t section) { return section == 0 ? std::size_t{0} : section - 1; };
+  const auto left_s = [&](std::size_t level, std::int64_t count, std::int64_t attained_ns) {
+    return static_cast<double>(count) * config_.quanta_s[level] - static_cast<double>(attained_ns) * 1e-9;
+  };
+  const std::size_t num_sections = config_.quanta_s.size() + 1;
+  double work_s = 0.0;
+  for (const auto& entry : classes_) {
+    const bool own = entry.get() == request.queue_class;
+    // A request of a class before never falls behind this one: all its levels count.
+    const std::size_t last = own ? section_of(request) : num_sections;
+    const std::size_t level = own ? static_cast<std::size_t>(request.level) : config_.quanta_s.size();
+    for (std::size_t section = 0; section < last; ++section) {
+      const TicketQueue& queue = entry->sections[section];
+      if (queue.size() == 0) continue;
+      const std::size_t above = level_of_section(section);
+      work_s += left_s(above, queue.size(), queue.attained_ns()) +
+                static_cast<double>(queue.size()) * quanta_between_s(above, level);
+    }
+    if (!own) continue;
+    const TicketQueue::Before ahead = entry->sections[last].before(request.ticket);
+    if (ahead.count > 0) work_s += left_s(level, ahead.count, ahead.attained_ns);
+    break;
+  }
+  return work_s;
+}
+
+double Mlfq::enst_s(const Request& request, double now_s) const {
+  if (request.plans_in_flight > 0 || !request.queued) return 0.0;
+  double enst_s = work_before_s(request) / config_.batch_slots;
+  if (promotes()) enst_s = std::min(enst_s, std::max(0.0, config_.starvation_limit_s - (now_s - request.wait_since_s)));
+  return std::max(0.0, enst_s);
+}
+
+std::int64_t Mlfq::num_ahead(const Request& request) const {
+  std::int64_t ahead = 0;
+  for (const auto& entry : classes_) {
+    if (entry.get() != request.queue_class) {
+      ahead += entry->size;
+      continue;
+    }
+    for (std::size_t section = 0; section < section_of(request); ++section) ahead += entry->sections[section].size();
+    return ahead + queue_of(request).before(request.ticket).count;
+  }
+  return ahead;
+}
+
+std::vector<std::int32_t> Mlfq::level_counts() const {
+  std::vector<std::int32_t> counts(config_.quanta_s.size(), 0);
+  for (const auto& entry : classes_)
+    for (std::size_t section = 0; section < entry->sections.size(); ++section)
+      counts[section == 0 ? 0 : section - 1] += static_cast<std::int32_t>(entry->sections[section].size());
+  return counts;
+}
+
+void Mlfq::check_integrity() const {
+  for (const auto& entry : classes_) {
+    std::int64_t members = 0;
+    for (std::size_t section = 0; section < entry->sections.size(); ++section) {
+      const TicketQueue& queue = entry->sections[section];
+      queue.check_integrity();
+      members += queue.size();
+      for (const Request* r = queue.next(-1, kAnyPlace); r; r = queue.next(r->ticket, kAnyPlace))
+        FS_CHECK(r->queued && r->queue_class == entry.get() && section_of(*r) == section, "request ", r->id,
+                 " is in a wrong queue");
+    }
+    FS_CHECK(members == entry->size, "class ", entry->priority, " counts ", entry->size, " of ", members, " requests");
+  }
+  const Request* last = nullptr;
+  for (const Request* r = oldest_; r; last = r, r = r->newer) {
+    FS_CHECK(r->timed && r->older == last && r->plans_in_flight == 0, "the list of waiting requests is broken at ",
+             r->id);
+    FS_CHECK(!last || last->wait_since_s <= r->wait_since_s, "request ", r->id, " waits longer than the one before it");
+  }
+  FS_CHECK(last == newest_, "the list of waiting requests has a loose end");
+}
+
+}  // namespace fastserve::sched

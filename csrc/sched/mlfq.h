@@ -1,0 +1,84 @@
+#pragma once
+
+#include <cstdint>
+#include <limits>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "sched/policy.h"
+#include "sched/ticket_queue.h"
+
+namespace fastserve::sched {
+
+struct MlfqConfig {
+  std::vector<double> quanta_s;  // of Q_1 .. Q_k, not decreasing
+  bool skip_join = true;         // false: everyone joins Q_1
+  bool use_priority = true;      // classes by RequestOptions::priority, strict
+  double starvation_limit_s = std::numeric_limits<double>::infinity();
+  std::int32_t batch_slots = 1;
+};
+
+/// Return the first level whose quantum covers `seconds`, from level `first` on; the last level if none does.
+std::int32_t covering_level(std::span<const double> quanta_s, double seconds, std::int32_t first = 0);
+
+/// quanta_s[i] = first_s * ratio^i; as many as it takes to cover `longest_s` when num_levels is 0, at most 64.
+std::vector<double> make_quanta(double first_s, double ratio, std::int32_t num_levels, double longest_s);
+
+/// Skip-join multi-level feedback queue. Source: FastServe (NSDI '26), section on skip-join MLFQ; priority classes and
+/// the front section for starving requests are ours.
+///
+/// Each class has a front section and levels Q_1..Q_k. A request that waited for the starvation limit moves to the end
+/// of the front section, which is served before the rest of Q_1: nobody who became starving later, and nobody who is
+/// not starving, comes before it. It counts as a member of Q_1. With a single level there is nothing to promote from:
+/// plain FIFO.
+class Mlfq final : public Policy {
+ public:
+  /// Throws InvalidArgumentError when quanta_s is empty, not positive or decreasing.
+  explicit Mlfq(MlfqConfig config);
+  ~Mlfq() override;
+
+  void join(Request& request, double first_iteration_s) override;
+  void leave(Request& request) override;
+  void rejoin(Request& request, double now_s) override;
+  void change_place(Request& request, Place from) override;
+  void begin_run(Request& request) override;
+  void end_run(Request& request, double now_s) override;
+  bool charge(Request& request, std::int64_t iteration_ns, double next_iteration_s) override;
+  std::int64_t promote_starving(double now_s) override;
+  Request* next(const Request* after, PlaceMask places) const override;
+  Request* prev(const Request* before, PlaceMask places) const override;
+  bool before(const Request& a, const Request& b) const override;
+  bool same_level(const Request& a, const Request& b) const override;
+  double enst_s(const Request& request, double now_s) const override;
+  double quantum_s(const Request& request) const override {
+    return config_.quanta_s[static_cast<std::size_t>(request.level)];
+  }
+  std::int64_t num_ahead(const Request& request) const override;
+  std::vector<std::int32_t> level_counts() const override;
+  void check_integrity() const override;
+
+ private:
+  std::int32_t num_levels() const { return static_cast<std::int32_t>(config_.quanta_s.size()); }
+  bool promotes() const { return num_levels() > 1; }
+  static std::size_t section_of(const Request& request) {
+    return request.starving ? 0 : static_cast<std::size_t>(request.level) + 1;
+  }
+  TicketQueue& queue_of(const Request& request) const;
+  PriorityClass& class_of(std::int32_t priority);
+  void enter(Request& request);
+  void exit(Request& request);
+  void start_waiting(Request& request, double now_s);
+  void stop_waiting(Request& request);
+  double work_before_s(const Request& request) const;
+  /// Quanta of the levels between `above` and `below`, both excluded.
+  double quanta_between_s(std::size_t above, std::size_t below) const;
+
+  MlfqConfig config_;
+  std::vector<double> quanta_sum_s_;                     // [k + 1], of the levels before
+  std::vector<std::unique_ptr<PriorityClass>> classes_;  // ascending priority
+  Request* oldest_ = nullptr;                            // waiting requests by wait_since_s
+  Request* newest_ = nullptr;
+};
+
+}  // namespace fastserve::sched

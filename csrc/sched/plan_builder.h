@@ -1,0 +1,28 @@
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "kv/types.h"
+#include "sched/batch_picker.h"
+#include "sched/step_plan.h"
+
+namespace fastserve::sched {
+
+/// Turns picks into the flat arrays of a StepPlan. Plans are reused once nobody else holds them, so that a step
+/// allocates nothing in the long run.
+class PlanBuilder {
+ public:
+  /// Rows with one token come first in `picks`.
+  std::shared_ptr<StepPlan> build(StepId step, std::span<const Pick> picks, std::span<const kv::Transfer> transfers,
+                                  std::int32_t block_size);
+
+ private:
+  std::shared_ptr<StepPlan> vacant();
+
+  std::vector<std::shared_ptr<StepPlan>> pool_;
+};
+
+}  // namespace fastserve::sched

@@ -1,0 +1,52 @@
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "sched/request.h"
+
+namespace fastserve::sched {
+
+/// The order in which unfinished requests run, and how it changes. Knows no KV and no batch: only order, time attained
+/// and time waited. Owns the queue fields of Request. Held and finished requests are not queued.
+class Policy {
+ public:
+  virtual ~Policy() = default;
+  Policy() = default;
+  Policy(const Policy&) = delete;
+  Policy& operator=(const Policy&) = delete;
+
+  /// A new request enters; `first_iteration_s` is the predicted time of its uncached prefill.
+  virtual void join(Request& request, double first_iteration_s) = 0;
+  virtual void leave(Request& request) = 0;
+  /// Back after leave(): at the end of its level, waiting from now on.
+  virtual void rejoin(Request& request, double now_s) = 0;
+  /// The state of the request changed; it stood in `from` before.
+  virtual void change_place(Request& request, Place from) = 0;
+
+  /// It went into a plan and had been in none; it waits for nothing until end_run.
+  virtual void begin_run(Request& request) = 0;
+  virtual void end_run(Request& request, double now_s) = 0;
+  /// It was in an iteration of `iteration_ns`; its next one takes `next_iteration_s`. True when it was demoted.
+  virtual bool charge(Request& request, std::int64_t iteration_ns, double next_iteration_s) = 0;
+  /// Move every request that waited for the starvation limit to the front section, in the order of starving. O(number
+  /// moved).
+  virtual std::int64_t promote_starving(double now_s) = 0;
+
+  /// The member behind `after` (nullptr: from the front) that stands in one of `places`; nullptr at the end.
+  virtual Request* next(const Request* after, PlaceMask places) const = 0;
+  virtual Request* prev(const Request* before, PlaceMask places) const = 0;
+  /// `a` stands before `b`.
+  virtual bool before(const Request& a, const Request& b) const = 0;
+  /// The two stand in the same level, within which decodes go before prefill chunks.
+  virtual bool same_level(const Request& a, const Request& b) const = 0;
+
+  /// Estimated next scheduled time, in seconds from now.
+  virtual double enst_s(const Request& request, double now_s) const = 0;
+  virtual double quantum_s(const Request& request) const = 0;
+  virtual std::int64_t num_ahead(const Request& request) const = 0;
+  virtual std::vector<std::int32_t> level_counts() const = 0;
+  virtual void check_integrity() const = 0;
+};
+
+}  // namespace fastserve::sched

@@ -1,0 +1,151 @@
+#include "sched/request.h"
+
+#include <algorithm>
+
+#include "base/error.h"
+
+namespace fastserve::sched {
+namespace {
+
+constexpr std::uint8_t bit(RequestState state) { return static_cast<std::uint8_t>(1u << static_cast<unsigned>(state)); }
+
+/// Legal next states, per state.
+constexpr std::array<std::uint8_t, kNumRequestStates> kNext = [] {
+  using enum RequestState;
+  std::array<std::uint8_t, kNumRequestStates> next{};
+  const auto allow = [&](RequestState from, auto... to) { next[static_cast<std::size_t>(from)] = (bit(to) | ...); };
+  allow(kWaiting, kReady, kRunning, kParked, kFinished);  // kParked: its cached prefix is on the host
+  allow(kReady, kRunning, kOffloading, kParked, kWaiting, kFinished);
+  allow(kRunning, kReady, kFinished);
+  allow(kOffloading, kParked, kReady, kFinished);  // kReady: the copy failed
+  allow(kParked, kUploading, kReady, kWaiting, kFinished);
+  allow(kUploading, kReady, kParked, kFinished);  // kParked: the copy failed
+  return next;
+}();
+
+}  // namespace
+
+const char* name_of(RequestState state) {
+  static constexpr std::array<const char*, kNumRequestStates> kNames = {"waiting", "ready",     "running", "offloading",
+                                                                        "parked",  "uploading", "finished"};
+  return kNames[static_cast<std::size_t>(state)];
+}
+
+const char* name_of(FinishReason reason) {
+  static constexpr std::array<const char*, 6> kNames = {"none", "stop", "length", "abort", "error", "deadline"};
+  return kNames[static_cast<std::size_t>(reason)];
+}
+
+const char* name_of(Decision decision) {
+  static constexpr std::array<const char*, 21> kNames = {"none",
+                                                         "joined",
+                                                         "started",
+                                                         "promoted",
+                                                         "demoted",
+                                                         "blocked by memory",
+                                                         "left out",
+                                                         "offloaded",
+                                                         "offloaded: already mirrored",
+                                                         "dropped: recompute mode",
+                                                         "dropped: recompute is cheaper",
+                                                         "dropped: host pool full",
+                                                         "dropped: no host pool",
+                                                         "dropped: copy failed",
+                                                         "dropped: nothing computed",
+                                                         "uploaded on demand",
+                                                         "uploaded ahead",
+                                                         "copy failed",
+                                                         "parked by caller",
+                                                         "held",
+                                                         "released"};
+  return kNames[static_cast<std::size_t>(decision)];
+}
+
+Request::Request(std::int64_t request_id, std::int64_t serial_number, std::span<const std::int32_t> prompt,
+                 const RequestOptions& request_options, double now_s)
+    : id(request_id),
+      serial(serial_number),
+      options(request_options),
+      arrival_s(now_s),
+      tokens(prompt.begin(), prompt.end()),
+      num_prompt(static_cast<std::int32_t>(prompt.size())),
+      wait_since_s(now_s),
+      since_s_(now_s) {}
+
+Place Request::place() const {
+  switch (state_) {
+    case RequestState::kReady:
+    case RequestState::kRunning: return Place::kResident;
+    case RequestState::kOffloading:
+    case RequestState::kUploading: return Place::kTransit;
+    case RequestState::kParked: return Place::kHost;
+    default: return Place::kWaiting;
+  }
+}
+
+double* Request::account() {
+  switch (state_) {
+    case RequestState::kRunning:
+    case RequestState::kFinished: return nullptr;
+    case RequestState::kUploading: return ran_ ? &upload_wait_s_ : &queue_s_;
+    case RequestState::kOffloading:
+    case RequestState::kParked: return ran_ ? &host_s_ : &queue_s_;
+    default: return ran_ ? &parked_s_ : &queue_s_;
+  }
+}
+
+void Request::move_to(RequestState next, double now_s) {
+  FS_CHECK((kNext[static_cast<std::size_t>(state_)] & bit(next)) != 0, "request ", id, " cannot go from ",
+           name_of(state_), " to ", name_of(next));
+  if (double* const seconds = account()) *seconds += now_s - since_s_;
+  since_s_ = now_s;
+  state_ = next;
+  ran_ = ran_ || next == RequestState::kRunning;
+}
+
+void Request::note(Decision decision, double now_s) {
+  if (num_decisions_ > 0) {
+    auto& last = ring_[static_cast<std::size_t>((next_decision_ + kDecisionsKept - 1) % kDecisionsKept)];
+    if (last.decision == decision) {
+      last.now_s = now_s;
+      return;
+    }
+  }
+  ring_[next_decision_] = {now_s, decision};
+  next_decision_ = static_cast<std::uint8_t>((next_decision_ + 1) % kDecisionsKept);
+  num_decisions_ = static_cast<std::uint8_t>(std::min<int>(num_decisions_ + 1, kDecisionsKept));
+}
+
+std::vector<DecisionEntry> Request::decisions() const {
+  std::vector<DecisionEntry> entries;
+  for (int i = 0; i < num_decisions_; ++i)
+    entries.push_back(
+        ring_[static_cast<std::size_t>((next_decision_ + kDecisionsKept - num_decisions_ + i) % kDecisionsKept)]);
+  return entries;
+}
+
+RequestStats Request::stats(double now_s) const {
+  Request* const self = const_cast<Request*>(this);
+  RequestStats result{.preemptions = preemptions,
+                      .parked_s = parked_s_,
+                      .host_s = host_s_,
+                      .upload_wait_s = upload_wait_s_,
+                      .recomputed_tokens = recomputed_tokens,
+                      .queue_s = queue_s_};
+  const double open_s = now_s - since_s_;
+  const double* const seconds = self->account();
+  if (seconds == &parked_s_) result.parked_s += open_s;
+  if (seconds == &host_s_) result.host_s += open_s;
+  if (seconds == &upload_wait_s_) result.upload_wait_s += open_s;
+  if (seconds == &queue_s_) result.queue_s += open_s;
+  return result;
+}
+
+bool Request::is_stop_token(std::int32_t token) const {
+  const auto holds = [token](const std::vector<std::int32_t>& ids) {
+    return std::ranges::find(ids, token) != ids.end();
+  };
+  return (!options.ignore_eos && holds(options.eos_token_ids)) || holds(options.stop_token_ids);
+}
+
+}  // namespace fastserve::sched

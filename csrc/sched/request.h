@@ -1,0 +1,222 @@
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "kv/types.h"
+
+namespace fastserve::sched {
+
+struct PriorityClass;  // queues of one priority, owned by the MLFQ
+
+/// Why a request ended; kNone while it goes on.
+enum class FinishReason : std::uint8_t { kNone, kStop, kLength, kAbort, kError, kDeadline };
+
+/// kWaiting: no KV. kReady: KV on the device, in no plan. kRunning: in one or two plans in flight. kOffloading, kParked
+/// (host), kUploading: in no plan. kFinished: for good; KV may be held until the last plan that contains it is
+/// committed.
+enum class RequestState : std::uint8_t { kWaiting, kReady, kRunning, kOffloading, kParked, kUploading, kFinished };
+inline constexpr int kNumRequestStates = 7;
+const char* name_of(RequestState state);
+const char* name_of(FinishReason reason);
+
+/// What a request must get before it can run; one bit plane each in the queues.
+enum class Place : std::uint8_t { kResident, kTransit, kHost, kWaiting };
+inline constexpr int kNumPlaces = 4;
+using PlaceMask = std::uint8_t;
+constexpr PlaceMask mask_of(Place place) { return static_cast<PlaceMask>(1u << static_cast<unsigned>(place)); }
+inline constexpr PlaceMask kAnyPlace = 0xF;
+
+/// What the caller asks of one request. Sampling fields go through to the plan unread.
+struct RequestOptions {
+  std::int32_t max_tokens = 16;
+  std::int32_t min_tokens = 0;  // eos and stop tokens are forbidden before
+  bool ignore_eos = false;
+  std::vector<std::int32_t> eos_token_ids;
+  std::vector<std::int32_t> stop_token_ids;
+  std::int32_t priority = 0;     // lower first
+  std::uint64_t cache_salt = 0;  // prefix blocks are shared only under the same salt
+  double deadline_s = 0.0;       // absolute; <= 0: none
+  float temperature = 1.0f;
+  std::int32_t top_k = 0;
+  float top_p = 1.0f;
+  float min_p = 0.0f;
+  float repetition_penalty = 1.0f;
+  float presence_penalty = 0.0f;
+  float frequency_penalty = 0.0f;
+  std::uint64_t seed = 0;
+  std::int32_t num_logprobs = -1;         // -1: none
+  std::int32_t oracle_output_tokens = 0;  // output length, for srpt; 0: unknown
+
+  bool has_penalty() const {
+    return repetition_penalty != 1.0f || presence_penalty != 0.0f || frequency_penalty != 0.0f;
+  }
+};
+
+/// Where the time of a request went, seconds. `parked_s`: after its first iteration, in no batch, with the KV on the
+/// device or dropped; `host_s`: with the KV on the host or on its way there; `upload_wait_s`: while an upload was under
+/// way.
+struct RequestStats {
+  std::int64_t preemptions = 0;
+  double parked_s = 0.0;
+  double host_s = 0.0;
+  double upload_wait_s = 0.0;
+  std::int64_t recomputed_tokens = 0;
+  double queue_s = 0.0;
+};
+
+/// What the scheduler did to a request and why, for `explain`.
+enum class Decision : std::uint8_t {
+  kNone,
+  kJoined,
+  kStarted,
+  kPromoted,
+  kDemoted,
+  kBlockedByMemory,
+  kLeftOut,            // of a plan, to be evicted once no plan in flight contains it
+  kOffloaded,          // copied to the host
+  kOffloadedMirrored,  // to the host without a copy: it was mirrored
+  kDroppedByMode,      // preemption_mode recompute
+  kDroppedCheaper,     // recomputing costs less than the copy back
+  kDroppedHostFull,
+  kDroppedNoHost,
+  kDroppedCopyFailed,
+  kDroppedEmpty,  // nothing was computed yet
+  kUploadedOnDemand,
+  kUploadedAhead,
+  kCopyFailed,
+  kParkedByCaller,
+  kHeld,
+  kReleased,
+};
+const char* name_of(Decision decision);
+
+struct DecisionEntry {
+  double now_s = 0.0;
+  Decision decision = Decision::kNone;
+};
+
+/// A request as `explain` shows it.
+struct RequestView {
+  RequestState state = RequestState::kWaiting;
+  kv::Residency residency = kv::Residency::kNone;
+  FinishReason finish_reason = FinishReason::kNone;
+  std::int32_t priority = 0;
+  std::int32_t level = 0;  // 0 = Q_1
+  bool starving = false;
+  bool held = false;
+  double attained_s = 0.0;
+  double quantum_s = 0.0;
+  double waited_s = 0.0;
+  double enst_s = 0.0;
+  std::int64_t requests_ahead = 0;
+  std::int32_t prompt_tokens = 0;
+  std::int32_t output_tokens = 0;
+  std::int32_t computed_tokens = 0;
+  std::int32_t device_blocks = 0;
+  std::int32_t parks = 0;
+  std::int64_t promotions = 0;
+  std::vector<DecisionEntry> decisions;  // oldest first
+};
+
+/// One request: tokens, progress, place in the queues, history. Owned by the request table; its address is stable. The
+/// state changes through move_to only, which checks that the step is legal and keeps the time account.
+class Request {
+ public:
+  static constexpr int kDecisionsKept = 6;
+
+  Request(std::int64_t request_id, std::int64_t serial_number, std::span<const std::int32_t> prompt,
+          const RequestOptions& request_options, double now_s);
+
+  RequestState state() const { return state_; }
+  Place place() const;
+  bool finished() const { return state_ == RequestState::kFinished; }
+  void move_to(RequestState next, double now_s);
+  void note(Decision decision, double now_s);
+  /// The decisions kept, oldest first.
+  std::vector<DecisionEntry> decisions() const;
+  RequestStats stats(double now_s) const;
+
+  std::int32_t num_tokens() const { return static_cast<std::int32_t>(tokens.size()); }
+  std::int32_t num_outputs() const { return num_tokens() - num_prompt; }
+  /// Tokens once the samples of the plans in flight are known.
+  std::int32_t length() const { return num_tokens() + num_pending; }
+  /// Tokens whose KV is written once the plans in flight have run.
+  std::int32_t scheduled() const { return num_computed + num_in_flight; }
+  /// The samples in flight bring it to its greatest length.
+  bool ends_in_flight() const { return length() >= max_total; }
+  bool is_stop_token(std::int32_t token) const;
+
+  // --- identity ---
+  std::int64_t id;
+  std::int64_t serial;  // order of arrival
+  RequestOptions options;
+  double arrival_s;
+
+  // --- tokens and progress ---
+  std::vector<std::int32_t> tokens;  // prompt and output
+  std::int32_t num_prompt;
+  std::int32_t max_total = 0;      // prompt + output, at most
+  std::int32_t num_computed = 0;   // KV written, by committed plans
+  std::int32_t num_in_flight = 0;  // further KV, by plans in flight
+  std::int32_t num_pending = 0;    // samples of plans in flight
+  std::int32_t last_sample = -1;   // sampling entry in the newest plan that samples for it
+  std::int32_t plans_in_flight = 0;
+  std::int64_t last_step = -2;  // newest plan that contains it; negative: none
+  std::int32_t num_cached_tokens = 0;
+  std::int32_t lost_tokens = 0;               // computed before the KV was dropped; not yet computed again
+  FinishReason ending = FinishReason::kNone;  // decided, but announced with the commit of a plan in flight
+  FinishReason finish_reason = FinishReason::kNone;
+
+  // --- KV ---
+  bool has_kv = false;  // the manager knows `seq`
+  bool holds_host_prefix = false;
+  kv::SeqId seq{};                   // a new one each time the KV starts from nothing
+  std::vector<std::int32_t> blocks;  // device blocks, as the manager lists them
+  std::int32_t start_need = 0;       // blocks a start takes, as last measured
+  std::int64_t next_probe_step = 0;  // the measurement holds until this step
+  std::int64_t parked_step = -2;
+  std::int64_t left_out_step = -2;
+  std::int32_t parks = 0;
+  std::int32_t failed_uploads = 0;
+  bool offload_failed = false;
+  bool park_requested = false;
+  bool held = false;
+  bool upload_unused = false;  // uploaded, not picked since
+  bool upload_late = false;
+
+  // --- queues; written by the policy only ---
+  bool queued = false;
+  bool starving = false;
+  bool timed = false;  // in the list ordered by wait_since_s
+  std::int32_t level = 0;
+  std::int64_t ticket = -1;  // place in the queue
+  std::int64_t attained_ns = 0;
+  std::int64_t promotions = 0;
+  double order_key = 0.0;
+  double wait_since_s;  // last run, or arrival
+  Request* older = nullptr;
+  Request* newer = nullptr;
+  PriorityClass* queue_class = nullptr;
+
+  std::int64_t preemptions = 0;
+  std::int64_t recomputed_tokens = 0;
+
+ private:
+  double* account();
+
+  RequestState state_ = RequestState::kWaiting;
+  bool ran_ = false;
+  std::uint8_t num_decisions_ = 0;
+  std::uint8_t next_decision_ = 0;
+  double since_s_;
+  double queue_s_ = 0.0;
+  double parked_s_ = 0.0;
+  double host_s_ = 0.0;
+  double upload_wait_s_ = 0.0;
+  std::array<DecisionEntry, kDecisionsKept> ring_{};
+};
+
+}  // namespace fastserve::sched

@@ -1,0 +1,52 @@
+#include "sched/request_table.h"
+
+#include <ranges>
+
+#include "base/error.h"
+
+namespace fastserve::sched {
+
+Request& RequestTable::add(std::int64_t id, std::span<const std::int32_t> prompt, const RequestOptions& options,
+                           double now_s) {
+  const auto [at, fresh] = live_.try_emplace(id);
+  FS_REQUIRE(fresh, "request id ", id, " is in use: ids of unfinished requests must be unique");
+  at->second = std::make_unique<Request>(id, next_serial_++, prompt, options, now_s);
+  Request& request = *at->second;
+  if (options.deadline_s > 0.0) deadlines_.emplace(deadline_key(request), &request);
+  return request;
+}
+
+Request* RequestTable::find_live(std::int64_t id) const {
+  const auto at = live_.find(id);
+  return at == live_.end() ? nullptr : at->second.get();
+}
+
+Request* RequestTable::find(std::int64_t id) const {
+  if (Request* const request = find_live(id)) return request;
+  for (const Retired& entry : retired_ | std::views::reverse)  // the newest of that id
+    if (entry.request->id == id) return entry.request.get();
+  return nullptr;
+}
+
+void RequestTable::retire(Request& request) {
+  if (request.options.deadline_s > 0.0) deadlines_.erase(deadline_key(request));
+  auto node = live_.extract(request.id);
+  retired_.push_back({std::move(node.mapped())});
+}
+
+void RequestTable::mark_told() {
+  for (Retired& entry : retired_) entry.told = true;
+}
+
+void RequestTable::purge() {
+  std::erase_if(retired_, [](const Retired& entry) { return entry.told && entry.request->plans_in_flight == 0; });
+}
+
+Request* RequestTable::take_expired(double now_s) {
+  if (deadlines_.empty() || deadlines_.begin()->first.first > now_s) return nullptr;
+  Request* const request = deadlines_.begin()->second;
+  deadlines_.erase(deadlines_.begin());
+  return request;
+}
+
+}  // namespace fastserve::sched

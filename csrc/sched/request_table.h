@@ -1,0 +1,54 @@
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <span>
+#include <unordered_map>
+#include <utility>
+#include <vector>
+
+#include "sched/request.h"
+
+namespace fastserve::sched {
+
+/// Owns the requests: the live ones by id, the finished ones until their end has been told and no plan in flight names
+/// them.
+class RequestTable {
+ public:
+  Request& add(std::int64_t id, std::span<const std::int32_t> prompt, const RequestOptions& options, double now_s);
+  /// Live, or finished but not purged yet; nullptr when unknown.
+  Request* find(std::int64_t id) const;
+  Request* find_live(std::int64_t id) const;
+
+  /// `request` finished; its record stays until purge().
+  void retire(Request& request);
+  /// The ends of all requests retired so far have been told.
+  void mark_told();
+  /// Forget what was told and is in no plan in flight.
+  void purge();
+
+  /// A request that is past its deadline, the earliest first, once each; nullptr when there is none. O(log n).
+  Request* take_expired(double now_s);
+
+  std::int64_t num_live() const { return static_cast<std::int64_t>(live_.size()); }
+  template <typename Visit>
+  void for_each_live(Visit&& visit) const {  // in no order: for sums and checks only
+    for (const auto& entry : live_) visit(*entry.second);
+  }
+
+ private:
+  struct Retired {
+    std::unique_ptr<Request> request;
+    bool told = false;
+  };
+  using DeadlineKey = std::pair<double, std::int64_t>;  // deadline_s, serial
+  static DeadlineKey deadline_key(const Request& request) { return {request.options.deadline_s, request.serial}; }
+
+  std::unordered_map<std::int64_t, std::unique_ptr<Request>> live_;
+  std::vector<Retired> retired_;
+  std::map<DeadlineKey, Request*> deadlines_;
+  std::int64_t next_serial_ = 0;
+};
+
+}  // namespace fastserve::sched

@@ -1,0 +1,290 @@
+#include "sched/scheduler.h"
+
+#include <algorithm>
+#include <cmath>
+#include <utility>
+
+#include "base/error.h"
+#include "sched/baselines.h"
+#include "sched/scheduler_impl.h"
+
+namespace fastserve::sched {
+namespace {
+
+/// Arrivals may keep at most this share of the device pool free: they are a guess, the KV it would push out is real.
+constexpr double kMaxArrivalShare = 0.1;
+constexpr double kIterationSmoothing = 0.1;
+
+}  // namespace
+
+Scheduler::Impl::Impl(const SchedulerConfig& config, kv::KvManager& kv, LatencyModel& latency)
+    : core_{.config = (check_config(config), config),
+            .kv = kv,
+            .latency = latency,
+            .policy = make_policy(config, latency)},
+      planner_(core_),
+      mover_(core_),
+      picker_(core_, planner_, mover_),
+      governor_(config.thrash_parks_per_finish),
+      iteration_s_(latency.decode_s(1, 1)) {}
+
+std::shared_ptr<const StepPlan> Scheduler::Impl::schedule(double now_s) {
+  FS_REQUIRE(in_flight_.size() < kMaxPlansInFlight, "at most ", kMaxPlansInFlight,
+             " plans may be in flight: commit step ", static_cast<std::int64_t>(in_flight_.front().step), " first");
+  set_now(now_s);
+  expire_deadlines();
+  core_.stats.promotions += core_.policy->promote_starving(core_.now_s);
+  process_parks();
+  const auto picks = picker_.pick(!governor_.active());
+  move_kv();
+  const StepId step{core_.step};
+  auto plan = builder_.build(step, picks, mover_.planned(), core_.block_size());
+  mover_.planned().clear();
+  in_flight_.push_back(launch(step, picks));
+  count_preemptions();
+  table_.purge();
+  ++core_.step;
+  return plan;
+}
+
+Scheduler::Impl::InFlight Scheduler::Impl::launch(StepId step, std::span<const Pick> picks) {
+  InFlight flight{.step = step, .rows = std::exchange(spare_rows_, {}), .shape = {}};
+  flight.rows.clear();
+  for (const Pick& pick : picks) {
+    Request& request = *pick.request;
+    const std::int32_t end = pick.start + pick.count;
+    const bool samples = end == request.length();
+    flight.rows.push_back({&request, pick.count, samples ? flight.num_samples : -1});
+    flight.num_tokens += pick.count;
+    if (pick.count == 1) {
+      flight.shape.num_decodes += 1;
+      flight.shape.decode_ctx += end;
+    } else {
+      flight.shape.prefill_tokens += pick.count;
+      flight.shape.prefill_pairs += prefill_pairs(pick.count, pick.start);
+    }
+    request.num_in_flight += pick.count;
+    if (samples) {
+      request.last_sample = flight.num_samples++;
+      ++request.num_pending;
+    }
+    if (request.plans_in_flight++ > 0) continue;
+    core_.move(request, RequestState::kRunning);
+    core_.policy->begin_run(request);
+  }
+  num_running_ = static_cast<std::int64_t>(picks.size());
+  return flight;
+}
+
+void Scheduler::Impl::count_preemptions() {
+  for (Request* request : left_batch_) {
+    if (request->finished() || request->last_step == core_.step) continue;
+    ++request->preemptions;
+    ++core_.stats.preemptions;
+  }
+  left_batch_.clear();
+}
+
+std::int32_t Scheduler::Impl::watermark_blocks() const {
+  const double arrivals = arrivals_.blocks_per_s(core_.now_s) * core_.config.reserve_iterations * iteration_s_;
+  const double limit = kMaxArrivalShare * core_.num_device_blocks();
+  return picker_.growth_blocks() + static_cast<std::int32_t>(std::ceil(std::min(arrivals, limit)));
+}
+
+void Scheduler::Impl::move_kv() {
+  const bool swaps =
+      core_.kv.config().num_host_blocks > 0 && core_.config.preemption_mode != PreemptionMode::kRecompute;
+  if (!swaps || governor_.active()) return;
+  if (core_.config.proactive_offload) {
+    const std::int32_t watermark = watermark_blocks();
+    const bool evicted = picker_.evicted();
+    offload_ahead(watermark);
+    // Nothing comes ahead of its turn in a step that moved something out, or while somebody before it waits for memory.
+    if (!evicted && !picker_.blocked()) upload_ahead(watermark);
+  }
+  if (core_.config.write_through) mirror_idle();
+}
+
+void Scheduler::Impl::offload_ahead(std::int32_t watermark) {
+  std::int32_t have = core_.num_free() + mover_.blocks_leaving();
+  if (have >= watermark) return;
+  for (const auto& victim : planner_.victims(nullptr, false)) {
+    if (have >= watermark) return;
+    if (victim.in_flight || victim.num_blocks == 0 || planner_.how_to_evict(*victim.request) != Decision::kOffloaded)
+      continue;
+    have += victim.num_blocks;
+    mover_.evict(*victim.request, Decision::kOffloaded);
+  }
+}
+
+void Scheduler::Impl::upload_ahead(std::int32_t watermark) {
+  const auto hysteresis =
+      static_cast<std::int32_t>(std::ceil(SwapPlanner::kUploadHysteresis * core_.num_device_blocks()));
+  const auto fits = [&](std::int32_t blocks) { return core_.num_free() - blocks > watermark + hysteresis; };
+  if (!fits(0)) return;
+  for (Request* request : planner_.uploads()) {
+    if (!fits(core_.kv.num_blocks_to_upload(request->seq) + 1)) return;
+    if (!mover_.upload(*request, Decision::kUploadedAhead)) return;
+  }
+}
+
+void Scheduler::Impl::mirror_idle() {
+  const double used = 1.0 - static_cast<double>(core_.num_free()) / core_.num_device_blocks();
+  if (mover_.num_transfers() > 0 || used < SwapPlanner::kMirrorDeviceUsage) return;
+  for (const auto& candidate : planner_.mirrors())
+    if (mover_.mirror(*candidate.request, SwapPlanner::kMirrorBlocks)) return;
+}
+
+const Scheduler::Impl::InFlight& Scheduler::Impl::oldest(StepId step) const {
+  FS_REQUIRE(!in_flight_.empty(), "no plan is in flight: step ", static_cast<std::int64_t>(step),
+             " was committed or never made");
+  FS_REQUIRE(in_flight_.front().step == step, "plans are committed in order: step ",
+             static_cast<std::int64_t>(in_flight_.front().step), " is the oldest in flight, got ",
+             static_cast<std::int64_t>(step));
+  return in_flight_.front();
+}
+
+void Scheduler::Impl::commit(StepId step, std::span<const std::int32_t> sampled, double iteration_s, double now_s) {
+  const auto wanted = static_cast<std::size_t>(oldest(step).num_samples);
+  FS_REQUIRE(sampled.size() == wanted, "step ", static_cast<std::int64_t>(step), " samples ", wanted, " tokens, got ",
+             sampled.size());
+  FS_REQUIRE(std::isfinite(iteration_s) && iteration_s >= 0.0, "iteration_s must be finite and not negative, got ",
+             iteration_s);
+  set_now(now_s);
+  expire_deadlines();
+  InFlight flight = std::move(in_flight_.front());
+  in_flight_.pop_front();
+  if (!flight.rows.empty()) {
+    core_.latency.observe(flight.shape, iteration_s);
+    iteration_s_ += kIterationSmoothing * (iteration_s - iteration_s_);
+    ++core_.stats.iterations;
+    core_.stats.iteration_tokens += flight.num_tokens;
+  }
+  const double decodes = std::max(1.0, flight.shape.num_decodes);
+  const Commit shared{.sampled = sampled,
+                      .iteration_ns = std::llround(iteration_s * 1e9),
+                      .next_decode_s = core_.latency.decode_s(decodes, flight.shape.decode_ctx)};
+  for (const Row& row : flight.rows) commit_row(row, shared);
+  const auto& stats = core_.stats;
+  const double copy_s = std::max(stats.offload_bytes / core_.config.offload_bytes_per_s,
+                                 stats.upload_bytes / core_.config.upload_bytes_per_s);
+  if (!flight.rows.empty()) governor_.on_iteration(stats.parks, stats.finished, copy_s, iteration_s);
+  spare_rows_ = std::move(flight.rows);
+}
+
+void Scheduler::Impl::commit_row(const Row& row, const Commit& commit) {
+  Request& request = *row.request;
+  --request.plans_in_flight;
+  request.num_in_flight -= row.count;
+  request.num_pending -= row.sample >= 0;
+  if (request.finished()) {
+    if (request.plans_in_flight == 0) mover_.end(request);
+    return;
+  }
+  if (request.ending != FinishReason::kNone) return finish(request, request.ending);
+  const std::int32_t token = row.sample >= 0 ? commit.sampled[static_cast<std::size_t>(row.sample)] : -1;
+  if (row.sample >= 0 && token < 0) return finish(request, FinishReason::kError, row.sample);
+  request.num_computed += row.count;
+  FinishReason reason = FinishReason::kNone;
+  if (row.sample >= 0) {
+    request.tokens.push_back(token);
+    reason = reason_to_finish(request);
+  }
+  mover_.commit(request);
+  if (reason != FinishReason::kNone) return finish(request, reason, row.sample, token);
+  if (row.sample >= 0) push_event(request, FinishReason::kNone, row.sample, token);
+  if (request.queued && !governor_.active()) charge(request, commit);
+  if (request.plans_in_flight == 0) leave_batch(request);
+}
+
+void Scheduler::Impl::charge(Request& request, const Commit& commit) {
+  const std::int32_t remaining = request.length() - request.scheduled();
+  const bool decodes = remaining <= 1;
+  const double next_s = decodes ? commit.next_decode_s
+                                : core_.latency.prefill_s(std::min(remaining, core_.config.max_prefill_chunk_tokens),
+                                                          request.scheduled());
+  if (!core_.policy->charge(request, commit.iteration_ns, next_s)) return;
+  ++core_.stats.demotions;
+  request.note(Decision::kDemoted, core_.now_s);
+}
+
+void Scheduler::Impl::leave_batch(Request& request) {
+  core_.move(request, RequestState::kReady);
+  if (request.queued) core_.policy->end_run(request, core_.now_s);
+  if (in_flight_.empty()) {
+    left_batch_.push_back(&request);
+  } else {  // the plan that is running now went without it
+    ++request.preemptions;
+    ++core_.stats.preemptions;
+  }
+}
+
+void Scheduler::Impl::complete_transfers(std::span<const std::int64_t> transfer_ids, std::span<const std::uint8_t> ok,
+                                         double now_s) {
+  set_now(now_s);
+  mover_.complete(transfer_ids, ok);
+}
+
+void Scheduler::Impl::fail_step(StepId step, double now_s) {
+  static_cast<void>(oldest(step));
+  set_now(now_s);
+  const InFlight flight = std::move(in_flight_.front());
+  in_flight_.pop_front();
+  for (const Row& row : flight.rows) {
+    Request& request = *row.request;
+    --request.plans_in_flight;
+    request.num_in_flight -= row.count;
+    request.num_pending -= row.sample >= 0;
+    if (!request.finished()) {
+      finish(request, request.ending != FinishReason::kNone ? request.ending : FinishReason::kError);
+    } else if (request.plans_in_flight == 0) {
+      mover_.end(request);
+    }
+  }
+}
+
+StepEvents Scheduler::Impl::take_events() {
+  table_.mark_told();
+  return std::exchange(events_, {});
+}
+
+// --- the public face ---
+
+Scheduler::Scheduler(const SchedulerConfig& config, kv::KvManager& kv, LatencyModel& latency)
+    : impl_(std::make_unique<Impl>(config, kv, latency)) {}
+Scheduler::~Scheduler() = default;
+
+void Scheduler::add(std::int64_t request_id, std::span<const std::int32_t> prompt, const RequestOptions& options,
+                    double now_s) {
+  impl_->add(request_id, prompt, options, now_s);
+}
+bool Scheduler::abort(std::int64_t request_id, double now_s) { return impl_->abort(request_id, now_s); }
+bool Scheduler::park(std::int64_t request_id, bool hold, double now_s) { return impl_->park(request_id, hold, now_s); }
+bool Scheduler::unpark(std::int64_t request_id, double now_s) { return impl_->unpark(request_id, now_s); }
+std::shared_ptr<const StepPlan> Scheduler::schedule(double now_s) { return impl_->schedule(now_s); }
+void Scheduler::commit(StepId step, std::span<const std::int32_t> sampled, double iteration_s, double now_s) {
+  impl_->commit(step, sampled, iteration_s, now_s);
+}
+void Scheduler::complete_transfers(std::span<const std::int64_t> transfer_ids, std::span<const std::uint8_t> ok,
+                                   double now_s) {
+  impl_->complete_transfers(transfer_ids, ok, now_s);
+}
+void Scheduler::fail_step(StepId step, double now_s) { impl_->fail_step(step, now_s); }
+StepEvents Scheduler::take_events() { return impl_->take_events(); }
+void Scheduler::set_link_rates(double offload_bytes_per_s, double upload_bytes_per_s) {
+  impl_->set_link_rates(offload_bytes_per_s, upload_bytes_per_s);
+}
+bool Scheduler::has_unfinished() const { return impl_->num_unfinished() > 0; }
+std::int64_t Scheduler::num_unfinished() const { return impl_->num_unfinished(); }
+std::int32_t Scheduler::num_plans_in_flight() const { return impl_->num_plans_in_flight(); }
+std::int64_t Scheduler::num_transfers_in_flight() const { return impl_->num_transfers_in_flight(); }
+SchedulerStats Scheduler::stats() const { return impl_->stats(); }
+RequestView Scheduler::explain(std::int64_t request_id, double now_s) const {
+  return impl_->explain(request_id, now_s);
+}
+RequestStats Scheduler::request_stats(std::int64_t request_id, double now_s) const {
+  return impl_->request_stats(request_id, now_s);
+}
+void Scheduler::check_integrity() const { impl_->check_integrity(); }
+
+}  // namespace fastserve::sched

@@ -1,0 +1,34 @@
+#pragma once
+
+#include <cstdint>
+
+namespace fastserve::sched {
+
+enum class PolicyKind : std::uint8_t { kSkipJoinMlfq, kMlfq, kFcfs, kPriority, kSrpt };
+enum class PreemptionMode : std::uint8_t { kAuto, kSwap, kRecompute };
+
+struct SchedulerConfig {
+  PolicyKind policy = PolicyKind::kSkipJoinMlfq;
+  std::int32_t max_num_seqs = 256;  // B, batch slots
+  std::int32_t max_num_batched_tokens = 2048;
+  std::int32_t max_prefill_chunk_tokens = 512;
+  std::int32_t max_model_len = 2048;  // prompt + output
+  double starvation_limit_s = 3.0;    // alpha
+  double quantum_ratio = 2.0;
+  double first_quantum_s = 0.0;  // 0: the latency model's shortest iteration
+  std::int32_t num_levels = 0;   // 0: enough for the longest prefill
+  PreemptionMode preemption_mode = PreemptionMode::kAuto;
+  bool proactive_offload = true;
+  bool write_through = true;
+  std::int32_t reserve_iterations = 8;  // H of the watermark W
+  std::int32_t max_parks_per_request = 64;
+  double thrash_parks_per_finish = 8.0;
+  double block_bytes = 0.0;           // of one KV block, for the cost of a copy
+  double offload_bytes_per_s = 10e9;  // link rates until measured, see set_link_rates
+  double upload_bytes_per_s = 10e9;
+};
+
+/// Throws InvalidArgumentError naming the first field out of range.
+void check_config(const SchedulerConfig& config);
+
+}  // namespace fastserve::sched

@@ -1,0 +1,133 @@
+#include <algorithm>
+#include <cmath>
+
+#include "base/error.h"
+#include "sched/scheduler_impl.h"
+
+namespace fastserve::sched {
+
+void Scheduler::Impl::set_now(double now_s) {
+  FS_REQUIRE(std::isfinite(now_s), "now_s must be a finite number of seconds, got ", now_s);
+  core_.now_s = std::max(core_.now_s, now_s);
+}
+
+void Scheduler::Impl::add(std::int64_t request_id, std::span<const std::int32_t> prompt, const RequestOptions& options,
+                          double now_s) {
+  const auto& config = core_.config;
+  const auto pool_tokens = static_cast<std::int64_t>(core_.num_device_blocks()) * core_.block_size();
+  const auto prompt_tokens = static_cast<std::int64_t>(prompt.size());
+  FS_REQUIRE(prompt_tokens >= 1, "the prompt must have at least one token, got none");
+  FS_REQUIRE(prompt_tokens < config.max_model_len, "the prompt must be shorter than max_model_len (",
+             config.max_model_len, " tokens), got ", prompt_tokens, ": shorten it or raise max_model_len");
+  FS_REQUIRE(prompt_tokens <= pool_tokens, "the prompt must fit the device KV pool (", pool_tokens, " tokens), got ",
+             prompt_tokens, ": shorten it or enlarge the pool");
+  FS_REQUIRE(options.max_tokens >= 1, "max_tokens must be at least 1, got ", options.max_tokens);
+  FS_REQUIRE(!std::isnan(options.deadline_s), "deadline_s must be a number");
+  set_now(now_s);
+  Request& request = table_.add(request_id, prompt, options, core_.now_s);
+  // The KV of the last token is never written: a request of pool_tokens + 1 tokens fits.
+  request.max_total = static_cast<std::int32_t>(
+      std::min({static_cast<std::int64_t>(config.max_model_len), prompt_tokens + options.max_tokens, pool_tokens + 1}));
+  const auto cached = static_cast<std::int32_t>(core_.kv.probe_prefix(prompt, options.cache_salt));
+  request.start_need =
+      std::min(core_.blocks_for(request.num_prompt) + 1, core_.num_device_blocks()) - cached / core_.block_size();
+  ++core_.num_in_state[static_cast<std::size_t>(RequestState::kWaiting)];
+  arrivals_.arrived(request.start_need, core_.now_s);
+  core_.policy->join(request, core_.latency.prefill_s(request.num_prompt - cached, cached));
+  request.note(Decision::kJoined, core_.now_s);
+}
+
+bool Scheduler::Impl::abort(std::int64_t request_id, double now_s) {
+  set_now(now_s);
+  Request* const request = table_.find_live(request_id);
+  if (!request) return false;
+  end_soon(*request, FinishReason::kAbort);
+  return true;
+}
+
+void Scheduler::Impl::expire_deadlines() {
+  while (Request* const request = table_.take_expired(core_.now_s)) end_soon(*request, FinishReason::kDeadline);
+}
+
+void Scheduler::Impl::end_soon(Request& request, FinishReason reason) {
+  if (request.ending != FinishReason::kNone) return;
+  request.ending = reason;
+  if (request.plans_in_flight == 0) finish(request, reason);
+}
+
+void Scheduler::Impl::finish(Request& request, FinishReason reason, std::int32_t sample, std::int32_t token) {
+  request.finish_reason = reason;
+  if (request.queued) core_.policy->leave(request);
+  num_running_ -= request.last_step == core_.step - 1;
+  std::erase(park_requests_, &request);
+  if (request.plans_in_flight == 0) mover_.end(request);
+  core_.move(request, RequestState::kFinished);
+  ++core_.stats.finished;
+  push_event(request, reason, sample, token);
+  table_.retire(request);
+}
+
+void Scheduler::Impl::push_event(const Request& request, FinishReason reason, std::int32_t sample, std::int32_t token) {
+  events_.request_ids.push_back(request.id);
+  events_.sample_indices.push_back(sample);
+  events_.token_ids.push_back(token);
+  events_.finish_reasons.push_back(static_cast<std::uint8_t>(reason));
+  events_.num_cached_tokens.push_back(request.num_cached_tokens);
+}
+
+FinishReason Scheduler::Impl::reason_to_finish(const Request& request) const {
+  // The token at output index o may stop the request once min_tokens came before it.
+  if (request.num_outputs() > request.options.min_tokens && request.is_stop_token(request.tokens.back()))
+    return FinishReason::kStop;
+  return request.num_tokens() >= request.max_total ? FinishReason::kLength : FinishReason::kNone;
+}
+
+bool Scheduler::Impl::park(std::int64_t request_id, bool hold, double now_s) {
+  set_now(now_s);
+  Request* const request = table_.find_live(request_id);
+  if (!request || request->ending != FinishReason::kNone) return false;
+  if (hold && !request->held) {
+    request->held = true;
+    core_.policy->leave(*request);
+    request->note(Decision::kHeld, core_.now_s);
+  }
+  if (!request->park_requested) {
+    request->park_requested = true;
+    park_requests_.push_back(request);
+  }
+  return true;
+}
+
+bool Scheduler::Impl::unpark(std::int64_t request_id, double now_s) {
+  set_now(now_s);
+  Request* const request = table_.find_live(request_id);
+  if (!request || request->ending != FinishReason::kNone) return false;
+  if (request->park_requested) std::erase(park_requests_, request);
+  request->park_requested = false;
+  if (!request->held) return true;
+  request->held = false;
+  core_.policy->rejoin(*request, core_.now_s);
+  if (request->plans_in_flight > 0) core_.policy->begin_run(*request);
+  request->note(Decision::kReleased, core_.now_s);
+  return true;
+}
+
+void Scheduler::Impl::process_parks() {
+  std::erase_if(park_requests_, [this](Request* request) { return at_rest_after_park(*request); });
+}
+
+bool Scheduler::Impl::at_rest_after_park(Request& request) {
+  if (request.state() == RequestState::kReady) {
+    const Decision how = planner_.how_to_evict(request);
+    request.note(Decision::kParkedByCaller, core_.now_s);
+    mover_.evict(request, how == Decision::kDroppedCheaper ? Decision::kOffloaded : how);
+  }
+  // While held it is followed until it is at rest, should a copy fail.
+  const bool moving = request.state() == RequestState::kOffloading && request.held;
+  const bool at_rest =
+      !moving && request.state() != RequestState::kRunning && request.state() != RequestState::kUploading;
+  if (at_rest) request.park_requested = false;
+  return at_rest;
+}
+
+}  // namespace fastserve::sched

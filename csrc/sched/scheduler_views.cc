@@ -1,0 +1,129 @@
+#include <algorithm>
+#include <cmath>
+
+#include "base/error.h"
+#include "sched/scheduler_impl.h"
+
+namespace fastserve::sched {
+
+void check_config(const SchedulerConfig& config) {
+  const auto at_least = [](const char* name, std::int64_t value, std::int64_t low) {
+    FS_REQUIRE(value >= low, name, " must be at least ", low, ", got ", value);
+  };
+  const auto positive = [](const char* name, double value) {
+    FS_REQUIRE(value > 0.0, name, " must be above 0, got ", value);
+  };
+  at_least("max_num_seqs", config.max_num_seqs, 1);
+  at_least("max_num_batched_tokens", config.max_num_batched_tokens, 1);
+  at_least("max_prefill_chunk_tokens", config.max_prefill_chunk_tokens, 1);
+  at_least("max_model_len", config.max_model_len, 2);
+  at_least("reserve_iterations", config.reserve_iterations, 0);
+  at_least("max_parks_per_request", config.max_parks_per_request, 0);
+  positive("starvation_limit_s", config.starvation_limit_s);
+  positive("thrash_parks_per_finish", config.thrash_parks_per_finish);
+  positive("offload_bytes_per_s", config.offload_bytes_per_s);
+  positive("upload_bytes_per_s", config.upload_bytes_per_s);
+  FS_REQUIRE(config.first_quantum_s >= 0.0, "first_quantum_s must not be negative, got ", config.first_quantum_s);
+  FS_REQUIRE(config.block_bytes >= 0.0, "block_bytes must not be negative, got ", config.block_bytes);
+}
+
+void Scheduler::Impl::set_link_rates(double offload_bytes_per_s, double upload_bytes_per_s) {
+  for (const double rate : {offload_bytes_per_s, upload_bytes_per_s})
+    FS_REQUIRE(rate > 0.0 && std::isfinite(rate), "a link rate must be above 0 bytes per second, got ", rate);
+  core_.config.offload_bytes_per_s = offload_bytes_per_s;
+  core_.config.upload_bytes_per_s = upload_bytes_per_s;
+}
+
+SchedulerStats Scheduler::Impl::stats() const {
+  SchedulerStats stats = core_.stats;
+  const auto in = [&](RequestState state) { return core_.num_in_state[static_cast<std::size_t>(state)]; };
+  stats.num_running = num_running_;
+  stats.num_waiting = in(RequestState::kWaiting);
+  stats.num_parked_device =
+      std::max<std::int64_t>(0, in(RequestState::kReady) + in(RequestState::kRunning)-num_running_);
+  stats.num_parked_host = in(RequestState::kOffloading) + in(RequestState::kParked) + in(RequestState::kUploading);
+  stats.level_requests = core_.policy->level_counts();
+  stats.num_held = table_.num_live();
+  for (const std::int32_t count : stats.level_requests) stats.num_held -= count;
+  const auto share = [&](kv::Tier tier) {
+    const kv::TierUsage usage = core_.kv.usage(tier);
+    return usage.total > 0 ? static_cast<double>(usage.used + usage.in_transfer) / usage.total : 0.0;
+  };
+  stats.device_usage = share(kv::Tier::kDevice);
+  stats.host_usage = share(kv::Tier::kHost);
+  stats.thrash_governor_active = governor_.active();
+  stats.thrash_governor_trips = governor_.trips();
+  const kv::PrefixCacheStats prefixes = core_.kv.prefix_cache_stats();
+  stats.prefix_cache_queries = prefixes.queried_tokens;
+  stats.prefix_cache_hits = prefixes.hit_tokens;
+  return stats;
+}
+
+Request& Scheduler::Impl::known(std::int64_t request_id) const {
+  Request* const request = table_.find(request_id);
+  FS_REQUIRE(request, "request ", request_id, " is unknown, or finished and forgotten");
+  return *request;
+}
+
+RequestView Scheduler::Impl::explain(std::int64_t request_id, double now_s) const {
+  const Request& request = known(request_id);
+  RequestView view;
+  view.state = request.state();
+  view.residency = request.has_kv ? core_.kv.residency(request.seq) : kv::Residency::kNone;
+  view.finish_reason = request.finish_reason;
+  view.priority = request.options.priority;
+  view.level = request.level;
+  view.starving = request.starving;
+  view.held = request.held;
+  view.attained_s = static_cast<double>(request.attained_ns) * 1e-9;
+  view.quantum_s = core_.policy->quantum_s(request);
+  view.promotions = request.promotions;
+  view.prompt_tokens = request.num_prompt;
+  view.output_tokens = request.num_outputs();
+  view.computed_tokens = request.num_computed;
+  view.device_blocks = static_cast<std::int32_t>(request.blocks.size());
+  view.parks = request.parks;
+  view.decisions = request.decisions();
+  if (request.queued) {
+    view.waited_s = request.plans_in_flight > 0 ? 0.0 : std::max(0.0, now_s - request.wait_since_s);
+    view.enst_s = core_.policy->enst_s(request, now_s);
+    view.requests_ahead = core_.policy->num_ahead(request);
+  }
+  return view;
+}
+
+RequestStats Scheduler::Impl::request_stats(std::int64_t request_id, double now_s) const {
+  return known(request_id).stats(std::max(core_.now_s, now_s));
+}
+
+void Scheduler::Impl::check_integrity() const {
+  core_.policy->check_integrity();
+  mover_.check_integrity();
+  std::array<std::int64_t, kNumRequestStates> counted{};
+  table_.for_each_live([&](const Request& request) {
+    ++counted[static_cast<std::size_t>(request.state())];
+    FS_CHECK(!request.finished() && request.queued != request.held, "request ", request.id, " is live but in no queue");
+    const bool running = request.state() == RequestState::kRunning;
+    FS_CHECK(running == (request.plans_in_flight > 0), "request ", request.id, " is ", name_of(request.state()),
+             " and in ", request.plans_in_flight, " plans");
+    const auto residency = request.has_kv ? core_.kv.residency(request.seq) : kv::Residency::kNone;
+    const kv::Residency expected = [&] {
+      switch (request.state()) {
+        case RequestState::kWaiting: return kv::Residency::kNone;
+        case RequestState::kOffloading: return kv::Residency::kOffloading;
+        case RequestState::kParked: return kv::Residency::kHost;
+        case RequestState::kUploading: return kv::Residency::kUploading;
+        default: return kv::Residency::kDevice;
+      }
+    }();
+    FS_CHECK(residency == expected, "request ", request.id, " is ", name_of(request.state()), ", its KV is elsewhere");
+    FS_CHECK(!request.has_kv || core_.kv.num_computed(request.seq) == request.num_computed, "request ", request.id,
+             " counts computed tokens that the KV manager does not");
+  });
+  for (std::size_t state = 0; state < counted.size(); ++state)
+    FS_CHECK(state == static_cast<std::size_t>(RequestState::kFinished) || counted[state] == core_.num_in_state[state],
+             "the count of requests that are ", name_of(static_cast<RequestState>(state)), " is off");
+  core_.kv.check_integrity();
+}
+
+}  // namespace fastserve::sched

@@ -1,0 +1,75 @@
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <deque>
+#include <memory>
+
+#include "sched/request.h"
+
+namespace fastserve::sched {
+
+/// A FIFO of requests in which every member has a ticket, the larger the later, and one bit plane per Place. Leaving
+/// from the middle and changing the place are O(1), as is finding the next member in a set of places; the number of
+/// members and the attained time before a ticket cost one addition per 1024 tickets. So neither the walk for a batch
+/// nor the estimate of one request's turn touches the requests between.
+///
+/// Writes Request::ticket; reads Request::attained_ns, which changes through add_attained only while queued.
+class TicketQueue {
+ public:
+  void push_back(Request& request);
+  void erase(Request& request);
+  /// The place of the member changed from `from` to request.place().
+  void change_place(Request& request, Place from);
+  void add_attained(Request& request, std::int64_t ns);
+
+  /// First member with a ticket above `after` (-1: from the front) in one of `places`; nullptr at the end.
+  Request* next(std::int64_t after, PlaceMask places) const;
+  /// Last member with a ticket below `before` in one of `places`; kBack starts at the end.
+  Request* prev(std::int64_t before, PlaceMask places) const;
+  static constexpr std::int64_t kBack = INT64_MAX;
+
+  std::int64_t size() const { return size_; }
+  std::int64_t attained_ns() const { return attained_ns_; }
+  struct Before {
+    std::int64_t count = 0;
+    std::int64_t attained_ns = 0;
+  };
+  /// Members with a smaller ticket, and the time they attained.
+  Before before(std::int64_t ticket) const;
+
+  void check_integrity() const;
+
+ private:
+  static constexpr int kWordsPerGroup = 16;
+  static constexpr int kTicketsPerWord = 64;
+  static constexpr int kTicketsPerGroup = kWordsPerGroup * kTicketsPerWord;
+
+  struct Word {
+    std::array<std::uint64_t, kNumPlaces> bits{};
+    std::int64_t attained_ns = 0;
+    std::uint64_t members(PlaceMask places) const;
+  };
+  struct Group {
+    std::array<Word, kWordsPerGroup> words{};
+    std::array<Request*, kTicketsPerGroup> requests{};
+    std::int32_t count = 0;
+    std::int64_t attained_ns = 0;
+  };
+
+  Word& word_of(std::int64_t ticket);
+  Group& group_of(std::int64_t ticket) {
+    return *groups_[static_cast<std::size_t>((ticket - base_) / kTicketsPerGroup)];
+  }
+  std::int64_t num_groups() const { return static_cast<std::int64_t>(groups_.size()); }
+  void release_group(std::int64_t index);
+
+  std::deque<std::unique_ptr<Group>> groups_;  // null: no member left
+  std::unique_ptr<Group> spare_;               // saves an allocation when a group empties and the next one starts
+  std::int64_t base_ = 0;                      // ticket of the first place of groups_[0]
+  std::int64_t next_ticket_ = 0;
+  std::int64_t size_ = 0;
+  std::int64_t attained_ns_ = 0;
+};
+
+}  // namespace fastserve::sched
