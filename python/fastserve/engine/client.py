@@ -122,11 +122,13 @@ class EngineClient:
     async def close(self, *, grace_s: float = CLOSE_GRACE_S) -> None:
         """End the process, by force after `grace_s`, and close the socket; may be called again."""
         self._die(EngineDeadError("the engine was closed"))
-        if self._process is not None:
-            with contextlib.suppress(EngineDeadError):
-                self._channel.send(Shutdown())
-            await self._process.stop(grace_s)
-        self._channel.close()
+        try:
+            if self._process is not None:
+                with contextlib.suppress(EngineDeadError):
+                    self._channel.send(Shutdown())
+                await self._process.stop(grace_s)
+        finally:
+            self._channel.close()
 
     @overload
     async def _call(self, make: type[GetStats]) -> EngineStats: ...

@@ -47,12 +47,15 @@ class EngineProcess:
         self._process.kill()
 
     async def stop(self, grace_s: float) -> None:
-        """Wait for the process to end by itself, kill it after `grace_s`."""
+        """Wait for the process to end by itself, kill it after `grace_s` or when cancelled."""
         try:
             await asyncio.wait_for(self._ended.wait(), grace_s)
         except TimeoutError:
             self.kill()
             await self._ended.wait()
+        except asyncio.CancelledError:
+            self.kill()
+            raise
 
     def _wait(self) -> None:
         status = self._process.wait()
@@ -66,4 +69,4 @@ class EngineProcess:
 
 def _environment() -> dict[str, str]:
     """The child imports from where this process does."""
-    return _ONE_THREAD | os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    return _ONE_THREAD | os.environ | {"PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path)}

@@ -153,12 +153,15 @@ class EngineLoop:
             # The later the next iteration is planned, the more new requests it can hold.
             while not self._stopping and (delay_s := core.planning_delay_s()) >= 0.001:
                 self._take_in(channel.receive(min(delay_s, _MAX_PLANNING_WAIT_S)))
+                self._beat()
         if core.has_work() and not self._stopping and (outputs := core.step()):
             self._send(Outputs(outputs))
-        now_s = time.monotonic()
-        for request_id, facts in self._watch.changes(now_s):
+        for request_id, facts in self._watch.changes(time.monotonic()):
             self._send(Event(request_id, plain_facts(facts)))
-        if now_s - self._last_sent_s >= HEARTBEAT_INTERVAL_S:
+        self._beat()
+
+    def _beat(self) -> None:
+        if time.monotonic() - self._last_sent_s >= HEARTBEAT_INTERVAL_S:
             self._send(Heartbeat())
 
     def _send(self, message: Outputs | Event | StatsReply | ExplainReply | Heartbeat | Error) -> None:
