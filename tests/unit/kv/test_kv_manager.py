@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+
 from fastserve import _C
 from fastserve.errors import InvalidArgumentError
 

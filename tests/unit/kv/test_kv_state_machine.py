@@ -3,10 +3,11 @@
 from dataclasses import dataclass, field
 
 import numpy as np
-from fastserve import _C
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from fastserve import _C
 
 kv = _C.kv
 Tier, Residency, TransferKind = kv.Tier, kv.Residency, kv.TransferKind
