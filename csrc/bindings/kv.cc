@@ -93,33 +93,36 @@ void register_sequences(py::class_<KvManager>& manager) {
            },
            py::arg("seq"), py::arg("num_tokens"),
            "Hold device blocks for num_tokens tokens in all; False when the pool is short.")
-      .def("commit_computed", [](KvManager& self, std::int64_t seq, const TensorView& tokens, std::int64_t num_computed) {
+      .def("commit_computed",
+           [](KvManager& self, std::int64_t seq, const TensorView& tokens, std::int64_t num_computed) {
              self.commit_computed(SeqId{seq}, tokens_of(tokens), num_computed);
            },
            py::arg("seq"), py::arg("tokens"), py::arg("num_computed"), py::call_guard<py::gil_scoped_release>(),
            "The KV of the first num_computed tokens (int32 [n], prompt and output) is written.")
-      .def("device_blocks", [](const KvManager& self, std::int64_t seq) { return copied(self.device_blocks(SeqId{seq})); },
+      .def("device_blocks",
+           [](const KvManager& self, std::int64_t seq) { return copied(self.device_blocks(SeqId{seq})); },
            py::arg("seq"), "Device blocks in order of position: int32 [num_blocks], a copy.")
       .def("drop", [](KvManager& self, std::int64_t seq) { self.drop(SeqId{seq}); }, py::arg("seq"),
            "Give up all KV of the sequence on both tiers.")
       .def("end", [](KvManager& self, std::int64_t seq) { self.end(SeqId{seq}); }, py::arg("seq"),
            "Forget the sequence; its full blocks may live on as cached prefixes.")
-      .def("residency", [](const KvManager& self, std::int64_t seq) { return self.residency(SeqId{seq}); }, py::arg("seq"))
+      .def("residency", [](const KvManager& self, std::int64_t seq) { return self.residency(SeqId{seq}); },
+           py::arg("seq"))
       .def("__contains__", [](const KvManager& self, std::int64_t seq) { return self.contains(SeqId{seq}); },
            py::arg("seq"))
       .def("num_computed", [](const KvManager& self, std::int64_t seq) { return self.num_computed(SeqId{seq}); },
            py::arg("seq"), "Tokens whose KV is valid.")
-      .def("num_device_blocks", [](const KvManager& self, std::int64_t seq) { return self.num_device_blocks(SeqId{seq}); },
-           py::arg("seq"))
+      .def("num_device_blocks",
+           [](const KvManager& self, std::int64_t seq) { return self.num_device_blocks(SeqId{seq}); }, py::arg("seq"))
       .def("num_releasable_blocks",
-           [](const KvManager& self, std::int64_t seq) { return self.num_releasable_blocks(SeqId{seq}); }, py::arg("seq"),
-           "Device blocks that only this sequence holds.")
+           [](const KvManager& self, std::int64_t seq) { return self.num_releasable_blocks(SeqId{seq}); },
+           py::arg("seq"), "Device blocks that only this sequence holds.")
       .def("num_blocks_to_offload",
-           [](const KvManager& self, std::int64_t seq) { return self.num_blocks_to_offload(SeqId{seq}); }, py::arg("seq"),
-           "Blocks an offload would have to copy.")
+           [](const KvManager& self, std::int64_t seq) { return self.num_blocks_to_offload(SeqId{seq}); },
+           py::arg("seq"), "Blocks an offload would have to copy.")
       .def("num_blocks_to_upload",
-           [](const KvManager& self, std::int64_t seq) { return self.num_blocks_to_upload(SeqId{seq}); }, py::arg("seq"),
-           "Free device blocks an upload would take.")
+           [](const KvManager& self, std::int64_t seq) { return self.num_blocks_to_upload(SeqId{seq}); },
+           py::arg("seq"), "Free device blocks an upload would take.")
       .def("num_blocks_to_reserve",
            [](const KvManager& self, std::int64_t seq, std::int64_t num_tokens) {
              return self.num_blocks_to_reserve(SeqId{seq}, num_tokens);
@@ -129,14 +132,16 @@ void register_sequences(py::class_<KvManager>& manager) {
 
 void register_copies(py::class_<KvManager>& manager) {
   manager
-      .def("try_offload", [](KvManager& self, std::int64_t seq) { return self.try_offload(SeqId{seq}); }, py::arg("seq"),
+      .def("try_offload", [](KvManager& self, std::int64_t seq) { return self.try_offload(SeqId{seq}); },
+           py::arg("seq"),
            "Start to move a sequence from the device to the host; None when the host pool is short. An empty transfer "
            "needs no complete().")
       .def("try_mirror", [](KvManager& self, std::int64_t seq, std::int32_t max_blocks) {
              return self.try_mirror(SeqId{seq}, max_blocks);
            },
            py::arg("seq"), py::arg("max_blocks"),
-           "Start to copy full blocks of a running sequence to the host; None when there is nothing to copy or no space.")
+           "Start to copy full blocks of a running sequence to the host; None when there is nothing to copy or no "
+           "space.")
       .def("try_upload", [](KvManager& self, std::int64_t seq) { return self.try_upload(SeqId{seq}); }, py::arg("seq"),
            "Start to bring a sequence back from the host; None when the device pool is short.")
       .def("complete", [](KvManager& self, std::int64_t transfer, bool ok) { self.complete(TransferId{transfer}, ok); },

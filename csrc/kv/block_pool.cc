@@ -13,7 +13,8 @@ BlockPool::BlockPool(std::int32_t num_blocks) : num_blocks_(num_blocks) {
 
 const BlockPool::Node& BlockPool::node(BlockId block) const {
   const std::int32_t index = index_of(block);
-  FS_REQUIRE(index >= 0 && index < num_blocks_, "block ", index, " is not of this pool: ids are 0 to ", num_blocks_ - 1);
+  FS_REQUIRE(index >= 0 && index < num_blocks_, "block ", index, " is not of this pool: ids are 0 to ",
+             num_blocks_ - 1);
   return nodes_[index];
 }
 
@@ -80,6 +81,12 @@ void BlockPool::set_cached(BlockId block, bool cached) {
   if (free) enter_free(block);
 }
 
+void BlockPool::touch(BlockId block) {
+  FS_REQUIRE(state(block) == BlockState::kCached, "block ", index_of(block), " is not cached: only those have an age");
+  leave_free(block);
+  enter_free(block);
+}
+
 BlockState BlockPool::state(BlockId block) const {
   const Node& asked = node(block);
   if (asked.pins > 0) return BlockState::kInTransfer;
@@ -137,7 +144,8 @@ void BlockPool::check_integrity() const {
     used += checked.pins == 0 && checked.holders > 0;
   }
   FS_CHECK(used == num_used_, num_used_, " blocks are counted as used, ", used, " are");
-  FS_CHECK(in_transfer == num_in_transfer_, num_in_transfer_, " blocks are counted as in transfer, ", in_transfer, " are");
+  FS_CHECK(in_transfer == num_in_transfer_, num_in_transfer_, " blocks are counted as in transfer, ", in_transfer,
+           " are");
   const std::int32_t cached = check_list(cached_list(), true);
   FS_CHECK(cached == num_cached_, num_cached_, " blocks are counted as cached, ", cached, " are listed");
   const std::int32_t plain = check_list(plain_list(), false);

@@ -11,16 +11,16 @@ namespace fastserve::kv {
 /// "No block", where a table of blocks has holes.
 inline constexpr BlockId kNoBlock{-1};
 
-/// kFree: content undefined. kCached: free as well, but the content is worth keeping until the space is wanted. kUsed: held.
-/// kInTransfer: a copy reads or writes it, whoever holds it.
+/// kFree: content undefined. kCached: free as well, but the content is worth keeping until the space is wanted. kUsed:
+/// held. kInTransfer: a copy reads or writes it, whoever holds it.
 enum class BlockState : std::uint8_t { kFree, kCached, kUsed, kInTransfer };
 
 /// The blocks of one tier: holders, pins of copies under way, the free list and the least-recently-used list of cached
 /// blocks. Knows nothing of contents.
 ///
-/// A block with neither holder nor pin is free. All operations are O(1) and allocate nothing. A broken contract (foreign
-/// id, double free, ...) throws InvalidArgumentError and changes nothing. num_free + num_used + num_in_transfer = num_total
-/// always.
+/// A block with neither holder nor pin is free. All operations are O(1) and allocate nothing. A broken contract
+/// (foreign id, double free, ...) throws InvalidArgumentError and changes nothing. num_free + num_used +
+/// num_in_transfer = num_total always.
 class BlockPool {
  public:
   /// `num_blocks` may be 0. Blocks are handed out from index 0 up.
@@ -54,6 +54,9 @@ class BlockPool {
 
   /// Say whether the content is worth keeping once the block is free. A new block's is not.
   void set_cached(BlockId block, bool cached);
+
+  /// Make a kCached block the youngest of them.
+  void touch(BlockId block);
 
   BlockState state(BlockId block) const;
   bool is_free(BlockId block) const;

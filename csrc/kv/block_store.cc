@@ -3,6 +3,12 @@
 #include "base/error.h"
 
 namespace fastserve::kv {
+namespace {
+
+/// Bounds the cost of one speculative allocation; the next one looks further.
+constexpr int kMaxPassedOver = 16;
+
+}  // namespace
 
 BlockStore::BlockStore(const KvConfig& config)
     : pools_{BlockPool(config.num_device_blocks), BlockPool(config.num_host_blocks)},
@@ -26,13 +32,15 @@ BlockId BlockStore::allocate(Tier tier) {
 
 std::optional<BlockId> BlockStore::try_allocate_spare_host() {
   BlockPool& pool = pools_.host;
-  if (pool.num_free() == pool.num_cached()) {
+  if (pool.num_free() > pool.num_cached()) return allocate(Tier::kHost);
+  for (int passed_over = 0; passed_over < kMaxPassedOver; ++passed_over) {
     const BlockId oldest = pool.oldest_cached();
     if (oldest == kNoBlock) return std::nullopt;
     const BlockId device = twin(Tier::kHost, oldest);
-    if (device != kNoBlock && !pools_.device.is_free(device)) return std::nullopt;
+    if (device == kNoBlock || pools_.device.is_free(device)) return allocate(Tier::kHost);
+    pool.touch(oldest);  // what stands behind it may be stale
   }
-  return allocate(Tier::kHost);
+  return std::nullopt;
 }
 
 void BlockStore::release(Tier tier, BlockId block) {

@@ -12,12 +12,13 @@
 
 namespace fastserve::kv {
 
-/// The blocks of both tiers and what is known of their contents: which two blocks hold the same bytes (twins: one on each
-/// tier, made by a copy), and which hold a known prefix (PrefixCache).
+/// The blocks of both tiers and what is known of their contents: which two blocks hold the same bytes (twins: one on
+/// each tier, made by a copy), and which hold a known prefix (PrefixCache).
 ///
-/// A free block stays cached while somebody could still want its content: it is a prefix, or the twin of a block that is in
-/// use. So the mirrors of a sequence on the device, and what an offload left behind there, count as free and go, least
-/// recently used first, when the space is wanted. An entry of the prefix cache names both of two twins or neither.
+/// A free block stays cached while somebody could still want its content: it is a prefix, or the twin of a block that
+/// is in use. So the mirrors of a sequence on the device, and what an offload left behind there, count as free and go,
+/// least recently used first, when the space is wanted. An entry of the prefix cache names both of two twins or
+/// neither.
 class BlockStore {
  public:
   explicit BlockStore(const KvConfig& config);
@@ -32,7 +33,8 @@ class BlockStore {
   /// Take a free block, with one holder; the least recently used cached content goes if need be. Needs num_free > 0.
   BlockId allocate(Tier tier);
 
-  /// As allocate, for a copy made on speculation: neither the mirror of a block in use nor anything younger goes for it.
+  /// As allocate, for a copy made on speculation: no mirror of a block in use goes for it (else mirrors would push each
+  /// other out for ever). nullopt when there is nothing else, as far as it looks.
   std::optional<BlockId> try_allocate_spare_host();
 
   void hold(Tier tier, BlockId block) { pools_[tier].hold(block); }
@@ -54,9 +56,10 @@ class BlockStore {
 
   // --- prefixes ---
 
-  /// Make the full device block findable as `tokens` after `parent`, unless the same prefix is known already. Returns its
-  /// place in the chain.
-  PrefixCache::Link register_prefix(const PrefixCache::Link& parent, std::span<const std::int32_t> tokens, BlockId device);
+  /// Make the full device block findable as `tokens` after `parent`, unless the same prefix is known already. Returns
+  /// its place in the chain.
+  PrefixCache::Link register_prefix(const PrefixCache::Link& parent, std::span<const std::int32_t> tokens,
+                                    BlockId device);
 
   /// Forget the prefixes of which no copy is held or in transfer.
   void clear_prefixes();

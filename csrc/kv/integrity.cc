@@ -55,13 +55,14 @@ void check_sequence(const Sequence& seq, std::int32_t block_size, std::int32_t n
       FS_CHECK(num_host == 0, "sequence ", id, " on the device holds host blocks");
       break;
     case Residency::kOffloading:
-      FS_CHECK(num_host == num_computed_blocks && num_held(seq.host) == num_host, "sequence ", id, " lacks host blocks");
+      FS_CHECK(num_host == num_computed_blocks && num_held(seq.host) == num_host, "sequence ", id,
+               " lacks host blocks");
       break;
     case Residency::kHost:
       FS_CHECK(num_host == num_computed_blocks && num_device == num_host, "sequence ", id, " lacks host blocks");
       for (std::int64_t i = 0; i < num_host; ++i) {
-        FS_CHECK((seq.host[i] == kNoBlock) != (seq.device[i] == kNoBlock), "sequence ", id, " holds none or both copies of ",
-                 "block ", i);
+        FS_CHECK((seq.host[i] == kNoBlock) != (seq.device[i] == kNoBlock), "sequence ", id,
+                 " holds none or both copies of block ", i);
       }
       return;
     case Residency::kUploading:
@@ -105,7 +106,8 @@ void check_integrity(const BlockStore& store, const SequenceTable& sequences, co
     check_sequence(seq, block_size, num_waits[seq.id]);
     count_holders(seq, holders);
   });
-  FS_CHECK(num_sequences == sequences.size(), sequences.size(), " sequences are counted, ", num_sequences, " are there");
+  FS_CHECK(num_sequences == sequences.size(), sequences.size(), " sequences are counted, ", num_sequences,
+           " are there");
   check_counts(store, Tier::kDevice, holders, pins);
   check_counts(store, Tier::kHost, holders, pins);
 }

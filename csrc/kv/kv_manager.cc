@@ -91,8 +91,8 @@ class KvManager::Impl {
     return seq.num_computed;
   }
 
-  /// Hold the blocks of `matched_`: on the device if all of them are there; else what the host has, on the host, so that
-  /// a sequence that waits for its upload keeps as little of the device as possible.
+  /// Hold the blocks of `matched_`: on the device if all of them are there; else what the host has, on the host, so
+  /// that a sequence that waits for its upload keeps as little of the device as possible.
   void adopt(Sequence& seq) {
     const PrefixCache& prefixes = store_.prefixes();
     const bool on_device = std::ranges::all_of(
@@ -156,8 +156,8 @@ class KvManager::Impl {
     }
   }
 
-  /// A block equal to a known one stays the sequence's own but continues the known chain. Should that vanish, the sequence
-  /// registers its blocks again from the first.
+  /// A block equal to a known one stays the sequence's own but continues the known chain. Should that vanish, the
+  /// sequence registers its blocks again from the first.
   void register_full_blocks(Sequence& seq, std::span<const std::int32_t> tokens) {
     if (!store_.prefixes().alive(seq.tail)) {
       seq.tail = PrefixCache::root(seq.salt);

@@ -16,8 +16,9 @@ struct KvConfig {
   bool enable_prefix_caching = true;
 };
 
-/// Block counts of one tier; free + used + in_transfer = total after every call. `cached` blocks are part of `free`: they
-/// hold reusable prefix content that goes (least recently used first) when the space is wanted.
+/// Block counts of one tier; free + used + in_transfer = total after every call. `cached` blocks are part of `free`:
+/// they hold content that goes, least recently used first, when the space is wanted: prefixes, on the host the mirrors
+/// of sequences on the device, on the device what offloaded sequences left there.
 struct TierUsage {
   std::int32_t total = 0;
   std::int32_t free = 0;
@@ -33,9 +34,9 @@ struct PrefixCacheStats {
 
 /// Owns every KV block of the device and the host pool: who holds it, what it contains, what is being copied.
 ///
-/// Decides nothing: the scheduler says what to offload, upload or drop. Copies nothing: it hands out Transfers and is told
-/// when they are complete. Single-threaded, no clock. A method that cannot be served returns false or nullopt and changes
-/// nothing; a broken contract throws InvalidArgumentError and changes nothing.
+/// Decides nothing: the scheduler says what to offload, upload or drop. Copies nothing: it hands out Transfers and is
+/// told when they are complete. Single-threaded, no clock. A method that cannot be served returns false or nullopt and
+/// changes nothing; a broken contract throws InvalidArgumentError and changes nothing.
 class KvManager {
  public:
   explicit KvManager(const KvConfig& config);
@@ -50,23 +51,24 @@ class KvManager {
   /// Tokens of the longest cached prefix (whole blocks, on either tier, at most tokens.size() - 1). Changes nothing.
   std::int64_t probe_prefix(std::span<const std::int32_t> tokens, std::uint64_t salt) const;
 
-  /// Start a sequence and adopt the longest cached prefix; returns its tokens (a multiple of the block size, smaller than
-  /// tokens.size(), so that at least one token is computed). Afterwards the residency is kNone (nothing adopted), kDevice,
-  /// or kHost when a block of the prefix is on the host only: then it needs try_upload before it can run.
+  /// Start a sequence and adopt the longest cached prefix; returns its tokens (a multiple of the block size, smaller
+  /// than tokens.size(), so that at least one token is computed). Afterwards the residency is kNone (nothing adopted),
+  /// kDevice, or kHost when a block of the prefix is on the host only: then it needs try_upload before it can run.
   std::int64_t begin(SeqId seq, std::span<const std::int32_t> tokens, std::uint64_t salt);
 
   /// Hold device blocks for `num_tokens` tokens in all. Needs kNone or kDevice; false when the device pool is short.
   /// Growing from kNone makes it kDevice.
   bool try_reserve(SeqId seq, std::int64_t num_tokens);
 
-  /// The KV of the first `num_computed` of `tokens` (prompt + output) is written. Newly full blocks enter the prefix cache.
+  /// The KV of the first `num_computed` of `tokens` (prompt + output) is written; it never shrinks. Newly full blocks
+  /// enter the prefix cache. Allocates nothing.
   void commit_computed(SeqId seq, std::span<const std::int32_t> tokens, std::int64_t num_computed);
 
   /// Device blocks in order of position; valid until the next non-const call. Needs kDevice (or kOffloading).
   std::span<const BlockId> device_blocks(SeqId seq) const;
 
-  /// Give up all KV of the sequence on both tiers; it may begin to reserve again from nothing. Blocks in transfer are freed
-  /// when their transfer completes.
+  /// Give up all KV of the sequence on both tiers; it may begin to reserve again from nothing. Blocks in transfer are
+  /// freed when their transfer completes.
   void drop(SeqId seq);
 
   /// Forget the sequence. Its full blocks may live on in the prefix cache; blocks in transfer are freed on completion.
@@ -95,17 +97,17 @@ class KvManager {
   /// after any complete().
   std::optional<Transfer> try_offload(SeqId seq);
 
-  /// Start to copy up to `max_blocks` full, unmirrored blocks of a kDevice sequence; it keeps running meanwhile. nullopt
-  /// when there is nothing to copy or the host pool is short.
+  /// Start to copy up to `max_blocks` full, unmirrored blocks of a kDevice sequence; it keeps running meanwhile.
+  /// nullopt when there is nothing to copy or the host pool is short: a mirror takes no space from another mirror.
   std::optional<Transfer> try_mirror(SeqId seq, std::int32_t max_blocks);
 
   /// Start to bring a kHost sequence back. nullopt when the device pool is short. Empty and complete when every block
   /// turned out to be on the device already (prefix cache).
   std::optional<Transfer> try_upload(SeqId seq);
 
-  /// Report the end of a transfer. A failed offload (or a failed mirror that an offload waits for) leaves the sequence on
-  /// the device, a failed upload on the host, a failed mirror without the copies. Unknown or completed ids throw; so does
-  /// the id of an empty transfer.
+  /// Report the end of a transfer. A failed offload (or a failed mirror that an offload waits for) leaves the sequence
+  /// on the device, a failed upload on the host, a failed mirror without the copies. Unknown or completed ids throw; so
+  /// does the id of an empty transfer.
   void complete(TransferId transfer, bool ok);
 
   // --- pools ---

@@ -20,10 +20,10 @@ std::uint64_t chain_block_hash(std::uint64_t parent_hash, std::span<const std::i
 
 /// Finds full blocks by their content: tokens of the block, the block before it, and the salt.
 ///
-/// An entry names a device block, a host block or both (which then hold the same bytes) and vanishes with the last of them.
-/// A hash only leads to the entry: the tokens and the identity of the parent must match, so a collision is a miss. An
-/// identity is never reused; an entry whose parent vanished cannot be found any more and waits to be evicted. A block has at
-/// most one entry.
+/// An entry names a device block, a host block or both (which then hold the same bytes) and vanishes with the last of
+/// them. A hash only leads to the entry: the tokens and the identity of the parent must match, so a collision is a
+/// miss. An identity is never reused; an entry whose parent vanished cannot be found any more and waits to be evicted.
+/// A block has at most one entry.
 class PrefixCache {
  public:
   /// A place in a chain of blocks: an entry, or the root of all chains of a salt.
@@ -46,8 +46,8 @@ class PrefixCache {
   /// The block of `tokens` [block_size] that follows `parent`.
   std::optional<Link> find(const Link& parent, std::span<const std::int32_t> tokens) const;
 
-  /// The entry that `find` would give, or else a new one that names `device`. If an entry (which cannot be found any more)
-  /// names `device` already, that entry moves to the new place with all it names.
+  /// The entry that `find` would give, or else a new one that names `device`. If an entry (which cannot be found any
+  /// more) names `device` already, that entry moves to the new place with all it names.
   Insertion find_or_insert(const Link& parent, std::span<const std::int32_t> tokens, BlockId device);
 
   /// False when the entry has vanished or moved since the link was given.

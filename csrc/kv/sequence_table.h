@@ -32,8 +32,8 @@ struct Sequence {
   std::vector<BlockId> host{};
 };
 
-/// The live sequences by id. Open addressing over reused slots: a look-up costs a few ns, and a table that has reached its
-/// size allocates nothing.
+/// The live sequences by id. Open addressing over reused slots: a look-up costs a few ns, and a table that has reached
+/// its size allocates nothing.
 class SequenceTable {
  public:
   SequenceTable();

@@ -13,7 +13,8 @@ InFlight& TransferTable::add(Transfer transfer) {
   if (transfer.kind != TransferKind::kUpload) {
     for (std::size_t i = 0; i < transfer.source.size(); ++i) {
       Leaving& leaving = leaving_[index_of(transfer.source[i])];
-      FS_CHECK(leaving.transfer == TransferId{}, "block ", index_of(transfer.source[i]), " is copied to the host twice");
+      FS_CHECK(leaving.transfer == TransferId{}, "block ", index_of(transfer.source[i]),
+               " is copied to the host twice");
       leaving = {transfer.id, transfer.target[i]};
     }
   }
@@ -55,7 +56,8 @@ void TransferTable::check_integrity() const {
     num_leaving += transfer.source.size();
   }
   const auto marked = std::ranges::count_if(leaving_, [](const Leaving& l) { return l.transfer != TransferId{}; });
-  FS_CHECK(static_cast<std::size_t>(marked) == num_leaving, marked, " blocks are marked as copied, ", num_leaving, " are");
+  FS_CHECK(static_cast<std::size_t>(marked) == num_leaving, marked, " blocks are marked as copied, ", num_leaving,
+           " are");
 }
 
 }  // namespace fastserve::kv

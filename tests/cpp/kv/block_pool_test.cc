@@ -88,6 +88,18 @@ TEST(BlockPool, CachedBlocksAreFreeButNotAllocated) {
   EXPECT_EQ(pool.try_allocate(), a);
 }
 
+TEST(BlockPool, ATouchedBlockIsTheYoungestCachedOne) {
+  BlockPool pool(2);
+  const BlockId a = *pool.try_allocate(), b = *pool.try_allocate();
+  for (const BlockId block : {a, b}) {
+    pool.set_cached(block, true);
+    pool.release(block);
+  }
+  pool.touch(a);
+  EXPECT_EQ(pool.oldest_cached(), b);
+  EXPECT_EQ(counts(pool), (Counts{2, 2, 0, 0}));
+}
+
 TEST(BlockPool, BrokenContractsThrowAndChangeNothing) {
   BlockPool pool(2);
   const BlockId block = *pool.try_allocate();
@@ -97,6 +109,7 @@ TEST(BlockPool, BrokenContractsThrowAndChangeNothing) {
   EXPECT_THROW(pool.unpin(block), InvalidArgumentError);
   EXPECT_THROW(pool.hold(block), InvalidArgumentError);
   EXPECT_THROW(pool.pin(block), InvalidArgumentError);
+  EXPECT_THROW(pool.touch(block), InvalidArgumentError);
   for (const BlockId foreign : {BlockId{-1}, BlockId{2}, BlockId{1 << 30}}) {
     EXPECT_THROW(pool.release(foreign), InvalidArgumentError);
     EXPECT_THROW(pool.hold(foreign), InvalidArgumentError);

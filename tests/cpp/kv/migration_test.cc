@@ -426,6 +426,22 @@ TEST(Migration, AMirrorTakesNoSpaceFromAnotherMirrorInUseButFromStalePrefixes) {
   EXPECT_EQ(pools.host(), (Counts{2, 0, 0, 2}));
 }
 
+TEST(Migration, AMirrorFindsTheStalePrefixBehindMirrorsInUse) {
+  Pools pools(8, 3);
+  pools.run(kA, sequence_of(8));
+  pools.kv.complete(pools.kv.try_mirror(kA, 8)->id, true);
+  pools.run(kB, sequence_of(4, 100));
+  pools.kv.complete(pools.kv.try_mirror(kB, 8)->id, true);
+  pools.kv.end(kB);  // its mirror is the youngest
+  pools.run(kC, sequence_of(8, 200));
+  const auto mirror = pools.kv.try_mirror(kC, 8);
+  ASSERT_TRUE(mirror);
+  EXPECT_EQ(mirror->source.size(), 1u);
+  EXPECT_EQ(pools.kv.num_blocks_to_offload(kA), 0);
+  pools.kv.complete(mirror->id, true);
+  EXPECT_EQ(pools.host(), (Counts{3, 0, 0, 3}));
+}
+
 TEST(Migration, WithoutHostBlocksNothingIsParked) {
   Pools pools(4, 0);
   pools.run(kA, sequence_of(6));

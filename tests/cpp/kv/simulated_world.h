@@ -15,10 +15,10 @@ namespace fastserve::kv {
 
 /// A KvManager over simulated memory, driven by random operations.
 ///
-/// Every position of every block holds a stamp: what the KV depends on (salt and all tokens up to there) and a number of
-/// the write. Transfers are executed block by block at random moments between their start and their completion, in any
-/// order; their targets, and blocks just reserved, hold garbage until they are written. A sequence must find the very
-/// stamps it wrote or adopted whenever it is on the device.
+/// Every position of every block holds a stamp: what the KV depends on (salt and all tokens up to there) and a number
+/// of the write. Transfers are executed block by block at random moments between their start and their completion, in
+/// any order; their targets, and blocks just reserved, hold garbage until they are written. A sequence must find the
+/// very stamps it wrote or adopted whenever it is on the device.
 class SimulatedWorld {
  public:
   /// What happened, to see that a test tests something.

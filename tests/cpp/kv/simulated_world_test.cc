@@ -29,7 +29,8 @@ void SimulatedWorld::poison(Tier tier, BlockId block) {
 
 /// One of two families, mostly: prefixes are shared, and branch off at any place.
 Tokens SimulatedWorld::random_prompt() {
-  Tokens tokens = sequence_of(static_cast<std::int32_t>(1 + pick(kMaxTokens / 2)), static_cast<std::int32_t>(pick(2)) * 100);
+  const auto length = static_cast<std::int32_t>(1 + pick(kMaxTokens / 2));
+  Tokens tokens = sequence_of(length, static_cast<std::int32_t>(pick(2)) * 100);
   if (pick(3) == 0) tokens[pick(tokens.size())] = 7;
   return tokens;
 }
@@ -166,7 +167,8 @@ void SimulatedWorld::launch(const Transfer& transfer) {
 
 void SimulatedWorld::execute_block(Copy& copy, std::size_t i) {
   const Tier from = copy.transfer.kind == TransferKind::kUpload ? Tier::kHost : Tier::kDevice;
-  std::copy_n(slots(from, copy.transfer.source[i]), config_.block_size, slots(other_tier(from), copy.transfer.target[i]));
+  std::copy_n(slots(from, copy.transfer.source[i]), config_.block_size,
+              slots(other_tier(from), copy.transfer.target[i]));
   copy.done[i] = true;
 }
 
@@ -226,8 +228,7 @@ void SimulatedWorld::check_contents(SeqId seq, Model& model) {
     const Stamp found = slots(Tier::kDevice, blocks[position / config_.block_size])[position % config_.block_size];
     Stamp& expected = model.expected[position];
     if (expected.write == 0 && found.write != 0 && found.context == context(model, position)) expected = found;
-    ASSERT_EQ(found.context, expected.context) << "sequence " << static_cast<std::int64_t>(seq) << " position " << position;
-    ASSERT_EQ(found.write, expected.write) << "sequence " << static_cast<std::int64_t>(seq) << " position " << position;
+    ASSERT_EQ(found, expected) << "sequence " << static_cast<std::int64_t>(seq) << " position " << position;
   }
 }
 
