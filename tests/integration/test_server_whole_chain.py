@@ -1,0 +1,139 @@
+"""`fastserve serve` on a tiny checkpoint, from the command line to the last token: nothing is faked."""
+
+import concurrent.futures
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import httpx
+import openai
+import psutil
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from tests.checkpoints import tiny_checkpoint
+
+FLAGS = ("--max-model-len", "256", "--num-gpu-blocks-override", "24", "--num-host-blocks-override", "256",
+         "--max-num-seqs", "4", "--max-num-batched-tokens", "64", "--max-prefill-chunk-tokens", "32",
+         "--num-threads", "1", "--served-model-name", "tiny", "--port", "0", "--shutdown-timeout", "20")  # fmt: skip
+LIMIT_S = 60.0
+
+
+@contextmanager
+def serve(*flags: str) -> Iterator[tuple[subprocess.Popen, httpx.Client, openai.OpenAI]]:
+    """Run the command until the body ends; yields once it is ready."""
+    command = [sys.executable, "-m", "fastserve.cli.main", "serve", str(tiny_checkpoint("llama")), *FLAGS, *flags]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    try:
+        url = re.search(r"http://127\.0\.0\.1:\d+", process.stdout.readline())[0]
+        with httpx.Client(base_url=url, timeout=LIMIT_S) as http:
+            end_s = time.monotonic() + LIMIT_S
+            while http.get("/readyz").status_code != 200:
+                assert time.monotonic() < end_s and process.poll() is None
+                time.sleep(0.05)
+            with openai.OpenAI(base_url=url + "/v1", api_key="none", max_retries=0) as client:
+                yield process, http, client
+    finally:
+        process.kill()
+        process.communicate()
+
+
+@pytest.fixture(scope="module")
+def served() -> Iterator[tuple[subprocess.Popen, httpx.Client, openai.OpenAI]]:
+    with serve() as parts:
+        yield parts
+
+
+def ask(client: openai.OpenAI, which: int, **fields):
+    """A completion of 40 tokens that does not end early."""
+    prompt = [3 + (which * 7 + i * 5) % 90 for i in range(20 + which)]
+    return client.completions.create(
+        model="tiny", prompt=prompt, **{"max_tokens": 40, "extra_body": {"ignore_eos": True}} | fields
+    )
+
+
+def test_stream_and_whole_reply_are_the_same_text(served):
+    _, _, client = served
+    whole = ask(client, 1, temperature=0)
+    stream = ask(client, 1, temperature=0, stream=True, stream_options={"include_usage": True})
+    chunks = list(stream)
+    assert "".join(c.choices[0].text for c in chunks if c.choices) == whole.choices[0].text
+    assert chunks[-1].usage.completion_tokens == whole.usage.completion_tokens == 40
+
+
+def test_requests_that_compete_for_memory_get_the_text_they_get_alone(served):
+    _, http, client = served
+    alone = [ask(client, seed, temperature=0).choices[0].text for seed in range(12)]
+    with concurrent.futures.ThreadPoolExecutor(12) as pool:
+        together = list(pool.map(lambda seed: ask(client, seed, temperature=0).choices[0].text, range(12)))
+    assert together == alone
+    values = {
+        s.name: s.value for family in text_string_to_metric_families(http.get("/metrics").text) for s in family.samples
+    }
+    assert values["fastserve:generation_tokens_total"] >= 24 * 40
+    assert values["fastserve:iteration_tokens_total_count"] > 40
+    assert values["fastserve:kv_cache_usage_perc"] <= 1.0
+
+
+def test_same_seed_gives_the_same_samples(served):
+    _, _, client = served
+    texts = [ask(client, 3, temperature=1.0, seed=11, n=2) for _ in range(2)]
+    assert [c.text for c in texts[0].choices] == [c.text for c in texts[1].choices]
+    assert texts[0].choices[0].text != texts[0].choices[1].text
+
+
+def test_logprobs_and_usage_come_from_the_engine(served):
+    _, _, client = served
+    reply = ask(client, 2, temperature=0, logprobs=2)
+    rows = reply.choices[0].logprobs
+    assert len(rows.token_logprobs) == 40 and all(value <= 0 for value in rows.token_logprobs)
+    assert rows.token_logprobs[0] == pytest.approx(max(rows.top_logprobs[0].values()))
+    assert reply.usage.model_extra["fastserve"]["queue_s"] >= 0
+
+
+def test_deadline_that_passes_is_an_error(served):
+    _, http, _ = served
+    body = {"prompt": [5] * 30, "max_tokens": 200, "ignore_eos": True, "deadline_s": 0.01}
+    reply = http.post("/v1/completions", json=body)
+    assert reply.status_code == 504 and reply.json()["error"]["code"] == "deadline_exceeded"
+
+
+def test_client_that_leaves_empties_the_engine(served):
+    _, http, client = served
+    stream = ask(client, 1, stream=True, n=4)
+    next(iter(stream))
+    stream.close()
+    end_s = time.monotonic() + 10
+    while not re.search(r"^fastserve:num_requests_running\{.*\} 0", http.get("/metrics").text, re.MULTILINE):
+        assert time.monotonic() < end_s
+        time.sleep(0.02)
+
+
+def test_sigterm_lets_a_stream_finish_and_exits_0_without_leaving_the_engine_behind():
+    with serve() as (process, _, client):
+        engine = psutil.Process(process.pid).children()
+        stream = iter(ask(client, 1, temperature=0, stream=True))
+        next(stream)
+        process.send_signal(signal.SIGTERM)
+        assert [chunk.choices[0].finish_reason for chunk in stream][-1] == "length"
+        assert process.wait(LIMIT_S) == 0
+        assert not any(child.is_running() for child in engine)
+
+
+def test_killed_engine_ends_the_server_with_1():
+    with serve() as (process, http, client):
+        (engine,) = psutil.Process(process.pid).children()
+        stream = iter(ask(client, 1, stream=True, max_tokens=200))
+        next(stream)
+        os.kill(engine.pid, signal.SIGKILL)
+        killed_s = time.monotonic()
+        with pytest.raises(openai.APIError, match="engine"):
+            list(stream)
+        assert time.monotonic() - killed_s < 2.0
+        assert http.get("/livez").status_code == 503
+        assert process.wait(LIMIT_S) == 1
