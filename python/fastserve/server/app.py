@@ -2,14 +2,17 @@
 
 from fastapi import FastAPI
 from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
 
 from fastserve import __version__
 from fastserve.config import ServerConfig
-from fastserve.errors import FastServeError
+from fastserve.errors import FastServeError, OverloadedError
 from fastserve.server import generate_routes, health_routes, info_routes
 from fastserve.server.auth import ApiKeyMiddleware
+from fastserve.server.body import serving_of
 from fastserve.server.engine_face import EngineFace
-from fastserve.server.errors import ApiError, handle_error
+from fastserve.server.errors import ApiError, to_api_error
 from fastserve.server.serving import Serving
 
 
@@ -27,7 +30,15 @@ def build_app(engine: EngineFace | None, config: ServerConfig, served_model_name
     for routes in (generate_routes, info_routes, health_routes):
         app.include_router(routes.router)
     for kind in (ApiError, HTTPException, FastServeError, Exception):
-        app.add_exception_handler(kind, handle_error)
+        app.add_exception_handler(kind, _answer_error)
     if config.api_key is not None:
         app.add_middleware(ApiKeyMiddleware, api_key=config.api_key)
     return app
+
+
+async def _answer_error(request: Request, error: Exception) -> Response:
+    """Answer what failed before a generation began; `GenerationResponse` answers the rest."""
+    described = to_api_error(error)
+    if isinstance(error, OverloadedError):
+        serving_of(request).metrics.count_rejection(described.code)
+    return described.response()

@@ -5,7 +5,6 @@ from http import HTTPStatus
 
 import msgspec
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
 from starlette.responses import Response
 
 from fastserve.errors import EngineDeadError, InvalidArgumentError, OverloadedError, RequestFailedError
@@ -104,11 +103,6 @@ def to_api_error(error: Exception) -> ApiError:
             return bad_request(str(error), param=_leading_field(str(error)), code="invalid_value")
     logger.error("unexpected error", exc_info=error)
     return ApiError(500, "internal error; the server's log has the details", kind="server_error", code="internal")
-
-
-async def handle_error(_request: Request, error: Exception) -> Response:
-    """Exception handler of the app."""
-    return to_api_error(error).response()
 
 
 def _unavailable(message: str, code: str) -> ApiError:

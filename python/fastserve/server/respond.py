@@ -47,7 +47,7 @@ class GenerationResponse(Response):
         except Exception as failure:  # the reply is the place where every failure of a request ends
             error = to_api_error(failure)
             if isinstance(failure, OverloadedError):
-                self._serving.metrics.count_rejection(error.code or "overloaded")
+                self._serving.metrics.count_rejection(error.code)
         if error is not None:
             self._log(f"failed: {error.message}")
             await self._send_error(error, scope, receive, send)

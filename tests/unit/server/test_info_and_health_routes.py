@@ -142,6 +142,13 @@ async def test_metrics_count_what_requests_did(direct):
     assert rows["fastserve:admission_rejections_total", "overloaded"] == 1
 
 
+async def test_refusals_while_draining_are_counted(direct):
+    direct.serving.draining = True
+    await direct.complete()
+    await direct.chat()
+    assert (await metric_values(direct))["fastserve:admission_rejections_total", "draining"] == 2
+
+
 async def test_abandoned_requests_are_counted_as_aborted(live):
     live.engine.script = Script(pieces=("a",) * 9, delay_s=10)
     with pytest.raises(TimeoutError):
