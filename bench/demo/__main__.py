@@ -24,9 +24,13 @@ POLICIES = ("fcfs", "skip-join-mlfq")
 SHORT_SHARE = 0.8
 SHORT = {"prompt": (8, 48), "output": (8, 24)}  # tokens, uniform
 LONG = {"prompt": (64, 256), "output": (200, 500)}
+MEAN_OUTPUT_TOKENS = SHORT_SHARE * sum(SHORT["output"]) / 2 + (1 - SHORT_SHARE) * sum(LONG["output"]) / 2
 BATCH_SLOTS = 8
 DEVICE_BLOCKS = 160  # 2,560 tokens of KV: a few long requests fill it
 HOST_BLOCKS = 2048
+FLAGS = ("--max-num-seqs", str(BATCH_SLOTS), "--num-gpu-blocks-override", str(DEVICE_BLOCKS),
+         "--num-host-blocks-override", str(HOST_BLOCKS), "--kv-canary")  # fmt: skip
+LOAD = 1.1  # offered tokens over those the machine can give: a queue builds up
 
 
 def mixed_load(rate: float, count: int, seed: int) -> list[TimedRequest]:
@@ -42,14 +46,22 @@ def mixed_load(rate: float, count: int, seed: int) -> list[TimedRequest]:
     return requests
 
 
+def capacity(model: Path, log: Path) -> float:
+    """Output tokens per second of this machine with all batch slots busy."""
+    requests = [TimedRequest(0.0, tuple(range(1, 33)), 64) for _ in range(4 * BATCH_SLOTS)]
+    port = free_port()
+    with serving(fastserve_command(model, port, *FLAGS), f"http://127.0.0.1:{port}", log) as url:
+        asyncio.run(run_load(url, "m", requests[:BATCH_SLOTS]))
+        return summarize(asyncio.run(run_load(url, "m", requests)))["output_tokens_per_s"]
+
+
 def run_policy(
     policy: str, model: Path, requests: list[TimedRequest], log: Path
 ) -> tuple[list[TimedResult], dict[str, float]]:
     """Serve the load under one policy; returns the results and the counters of /metrics."""
     port = free_port()
-    flags = ["--scheduling-policy", policy, "--max-num-seqs", str(BATCH_SLOTS), "--num-gpu-blocks-override", str(DEVICE_BLOCKS),
-             "--num-host-blocks-override", str(HOST_BLOCKS), "--kv-canary"]  # fmt: skip
-    with serving(fastserve_command(model, port, *flags), f"http://127.0.0.1:{port}", log) as url:
+    command = fastserve_command(model, port, "--scheduling-policy", policy, *FLAGS)
+    with serving(command, f"http://127.0.0.1:{port}", log) as url:
         total = sum(r.output_tokens for r in requests)
         with tqdm(total=total, unit="tok", desc=f"{policy:>15}", dynamic_ncols=True) as bar:
             results = asyncio.run(run_load(url, "m", requests, on_finish=lambda r: bar.update(r.output_tokens)))
@@ -94,16 +106,21 @@ def kv_block_bytes(model: Path, block_size: int = 16) -> int:
 def main() -> None:
     """Run both policies and print the table; non-zero exit when a request failed or nothing was parked."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--requests", type=int, default=160)
-    parser.add_argument("--rate", type=float, default=6.0, help="arrivals per second")
+    parser.add_argument("--seconds", type=float, default=40.0, help="length of the arrivals, per policy")
+    parser.add_argument("--load", type=float, default=LOAD, help="offered load over the machine's capacity")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
-    console = Console()
+    console = Console(width=110)
     build = ROOT / "build" / "demo"
     model = build_demo_model(build / "model", sorted(ROOT.glob("*.md")) + sorted(ROOT.glob("docs/**/*.md")))
-    requests = mixed_load(args.rate, args.requests, args.seed)
-    console.print(f"{len(requests)} requests, {sum(r.group == 'short' for r in requests)} short, {args.rate:g}/s,"
-                  f" {BATCH_SLOTS} batch slots, {DEVICE_BLOCKS} device KV blocks")  # fmt: skip
+    console.print("measuring what this machine can serve ...")
+    tokens_per_s = capacity(model, build / "capacity.log")
+    rate = args.load * tokens_per_s / MEAN_OUTPUT_TOKENS
+    requests = mixed_load(rate, max(round(rate * args.seconds), 40), args.seed)
+    console.print(
+        f"{tokens_per_s:.0f} tokens/s; sending {len(requests)} requests, {sum(r.group == 'short' for r in requests)} of them"
+        f" short, {rate:.1f}/s, to {BATCH_SLOTS} batch slots and {DEVICE_BLOCKS} KV blocks"
+    )
     runs = {policy: run_policy(policy, model, requests, build / f"{policy}.log") for policy in POLICIES}
     console.print(report(runs, kv_block_bytes(model)))
     short = [summarize([r for r in runs[p][0] if r.request.group == "short"])["mean_normalized_s"] for p in POLICIES]

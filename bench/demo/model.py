@@ -7,12 +7,12 @@ import torch
 from safetensors.torch import save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-VOCAB_SIZE = 2048
-HIDDEN = 256
-LAYERS = 6
+VOCAB_SIZE = 4096
+HIDDEN = 512
+LAYERS = 8
 HEADS = 8
 KV_HEADS = 4
-INTERMEDIATE = 768
+INTERMEDIATE = 1408
 CONTEXT = 1024
 
 
