@@ -3,6 +3,7 @@
 #include "bindings/kernels.h"
 #include "bindings/tensor_caster.h"
 #include "kernels/attention.h"
+#include "kernels/copy_blocks.h"
 #include "kernels/sampling.h"
 #include "kernels/token_logprobs.h"
 
@@ -66,6 +67,23 @@ void register_sampling(py::module_& module) {
              "Log-softmax of the logits at chosen tokens, ranks, largest ones; see kernels/token_logprobs.h.");
 }
 
-void register_copy_blocks(py::module_& module) { static_cast<void>(module); }
+void register_copy_blocks(py::module_& module) {
+  const auto copy = [](const TensorView& src, const TensorView& dst, const TensorView& src_ids, const TensorView& dst_ids,
+                       std::int64_t stream) {
+    ThreadPool& pool = compute_pool();
+    py::gil_scoped_release release;
+    kernels::copy_blocks(src, dst, src_ids, dst_ids, stream, pool);
+  };
+  module.def("copy_blocks", copy, py::arg("src"), py::arg("dst"), py::arg("src_ids"), py::arg("dst_ids"), py::kw_only(),
+             py::arg("stream") = 0, "Copy whole blocks; see kernels/copy_blocks.h.");
+
+  const auto checksum = [](const TensorView& cache, const TensorView& ids, const TensorView& out) {
+    ThreadPool& pool = compute_pool();
+    py::gil_scoped_release release;
+    kernels::checksum_blocks(cache, ids, out, pool);
+  };
+  module.def("checksum_blocks", checksum, py::arg("cache"), py::arg("ids"), py::arg("out"),
+             "A 64-bit hash of the bytes of each block; see kernels/copy_blocks.h.");
+}
 
 }  // namespace fastserve::bindings

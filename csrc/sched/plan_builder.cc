@@ -50,7 +50,7 @@ void add_sample(StepPlan& plan, std::int32_t row, const Request& request) {
     if (pending) plan.history_tokens.push_back(-1);
   }
   plan.history_start.push_back(static_cast<std::int32_t>(plan.history_tokens.size()));
-  plan.history_prompt_len.push_back(request.num_prompt);
+  plan.history_prompt_len.push_back(request.options.has_penalty() ? request.num_prompt : 0);
   if (request.length() - request.num_prompt < options.min_tokens) {
     auto& banned = plan.banned_tokens;
     if (!options.ignore_eos) banned.insert(banned.end(), options.eos_token_ids.begin(), options.eos_token_ids.end());

@@ -80,7 +80,7 @@ class Driver:
 
     def check_drained(self) -> None:
         """Every pool is exact and nothing is held."""
-        from fastserve._C.kv import Tier  # noqa: PLC0415
+        from fastserve._C.kv import Tier
 
         self.core.scheduler.check_integrity()
         for tier in (Tier.DEVICE, Tier.HOST):

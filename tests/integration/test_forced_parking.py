@@ -2,6 +2,7 @@
 
 import time
 
+import numpy as np
 import pytest
 
 from fastserve._C.offload import Direction
@@ -27,22 +28,28 @@ def delay_copies(core: EngineCore) -> None:
 @pytest.mark.parametrize("policy", POLICIES)
 @pytest.mark.parametrize("k", [1, 2, 7])
 def test_tokens_are_the_same_when_every_request_is_parked_every_k_steps(unparked, policy, k):
-    seen = {}
+    cores = []
 
-    def keep_counters(driver: Driver) -> None:
-        park_every(k)(driver)
-        seen["engine"] = driver.core.transfers.engine
+    def prepare(core: EngineCore) -> None:
+        cores.append(core)
+        delay_copies(core)
 
-    tokens = run_prompts(PROMPTS, between_steps=keep_counters, prepare=delay_copies, scheduling_policy=policy)
+    tokens = run_prompts(
+        PROMPTS, between_steps=park_every(k), prepare=prepare, scheduling_policy=policy, num_gpu_blocks_override=16
+    )
     assert tokens == unparked
-    assert seen["engine"].num_verified > 0
-    assert seen["engine"].num_mismatches == 0
+    engine, stats = cores[0].transfers.engine, cores[0].scheduler.stats()
+    assert stats.offload_blocks > 0
+    assert stats.upload_blocks > 0
+    assert engine.num_verified >= stats.upload_blocks  # hashes at park and at resume were compared
+    assert engine.num_mismatches == 0
 
 
 @pytest.mark.parametrize("async_scheduling", [True, False])
 @pytest.mark.parametrize("mode", ["swap", "recompute", "auto"])
 def test_tokens_are_the_same_in_every_preemption_mode(unparked, mode, async_scheduling):
-    tokens = run_prompts(PROMPTS, between_steps=park_every(3), preemption_mode=mode, async_scheduling=async_scheduling)
+    # Recomputing the longest context takes three chunks, so parking more often than that would never let it end.
+    tokens = run_prompts(PROMPTS, between_steps=park_every(8), preemption_mode=mode, async_scheduling=async_scheduling)
     assert tokens == unparked
 
 
@@ -67,33 +74,37 @@ def test_tokens_are_the_same_with_prefix_caching(unparked):
 def test_seeded_sampling_survives_parking():
     baseline = run_prompts(PROMPTS, SEEDED)
     assert run_prompts(PROMPTS, SEEDED, between_steps=park_every(2), prepare=delay_copies) == baseline
-    assert run_prompts(PROMPTS, SEEDED, between_steps=park_every(3), preemption_mode="recompute") == baseline
+    assert run_prompts(PROMPTS, SEEDED, between_steps=park_every(8), preemption_mode="recompute") == baseline
 
 
 @pytest.mark.parametrize("direction", [Direction.DEVICE_TO_HOST, Direction.HOST_TO_DEVICE])
 def test_failed_copies_cost_time_but_no_tokens(unparked, direction):
     tokens = run_prompts(
         PROMPTS,
-        between_steps=park_every(4),
+        between_steps=park_every(8),
         prepare=lambda core: core.transfers.engine.inject_failure(direction, 5),
     )
     assert tokens == unparked
 
 
 def test_a_flipped_byte_in_parked_kv_turns_the_canary_red_and_reaches_no_client(unparked):
-    core = EngineCore.from_config(engine_config(write_through=False))
+    core = EngineCore.from_config(engine_config(write_through=False, num_gpu_blocks_override=16))
     try:
         driver = Driver(core)
-        for request_id, prompt in enumerate(PROMPTS):
-            driver.add(request_id, prompt)
+        victims, others = (0, 1), range(2, len(PROMPTS))
+        for request_id in victims:
+            driver.add(request_id, PROMPTS[request_id])
         for _ in range(6):
             driver.step()
-        for request_id in driver.unfinished:
+        for request_id in victims:
             core.scheduler.park(request_id, True, time.monotonic())
-        while core.stats().num_parked_host < len(driver.unfinished):
+        for request_id in others:  # they overwrite the device blocks of the victims
+            driver.add(request_id, PROMPTS[request_id])
+        while driver.unfinished != list(victims):
             driver.step()
-        memoryview(core.transfers.arena).cast("B")[17] ^= 0x40  # block 0 of the host pool, one bit
-        for request_id in driver.unfinished:
+        assert [core.explain(request_id)["state"] for request_id in victims] == ["parked", "parked"]
+        np.asarray(core.transfers.arena)[:, 17] ^= 0x40  # one bit of every block on the host
+        for request_id in victims:
             core.scheduler.unpark(request_id, time.monotonic())
         driver.run()
         assert core.transfers.engine.num_mismatches > 0

@@ -4,6 +4,8 @@ from fastserve.ops.activation import ActivationKind as ActivationKind
 from fastserve.ops.activation import activation as activation
 from fastserve.ops.attention import AttentionBatch as AttentionBatch
 from fastserve.ops.attention import attention as attention
+from fastserve.ops.copy_blocks import checksum_blocks as checksum_blocks
+from fastserve.ops.copy_blocks import copy_blocks as copy_blocks
 from fastserve.ops.embedding import embedding as embedding
 from fastserve.ops.linear import PackedWeight as PackedWeight
 from fastserve.ops.linear import linear as linear

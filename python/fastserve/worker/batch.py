@@ -39,8 +39,8 @@ def build_batch(plan: StepPlan, previous_sampled: np.ndarray, kv_cache: torch.Te
             _fill_history(history, plan, linked, tokens)
     query_start = plan.query_start
     context = ForwardContext(
-        positions=torch.from_numpy(np.asarray(plan.positions)),
-        slots=torch.from_numpy(np.asarray(plan.slots)),
+        positions=torch.from_numpy(np.array(plan.positions)),
+        slots=torch.from_numpy(np.array(plan.slots)),
         attention=AttentionBatch(
             query_start=query_start,
             seq_lens=plan.seq_lens,

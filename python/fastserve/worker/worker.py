@@ -87,9 +87,10 @@ class Worker:
         """Start the transfers of the plan, run its forward pass, sample. A plan without rows only moves KV."""
         started_s = time.perf_counter()
         self.transfers.start(plan)
-        sampled, logprobs = np.empty(0, np.int32), None
+        previous_sampled, sampled, logprobs = self._previous_sampled, np.empty(0, np.int32), None
+        self._previous_sampled = np.full(plan.num_samples, -1, np.int32)  # what the next plan finds if this one fails
         if plan.num_rows:
-            batch = build_batch(plan, self._previous_sampled, self._kv_cache)
+            batch = build_batch(plan, previous_sampled, self._kv_cache)
             logits = self._model.decoder.forward(batch.token_ids, batch.context)
             if plan.num_samples:
                 sampled = np.asarray(sample(logits, batch.sampling))

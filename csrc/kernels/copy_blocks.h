@@ -1,0 +1,40 @@
+#pragma once
+
+#include <cstdint>
+
+namespace fastserve {
+class ThreadPool;
+struct TensorView;
+}  // namespace fastserve
+
+namespace fastserve::kernels {
+
+/// Checked input of the copy: block src_ids[i] of `src` goes to block dst_ids[i] of `dst`. The ids are host memory, and
+/// no block that is written is read or written twice.
+struct CopyBlocksParams {
+  const char* src = nullptr;
+  char* dst = nullptr;
+  std::int64_t block_bytes = 0;
+  std::int64_t num_copies = 0;
+  const std::int32_t* src_ids = nullptr;
+  const std::int32_t* dst_ids = nullptr;
+};
+
+/// Copy whole blocks between two contiguous tensors [num_blocks, ...] of one dtype on one device, or within one tensor.
+/// On the GPU the copy is queued on `stream`, a cudaStream_t as an integer, and this returns before it is done.
+/// src_ids and dst_ids are int32 [num_copies] on the CPU, taken before this returns.
+/// Throws InvalidArgumentError when tensors or ids do not fit, a block is written twice, or a block is both read and
+/// written; DeviceError when the launch fails.
+void copy_blocks(const TensorView& src, const TensorView& dst, const TensorView& src_ids, const TensorView& dst_ids,
+                 std::int64_t stream, ThreadPool& pool);
+
+/// out[i] = hash_block (base/block_hash.h) of the bytes of block ids[i]; the bits of an unsigned number as int64.
+/// `cache` is contiguous [num_blocks, ...] on the CPU, ids int32 [n], out int64 [n].
+void checksum_blocks(const TensorView& cache, const TensorView& ids, const TensorView& out, ThreadPool& pool);
+
+#ifdef FASTSERVE_WITH_CUDA
+/// Queue the copy on `stream` (a cudaStream_t); throws DeviceError when the launch fails.
+void copy_blocks_cuda(const CopyBlocksParams& params, void* stream);
+#endif
+
+}  // namespace fastserve::kernels

@@ -1,0 +1,278 @@
+"""An engine without a model: runs step plans on block memory that holds stamps instead of KV.
+
+The stamp of a position is a hash of every token up to it, and the token sampled at a position is a function of its stamp.
+So the output of a request is known beforehand, and a row that reads a block which was lost, mixed up, overwritten while it
+was copied or not copied yet is noticed at once.
+"""
+
+import random
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from fastserve._C.kv import KvManager, Tier
+from fastserve._C.sched import FinishReason, LatencyModel, Scheduler, StepPlan
+
+VOCAB = 40
+EOS = 7
+POISON = -1
+NO_TOKENS = np.empty(0, np.int32)
+
+
+def stamp_of(previous: int, token: int) -> int:
+    """The stamp behind `token`, given that of the position before it (1 at the start)."""
+    return (previous * 6364136223846793005 + token * 1442695040888963407 + 99) % (2**61 - 1)
+
+
+def stamps_of(tokens: list[int]) -> list[int]:
+    """The stamp of every position."""
+    stamps, previous = [], 1
+    for token in tokens:
+        previous = stamp_of(previous, token)
+        stamps.append(previous)
+    return stamps
+
+
+def sample(stamp: int) -> int:
+    """The token that follows a position with this stamp."""
+    return (stamp >> 13) % VOCAB
+
+
+def expected_output(prompt: list[int], limit: int, *, min_tokens: int = 0, ignore_eos: bool = False) -> list[int]:
+    """What an undisturbed run gives: until EOS, or `limit` tokens in all."""
+    tokens, previous = list(prompt), stamps_of(prompt)[-1]
+    while len(tokens) < limit:
+        token = sample(previous)
+        tokens.append(token)
+        previous = stamp_of(previous, token)
+        if token == EOS and not ignore_eos and len(tokens) - len(prompt) > min_tokens:
+            break
+    return tokens[len(prompt) :]
+
+
+@dataclass
+class Copy:
+    """A transfer under way: it reads its source when it ends, and its target is garbage until then."""
+
+    to_host: bool
+    sources: np.ndarray
+    targets: np.ndarray
+
+
+@dataclass
+class Client:
+    """What the test knows of a request."""
+
+    prompt: list[int]
+    limit: int
+    min_tokens: int = 0
+    ignore_eos: bool = False
+    output: list[int] = field(default_factory=list)
+    reason: FinishReason | None = None
+    promotions: int = 0
+    level: int = 0
+
+
+class FakeEngine:
+    """Scheduler + KV manager + block memory + clock."""
+
+    def __init__(self, *, block_size: int = 4, num_device_blocks: int, num_host_blocks: int, depth: int = 1,
+                 check: bool = True, prefix_caching: bool = True, seed: int = 0, **config: object) -> None:  # fmt: skip
+        self.kv = KvManager(
+            block_size=block_size,
+            num_device_blocks=num_device_blocks,
+            num_host_blocks=num_host_blocks,
+            enable_prefix_caching=prefix_caching,
+        )
+        self.latency = LatencyModel()
+        self.scheduler = Scheduler(self.kv, self.latency, **config)
+        self.block_size, self.depth, self.check = block_size, depth, check
+        self.max_model_len = config.get("max_model_len", 2048)
+        self.max_num_seqs = config.get("max_num_seqs", 256)
+        self.max_tokens = config.get("max_num_batched_tokens", 2048)
+        self.pool_tokens = num_device_blocks * block_size
+        self.random = random.Random(seed)
+        self.memory = {
+            Tier.DEVICE: np.full((num_device_blocks, block_size), POISON, np.int64),
+            Tier.HOST: np.full((max(1, num_host_blocks), block_size), POISON, np.int64),
+        }
+        self.copies: dict[int, Copy] = {}
+        self.clients: dict[int, Client] = {}
+        self.pending: list[tuple[StepPlan, np.ndarray]] = []  # executed, not committed
+        self.previous_sampled = NO_TOKENS
+        self.now_s = 0.0
+        self.plans: list[bytes] = []
+        self.iterations = 0
+        self.fail_transfers = 0.0
+        self.end_transfers = 0.5  # share of the copies under way that end in a turn
+        self.fail_samples = 0.0
+
+    # --- what a caller does ---
+
+    def add(self, request_id: int, prompt: list[int], max_tokens: int, **options: object) -> None:
+        limit = min(self.max_model_len, len(prompt) + max_tokens, self.pool_tokens + 1)
+        self.scheduler.add(
+            request_id,
+            np.array(prompt, np.int32),
+            now_s=self.now_s,
+            max_tokens=max_tokens,
+            eos_token_ids=(EOS,),
+            **options,
+        )
+        client = Client(prompt, limit, options.get("min_tokens", 0), options.get("ignore_eos", False))
+        client.level = self.scheduler.explain(request_id, self.now_s)["level"]
+        self.clients[request_id] = client
+        self.verify()
+
+    def live(self) -> list[int]:
+        return [i for i, client in self.clients.items() if client.reason is None]
+
+    # --- the loop ---
+
+    def turn(self, iteration_s: float = 0.01) -> StepPlan:
+        """Schedule and run one plan; commit the oldest once `depth` plans are in flight."""
+        plan = self.scheduler.schedule(self.now_s)
+        self.verify()
+        self.plans.append(plan.to_bytes())
+        self.check_progress(plan)
+        self.start_copies(plan)
+        self.pending.append((plan, self.run(plan)))
+        if len(self.pending) >= self.depth:
+            self.commit(iteration_s)
+        self.end_copies()
+        return plan
+
+    def commit(self, iteration_s: float = 0.01) -> None:
+        plan, sampled = self.pending.pop(0)
+        self.now_s += iteration_s if plan.num_rows else 0.001
+        self.iterations += plan.num_rows > 0
+        self.scheduler.commit(plan.step, sampled, iteration_s if plan.num_rows else 0.0, self.now_s)
+        self.verify()
+        self.take_events()
+
+    def drain(self, max_turns: int) -> None:
+        """Run until nothing is left; then no block may be held on either tier."""
+        turns = 0
+        while self.scheduler.has_unfinished or self.copies or self.pending:
+            assert turns < max_turns, f"not finished after {max_turns} turns: {self.describe()}"
+            turns += 1
+            if self.scheduler.has_unfinished or self.copies:
+                self.turn()
+            else:
+                self.commit()
+        self.take_events()
+        for tier in (Tier.DEVICE, Tier.HOST):
+            usage = self.kv.usage(tier)
+            assert usage.used == 0 and usage.in_transfer == 0, f"{tier}: {usage.used} used, {usage.in_transfer} moving"
+        self.scheduler.check_integrity()
+
+    def describe(self) -> str:
+        return "; ".join(str(self.scheduler.explain(i, self.now_s)) for i in self.live()[:4])
+
+    # --- the device ---
+
+    def run(self, plan: StepPlan) -> np.ndarray:
+        """Write the stamps of every row, check what it reads; return the sampled tokens."""
+        device = self.memory[Tier.DEVICE].reshape(-1)
+        tokens = plan.token_ids.copy()
+        last_stamps = np.zeros(plan.num_rows, np.int64)
+        assert plan.num_rows <= self.max_num_seqs and plan.num_tokens <= self.max_tokens
+        assert len(set(plan.request_ids.tolist())) == plan.num_rows
+        for row, request_id in enumerate(plan.request_ids.tolist()):
+            begin, end = int(plan.query_start[row]), int(plan.query_start[row + 1])
+            assert (end - begin == 1) == (row < plan.num_decode_rows)
+            source = int(plan.token_sources[row])
+            assert (tokens[begin] == -1) == (source >= 0)
+            if source >= 0:
+                tokens[begin] = max(0, int(self.previous_sampled[source]))
+            blocks = plan.block_ids[plan.block_start[row] : plan.block_start[row + 1]]
+            length = int(plan.seq_lens[row])
+            assert len(blocks) == -(-length // self.block_size)
+            ctx = length - (end - begin)
+            positions = np.arange(length)
+            slots = (
+                blocks[positions // self.block_size].astype(np.int64) * self.block_size + positions % self.block_size
+            )
+            assert (plan.slots[begin:end] == slots[ctx:]).all() and (plan.positions[begin:end] == positions[ctx:]).all()
+            previous = int(device[slots[ctx - 1]]) if ctx else 1
+            client = self.clients[request_id]
+            known = (client.prompt + client.output)[:ctx]
+            if self.check and client.reason is None:
+                expected = stamps_of(known)
+                assert device[slots[: len(known)]].tolist() == expected, f"request {request_id} reads wrong KV"
+            for i in range(begin, end):
+                previous = stamp_of(previous, int(tokens[i]))
+                device[plan.slots[i]] = previous
+            last_stamps[row] = previous
+        sampled = np.array([sample(int(last_stamps[row])) for row in plan.sample_rows], np.int32)
+        for entry, row in enumerate(plan.sample_rows.tolist()):
+            assert plan.counters[entry] == plan.seq_lens[row]
+            if self.fail_samples and self.random.random() < self.fail_samples:
+                sampled[entry] = -1
+        self.previous_sampled = sampled
+        return sampled
+
+    def start_copies(self, plan: StepPlan) -> None:
+        for j, transfer_id in enumerate(plan.transfer_ids.tolist()):
+            part = slice(plan.transfer_start[j], plan.transfer_start[j + 1])
+            copy = Copy(
+                bool(plan.transfer_to_host[j]), plan.transfer_sources[part].copy(), plan.transfer_targets[part].copy()
+            )
+            self.memory[Tier.HOST if copy.to_host else Tier.DEVICE][copy.targets] = POISON
+            self.copies[transfer_id] = copy
+
+    def end_copies(self) -> None:
+        chosen = [i for i in self.copies if self.random.random() < self.end_transfers]
+        self.random.shuffle(chosen)
+        ok = [self.random.random() >= self.fail_transfers for _ in chosen]
+        for transfer_id, fine in zip(chosen, ok, strict=True):
+            copy = self.copies.pop(transfer_id)
+            source, target = (Tier.DEVICE, Tier.HOST) if copy.to_host else (Tier.HOST, Tier.DEVICE)
+            if fine:
+                self.memory[target][copy.targets] = self.memory[source][copy.sources]
+        self.scheduler.complete_transfers(np.array(chosen, np.int64), np.array(ok, np.uint8), self.now_s)
+        self.verify()
+
+    # --- checks ---
+
+    def verify(self) -> None:
+        if self.check:
+            self.scheduler.check_integrity()
+
+    def check_progress(self, plan: StepPlan) -> None:
+        if plan.num_rows or plan.num_transfers or self.copies or self.pending:
+            return
+        idle = [i for i in self.live() if not self.scheduler.explain(i, self.now_s)["held"]]
+        assert not idle, f"nothing moves although there is work: {self.describe()}"
+
+    def take_events(self) -> None:
+        events = self.scheduler.take_events()
+        for request_id, token, code in zip(
+            events.request_ids.tolist(), events.token_ids.tolist(), events.finish_reasons.tolist(), strict=True
+        ):
+            client = self.clients[request_id]
+            assert client.reason is None, f"request {request_id} goes on after its end"
+            if token >= 0:
+                client.output.append(token)
+            if code != FinishReason.NONE:
+                client.reason = FinishReason(code)
+                self.check_output(request_id, client)
+        if not self.check:
+            return
+        for request_id in self.live():
+            view = self.scheduler.explain(request_id, self.now_s)
+            client = self.clients[request_id]
+            if view["promotions"] == client.promotions:
+                assert view["level"] >= client.level, f"request {request_id} rose without a promotion"
+            client.promotions, client.level = view["promotions"], view["level"]
+
+    def check_output(self, request_id: int, client: Client) -> None:
+        expected = expected_output(
+            client.prompt, client.limit, min_tokens=client.min_tokens, ignore_eos=client.ignore_eos
+        )
+        if client.reason in (FinishReason.STOP, FinishReason.LENGTH):
+            assert client.output == expected, f"request {request_id}: {client.output} instead of {expected}"
+            stopped = expected[-1] == EOS and not client.ignore_eos and len(expected) > client.min_tokens
+            assert client.reason == (FinishReason.STOP if stopped else FinishReason.LENGTH)
+        else:
+            assert client.output == expected[: len(client.output)]
