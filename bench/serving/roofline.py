@@ -67,7 +67,7 @@ def torch_gemm_flops(threads: int) -> float:
     best = 0.0
     for rows, columns in ((hidden, 2 * intermediate), (intermediate, hidden)):
         x, weight = torch.randn(PREFILL_TOKENS, rows), torch.randn(columns, rows)
-        packed = torch.ops.mkl._mkl_reorder_linear_weight(weight.to_mkldnn(), PREFILL_TOKENS)
+        packed = torch.ops.mkl._mkl_reorder_linear_weight(weight, PREFILL_TOKENS)
         calls = (
             lambda x=x, weight=weight: torch.nn.functional.linear(x, weight),
             lambda x=x, weight=weight, packed=packed: torch.ops.mkl._mkl_linear(
