@@ -8,7 +8,7 @@ STAMP := $(VENV)/.stamp
 export PATH := $(abspath $(BIN)):$(PATH)
 export CMAKE_BUILD_PARALLEL_LEVEL ?= $(shell nproc)
 
-.PHONY: build test test-cpp test-sanitizers lint demo wheel clean
+.PHONY: build test test-cpp test-sanitizers lint demo stubs wheel clean
 
 # torch first and alone, so that nothing else pulls another build of it; no build isolation, for the same reason.
 $(STAMP): pyproject.toml
@@ -39,6 +39,11 @@ test-sanitizers: $(STAMP)
 
 demo: build
 	$(BIN)/python -m bench.demo
+
+# The type stubs of the C++ core, after a change of its bindings.
+stubs: build
+	$(BIN)/python -m pybind11_stubgen fastserve._C --output-dir build/stubs --exit-code
+	cp build/stubs/fastserve/_C/*.pyi python/fastserve/_C/
 
 wheel: $(STAMP)
 	$(BIN)/pip wheel -q --no-build-isolation --no-deps -w dist .

@@ -17,7 +17,7 @@ namespace pybind11::detail {
 
 template <>
 struct type_caster<fastserve::TensorView> {
-  PYBIND11_TYPE_CASTER(fastserve::TensorView, const_name("Tensor"));
+  PYBIND11_TYPE_CASTER(fastserve::TensorView, const_name("numpy.ndarray | torch.Tensor"));
   bool load(handle source, bool) { return fastserve::bindings::view_of(source, value); }
 };
 

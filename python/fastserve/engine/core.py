@@ -261,6 +261,7 @@ class EngineCore:
     def _commit(self, plan: StepPlan, output: StepOutput, now_s: float) -> None:
         if output.transfers.ids.size:
             self.scheduler.complete_transfers(output.transfers.ids, output.transfers.ok, now_s)
+            self.scheduler.set_link_rates(output.transfers.offload_bytes_per_s, output.transfers.upload_bytes_per_s)
             for message in output.transfers.errors:
                 logger.error("a KV copy failed and is taken back: %s", message)
         self.scheduler.commit(plan.step, output.sampled, output.elapsed_s if plan.num_rows else 0.0, now_s)

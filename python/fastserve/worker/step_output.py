@@ -13,13 +13,15 @@ def _no_ids() -> np.ndarray:
 
 @dataclass(frozen=True, slots=True)
 class TransferResults:
-    """Transfers that ended: ids int64[J]; ok uint8[J], 1 = copied; bytes moved per direction."""
+    """Transfers that ended: ids int64[J]; ok uint8[J], 1 = copied; bytes moved and measured link rate per direction."""
 
     ids: np.ndarray = field(default_factory=_no_ids)
     ok: np.ndarray = field(default_factory=lambda: np.empty(0, np.uint8))
     errors: tuple[str, ...] = ()
     offload_bytes: int = 0
     upload_bytes: int = 0
+    offload_bytes_per_s: float = 0.0
+    upload_bytes_per_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

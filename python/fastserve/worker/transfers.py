@@ -62,6 +62,8 @@ class Transfers:
             errors=tuple(c.error for c in done if not c.ok),
             offload_bytes=sum(c.bytes for c in done if c.ok and c.direction == Direction.DEVICE_TO_HOST),
             upload_bytes=sum(c.bytes for c in done if c.ok and c.direction == Direction.HOST_TO_DEVICE),
+            offload_bytes_per_s=self._engine.link_bytes_per_s(Direction.DEVICE_TO_HOST),
+            upload_bytes_per_s=self._engine.link_bytes_per_s(Direction.HOST_TO_DEVICE),
         )
 
     def close(self) -> None:
