@@ -1,5 +1,6 @@
 """The KV manager against a model that copies bytes: hypothesis looks for the shortest history that breaks it."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -13,8 +14,10 @@ kv = _C.kv
 Tier, Residency, TransferKind = kv.Tier, kv.Residency, kv.TransferKind
 
 BLOCK_SIZE = 2
-NUM_DEVICE_BLOCKS = 8
+NUM_DEVICE_BLOCKS = 5
 NUM_HOST_BLOCKS = 6
+MAX_SEQUENCES = 3
+MOVES = ["compute", "compute", "compute", "offload", "offload", "mirror", "give up"]
 GARBAGE = -1
 
 
@@ -61,17 +64,14 @@ class KvMachine(RuleBasedStateMachine):
     def context(self, seq: Sequence, position: int) -> int:
         return self.contexts.setdefault((seq.salt, *seq.tokens[: position + 1]), len(self.contexts))
 
-    def pick(self, data: st.DataObject, residency: Residency) -> int | None:
-        ids = [seq for seq in self.sequences if self.manager.residency(seq) is residency]
-        return data.draw(st.sampled_from(ids)) if ids else None
-
     def usage(self) -> list[tuple[int, ...]]:
         usages = [self.manager.usage(tier) for tier in Tier]
         return [(u.free, u.used, u.in_transfer, u.cached) for u in usages]
 
+    @precondition(lambda self: len(self.sequences) < MAX_SEQUENCES)
     @rule(tokens=st.lists(st.integers(0, 1), min_size=1, max_size=9), salt=st.sampled_from([0, 0, 0, 1]))
     def begin(self, tokens: list[int], salt: int) -> None:
-        seq = next(i for i in range(len(self.sequences) + 1) if i not in self.sequences)
+        seq = next(i for i in range(MAX_SEQUENCES) if i not in self.sequences)
         array = np.array(tokens, dtype=np.int32)
         probed = self.manager.probe_prefix(array, salt)
         cached = self.manager.begin(seq, array, salt)
@@ -79,10 +79,24 @@ class KvMachine(RuleBasedStateMachine):
         assert (self.manager.residency(seq) is Residency.NONE) == (cached == 0)
         self.sequences[seq] = Sequence(tokens, salt, cached)
 
-    @rule(data=st.data(), residency=st.sampled_from([Residency.NONE, Residency.DEVICE]), count=st.integers(1, 4))
-    def compute(self, data: st.DataObject, residency: Residency, count: int) -> None:
-        if (seq := self.pick(data, residency)) is None:
-            return
+    @precondition(lambda self: self.sequences)
+    @rule(data=st.data(), move=st.sampled_from(MOVES), count=st.integers(1, 4))
+    def advance(self, data: st.DataObject, move: str, count: int) -> None:
+        """Do to a sequence what its residency allows."""
+        seq = data.draw(st.sampled_from(sorted(self.sequences)))
+        residency = self.manager.residency(seq)
+        if move == "give up":
+            self.give_up(seq, drop=count == 1)
+        elif residency is Residency.NONE or (residency is Residency.DEVICE and move == "compute"):
+            self.compute(seq, count)
+        elif residency is Residency.HOST:
+            self.start(lambda: self.manager.try_upload(seq))
+        elif residency is Residency.DEVICE and move == "mirror":
+            self.start(lambda: self.manager.try_mirror(seq, count))
+        elif residency is Residency.DEVICE:
+            self.start(lambda: self.manager.try_offload(seq))
+
+    def compute(self, seq: int, count: int) -> None:
         model = self.sequences[seq]
         target = model.num_computed + count
         model.tokens += [0] * max(0, target - len(model.tokens))
@@ -100,18 +114,9 @@ class KvMachine(RuleBasedStateMachine):
         self.manager.commit_computed(seq, np.array(model.tokens, dtype=np.int32), target)
         model.num_computed = target
 
-    @rule(data=st.data(), move=st.sampled_from(["offload", "mirror", "upload"]), count=st.integers(1, 3))
-    def start(self, data: st.DataObject, move: str, count: int) -> None:
-        seq = self.pick(data, Residency.HOST if move == "upload" else Residency.DEVICE)
-        if seq is None:
-            return
+    def start(self, call: Callable[[], kv.Transfer | None]) -> None:
         before = self.usage()
-        calls = {
-            "offload": lambda: self.manager.try_offload(seq),
-            "mirror": lambda: self.manager.try_mirror(seq, count),
-            "upload": lambda: self.manager.try_upload(seq),
-        }
-        transfer = calls[move]()
+        transfer = call()
         if transfer is None:
             assert self.usage() == before
         elif len(transfer) > 0:
@@ -121,7 +126,7 @@ class KvMachine(RuleBasedStateMachine):
             self.copies.append(copy)
 
     @precondition(lambda self: self.copies)
-    @rule(data=st.data(), ok=st.booleans())
+    @rule(data=st.data(), ok=st.sampled_from([True, True, True, False]))
     def complete(self, data: st.DataObject, ok: bool) -> None:
         copy = self.copies.pop(data.draw(st.integers(0, len(self.copies) - 1)))
         (source_tier, source), (target_tier, target) = copy.source, copy.target
@@ -129,20 +134,25 @@ class KvMachine(RuleBasedStateMachine):
             self.memory[target_tier][target] = self.memory[source_tier][source]
         self.manager.complete(copy.transfer.id, ok)
 
-    @precondition(lambda self: self.sequences)
-    @rule(data=st.data(), end=st.booleans())
-    def give_up(self, data: st.DataObject, end: bool) -> None:
-        seq = data.draw(st.sampled_from(sorted(self.sequences)))
-        if end:
-            self.manager.end(seq)
-            del self.sequences[seq]
-        else:
+    def give_up(self, seq: int, *, drop: bool) -> None:
+        if drop:
             self.manager.drop(seq)
             self.sequences[seq].num_computed = 0
+        else:
+            self.manager.end(seq)
+            del self.sequences[seq]
 
-    @rule()
-    def clear(self) -> None:
-        self.manager.clear_prefix_cache()
+    @rule(clear=st.booleans())
+    def overwrite_what_is_free(self, clear: bool) -> None:
+        """Let a passing sequence use all of the device that nobody holds."""
+        if clear:
+            self.manager.clear_prefix_cache()
+        seq = MAX_SEQUENCES
+        self.manager.begin(seq, np.zeros(1, dtype=np.int32), salt=2)
+        assert self.manager.try_reserve(seq, self.manager.num_free(Tier.DEVICE) * BLOCK_SIZE)
+        if self.manager.residency(seq) is Residency.DEVICE:
+            self.memory[Tier.DEVICE][self.manager.device_blocks(seq)] = GARBAGE
+        self.manager.end(seq)
 
     @invariant()
     def books_are_right(self) -> None:
@@ -175,8 +185,8 @@ class KvMachineWithoutCaching(KvMachine):
 
 
 _SETTINGS = settings(
-    max_examples=150,
-    stateful_step_count=50,
+    max_examples=100,
+    stateful_step_count=100,
     deadline=None,
     derandomize=True,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
