@@ -17,6 +17,8 @@ std::span<const Pick> BatchPicker::pick(bool may_evict) {
   places_ = kAnyPlace;
   may_evict_ = may_evict;
   evicted_ = blocked_ = false;
+  victims_ = {};
+  exhausted_ = {};
   for (Request* r = core_.policy->next(nullptr, places_); r; r = core_.policy->next(r, places_)) {
     if (level_ && !core_.policy->same_level(*level_, *r)) close_level();
     if (slots_ == 0 || level_decodes_ >= budget_) break;
@@ -123,19 +125,38 @@ bool BatchPicker::make_room(Request& behind, std::int32_t need, Need why) {
   return core_.num_free() >= need;
 }
 
+bool BatchPicker::usable(const SwapPlanner::Victim& victim, const Request& behind) const {
+  const Request& request = *victim.request;
+  const bool gone = request.place() != Place::kResident || request.left_out_step == core_.step;
+  return !gone && core_.policy->before(behind, request);
+}
+
+/// The candidates are ranked once and used up by all who are short in this step; ranked anew only when they run out.
+std::span<const SwapPlanner::Victim> BatchPicker::victims_for(const Request& behind, bool even_capped) {
+  const auto some = [&] {
+    return std::ranges::any_of(victims_, [&](const auto& victim) { return usable(victim, behind); });
+  };
+  if (even_capped == victims_even_capped_ && some()) return victims_;
+  bool& exhausted = exhausted_[even_capped ? 1 : 0];
+  victims_ = exhausted ? std::span<const SwapPlanner::Victim>{} : planner_.victims(&behind, even_capped);
+  victims_even_capped_ = even_capped;
+  exhausted = victims_.empty();
+  return victims_;
+}
+
 void BatchPicker::free_behind(Request& behind, std::int32_t need, std::int32_t have, Need why, bool even_capped) {
-  const auto victims = planner_.victims(&behind, even_capped);
+  const auto victims = victims_for(behind, even_capped);
   // Evicting for a start that would still not fit only costs. Except for the first in order, which must get on: blocks
   // that victims share count for none of them, so their sum is a lower bound.
   const bool first = picks_.empty() && prefills_.empty() && level_prefills_.empty();
   if (why == Need::kAdmission && !first) {
     std::int32_t most = have;
-    for (const auto& victim : victims) most += victim.num_blocks;
+    for (const auto& victim : victims) most += usable(victim, behind) ? victim.num_blocks : 0;
     if (most < need) return;
   }
   for (const auto& victim : victims) {
     if (have >= need) break;
-    if (victim.num_blocks == 0 && !first) continue;
+    if (!usable(victim, behind) || (victim.num_blocks == 0 && !first)) continue;
     have += victim.num_blocks;
     if (victim.in_flight) {
       victim.request->left_out_step = core_.step;

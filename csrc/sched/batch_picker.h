@@ -1,5 +1,6 @@
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <span>
 #include <vector>
@@ -52,8 +53,14 @@ class BatchPicker {
   void pick_waiting(Request& request);
   bool try_start(Request& request);
   bool make_room(Request& behind, std::int32_t need, Need why);
+  bool usable(const SwapPlanner::Victim& victim, const Request& behind) const;
+  std::span<const SwapPlanner::Victim> victims_for(const Request& behind, bool even_capped);
   void free_behind(Request& behind, std::int32_t need, std::int32_t have, Need why, bool even_capped);
-  bool has_tokens_for_prefill() const { return level_decodes_ + level_wanted_ < budget_; }
+  /// The second prefill of a level gets tokens even where the first wants all of them.
+  bool has_tokens_for_prefill() const {
+    const std::int32_t left = budget_ - level_decodes_;
+    return left > level_wanted_ || (left >= 2 && level_prefills_.size() == 1);
+  }
   void block(Request& request, std::int32_t claim);
   void close_level();
   void add(Request& request, std::int32_t count);
@@ -75,8 +82,11 @@ class BatchPicker {
   std::int32_t level_decodes_ = 0;
   std::int32_t level_wanted_ = 0;
   std::int32_t growth_blocks_ = 0;
-  std::int32_t claimed_ = 0;   // blocks that blocked requests wait for
-  std::int32_t left_out_ = 0;  // blocks of victims left out of this plan
+  std::int32_t claimed_ = 0;                      // blocks that blocked requests wait for
+  std::int32_t left_out_ = 0;                     // blocks of victims left out of this plan
+  std::span<const SwapPlanner::Victim> victims_;  // of this step, best first; some may be used up
+  bool victims_even_capped_ = false;
+  std::array<bool, 2> exhausted_{};  // nobody is left to evict; second: even among those parked too often
   PlaceMask places_ = kAnyPlace;
   bool may_evict_ = false;
   bool evicted_ = false;

@@ -141,7 +141,7 @@ bool Mlfq::charge(Request& request, std::int64_t iteration_ns, double next_itera
 
 std::int64_t Mlfq::promote_starving(double now_s) {
   std::int64_t moved = 0;
-  while (oldest_ && now_s - oldest_->wait_since_s >= config_.starvation_limit_s) {
+  while (moved < config_.batch_slots && oldest_ && now_s - oldest_->wait_since_s >= config_.starvation_limit_s) {
     Request& request = *oldest_;
     stop_waiting(request);
     queue_of(request).erase(request);

@@ -29,8 +29,8 @@ class Policy {
   virtual void end_run(Request& request, double now_s) = 0;
   /// It was in an iteration of `iteration_ns`; its next one takes `next_iteration_s`. True when it was demoted.
   virtual bool charge(Request& request, std::int64_t iteration_ns, double next_iteration_s) = 0;
-  /// Move every request that waited for the starvation limit to the front section, in the order of starving. O(number
-  /// moved).
+  /// Move the requests that waited for the starvation limit to the front section, in the order of starving, at most as
+  /// many as the batch has slots: more could not run now, and a burst must not make the step long. O(number moved).
   virtual std::int64_t promote_starving(double now_s) = 0;
 
   /// The member behind `after` (nullptr: from the front) that stands in one of `places`; nullptr at the end.

@@ -194,7 +194,7 @@ class Request {
   std::int32_t level = 0;
   std::int64_t ticket = -1;  // place in the queue
   std::int64_t attained_ns = 0;
-  std::int64_t promotions = 0;
+  std::int32_t promotions = 0;
   double order_key = 0.0;
   double wait_since_s;  // last run, or arrival
   Request* older = nullptr;

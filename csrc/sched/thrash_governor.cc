@@ -12,9 +12,13 @@ void ThrashGovernor::on_iteration(std::int64_t parks, std::int64_t finished, dou
   const auto new_finished = static_cast<double>(std::max<std::int64_t>(1, finished - finished_before_));
   const bool too_many = new_parks > parks_per_finish_ * new_finished;
   const bool too_busy = copy_s - copy_before_s_ > kMaxLinkShare * window_s_;
-  if (cooldown_ == 0 && new_parks >= kMinParks && (too_many || too_busy)) {
-    cooldown_ = kCooldownIterations;
-    ++trips_;
+  const bool thrashes = new_parks >= kMinParks && (too_many || too_busy);
+  if (cooldown_ == 0) {
+    next_cooldown_ = thrashes ? std::min(2 * next_cooldown_, kMaxCooldownIterations) : kCooldownIterations;
+    if (thrashes) {
+      cooldown_ = next_cooldown_ / 2;
+      ++trips_;
+    }
   }
   iterations_ = 0;
   window_s_ = 0.0;

@@ -12,7 +12,9 @@ class ThrashGovernor {
  public:
   /// Long enough for some requests to finish in; short enough to react within seconds.
   static constexpr std::int64_t kWindowIterations = 256;
+  /// Doubles while the first window after a cool-down thrashes again, up to the second number.
   static constexpr std::int64_t kCooldownIterations = 256;
+  static constexpr std::int64_t kMaxCooldownIterations = 4096;
   /// Fewer parks than this in a window are never thrashing, however few requests finished.
   static constexpr std::int64_t kMinParks = 32;
   /// Seconds of copying, in one direction or the other, per second of iterations.
@@ -30,6 +32,7 @@ class ThrashGovernor {
   double parks_per_finish_;
   std::int64_t iterations_ = 0;
   std::int64_t cooldown_ = 0;
+  std::int64_t next_cooldown_ = kCooldownIterations;
   std::int64_t trips_ = 0;
   std::int64_t parks_before_ = 0;
   std::int64_t finished_before_ = 0;

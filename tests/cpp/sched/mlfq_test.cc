@@ -1,0 +1,274 @@
+#include "sched/mlfq.h"
+
+#include <gtest/gtest.h>
+
+#include <deque>
+#include <limits>
+#include <vector>
+
+#include "base/error.h"
+
+namespace fastserve::sched {
+namespace {
+
+constexpr std::int64_t kMs = 1'000'000;  // in ns
+
+/// Quanta 1, 2, 4, 8 s; two batch slots; starving after 10 s.
+class MlfqTest : public ::testing::Test {
+ protected:
+  MlfqConfig config_{.quanta_s = {1, 2, 4, 8}, .starvation_limit_s = 10.0, .batch_slots = 2};
+  std::unique_ptr<Mlfq> mlfq_ = std::make_unique<Mlfq>(config_);
+  std::deque<Request> requests_;
+
+  Request& join(double first_s, double now_s = 0.0, std::int32_t priority = 0) {
+    const std::vector<std::int32_t> prompt = {1, 2, 3};
+    RequestOptions options;
+    options.priority = priority;
+    Request& request = requests_.emplace_back(static_cast<std::int64_t>(requests_.size()), std::ssize(requests_),
+                                              prompt, options, now_s);
+    mlfq_->join(request, first_s);
+    return request;
+  }
+
+  /// In one iteration of `seconds` that ends at `now_s`.
+  bool run(Request& request, double seconds, double now_s, double next_s = 0.0) {
+    mlfq_->begin_run(request);
+    const bool demoted = mlfq_->charge(request, static_cast<std::int64_t>(seconds * 1e9), next_s);
+    mlfq_->end_run(request, now_s);
+    mlfq_->check_integrity();
+    return demoted;
+  }
+
+  std::vector<std::int64_t> order() const {
+    std::vector<std::int64_t> ids;
+    for (const Request* r = mlfq_->next(nullptr, kAnyPlace); r; r = mlfq_->next(r, kAnyPlace)) ids.push_back(r->id);
+    std::vector<std::int64_t> reversed;
+    for (const Request* r = mlfq_->prev(nullptr, kAnyPlace); r; r = mlfq_->prev(r, kAnyPlace))
+      reversed.push_back(r->id);
+    EXPECT_EQ(ids, std::vector<std::int64_t>(reversed.rbegin(), reversed.rend()));
+    return ids;
+  }
+};
+
+using Ids = std::vector<std::int64_t>;
+
+TEST(MakeQuanta, GrowByTheRatioUntilTheyCoverTheLongestPrefill) {
+  EXPECT_EQ(make_quanta(1, 2, 0, 5), (std::vector<double>{1, 2, 4, 8}));
+  EXPECT_EQ(make_quanta(1, 2, 0, 4), (std::vector<double>{1, 2, 4}));
+  EXPECT_EQ(make_quanta(1, 3, 2, 100), (std::vector<double>{1, 3}));
+  EXPECT_EQ(make_quanta(1, 1.0001, 0, 100).size(), 64u);
+  EXPECT_EQ(make_quanta(std::numeric_limits<double>::infinity(), 2, 0, 5).size(), 1u);
+  EXPECT_THROW(make_quanta(0, 2, 0, 5), InvalidArgumentError);
+  EXPECT_THROW(make_quanta(1, 1, 0, 5), InvalidArgumentError);
+  EXPECT_THROW(make_quanta(1, 2, 65, 5), InvalidArgumentError);
+  EXPECT_THROW(make_quanta(std::numeric_limits<double>::infinity(), 2, 2, 5), InvalidArgumentError);
+}
+
+TEST_F(MlfqTest, JoinsTheFirstLevelWhoseQuantumCoversThePrefill) {
+  EXPECT_EQ(join(0.5).level, 0);
+  EXPECT_EQ(join(1.0).level, 0);
+  EXPECT_EQ(join(1.1).level, 1);
+  EXPECT_EQ(join(8.0).level, 3);
+  EXPECT_EQ(join(99.0).level, 3);
+  config_.skip_join = false;
+  mlfq_ = std::make_unique<Mlfq>(config_);
+  EXPECT_EQ(join(99.0).level, 0);
+}
+
+TEST_F(MlfqTest, KeepsItsPlaceWhileTheQuantumLastsAndThenGoesToTheEndOfTheNextLevel) {
+  Request& a = join(1);
+  join(1);
+  join(2);
+  EXPECT_FALSE(run(a, 0.4, 1));
+  EXPECT_EQ(order(), (Ids{0, 1, 2}));
+  EXPECT_FALSE(run(a, 0.4, 2));
+  EXPECT_EQ(a.attained_ns, 800 * kMs);
+  EXPECT_TRUE(run(a, 0.4, 3));
+  EXPECT_EQ(a.level, 1);
+  EXPECT_EQ(a.attained_ns, 0);
+  EXPECT_EQ(order(), (Ids{1, 2, 0}));
+}
+
+TEST_F(MlfqTest, SkipsLevelsWhoseQuantumDoesNotCoverTheNextIteration) {
+  Request& a = join(1);
+  EXPECT_TRUE(run(a, 1, 1, /*next_s=*/3.5));
+  EXPECT_EQ(a.level, 2);
+  EXPECT_TRUE(run(a, 5, 2));
+  EXPECT_EQ(a.level, 3);
+}
+
+TEST_F(MlfqTest, TakesTurnsInTheLastLevel) {
+  Request& a = join(8);
+  Request& b = join(8);
+  EXPECT_TRUE(run(a, 9, 1));
+  EXPECT_EQ(a.level, 3);
+  EXPECT_EQ(order(), (Ids{1, 0}));
+  EXPECT_TRUE(run(b, 9, 2));
+  EXPECT_EQ(order(), (Ids{0, 1}));
+}
+
+TEST_F(MlfqTest, PromotesInTheOrderOfStarvingAndBeforeTheRestOfTheFirstLevel) {
+  Request& a = join(8, 0.0);  // 0
+  join(4, 1.0);               // 1
+  join(1, 2.0);               // 2, in Q_1 already
+  run(a, 1, 3.0);             // waits from 3 on
+  join(1, 10.5);              // 3
+  EXPECT_EQ(mlfq_->promote_starving(10.9), 0);
+  EXPECT_EQ(mlfq_->promote_starving(11.0), 1);
+  EXPECT_EQ(order(), (Ids{1, 2, 3, 0}));
+  EXPECT_EQ(mlfq_->promote_starving(13.0), 2);
+  EXPECT_EQ(order(), (Ids{1, 2, 0, 3}));
+  EXPECT_EQ(a.level, 0);
+  EXPECT_EQ(a.promotions, 1);
+  EXPECT_EQ(a.attained_ns, 0);
+  EXPECT_TRUE(run(a, 1, 14.0));  // q_1 is used up
+  EXPECT_FALSE(a.starving);
+  EXPECT_EQ(a.level, 1);
+  EXPECT_EQ(order(), (Ids{1, 2, 3, 0}));
+}
+
+TEST_F(MlfqTest, PromotesNoMoreAtOnceThanTheBatchHasSlots) {
+  for (int i = 0; i < 5; ++i) join(8, 0.0);
+  EXPECT_EQ(mlfq_->promote_starving(20.0), 2);
+  EXPECT_EQ(mlfq_->promote_starving(20.0), 2);
+  EXPECT_EQ(mlfq_->promote_starving(20.0), 1);
+  EXPECT_EQ(order(), (Ids{0, 1, 2, 3, 4}));
+}
+
+TEST_F(MlfqTest, DoesNotPromoteWhatRuns) {
+  Request& a = join(8, 0.0);
+  mlfq_->begin_run(a);
+  EXPECT_EQ(mlfq_->promote_starving(50.0), 0);
+  mlfq_->end_run(a, 50.0);
+  EXPECT_EQ(mlfq_->promote_starving(59.0), 0);
+  EXPECT_EQ(mlfq_->promote_starving(60.0), 1);
+}
+
+TEST_F(MlfqTest, ServesPriorityClassesStrictlyAndPromotesWithinThem) {
+  join(1, 0.0, 5);
+  join(8, 0.0, -1);
+  join(1, 0.0, 0);
+  EXPECT_EQ(order(), (Ids{1, 2, 0}));
+  mlfq_->promote_starving(11.0);
+  mlfq_->promote_starving(11.0);
+  EXPECT_EQ(order(), (Ids{1, 2, 0}));
+}
+
+TEST_F(MlfqTest, EstimatesTheNextTurnFromTheQuantaOfThoseBefore) {
+  config_.starvation_limit_s = 1e9;
+  mlfq_ = std::make_unique<Mlfq>(config_);
+  Request& a = join(1);  // Q_1
+  Request& b = join(1);  // Q_1
+  Request& c = join(4);  // Q_3
+  Request& d = join(4);  // Q_3
+  run(a, 0.25, 0.0);     // 0.75 s left in Q_1
+  EXPECT_DOUBLE_EQ(mlfq_->enst_s(a, 0), 0.0);
+  EXPECT_DOUBLE_EQ(mlfq_->enst_s(b, 0), 0.75 / 2);
+  // Before c: a with 0.75 + 2 (Q_2), b with 1 + 2.
+  EXPECT_DOUBLE_EQ(mlfq_->enst_s(c, 0), (0.75 + 2 + 1 + 2) / 2);
+  run(c, 1.5, 0.0);  // 2.5 s left
+  EXPECT_DOUBLE_EQ(mlfq_->enst_s(d, 0), (0.75 + 2 + 1 + 2 + 2.5) / 2);
+  EXPECT_EQ(mlfq_->num_ahead(d), 3);
+  mlfq_->leave(b);
+  EXPECT_DOUBLE_EQ(mlfq_->enst_s(d, 0), (0.75 + 2 + 2.5) / 2);
+}
+
+TEST_F(MlfqTest, CountsEveryLevelOfTheClassesBefore) {
+  config_.starvation_limit_s = 1e9;
+  mlfq_ = std::make_unique<Mlfq>(config_);
+  join(2, 0.0, -1);  // Q_2: 2 + 4 + 8 until it has been through all levels
+  Request& b = join(1);
+  EXPECT_DOUBLE_EQ(mlfq_->enst_s(b, 0), (2 + 4 + 8) / 2.0);
+}
+
+TEST_F(MlfqTest, OrdersByEstimatedTurnOtherwiseThanByLevel) {
+  // Q_2 stands before Q_4, but the one in Q_4 starves sooner: it is uploaded first and offloaded last.
+  Request& low = join(8, 0.0);
+  for (int i = 0; i < 8; ++i) join(1, 5.0);
+  Request& high = join(2, 5.0);
+  EXPECT_TRUE(mlfq_->before(high, low));
+  EXPECT_DOUBLE_EQ(mlfq_->enst_s(high, 9.5), 8 * 1.0 / 2);
+  EXPECT_DOUBLE_EQ(mlfq_->enst_s(low, 9.5), 0.5);
+}
+
+TEST_F(MlfqTest, RejoinsAtTheEndOfItsLevel) {
+  Request& a = join(1);
+  join(1);
+  mlfq_->leave(a);
+  EXPECT_EQ(order(), (Ids{1}));
+  mlfq_->rejoin(a, 3.0);
+  EXPECT_EQ(order(), (Ids{1, 0}));
+  EXPECT_EQ(mlfq_->level_counts(), (std::vector<std::int32_t>{2, 0, 0, 0}));
+}
+
+TEST_F(MlfqTest, WalksOnlyThePlacesAskedFor) {
+  Request& a = join(1);
+  Request& b = join(4);
+  const Place from = b.place();
+  b.move_to(RequestState::kReady, 0.0);
+  mlfq_->change_place(b, from);
+  EXPECT_EQ(mlfq_->next(nullptr, mask_of(Place::kResident)), &b);
+  EXPECT_EQ(mlfq_->next(nullptr, mask_of(Place::kWaiting)), &a);
+  EXPECT_EQ(mlfq_->next(&a, mask_of(Place::kWaiting)), nullptr);
+  EXPECT_EQ(mlfq_->prev(nullptr, mask_of(Place::kWaiting)), &a);
+  mlfq_->check_integrity();
+}
+
+TEST(TicketQueue, FindsCountsAndSumsAcrossGroupsAndHoles) {
+  TicketQueue queue;
+  std::deque<Request> requests;
+  for (std::int64_t i = 0; i < 5000; ++i) {
+    Request& request = requests.emplace_back(i, i, std::vector<std::int32_t>{1}, RequestOptions{}, 0.0);
+    queue.push_back(request);
+    if (i % 7 == 0) queue.add_attained(request, i);
+  }
+  for (std::int64_t i = 0; i < 5000; ++i)
+    if (i % 3 != 0 || (i > 1000 && i < 3500)) queue.erase(requests[static_cast<std::size_t>(i)]);
+  queue.check_integrity();
+  std::int64_t count = 0;
+  std::int64_t attained = 0;
+  for (Request* r = queue.next(-1, kAnyPlace); r; r = queue.next(r->ticket, kAnyPlace)) {
+    ASSERT_TRUE(r->id % 3 == 0 && !(r->id > 1000 && r->id < 3500));
+    const auto before = queue.before(r->ticket);
+    ASSERT_EQ(before.count, count);
+    ASSERT_EQ(before.attained_ns, attained);
+    Request* const back = queue.prev(r->ticket, kAnyPlace);
+    ASSERT_TRUE(count == 0 ? back == nullptr : back->id < r->id && back->id >= r->id - 2502);
+    ++count;
+    attained += r->attained_ns;
+  }
+  EXPECT_EQ(count, queue.size());
+  EXPECT_EQ(attained, queue.attained_ns());
+  while (Request* r = queue.next(-1, kAnyPlace)) queue.erase(*r);
+  queue.push_back(requests[1]);
+  EXPECT_EQ(queue.next(-1, kAnyPlace), &requests[1]);
+  queue.check_integrity();
+}
+
+TEST(Request, RefusesIllegalTransitions) {
+  Request request(1, 1, std::vector<std::int32_t>{1}, RequestOptions{}, 0.0);
+  EXPECT_THROW(request.move_to(RequestState::kOffloading, 0.0), InternalError);
+  request.move_to(RequestState::kReady, 1.0);
+  request.move_to(RequestState::kRunning, 2.0);
+  EXPECT_THROW(request.move_to(RequestState::kParked, 2.0), InternalError);
+  request.move_to(RequestState::kFinished, 3.0);
+  EXPECT_THROW(request.move_to(RequestState::kReady, 3.0), InternalError);
+}
+
+TEST(Request, AccountsForItsTime) {
+  Request request(1, 1, std::vector<std::int32_t>{1}, RequestOptions{}, 0.0);
+  request.move_to(RequestState::kReady, 1.0);
+  request.move_to(RequestState::kRunning, 2.0);
+  request.move_to(RequestState::kReady, 3.0);
+  request.move_to(RequestState::kOffloading, 5.0);
+  request.move_to(RequestState::kParked, 6.0);
+  request.move_to(RequestState::kUploading, 9.0);
+  const RequestStats stats = request.stats(13.0);
+  EXPECT_DOUBLE_EQ(stats.queue_s, 2.0);
+  EXPECT_DOUBLE_EQ(stats.parked_s, 2.0);
+  EXPECT_DOUBLE_EQ(stats.host_s, 4.0);
+  EXPECT_DOUBLE_EQ(stats.upload_wait_s, 4.0);
+}
+
+}  // namespace
+}  // namespace fastserve::sched

@@ -1,0 +1,358 @@
+#include "sched/scheduler.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <limits>
+#include <numeric>
+#include <vector>
+
+#include "base/error.h"
+
+namespace fastserve::sched {
+namespace {
+
+using Ids = std::vector<std::int64_t>;
+
+/// Blocks of 4 tokens; an iteration takes 1 s however large, so that q_1 = 1 s.
+class SchedulerTest : public ::testing::Test {
+ protected:
+  SchedulerConfig config_{.max_num_seqs = 2,
+                          .max_num_batched_tokens = 32,
+                          .max_prefill_chunk_tokens = 8,
+                          .max_model_len = 64,
+                          .starvation_limit_s = 1e6,
+                          .num_levels = 4,
+                          .proactive_offload = false,
+                          .write_through = false,
+                          .reserve_iterations = 0};
+  LatencyModel latency_{LatencyModel::Coefficients{1, 0, 0, 0, 0}};
+  std::unique_ptr<kv::KvManager> kv_;
+  std::unique_ptr<Scheduler> scheduler_;
+  double now_s_ = 0.0;
+
+  void make(std::int32_t device_blocks, std::int32_t host_blocks = 0) {
+    kv_ = std::make_unique<kv::KvManager>(kv::KvConfig{4, device_blocks, host_blocks, false});
+    scheduler_ = std::make_unique<Scheduler>(config_, *kv_, latency_);
+  }
+
+  void add(std::int64_t id, std::int32_t prompt_tokens, std::int32_t max_tokens = 100, std::int32_t priority = 0) {
+    std::vector<std::int32_t> prompt(static_cast<std::size_t>(prompt_tokens));
+    std::iota(prompt.begin(), prompt.end(), static_cast<std::int32_t>(100 * id));
+    RequestOptions options;
+    options.max_tokens = max_tokens;
+    options.priority = priority;
+    scheduler_->add(id, prompt, options, now_s_);
+  }
+
+  std::shared_ptr<const StepPlan> plan() {
+    auto plan = scheduler_->schedule(now_s_);
+    plan->validate();
+    scheduler_->check_integrity();
+    return plan;
+  }
+
+  void commit(const StepPlan& plan, double iteration_s = 1.0) {
+    now_s_ += iteration_s;
+    const std::vector<std::int32_t> sampled(plan.sample_rows.size(), 7);
+    scheduler_->commit(plan.step, sampled, iteration_s, now_s_);
+    scheduler_->check_integrity();
+  }
+
+  void complete(const StepPlan& plan, bool ok = true) {
+    const std::vector<std::uint8_t> flags(plan.transfer_ids.size(), ok);
+    scheduler_->complete_transfers(plan.transfer_ids, flags, now_s_);
+    scheduler_->check_integrity();
+  }
+
+  /// One iteration at depth 1, copies done with it; the requests in it.
+  Ids step() {
+    const auto made = plan();
+    commit(*made);
+    complete(*made);
+    return made->request_ids;
+  }
+};
+
+TEST_F(SchedulerTest, TimeSlicesBySkipJoinMlfq) {
+  config_.max_num_seqs = 1;
+  make(100);
+  add(1, 4);
+  add(2, 4);
+  // Quanta 1, 2, 4, 8: each runs once in Q_1, twice in Q_2, four times in Q_3.
+  const std::vector<Ids> expected = {{1}, {2}, {1}, {1}, {2}, {2}, {1}, {1}, {1}, {1}, {2}};
+  for (const Ids& ids : expected) EXPECT_EQ(step(), ids);
+  add(3, 4);  // a newcomer joins Q_1 and goes first
+  EXPECT_EQ(step(), (Ids{3}));
+  EXPECT_EQ(step(), (Ids{3}));
+  EXPECT_EQ(step(), (Ids{3}));
+  EXPECT_EQ(step(), (Ids{2}));
+  EXPECT_EQ(scheduler_->stats().preemptions, 7);
+}
+
+TEST_F(SchedulerTest, FirstComeFirstServedRunsToTheEnd) {
+  config_.policy = PolicyKind::kFcfs;
+  config_.max_num_seqs = 1;
+  make(100);
+  add(1, 4, 3);
+  add(2, 4, 2);
+  for (const Ids& ids : std::vector<Ids>{{1}, {1}, {1}, {2}, {2}, {}}) EXPECT_EQ(step(), ids);
+  EXPECT_EQ(scheduler_->stats().preemptions, 0);
+}
+
+TEST_F(SchedulerTest, PutsDecodesFirstAndSharesTokensBetweenTwoPrefills) {
+  config_.policy = PolicyKind::kFcfs;
+  config_.max_num_seqs = 8;
+  config_.max_num_batched_tokens = 9;
+  make(100);
+  add(1, 2);
+  EXPECT_EQ(step(), (Ids{1}));
+  add(2, 20);
+  add(3, 3);
+  const auto made = plan();
+  EXPECT_EQ(made->request_ids, (Ids{1, 2, 3}));
+  EXPECT_EQ(made->num_decode_rows, 1);
+  EXPECT_EQ(made->query_start, (std::vector<std::int32_t>{0, 1, 6, 9}));  // 8 left: half, what is wanted, the rest back
+  EXPECT_EQ(made->sample_rows, (std::vector<std::int32_t>{0, 2}));
+  commit(*made);
+}
+
+TEST_F(SchedulerTest, StartsNobodyPastABlockedRequest) {
+  config_.policy = PolicyKind::kFcfs;
+  config_.max_num_seqs = 8;
+  make(10);
+  add(1, 20);  // 5 blocks and one to grow
+  add(2, 24);  // 6 blocks and one to grow: not beside the first
+  add(3, 4);   // would fit
+  EXPECT_EQ(step(), (Ids{1}));
+  EXPECT_EQ(scheduler_->explain(2, now_s_).decisions.back().decision, Decision::kBlockedByMemory);
+}
+
+TEST_F(SchedulerTest, EvictsJustEnoughForTheFirstInOrderAndResumesByRecomputing) {
+  config_.max_num_seqs = 3;
+  make(6);
+  add(1, 8);
+  add(2, 8);
+  EXPECT_EQ(step(), (Ids{1, 2}));  // both fall to Q_2, 4 blocks held
+  add(3, 8);                       // Q_1: wants 2 blocks and one to grow
+  EXPECT_EQ(step(), (Ids{1, 3}));  // the decode row first
+  EXPECT_EQ(scheduler_->stats().parks, 1);
+  EXPECT_EQ(scheduler_->stats().recomputes_no_host, 1);
+  EXPECT_EQ(scheduler_->explain(2, now_s_).state, RequestState::kWaiting);
+  scheduler_->abort(3, now_s_);
+  scheduler_->abort(1, now_s_);
+  const auto made = plan();
+  EXPECT_EQ(made->request_ids, (Ids{2}));
+  EXPECT_EQ(made->num_tokens(), 8);  // the first chunk of its 8 prompt tokens and the one it had produced
+  EXPECT_EQ(made->num_samples(), 0);
+  commit(*made);
+  EXPECT_EQ(scheduler_->request_stats(2, now_s_).recomputed_tokens, 8);
+}
+
+TEST_F(SchedulerTest, SwapsToTheHostAndBackWithItsStatesOnTheWay) {
+  config_.max_num_seqs = 1;
+  config_.preemption_mode = PreemptionMode::kSwap;
+  make(4, 8);
+  add(1, 8);
+  EXPECT_EQ(step(), (Ids{1}));
+  add(2, 12);          // every block
+  auto made = plan();  // request 1 goes; its blocks come free with the copy
+  EXPECT_EQ(made->num_rows(), 0);
+  EXPECT_EQ(made->transfer_to_host, (std::vector<std::uint8_t>{1}));
+  EXPECT_EQ(made->transfer_sources.size(), 2u);
+  EXPECT_EQ(scheduler_->explain(1, now_s_).state, RequestState::kOffloading);
+  commit(*made, 0.0);
+  const auto waiting = plan();  // nothing may use the blocks meanwhile
+  EXPECT_EQ(waiting->num_rows() + waiting->num_transfers(), 0);
+  commit(*waiting, 0.0);
+  complete(*made);
+  EXPECT_EQ(scheduler_->explain(1, now_s_).state, RequestState::kParked);
+  EXPECT_EQ(step(), (Ids{2}));
+  scheduler_->abort(2, now_s_);
+  made = plan();
+  EXPECT_EQ(made->transfer_to_host, (std::vector<std::uint8_t>{0}));
+  EXPECT_EQ(scheduler_->explain(1, now_s_).state, RequestState::kUploading);
+  commit(*made, 0.0);
+  complete(*made);
+  EXPECT_EQ(step(), (Ids{1}));
+  EXPECT_EQ(scheduler_->stats().uploads_late, 1);
+  EXPECT_EQ(scheduler_->stats().recomputes, 0);
+}
+
+TEST_F(SchedulerTest, LinksTheSecondPlanToTheSamplesOfTheFirst) {
+  make(100);
+  add(1, 4, 3);
+  add(2, 8, 100);
+  const auto first = plan();
+  const auto second = plan();
+  EXPECT_EQ(second->request_ids, first->request_ids);
+  EXPECT_EQ(second->token_ids, (std::vector<std::int32_t>{-1, -1}));
+  EXPECT_EQ(second->token_sources, (std::vector<std::int32_t>{0, 1}));
+  EXPECT_EQ(second->seq_lens, (std::vector<std::int32_t>{5, 9}));
+  EXPECT_EQ(second->counters, (std::vector<std::int64_t>{5, 9}));
+  EXPECT_THROW(scheduler_->schedule(now_s_), InvalidArgumentError);
+  commit(*first);
+  const auto third = plan();
+  EXPECT_EQ(third->request_ids, second->request_ids);
+  commit(*second);
+  const auto fourth = plan();  // request 1 gets its third and last token from the third plan
+  EXPECT_EQ(fourth->request_ids, (Ids{2}));
+  commit(*third);
+  const auto events = scheduler_->take_events();
+  EXPECT_EQ(events.finish_reasons, (std::vector<std::uint8_t>{0, 0, 0, 0, 2, 0}));
+  commit(*fourth);
+}
+
+TEST_F(SchedulerTest, HoldsTheBlocksOfAnAbortedRequestUntilItsLastPlanIsCommitted) {
+  make(100);
+  add(1, 4);
+  const auto first = plan();
+  const auto second = plan();
+  EXPECT_TRUE(scheduler_->abort(1, now_s_));
+  EXPECT_TRUE(scheduler_->take_events().request_ids.empty());
+  commit(*first);
+  const auto events = scheduler_->take_events();
+  EXPECT_EQ(events.request_ids, (Ids{1}));
+  EXPECT_EQ(events.finish_reasons, (std::vector<std::uint8_t>{static_cast<std::uint8_t>(FinishReason::kAbort)}));
+  EXPECT_EQ(events.token_ids, (std::vector<std::int32_t>{-1}));
+  EXPECT_GT(kv_->usage(kv::Tier::kDevice).used, 0);
+  EXPECT_FALSE(scheduler_->abort(1, now_s_));
+  commit(*second);
+  EXPECT_EQ(kv_->usage(kv::Tier::kDevice).used, 0);
+}
+
+TEST_F(SchedulerTest, EndsAtTheDeadlineWithoutALengthReason) {
+  make(100);
+  const std::vector<std::int32_t> prompt = {1, 2};
+  RequestOptions options;
+  options.deadline_s = 1.5;
+  scheduler_->add(1, prompt, options, 0.0);
+  step();
+  const auto made = plan();
+  commit(*made);
+  const auto events = scheduler_->take_events();
+  EXPECT_EQ(events.finish_reasons.back(), static_cast<std::uint8_t>(FinishReason::kDeadline));
+  EXPECT_FALSE(scheduler_->has_unfinished());
+}
+
+TEST_F(SchedulerTest, KeepsAHeldRequestOnTheHostUntilItIsReleased) {
+  make(10, 10);
+  add(1, 8);
+  step();
+  EXPECT_TRUE(scheduler_->park(1, true, now_s_));
+  EXPECT_TRUE(scheduler_->park(1, true, now_s_));
+  step();
+  for (int i = 0; i < 3; ++i) EXPECT_EQ(step(), Ids{});
+  EXPECT_EQ(scheduler_->explain(1, now_s_).residency, kv::Residency::kHost);
+  EXPECT_EQ(scheduler_->stats().num_held, 1);
+  EXPECT_TRUE(scheduler_->unpark(1, now_s_));
+  step();
+  EXPECT_EQ(step(), (Ids{1}));
+  EXPECT_FALSE(scheduler_->park(99, true, now_s_));
+}
+
+TEST_F(SchedulerTest, ComputesAgainWhatCouldNotBeCopied) {
+  config_.preemption_mode = PreemptionMode::kSwap;
+  make(10, 10);
+  add(1, 8);
+  step();
+  scheduler_->park(1, true, now_s_);
+  auto made = plan();
+  commit(*made, 0.0);
+  complete(*made, /*ok=*/false);
+  step();
+  EXPECT_EQ(scheduler_->explain(1, now_s_).residency, kv::Residency::kNone);
+  EXPECT_EQ(scheduler_->stats().recomputes_copy_failed, 1);
+  EXPECT_EQ(scheduler_->stats().failed_transfers, 1);
+}
+
+TEST_F(SchedulerTest, RefusesWhatCanNeverRun) {
+  make(3);
+  EXPECT_THROW(add(1, 0), InvalidArgumentError);
+  EXPECT_THROW(add(1, 64), InvalidArgumentError);
+  EXPECT_THROW(add(1, 13), InvalidArgumentError);
+  add(1, 12);
+  EXPECT_THROW(add(1, 4), InvalidArgumentError);
+  EXPECT_EQ(step(), (Ids{1}));
+  EXPECT_EQ(step(), (Ids{1}));
+  EXPECT_FALSE(scheduler_->has_unfinished());  // the pool is full: ends by length
+}
+
+TEST_F(SchedulerTest, FailsAStepWithoutHurtingTheRest) {
+  make(100);
+  add(1, 4);
+  const auto first = plan();
+  add(2, 4);
+  const auto second = plan();
+  scheduler_->fail_step(first->step, now_s_);
+  scheduler_->check_integrity();
+  commit(*second);
+  EXPECT_EQ(scheduler_->num_unfinished(), 1);
+  EXPECT_EQ(step(), (Ids{2}));
+}
+
+TEST(StepPlan, SurvivesItsBytesAndRefusesOthers) {
+  StepPlan plan;
+  plan.clear();
+  plan.step = StepId{9};
+  plan.request_ids = {4};
+  plan.query_start = {0, 1};
+  plan.seq_lens = {3};
+  plan.block_start = {0, 1};
+  plan.block_ids = {2};
+  plan.token_ids = {5};
+  plan.positions = {2};
+  plan.slots = {10};
+  plan.token_sources = {-1};
+  plan.num_decode_rows = 1;
+  const auto bytes = plan.to_bytes();
+  const StepPlan copy = StepPlan::from_bytes(bytes);
+  EXPECT_EQ(copy.to_bytes(), bytes);
+  for (std::size_t size = 0; size < bytes.size(); ++size)
+    EXPECT_THROW(StepPlan::from_bytes(std::span(bytes).first(size)), InvalidArgumentError);
+  for (std::size_t i = 0; i < bytes.size(); ++i) {
+    auto changed = bytes;
+    changed[i] ^= std::byte{0x81};
+    try {
+      StepPlan::from_bytes(changed).validate();
+    } catch (const InvalidArgumentError&) {
+    }
+  }
+}
+
+TEST(LatencyModel, FindsTheCoefficientsItsSamplesWereMadeWith) {
+  const LatencyModel truth({2e-3, 1e-5, 2e-9, 3e-5, 4e-9});
+  std::vector<LatencyModel::Sample> samples;
+  for (const double n : {1.0, 16.0, 128.0, 1024.0})
+    for (const double ctx : {0.0, 64.0, 512.0}) {
+      samples.push_back({n, prefill_pairs(n, ctx), 0, 0, truth.prefill_s(n, ctx)});
+      samples.push_back({0, 0, n, n * ctx, truth.decode_s(n, n * ctx)});
+    }
+  LatencyModel fitted;
+  fitted.fit(samples);
+  for (int i = 0; i < LatencyModel::kNumCoefficients; ++i)
+    EXPECT_NEAR(fitted.coefficients()[i] / truth.coefficients()[i], 1.0, 1e-5);
+}
+
+TEST(LatencyModel, GivesNoNegativeCoefficients) {
+  // Larger prefills that are faster: the slope would be negative.
+  const std::vector<LatencyModel::Sample> samples = {
+      {1, 1, 0, 0, 3}, {2, 3, 0, 0, 2}, {3, 6, 0, 0, 1}, {0, 0, 1, 1, 1}};
+  LatencyModel fitted;
+  fitted.fit(samples);
+  for (const double value : fitted.coefficients()) EXPECT_GE(value, 0.0);
+}
+
+TEST(LatencyModel, FollowsTheMachineWithinBounds) {
+  LatencyModel model;
+  const double before_s = model.decode_s(8, 100);
+  for (int i = 0; i < 1000; ++i) model.observe({.num_decodes = 8, .decode_ctx = 100}, 1.5 * before_s);
+  EXPECT_NEAR(model.decode_s(8, 100), 1.5 * before_s, 1e-2 * before_s);
+  for (int i = 0; i < 1000; ++i) model.observe({.num_decodes = 8, .decode_ctx = 100}, 1e6);
+  EXPECT_NEAR(model.correction(), 4.0, 1e-6);
+  model.observe({.num_decodes = 8}, std::numeric_limits<double>::quiet_NaN());
+  EXPECT_NEAR(model.correction(), 4.0, 1e-6);
+}
+
+}  // namespace
+}  // namespace fastserve::sched

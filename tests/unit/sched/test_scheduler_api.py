@@ -1,0 +1,245 @@
+"""The scheduler as Python sees it: views, bytes, arguments, explain, statistics."""
+
+import gc
+import random
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fastserve._C.kv import KvManager
+from fastserve._C.sched import FinishReason, LatencyModel, Scheduler, StepPlan, prefill_pairs
+from fastserve.errors import InvalidArgumentError
+from tests.unit.sched.fake_engine import EOS, FakeEngine, expected_output
+
+ARRAYS = [n for n in dir(StepPlan) if not n.startswith(("_", "num_r", "num_t", "num_s", "num_d"))]
+ARRAYS = [n for n in ARRAYS if n not in ("step", "to_bytes", "from_bytes")]
+
+
+def make(**config: object) -> Scheduler:
+    return Scheduler(KvManager(block_size=4, num_device_blocks=64, num_host_blocks=8), LatencyModel(), **config)
+
+
+def filled_plan() -> StepPlan:
+    scheduler = make(max_num_seqs=8, max_num_batched_tokens=64, max_prefill_chunk_tokens=16)
+    scheduler.add(1, np.arange(5, dtype=np.int32), now_s=0.0, presence_penalty=0.5, min_tokens=3, eos_token_ids=[7, 8])
+    scheduler.add(2, np.arange(9, dtype=np.int32), now_s=0.0, seed=2**64 - 1, num_logprobs=3, top_k=5)
+    return scheduler.schedule(0.0)
+
+
+def test_plan_arrays_are_read_only_views_that_outlive_the_scheduler() -> None:
+    plan = filled_plan()
+    arrays = {name: getattr(plan, name) for name in ARRAYS}
+    copies = {name: array.copy() for name, array in arrays.items()}
+    del plan
+    gc.collect()
+    for name, array in arrays.items():
+        assert not array.flags.writeable and not array.flags.owndata, name
+        np.testing.assert_array_equal(array, copies[name])
+    assert len(arrays) == 30
+    assert arrays["request_ids"].dtype == np.int64 and arrays["seeds"].dtype == np.uint64
+    assert arrays["temperature"].dtype == np.float32 and arrays["block_ids"].dtype == np.int32
+
+
+def test_sampling_fields_reach_the_plan() -> None:
+    plan = filled_plan()
+    assert plan.history_tokens.tolist() == [0, 1, 2, 3, 4]
+    assert plan.history_start.tolist() == [0, 5, 5]
+    assert plan.history_prompt_len.tolist() == [5, 9]
+    assert plan.banned_tokens.tolist() == [7, 8] and plan.banned_start.tolist() == [0, 2, 2]
+    assert plan.seeds.tolist() == [0, 2**64 - 1]
+    assert plan.num_logprobs.tolist() == [-1, 3]
+    assert plan.top_k.tolist() == [0, 5]
+    assert plan.counters.tolist() == [5, 9]
+
+
+def test_a_plan_is_not_reused_while_a_view_of_it_lives() -> None:
+    scheduler = make()
+    scheduler.add(1, np.arange(5, dtype=np.int32), now_s=0.0, max_tokens=50)
+    kept = []
+    for step in range(20):
+        plan = scheduler.schedule(float(step))
+        kept.append((plan.positions, plan.positions.copy()))
+        scheduler.commit(plan.step, np.array([3] * plan.num_samples, np.int32), 0.1, float(step))
+        del plan
+    for view, copy in kept:
+        np.testing.assert_array_equal(view, copy)
+
+
+def test_a_plan_survives_its_bytes() -> None:
+    plan = filled_plan()
+    copy = StepPlan.from_bytes(plan.to_bytes())
+    for name in ARRAYS:
+        np.testing.assert_array_equal(getattr(copy, name), getattr(plan, name))
+    assert (copy.step, copy.num_decode_rows, copy.num_rows) == (plan.step, plan.num_decode_rows, 2)
+
+
+@settings(max_examples=300, deadline=None, derandomize=True)
+@given(changes=st.lists(st.tuples(st.integers(0, 10_000), st.integers(0, 255)), max_size=6), cut=st.integers(0, 200))
+def test_damaged_bytes_are_refused_or_give_a_consistent_plan(changes: list[tuple[int, int]], cut: int) -> None:
+    data = bytearray(filled_plan().to_bytes())
+    for index, value in changes:
+        data[index % len(data)] = value
+    try:
+        plan = StepPlan.from_bytes(bytes(data[: len(data) - cut]))
+    except InvalidArgumentError:
+        return
+    assert plan.query_start[-1] == plan.num_tokens and len(plan.query_start) == plan.num_rows + 1
+    assert len(plan.transfer_sources) == len(plan.transfer_targets) == plan.transfer_start[-1]
+    assert (plan.sample_rows < plan.num_rows).all()
+
+
+@pytest.mark.parametrize(
+    "bad", [{"policy": "lifo"}, {"max_num_seqs": 0}, {"preemption_mode": "drop"}, {"quantum_ratio": 1.0}, {"starvation_limit_s": 0.0},
+            {"num_levels": 65}, {"max_model_len": 1}]
+)  # fmt: skip
+def test_configurations_out_of_range_are_refused(bad: dict) -> None:
+    with pytest.raises(InvalidArgumentError):
+        make(**bad)
+
+
+def test_wrong_calls_change_nothing() -> None:
+    scheduler = make()
+    scheduler.add(1, np.arange(5, dtype=np.int32), now_s=0.0)
+    plan = scheduler.schedule(0.0)
+    with pytest.raises(InvalidArgumentError, match="samples 1 tokens"):
+        scheduler.commit(plan.step, np.empty(0, np.int32), 0.1, 0.1)
+    with pytest.raises(InvalidArgumentError, match="committed in order"):
+        scheduler.commit(plan.step + 1, np.empty(0, np.int32), 0.1, 0.1)
+    with pytest.raises(InvalidArgumentError, match="not in flight"):
+        scheduler.complete_transfers(np.array([5]), np.array([1], np.uint8), 0.1)
+    with pytest.raises(InvalidArgumentError, match="finite"):
+        scheduler.schedule(float("nan"))
+    with pytest.raises(InvalidArgumentError, match="in use"):
+        scheduler.add(1, np.arange(5, dtype=np.int32), now_s=0.0)
+    scheduler.check_integrity()
+    scheduler.commit(plan.step, np.array([1], np.int32), 0.1, 0.1)
+    with pytest.raises(InvalidArgumentError, match="no plan is in flight"):
+        scheduler.commit(plan.step, np.array([1], np.int32), 0.1, 0.1)
+
+
+def test_explain_says_where_a_request_stands_and_why() -> None:
+    scheduler = make(max_num_seqs=1)
+    scheduler.add(1, np.arange(5, dtype=np.int32), now_s=0.0, max_tokens=50)
+    scheduler.add(2, np.arange(6, dtype=np.int32), now_s=0.0, priority=3)
+    scheduler.schedule(1.0)
+    running, waiting = scheduler.explain(1, 2.0), scheduler.explain(2, 2.0)
+    assert (running["state"], running["kv"], running["waited_s"]) == ("running", "device", 0.0)
+    assert (waiting["state"], waiting["kv"], waiting["requests_ahead"]) == ("waiting", "none", 1)
+    assert waiting["waited_s"] == 2.0 and waiting["priority"] == 3
+    assert [name for _, name in running["decisions"]] == ["joined", "started"]
+    assert 0.0 < waiting["enst_s"] <= 1.0  # it starves after 3 s
+    with pytest.raises(InvalidArgumentError, match="unknown"):
+        scheduler.explain(3, 2.0)
+
+
+def test_a_finished_request_is_known_until_its_end_was_taken_and_a_step_went_by() -> None:
+    scheduler = make()
+    scheduler.add(1, np.arange(5, dtype=np.int32), now_s=0.0)
+    scheduler.abort(1, 2.0)
+    events = scheduler.take_events()
+    assert events.request_ids.tolist() == [1] and events.finish_reasons.tolist() == [FinishReason.ABORT]
+    assert scheduler.request_stats(1, 3.0).queue_s == 2.0
+    assert scheduler.explain(1, 3.0)["finish_reason"] == "abort"
+    scheduler.add(1, np.arange(3, dtype=np.int32), now_s=3.0)  # the id is free again
+    assert scheduler.request_stats(1, 4.0).queue_s == 1.0
+    scheduler.abort(1, 5.0)
+    scheduler.take_events()
+    scheduler.schedule(5.0)
+    with pytest.raises(InvalidArgumentError):
+        scheduler.request_stats(1, 5.0)
+
+
+def test_min_tokens_and_stop_tokens_decide_the_end() -> None:
+    prompt = next([a, b] for a in range(40) for b in range(40) if 1 < len(expected_output([a, b], 60)) < 20)
+    stop_at = len(expected_output(prompt, 60))
+    engine = FakeEngine(num_device_blocks=60, num_host_blocks=0, max_model_len=64, prefix_caching=False)
+    engine.add(1, prompt, 40)
+    engine.add(2, prompt, 40, min_tokens=stop_at)
+    engine.add(3, prompt, 40, ignore_eos=True)
+    engine.drain(max_turns=200)
+    assert engine.clients[1].output[-1] == EOS and engine.clients[1].reason == FinishReason.STOP
+    assert len(engine.clients[2].output) > stop_at
+    assert len(engine.clients[3].output) == 40 and engine.clients[3].reason == FinishReason.LENGTH
+
+
+def test_a_shared_prefix_is_computed_once() -> None:
+    engine = FakeEngine(num_device_blocks=60, num_host_blocks=0, max_model_len=64)
+    prompt = list(range(20))
+    engine.add(1, prompt, 1)
+    engine.drain(max_turns=20)
+    engine.add(2, [*prompt, 1], 1)
+    plan = engine.turn()
+    assert plan.num_tokens == 1 and plan.seq_lens.tolist() == [21]
+    engine.add(3, [*prompt, 2], 1, cache_salt=9)
+    assert engine.turn().num_tokens == 21
+
+
+@settings(max_examples=30, deadline=None, derandomize=True)
+@given(seed=st.integers(0, 2**32), depth=st.sampled_from((1, 2)), host=st.sampled_from((0, 30)))
+def test_nobody_waits_longer_than_the_limit_and_the_turns_of_those_before(seed: int, depth: int, host: int) -> None:
+    alpha_s, iteration_s, slots = 0.5, 0.01, 2
+    engine = FakeEngine(num_device_blocks=12, num_host_blocks=host, depth=depth, max_num_seqs=slots, starvation_limit_s=alpha_s,
+                        max_model_len=40, thrash_parks_per_finish=1e9, prefix_caching=False)  # fmt: skip
+    rng = random.Random(seed)
+    engine.end_transfers = 1.0
+    longest_s, most = 0.0, 0
+    for request_id in range(120):
+        if len(engine.live()) < 14:
+            engine.add(request_id, [rng.randrange(40) for _ in range(rng.randrange(1, 20))], rng.randrange(1, 16))
+        engine.turn(iteration_s)
+        most = max(most, len(engine.live()))
+        for live in engine.live():
+            longest_s = max(longest_s, engine.scheduler.explain(live, engine.now_s)["waited_s"])
+    # Each of those before may take a quantum, one iteration to be taken out and one for its copies to end.
+    assert longest_s <= alpha_s + most * (3 + depth) * iteration_s
+    engine.drain(max_turns=20_000)
+
+
+def test_the_latency_model_takes_and_gives_coefficients() -> None:
+    model = LatencyModel(coefficients=[1e-3, 1e-5, 0.0, 1e-4, 0.0])
+    assert model.coefficients() == [1e-3, 1e-5, 0.0, 1e-4, 0.0]
+    assert model.prefill_s(100, 10) == pytest.approx(2e-3)
+    assert model.decode_s(5, 100) == pytest.approx(1.5e-3)
+    assert model.iteration_s(100, prefill_pairs(100, 10), 5, 100) == pytest.approx(2.5e-3)
+    samples = np.array(
+        [[n, prefill_pairs(n, 0), d, 50 * d, 2e-3 + 3e-5 * n + 1e-4 * d] for n in (0, 10, 90) for d in (0, 4, 9)]
+    )
+    fitted = LatencyModel()
+    fitted.fit(samples)
+    assert fitted.iteration_s(50, prefill_pairs(50, 0), 7, 350) == pytest.approx(2e-3 + 15e-4 + 7e-4, rel=1e-3)
+    for bad in ([-1.0, 0, 0, 0, 0], [0.0, 1.0, 0, 0, 0], [float("nan")] * 5):
+        with pytest.raises(InvalidArgumentError):
+            LatencyModel(bad)
+    with pytest.raises(InvalidArgumentError, match=r"float64 \[num_samples, 5\]"):
+        fitted.fit(np.zeros((3, 4)))
+
+
+def test_the_governor_stops_preemption_that_costs_too_much() -> None:
+    def parks(limit: float) -> tuple[int, int]:
+        engine = FakeEngine(num_device_blocks=10, num_host_blocks=0, max_num_seqs=4, max_model_len=200, check=False,
+                            thrash_parks_per_finish=limit, prefix_caching=False)  # fmt: skip
+        rng = random.Random(3)
+        for request_id in range(2000):
+            if len(engine.live()) < 12:
+                prompt = [rng.randrange(40) for _ in range(4)]
+                engine.add(request_id, prompt, rng.randrange(8, 25), ignore_eos=True)
+            engine.turn()
+        stats = engine.scheduler.stats()
+        return stats.parks, stats.thrash_governor_trips
+
+    free_parks, free_trips = parks(1e9)
+    few_parks, trips = parks(0.5)
+    assert free_trips == 0 and trips >= 1
+    assert few_parks < 0.6 * free_parks  # the rest is growth, which must get its blocks
+
+
+def test_a_shorter_request_goes_first_under_srpt_and_a_more_urgent_one_under_priority() -> None:
+    for policy, options in (("srpt", {"oracle_output_tokens": 1}), ("priority", {"priority": -1})):
+        scheduler = make(policy=policy, max_num_seqs=1)
+        scheduler.add(1, np.arange(5, dtype=np.int32), now_s=0.0, oracle_output_tokens=100)
+        plan = scheduler.schedule(0.0)
+        scheduler.commit(plan.step, np.array([1], np.int32), 0.01, 0.01)
+        scheduler.add(2, np.arange(5, dtype=np.int32) + 50, now_s=0.01, **options)
+        assert scheduler.schedule(0.02).request_ids.tolist() == [2], policy
