@@ -40,15 +40,16 @@ void register_attention(py::module_& module) {
 void register_sampling(py::module_& module) {
   const auto sample = [](const TensorView& logits, const TensorView& temperature, const TensorView& top_k,
                          const TensorView& top_p, const TensorView& min_p, const TensorView& repetition_penalty,
-                         const TensorView& presence_penalty, const TensorView& frequency_penalty, const TensorView& seeds,
-                         const TensorView& counters, const TensorView& history_start, const TensorView& history_tokens,
-                         const TensorView& history_prompt_len, const TensorView& banned_start,
-                         const TensorView& banned_tokens, const TensorView& out) {
+                         const TensorView& presence_penalty, const TensorView& frequency_penalty,
+                         const TensorView& seeds, const TensorView& counters, const TensorView& history_start,
+                         const TensorView& history_tokens, const TensorView& history_prompt_len,
+                         const TensorView& banned_start, const TensorView& banned_tokens, const TensorView& out) {
     ThreadPool& pool = compute_pool();
     py::gil_scoped_release release;
-    kernels::sample({logits, temperature, top_k, top_p, min_p, repetition_penalty, presence_penalty, frequency_penalty, seeds,
-                     counters, history_start, history_tokens, history_prompt_len, banned_start, banned_tokens, out},
-                    pool);
+    kernels::sample(
+        {logits, temperature, top_k, top_p, min_p, repetition_penalty, presence_penalty, frequency_penalty, seeds,
+         counters, history_start, history_tokens, history_prompt_len, banned_start, banned_tokens, out},
+        pool);
   };
   module.def("sample", sample, py::arg("logits"), py::arg("temperature"), py::arg("top_k"), py::arg("top_p"),
              py::arg("min_p"), py::arg("repetition_penalty"), py::arg("presence_penalty"), py::arg("frequency_penalty"),
@@ -62,8 +63,8 @@ void register_sampling(py::module_& module) {
     py::gil_scoped_release release;
     kernels::token_logprobs({logits, tokens, token_logprobs, ranks, top_ids, top_logprobs}, pool);
   };
-  module.def("token_logprobs", read, py::arg("logits"), py::arg("tokens"), py::arg("token_logprobs"),
-             py::arg("ranks"), py::arg("top_ids"), py::arg("top_logprobs"),
+  module.def("token_logprobs", read, py::arg("logits"), py::arg("tokens"), py::arg("token_logprobs"), py::arg("ranks"),
+             py::arg("top_ids"), py::arg("top_logprobs"),
              "Log-softmax of the logits at chosen tokens, ranks, largest ones; see kernels/token_logprobs.h.");
 }
 

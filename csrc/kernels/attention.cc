@@ -41,7 +41,8 @@ void check_tensors(const AttentionInputs& in) {
              in.kv_cache.describe());
   FS_REQUIRE(head_dim >= 32 && head_dim <= kAttentionMaxHeadDim && head_dim % 8 == 0,
              "head_dim must be a multiple of 8 between 32 and ", kAttentionMaxHeadDim, ", got ", head_dim);
-  FS_REQUIRE(block_size == 8 || block_size == 16 || block_size == 32, "block_size must be 8, 16 or 32, got ", block_size);
+  FS_REQUIRE(block_size == 8 || block_size == 16 || block_size == 32, "block_size must be 8, 16 or 32, got ",
+             block_size);
   FS_REQUIRE(num_kv_heads >= 1 && in.q.size(1) % num_kv_heads == 0,
              "the number of query heads must be a multiple of the number of KV heads, got ", in.q.size(1), " and ",
              num_kv_heads);
@@ -57,8 +58,8 @@ void check_block_ids(const std::int32_t* ids, std::int64_t count, std::int64_t n
     lowest = std::min(lowest, ids[i]);
     highest = std::max(highest, ids[i]);
   }
-  FS_REQUIRE(count == 0 || (lowest >= 0 && highest < num_blocks), "the block ids of row ", row, " must be in [0, ", num_blocks,
-             "), got ", lowest < 0 ? lowest : highest);
+  FS_REQUIRE(count == 0 || (lowest >= 0 && highest < num_blocks), "the block ids of row ", row, " must be in [0, ",
+             num_blocks, "), got ", lowest < 0 ? lowest : highest);
 }
 
 void check_rows(const AttentionInputs& in, bool decode) {
@@ -70,8 +71,8 @@ void check_rows(const AttentionInputs& in, bool decode) {
   FS_REQUIRE(in.block_ids.ndim == 1, "block_ids must have 1 dimension, got ", in.block_ids.describe());
   const std::int64_t num_ids = in.block_ids.size(0);
   require_index_array(in.block_ids, num_ids, "block_ids");
-  FS_REQUIRE(in.row_begin >= 0 && in.row_begin <= in.row_end && in.row_end <= num_rows,
-             "the rows must lie in [0, ", num_rows, "], got [", in.row_begin, ", ", in.row_end, ")");
+  FS_REQUIRE(in.row_begin >= 0 && in.row_begin <= in.row_end && in.row_end <= num_rows, "the rows must lie in [0, ",
+             num_rows, "], got [", in.row_begin, ", ", in.row_end, ")");
 
   const auto* query_start = in.query_start.as<std::int32_t>();
   const auto* block_start = in.block_start.as<std::int32_t>();
@@ -82,14 +83,14 @@ void check_rows(const AttentionInputs& in, bool decode) {
                "query_start must ascend within the ", in.q.size(0), " tokens of q, got ", query_start[row], " and ",
                query_start[row + 1], " at row ", row);
     FS_REQUIRE(!decode || num_queries == 1, "a decode row must have one query token, row ", row, " has ", num_queries);
-    FS_REQUIRE(seq_len >= num_queries, "seq_lens counts this step's tokens too: row ", row, " has length ", seq_len, " and ",
-               num_queries, " query tokens");
+    FS_REQUIRE(seq_len >= num_queries, "seq_lens counts this step's tokens too: row ", row, " has length ", seq_len,
+               " and ", num_queries, " query tokens");
     const std::int64_t num_blocks = (seq_len + in.kv_cache.size(4) - 1) / in.kv_cache.size(4);
     FS_REQUIRE(block_start[row] >= 0 && block_start[row] <= block_start[row + 1] && block_start[row + 1] <= num_ids,
                "block_start must ascend within the ", num_ids, " block_ids, got ", block_start[row], " and ",
                block_start[row + 1], " at row ", row);
-    FS_REQUIRE(block_start[row + 1] - block_start[row] >= num_blocks, "row ", row, " of length ", seq_len, " needs ", num_blocks,
-               " blocks, got ", block_start[row + 1] - block_start[row]);
+    FS_REQUIRE(block_start[row + 1] - block_start[row] >= num_blocks, "row ", row, " of length ", seq_len, " needs ",
+               num_blocks, " blocks, got ", block_start[row + 1] - block_start[row]);
     check_block_ids(in.block_ids.as<std::int32_t>() + block_start[row], num_blocks, in.kv_cache.size(0), row);
   }
 }

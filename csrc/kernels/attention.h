@@ -7,11 +7,11 @@
 
 // Attention of query tokens over a paged KV cache, causal, with grouped query heads.
 //
-// An output row is a function of its own query and of the keys and values it sees, bit for bit: not of the other rows, the
-// number of threads, the block table or how the prompt was cut into chunks. Both kernels walk the keys in the same tiles of
-// kAttentionTileTokens counted from position 0, accumulate every product in the same order (scores over head_dim, values
-// over tokens, one fused multiply-add each) and start a new online softmax every kAttentionSplitTokens tokens, merged from
-// left to right. Only the vector width, so the instruction set, changes a bit.
+// An output row is a function of its own query and of the keys and values it sees, bit for bit: not of the other rows,
+// the number of threads, the block table or how the prompt was cut into chunks. Both kernels walk the keys in the same
+// tiles of kAttentionTileTokens counted from position 0, accumulate every product in the same order (scores over
+// head_dim, values over tokens, one fused multiply-add each) and start a new online softmax every kAttentionSplitTokens
+// tokens, merged from left to right. Only the vector width, so the instruction set, changes a bit.
 
 namespace fastserve {
 class ThreadPool;
@@ -20,16 +20,16 @@ struct TensorView;
 
 namespace fastserve::kernels {
 
-inline constexpr int kAttentionTileTokens = 64;      // a multiple of every block size
-inline constexpr int kAttentionSplitTokens = 1024;   // unit of work that decode may hand to different threads
+inline constexpr int kAttentionTileTokens = 64;     // a multiple of every block size
+inline constexpr int kAttentionSplitTokens = 1024;  // unit of work that decode may hand to different threads
 inline constexpr int kAttentionMaxHeadDim = 256;
 inline constexpr int kAttentionMaxHeadsPerPass = 32;  // query heads of one KV head that share one reading of its pages
 
 /// Checked input of the kernels. Strides are in elements.
 struct AttentionParams {
-  const void* q = nullptr;    // [num_tokens, num_q_heads, head_dim], dense in head_dim
-  const void* kv = nullptr;   // this layer of block 0: [2][num_kv_heads][block_size][head_dim]
-  void* out = nullptr;        // [num_tokens, num_q_heads, head_dim], dense in head_dim
+  const void* q = nullptr;        // [num_tokens, num_q_heads, head_dim], dense in head_dim
+  const void* kv = nullptr;       // this layer of block 0: [2][num_kv_heads][block_size][head_dim]
+  void* out = nullptr;            // [num_tokens, num_q_heads, head_dim], dense in head_dim
   DType dtype = DType::kFloat32;  // of q, kv and out
   int num_q_heads = 0;
   int num_kv_heads = 0;
@@ -39,8 +39,8 @@ struct AttentionParams {
   std::int64_t q_head_stride = 0;
   std::int64_t out_token_stride = 0;
   std::int64_t out_head_stride = 0;
-  std::int64_t block_stride = 0;  // from one block to the next
-  float scale = 1.0f;             // applied to the query
+  std::int64_t block_stride = 0;              // from one block to the next
+  float scale = 1.0f;                         // applied to the query
   const std::int32_t* query_start = nullptr;  // [num_rows + 1] tokens
   const std::int32_t* seq_lens = nullptr;     // [num_rows] KV tokens, this step's included
   const std::int32_t* block_start = nullptr;  // [num_rows + 1] into block_ids

@@ -1,6 +1,7 @@
 // One query token per row: bound by reading the cache, so each page is read once for all query heads of its KV head.
-// A unit of work is (row, KV head, up to kAttentionMaxHeadsPerPass query heads[, split]). Scores: a tile of K is
-// transposed, then lanes = tokens. Values: lanes = dimensions. The pages of the next tile are prefetched meanwhile.
+// A unit of work is (row, KV head, up to kAttentionMaxHeadsPerPass query heads[, split]). Scores: keys are
+// transposed, then lanes = tokens. Values: lanes = dimensions. Memory is kept busy by prefetching, with every line that
+// is read, one that comes a few KiB later: prefetching more at once fills the miss buffers and stalls the arithmetic.
 
 #include "kernels/attention_tile.h"
 #include "kernels/parallel.h"
@@ -9,6 +10,8 @@ namespace fastserve::kernels::FS_ISA {
 namespace {
 
 constexpr int kTile = kAttentionTileTokens;
+constexpr int kKeyFloats = 4096;   // keys transposed at a time: a third of the first-level cache
+constexpr int kAheadBytes = 8192;  // how far ahead of their use lines are prefetched, of one KV head
 constexpr int kMaxHeads = kAttentionMaxHeadsPerPass;
 constexpr int kMicroVecs = kLanes == 16 ? 4 : 2;  // vectors in registers beside up to 4 heads
 
@@ -40,7 +43,7 @@ FS_INLINE Softmax softmax_at(float* floats, std::int64_t heads) { return {floats
 
 /// Buffers of one thread; about 180 KiB of stack.
 struct Scratch {
-  alignas(64) float keys[kAttentionMaxHeadDim * kTile];
+  alignas(64) float keys[kAttentionMaxHeadDim * kTile];  // [head_dim][kTile]
   alignas(64) float q[kMaxHeads * kAttentionMaxHeadDim];
   alignas(64) float scores[kMaxHeads * kTile];
   alignas(64) float split[kMaxHeads * (kAttentionMaxHeadDim + 2)];
@@ -59,42 +62,74 @@ void load_queries(const AttentionParams& p, std::int64_t row, const HeadGroup& h
   }
 }
 
-/// kt[d + j][lane] = K[lane][d + j] for kWidth dimensions; lanes from 8 on come from the page `high`. Each line read also
-/// prefetches the same line of the next tile, of K and of V.
+/// What one KV head of a row reads, in this order: keys of a tile, values of the tile, keys of the next tile.
+template <typename T>
+struct TileStream {
+  PagedRows<T> keys;
+  PagedRows<T> values;
+  std::int64_t num_tokens;
+  std::int64_t ahead;  // tokens
+
+  /// The page to prefetch beside the keys of token `t` of a tile of `count` tokens; `otherwise` when there is none.
+  FS_INLINE const T* after_keys(std::int64_t tile, std::int64_t count, std::int64_t t, const T* otherwise) const {
+    const std::int64_t from = t + ahead;
+    if (from < count) return keys.at(tile + from);
+    const std::int64_t beyond = from - ceil_div(count, kPageTokens) * kPageTokens;
+    return beyond < count ? values.at(tile + beyond) : otherwise;
+  }
+  /// The same beside the values.
+  FS_INLINE const T* after_values(std::int64_t tile, std::int64_t count, std::int64_t t, const T* otherwise) const {
+    const std::int64_t from = t + ahead;
+    if (from < count) return values.at(tile + from);
+    return from >= kTile && tile + from < num_tokens ? keys.at(tile + from) : otherwise;
+  }
+};
+
+template <typename T>
+FS_INLINE TileStream<T> tile_stream(const AttentionParams& p, std::int64_t row, std::int64_t kv_head,
+                                    std::int64_t end) {
+  const std::int64_t token_bytes = p.head_dim * static_cast<std::int64_t>(sizeof(T));
+  const std::int64_t ahead = kAheadBytes / token_bytes / (2 * kPageTokens) * (2 * kPageTokens);
+  return {paged_rows<T>(p, row, kv_head, false), paged_rows<T>(p, row, kv_head, true), end,
+          max_of(2 * kPageTokens, min_of(ahead, kTile))};
+}
+
+/// kt[j][lane] = K[lane][j] for kWidth dimensions; lanes from 8 on come from the page `high`. Prefetches as many bytes
+/// from `next` on as it reads.
 template <int kWidth, typename T>
-FS_INLINE void transpose_square(const T* low, const T* high, const T* next_low, const T* next_high, std::int64_t values_offset,
-                                int head_dim, float* kt) {
+FS_INLINE void transpose_square(const T* low, const T* high, const T* next, int head_dim, float* kt) {
   Vec square[kLanes];
   for (int i = 0; i < kLanes; ++i) {
-    const std::int64_t offset = std::int64_t{i % kPageTokens} * head_dim;
-    const T* next = (i < kPageTokens ? next_low : next_high) + offset;
-    __builtin_prefetch(next, 0, 3);
-    __builtin_prefetch(next + values_offset, 0, 3);
-    square[i] = load_some(i < kPageTokens ? low + offset : high + offset, kWidth);
+    __builtin_prefetch(next + i * kWidth);
+    square[i] = load_some((i < kPageTokens ? low : high) + std::int64_t{i % kPageTokens} * head_dim, kWidth);
   }
   transpose(square);
   for (int j = 0; j < kWidth; ++j) store(kt + j * kTile, square[j]);
 }
 
-/// Transpose the keys of the tokens [tile, tile + count): kt[d][token], undefined past count.
+/// Transpose the keys of the tokens [begin, end) of a tile of `count`: kt[d][token - begin], undefined past `end`.
 template <typename T>
-void transpose_tile(const PagedRows<T>& keys, std::int64_t tile, std::int64_t count, std::int64_t num_tokens,
-                    std::int64_t values_offset, float* kt) {
-  const int head_dim = keys.head_dim;
-  for (std::int64_t t = 0; t < count; t += kLanes) {
+void transpose_keys(const TileStream<T>& stream, std::int64_t tile, std::int64_t count, std::int64_t begin,
+                    std::int64_t end, float* kt) {
+  const int head_dim = stream.keys.head_dim;
+  const std::int64_t page = std::int64_t{kPageTokens} * head_dim;
+  for (std::int64_t t = begin; t < end; t += kLanes, kt += kLanes) {
     // Past the last page any readable address does: those lanes are thrown away.
-    const std::int64_t token = tile + t;
-    const T* low = keys.at(token);
-    const T* high = t + kPageTokens < count ? keys.at(token + kPageTokens) : low;
-    const T* next_low = token + kTile < num_tokens ? keys.at(token + kTile) : low;
-    const T* next_high = token + kTile + kPageTokens < num_tokens ? keys.at(token + kTile + kPageTokens) : low;
+    const T* low = stream.keys.at(tile + t);
+    const T* high = t + kPageTokens < count ? stream.keys.at(tile + t + kPageTokens) : low;
+    const T* next_low = stream.after_keys(tile, count, t, low);
+    const T* next_high = stream.after_keys(tile, count, t + kPageTokens, high);
+    // Prefetched in the order of addresses, not of use, for the sake of the hardware's own prefetcher.
+    const auto next_at = [&](int d) {
+      const std::int64_t offset = std::int64_t{d} * kLanes;
+      return offset < page ? next_low + offset : next_high + (offset - page);
+    };
     int d = 0;
     for (; d + kLanes <= head_dim; d += kLanes) {
-      transpose_square<kLanes>(low + d, high + d, next_low + d, next_high + d, values_offset, head_dim, kt + d * kTile + t);
+      transpose_square<kLanes>(low + d, high + d, next_at(d), head_dim, kt + d * kTile);
     }
     if constexpr (kLanes > kPageTokens) {
-      if (d == head_dim) continue;
-      transpose_square<8>(low + d, high + d, next_low + d, next_high + d, values_offset, head_dim, kt + d * kTile + t);
+      if (d < head_dim) transpose_square<8>(low + d, high + d, next_at(d), head_dim, kt + d * kTile);
     }
   }
 }
@@ -128,7 +163,8 @@ FS_INLINE void score_heads(const float* kt, std::int64_t count, int head_dim, co
 }
 
 /// Scores of `count` tokens; those up to the next multiple of kLanes are undefined.
-void score_tile(const float* kt, std::int64_t count, int head_dim, const float* q, std::int64_t heads, float* scores) {
+void score_tokens(const float* kt, std::int64_t count, int head_dim, const float* q, std::int64_t heads,
+                  float* scores) {
   std::int64_t h = 0;
   for (; h + 4 <= heads; h += 4) score_heads<4>(kt, count, head_dim, q + h * head_dim, scores + h * kTile);
   q += h * head_dim;
@@ -138,28 +174,26 @@ void score_tile(const float* kt, std::int64_t count, int head_dim, const float* 
   if (heads - h == 1) score_heads<1>(kt, count, head_dim, q, scores);
 }
 
+/// Scores of the tokens from `count` on become -inf, so that their weights are exactly 0.
+void hide_scores_past(std::int64_t count, std::int64_t heads, float* scores) {
+  for (std::int64_t h = 0; h < heads; ++h) {
+    for (std::int64_t t = count; t < ceil_div(count, kLanes) * kLanes; ++t) scores[h * kTile + t] = kMinusInf;
+  }
+}
+
 /// Turn scores into weights exp(score - maximum), update maximum and sum; alpha[h] is the factor for what came before.
 void weigh_tile(std::int64_t count, std::int64_t heads, float* scores, const Softmax& softmax, float* alpha) {
-  const Vec last = set1(static_cast<float>(count - 1));
-  float lane_ids[kLanes];
-  for (int i = 0; i < kLanes; ++i) lane_ids[i] = static_cast<float>(i);
-  const Vec iota = load(lane_ids);
   for (std::int64_t h = 0; h < heads; ++h) {
     float* row = scores + h * kTile;
     Vec highest = set1(kMinusInf);
-    for (std::int64_t t = 0; t < count; t += kLanes) {
-      const Vec kept = select_le(iota + set1(static_cast<float>(t)), last, load(row + t), set1(kMinusInf));
-      store(row + t, kept);
-      highest = max(kept, highest);
-    }
+    for (std::int64_t t = 0; t < count; t += kLanes) highest = max(load(row + t), highest);
     const float tile_max = reduce_max(highest);
     const float maximum = tile_max > softmax.max[h] ? tile_max : softmax.max[h];
     alpha[h] = exp_scalar(softmax.max[h] - maximum);
     softmax.max[h] = maximum;
     Vec sum = set1(0.0f);
     for (std::int64_t t = 0; t < count; t += kLanes) {
-      const Vec weight =
-          select_le(iota + set1(static_cast<float>(t)), last, exp(load(row + t) - set1(maximum)), set1(0.0f));
+      const Vec weight = exp(load(row + t) - set1(maximum));
       store(row + t, weight);
       sum = sum + weight;
     }
@@ -167,14 +201,33 @@ void weigh_tile(std::int64_t count, std::int64_t heads, float* scores, const Sof
   }
 }
 
-/// values[h][d ..] = values[h][d ..] * alpha[h] + weights[h] . V[.., d ..] for kHeads heads and kVecs vectors of d.
+/// Where the values of a tile lie, kPageTokens tokens at a time, and what to prefetch beside each.
+template <typename T>
+struct TilePages {
+  const T* here[kTile / kPageTokens];
+  const T* next[kTile / kPageTokens];
+};
+
+template <typename T>
+TilePages<T> value_pages(const TileStream<T>& stream, std::int64_t tile, std::int64_t count) {
+  TilePages<T> pages;
+  for (std::int64_t t = 0; t < count; t += kPageTokens) {
+    const T* here = stream.values.at(tile + t);
+    pages.here[t / kPageTokens] = here;
+    pages.next[t / kPageTokens] = stream.after_values(tile, count, t, here);
+  }
+  return pages;
+}
+
+/// values[h][d ..] = values[h][d ..] * alpha[h] + weights[h] . V[.., d ..] for kHeads heads and kVecs vectors from
+/// dimension d on.
 template <int kHeads, int kVecs, bool kHalf, typename T>
-FS_INLINE void add_values(const T* const* pages, std::int64_t count, int head_dim, const float* weights, const float* alpha,
-                          float* values) {
+FS_INLINE void add_values(const TilePages<T>& pages, std::int64_t count, int d, int head_dim, const float* weights,
+                          const float* alpha, float* values) {
   Vec sums[kHeads][kVecs];
   for (int h = 0; h < kHeads; ++h) {
     for (int v = 0; v < kVecs; ++v) {
-      const float* p = values + std::int64_t{h} * head_dim + v * kLanes;
+      const float* p = values + std::int64_t{h} * head_dim + d + v * kLanes;
       sums[h][v] = (kHalf ? load_half(p) : load(p)) * set1(alpha[h]);
     }
   }
@@ -187,13 +240,19 @@ FS_INLINE void add_values(const T* const* pages, std::int64_t count, int head_di
   };
   std::int64_t t = 0;
   for (; t + kPageTokens <= count; t += kPageTokens) {
-    const T* row = pages[t / kPageTokens];
-    for (int j = 0; j < kPageTokens; ++j) add_token(row + std::int64_t{j} * head_dim, weights + t + j);
+    const T* row = pages.here[t / kPageTokens] + d;
+    const T* next = pages.next[t / kPageTokens] + d;
+    for (int j = 0; j < kPageTokens; ++j) {
+      for (int v = 0; v < kVecs; ++v) __builtin_prefetch(next + std::int64_t{j} * head_dim + v * kLanes, 0, 2);
+      add_token(row + std::int64_t{j} * head_dim, weights + t + j);
+    }
   }
-  for (std::int64_t j = 0; t + j < count; ++j) add_token(pages[t / kPageTokens] + j * head_dim, weights + t + j);
+  for (std::int64_t j = 0; t + j < count; ++j) {
+    add_token(pages.here[t / kPageTokens] + d + j * head_dim, weights + t + j);
+  }
   for (int h = 0; h < kHeads; ++h) {
     for (int v = 0; v < kVecs; ++v) {
-      float* p = values + std::int64_t{h} * head_dim + v * kLanes;
+      float* p = values + std::int64_t{h} * head_dim + d + v * kLanes;
       if (kHalf) {
         store_half(p, sums[h][v]);
       } else {
@@ -204,50 +263,41 @@ FS_INLINE void add_values(const T* const* pages, std::int64_t count, int head_di
 }
 
 template <int kHeads, typename T>
-FS_INLINE void add_values_of_heads(const T* const* pages, std::int64_t count, int head_dim, const float* weights,
+FS_INLINE void add_values_of_heads(const TilePages<T>& pages, std::int64_t count, int head_dim, const float* weights,
                                    const float* alpha, float* values) {
-  const T* here[kTile / kPageTokens];
   int d = 0;
-  const auto shift_pages = [&] {
-    for (std::int64_t i = 0; i < ceil_div(count, kPageTokens); ++i) here[i] = pages[i] + d;
-  };
   for (; d + kMicroVecs * kLanes <= head_dim; d += kMicroVecs * kLanes) {
-    shift_pages();
-    add_values<kHeads, kMicroVecs, false>(here, count, head_dim, weights, alpha, values + d);
+    add_values<kHeads, kMicroVecs, false>(pages, count, d, head_dim, weights, alpha, values);
   }
   for (; d + kLanes <= head_dim; d += kLanes) {
-    shift_pages();
-    add_values<kHeads, 1, false>(here, count, head_dim, weights, alpha, values + d);
+    add_values<kHeads, 1, false>(pages, count, d, head_dim, weights, alpha, values);
   }
-  if (d < head_dim) {
-    shift_pages();
-    add_values<kHeads, 1, true>(here, count, head_dim, weights, alpha, values + d);
-  }
+  if (d < head_dim) add_values<kHeads, 1, true>(pages, count, d, head_dim, weights, alpha, values);
 }
 
 template <typename T>
-void add_tile(const PagedRows<T>& v, std::int64_t tile, std::int64_t count, std::int64_t heads, const float* weights,
-              const float* alpha, float* values) {
-  const T* pages[kTile / kPageTokens];
-  for (std::int64_t t = 0; t < count; t += kPageTokens) pages[t / kPageTokens] = v.at(tile + t);
+void add_tile(const TileStream<T>& stream, std::int64_t tile, std::int64_t count, std::int64_t heads,
+              const float* weights, const float* alpha, float* values) {
+  const TilePages<T> pages = value_pages(stream, tile, count);
+  const int head_dim = stream.values.head_dim;
   std::int64_t h = 0;
   for (; h + 4 <= heads; h += 4) {
-    add_values_of_heads<4>(pages, count, v.head_dim, weights + h * kTile, alpha + h, values + h * v.head_dim);
+    add_values_of_heads<4>(pages, count, head_dim, weights + h * kTile, alpha + h, values + h * head_dim);
   }
   weights += h * kTile;
   alpha += h;
-  values += h * v.head_dim;
-  if (heads - h == 3) add_values_of_heads<3>(pages, count, v.head_dim, weights, alpha, values);
-  if (heads - h == 2) add_values_of_heads<2>(pages, count, v.head_dim, weights, alpha, values);
-  if (heads - h == 1) add_values_of_heads<1>(pages, count, v.head_dim, weights, alpha, values);
+  values += h * head_dim;
+  if (heads - h == 3) add_values_of_heads<3>(pages, count, head_dim, weights, alpha, values);
+  if (heads - h == 2) add_values_of_heads<2>(pages, count, head_dim, weights, alpha, values);
+  if (heads - h == 1) add_values_of_heads<1>(pages, count, head_dim, weights, alpha, values);
 }
 
 /// Softmax-weighted values of the KV tokens [begin, end) of one row, within one split.
 template <typename T>
-void attend_split(const AttentionParams& p, std::int64_t row, const HeadGroup& heads, std::int64_t begin, std::int64_t end,
-                  Scratch& scratch, const Softmax& softmax) {
-  const auto keys = paged_rows<T>(p, row, heads.kv_head, false);
-  const auto values = paged_rows<T>(p, row, heads.kv_head, true);
+void attend_split(const AttentionParams& p, std::int64_t row, const HeadGroup& heads, std::int64_t begin,
+                  std::int64_t end, Scratch& scratch, const Softmax& softmax) {
+  const auto stream = tile_stream<T>(p, row, heads.kv_head, end);
+  const std::int64_t chunk = min_of(kTile, max_of(1, kKeyFloats / p.head_dim / kLanes) * kLanes);
   for (std::int64_t h = 0; h < heads.count; ++h) {
     softmax.max[h] = kMinusInf;
     softmax.sum[h] = 0.0f;
@@ -255,10 +305,13 @@ void attend_split(const AttentionParams& p, std::int64_t row, const HeadGroup& h
   for (std::int64_t i = 0; i < heads.count * p.head_dim; ++i) softmax.values[i] = 0.0f;
   for (std::int64_t tile = begin; tile < end; tile += kTile) {
     const std::int64_t count = min_of(end - tile, kTile);
-    transpose_tile(keys, tile, count, end, values.base - keys.base, scratch.keys);
-    score_tile(scratch.keys, count, p.head_dim, scratch.q, heads.count, scratch.scores);
+    for (std::int64_t t = 0; t < count; t += chunk) {
+      transpose_keys(stream, tile, count, t, min_of(count, t + chunk), scratch.keys);
+      score_tokens(scratch.keys, min_of(count - t, chunk), p.head_dim, scratch.q, heads.count, scratch.scores + t);
+    }
+    hide_scores_past(count, heads.count, scratch.scores);
     weigh_tile(count, heads.count, scratch.scores, softmax, scratch.alpha);
-    add_tile(values, tile, count, heads.count, scratch.scores, scratch.alpha, softmax.values);
+    add_tile(stream, tile, count, heads.count, scratch.scores, scratch.alpha, softmax.values);
   }
 }
 

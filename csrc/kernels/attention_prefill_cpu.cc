@@ -1,7 +1,7 @@
-// Many query tokens per row: bound by arithmetic. A unit of work is (row, KV head, tile of queries), where the queries of a
-// KV head are its (token, query head) pairs, token by token. Lanes = queries in every step: scores and values are small
-// matrix products with K and V broadcast as they lie in the pages, and the softmax is vertical. 16-bit tiles of K and V
-// are widened once per tile. Stack per thread: about 300 KiB.
+// Many query tokens per row: bound by arithmetic. A unit of work is (row, KV head, tile of queries), where the queries
+// of a KV head are its (token, query head) pairs, token by token. Lanes = queries in every step: scores and values are
+// small matrix products with K and V broadcast as they lie in the pages, and the softmax is vertical. 16-bit tiles of K
+// and V are widened once per tile. Stack per thread: about 300 KiB.
 
 #include "kernels/attention_tile.h"
 #include "kernels/parallel.h"
@@ -273,7 +273,8 @@ void attend_tile(const AttentionParams& p, const QueryTile& tile, Scratch& s) {
 }
 
 std::int64_t num_query_tiles(const AttentionParams& p, std::int64_t row) {
-  const std::int64_t queries = std::int64_t{p.query_start[row + 1] - p.query_start[row]} * (p.num_q_heads / p.num_kv_heads);
+  const std::int64_t queries =
+      std::int64_t{p.query_start[row + 1] - p.query_start[row]} * (p.num_q_heads / p.num_kv_heads);
   return ceil_div(queries, kMaxQueries);
 }
 
@@ -284,8 +285,8 @@ QueryTile query_tile(const AttentionParams& p, std::int64_t unit) {
   const std::int64_t heads = p.num_q_heads / p.num_kv_heads;
   const std::int64_t num_tokens = p.query_start[row + 1] - p.query_start[row];
   const std::int64_t first = (num_query_tiles(p, row) - 1 - unit / p.num_kv_heads) * kMaxQueries;
-  return {row, unit % p.num_kv_heads, first, min_of(kMaxQueries, num_tokens * heads - first), heads,
-          p.seq_lens[row] - num_tokens};
+  const std::int64_t count = min_of(kMaxQueries, num_tokens * heads - first);
+  return {row, unit % p.num_kv_heads, first, count, heads, p.seq_lens[row] - num_tokens};
 }
 
 template <typename T>

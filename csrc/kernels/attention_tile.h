@@ -30,14 +30,20 @@ FS_INLINE void store_half(T* p, Vec a) {
 }
 #else
 template <typename T>
-FS_INLINE Vec load_half(const T* p) { return load(p); }
+FS_INLINE Vec load_half(const T* p) {
+  return load(p);
+}
 template <typename T>
-FS_INLINE void store_half(T* p, Vec a) { store(p, a); }
+FS_INLINE void store_half(T* p, Vec a) {
+  store(p, a);
+}
 #endif
 
 /// The `count` values at p, a whole vector or 8 of 16 lanes; the other lanes are 0.
 template <typename T>
-FS_INLINE Vec load_some(const T* p, std::int64_t count) { return count >= kLanes ? load(p) : load_half(p); }
+FS_INLINE Vec load_some(const T* p, std::int64_t count) {
+  return count >= kLanes ? load(p) : load_half(p);
+}
 template <typename T>
 FS_INLINE void store_some(T* p, Vec a, std::int64_t count) {
   if (count >= kLanes) {
@@ -120,7 +126,8 @@ template <typename T>
 FS_INLINE PagedRows<T> paged_rows(const AttentionParams& p, std::int64_t row, std::int64_t kv_head, bool values) {
   const std::int64_t head_stride = std::int64_t{p.block_size} * p.head_dim;
   const T* base = static_cast<const T*>(p.kv) + ((values ? p.num_kv_heads : 0) + kv_head) * head_stride;
-  return {base, p.block_ids + p.block_start[row], p.block_stride, __builtin_ctz(static_cast<unsigned>(p.block_size)), p.head_dim};
+  return {base, p.block_ids + p.block_start[row], p.block_stride, __builtin_ctz(static_cast<unsigned>(p.block_size)),
+          p.head_dim};
 }
 
 FS_INLINE float exp_scalar(float x) {

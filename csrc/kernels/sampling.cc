@@ -192,12 +192,12 @@ void check_ragged(const TensorView& start, const TensorView& tokens, std::int64_
   FS_REQUIRE(offsets[0] >= 0 && offsets[num_rows] <= tokens.size(0), name, " must lie within its ", tokens.size(0),
              " tokens, got ", offsets[0], " to ", offsets[num_rows]);
   for (std::int64_t row = 0; row < num_rows; ++row) {
-    FS_REQUIRE(offsets[row] <= offsets[row + 1], name, "_start must ascend, got ", offsets[row], " and ", offsets[row + 1],
-               " at row ", row);
+    FS_REQUIRE(offsets[row] <= offsets[row + 1], name, "_start must ascend, got ", offsets[row], " and ",
+               offsets[row + 1], " at row ", row);
     for (std::int32_t i = offsets[row]; i < offsets[row + 1]; ++i) {
       const std::int32_t token = tokens.as<std::int32_t>()[i];
-      FS_REQUIRE(token >= 0 && token < vocab_size, name, "_tokens must be in [0, ", vocab_size, "), got ", token, " at row ",
-                 row);
+      FS_REQUIRE(token >= 0 && token < vocab_size, name, "_tokens must be in [0, ", vocab_size, "), got ", token,
+                 " at row ", row);
     }
   }
 }
@@ -206,7 +206,8 @@ void check_values(const Row& row, std::int64_t index) {
   FS_REQUIRE(row.temperature >= 0, "temperature must be 0 or more, got ", row.temperature, " at row ", index);
   FS_REQUIRE(row.top_p >= 0 && row.top_p <= 1, "top_p must be in [0, 1], got ", row.top_p, " at row ", index);
   FS_REQUIRE(row.min_p >= 0 && row.min_p <= 1, "min_p must be in [0, 1], got ", row.min_p, " at row ", index);
-  FS_REQUIRE(row.repetition_penalty > 0, "repetition_penalty must be positive, got ", row.repetition_penalty, " at row ", index);
+  FS_REQUIRE(row.repetition_penalty > 0, "repetition_penalty must be positive, got ", row.repetition_penalty,
+             " at row ", index);
 }
 
 void check(const SamplingInputs& in) {

@@ -31,9 +31,10 @@ struct SamplingInputs {
   const TensorView& out;                 // int32 [num_rows]
 };
 
-/// Choose a token per row; -1 where no logit is finite. In this order: penalties, bans, temperature, top_k, top_p, min_p,
-/// draw. Tokens with equal logits are ordered by id, so greedy is top_k 1 and each filter keeps an exact set. The number
-/// drawn is a function of (seed, counter) alone. Throws InvalidArgumentError when a shape, dtype or value does not fit.
+/// Choose a token per row; -1 where no logit is finite. In this order: penalties, bans, temperature, top_k, top_p,
+/// min_p, draw. Tokens with equal logits are ordered by id, so greedy is top_k 1 and each filter keeps an exact set.
+/// The number drawn is a function of (seed, counter) alone. Throws InvalidArgumentError when a shape, dtype or value
+/// does not fit.
 void sample(const SamplingInputs& inputs, ThreadPool& pool);
 
 }  // namespace fastserve::kernels

@@ -179,22 +179,41 @@ FS_INLINE Vec scale_by_pow2(Vec a, Vec n) {
 
 #endif
 
+// Lanes are combined in halves: i with i + 8, then i with i + 4, and so on, on every instruction set.
+#if defined(FS_ISA_scalar)
+FS_INLINE float reduce_sum(Vec a) { return (a.v[0] + a.v[2]) + (a.v[1] + a.v[3]); }
+FS_INLINE float reduce_max(Vec a) {
+  const float even = a.v[0] > a.v[2] ? a.v[0] : a.v[2];
+  const float odd = a.v[1] > a.v[3] ? a.v[1] : a.v[3];
+  return even > odd ? even : odd;
+}
+#else
+#if defined(FS_ISA_avx512)
+FS_INLINE __m256 low_half(Vec a) { return _mm512_castps512_ps256(a.v); }
+FS_INLINE __m256 high_half(Vec a) { return _mm512_extractf32x8_ps(a.v, 1); }
+FS_INLINE __m128 fold_sum(Vec a) {
+  const __m256 x = _mm256_add_ps(low_half(a), high_half(a));
+  return _mm_add_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1));
+}
+FS_INLINE __m128 fold_max(Vec a) {
+  const __m256 x = _mm256_max_ps(low_half(a), high_half(a));
+  return _mm_max_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1));
+}
+#else
+FS_INLINE __m128 fold_sum(Vec a) { return _mm_add_ps(_mm256_castps256_ps128(a.v), _mm256_extractf128_ps(a.v, 1)); }
+FS_INLINE __m128 fold_max(Vec a) { return _mm_max_ps(_mm256_castps256_ps128(a.v), _mm256_extractf128_ps(a.v, 1)); }
+#endif
 FS_INLINE float reduce_sum(Vec a) {
-  float lanes[Vec::kLanes];
-  store(lanes, a);
-  for (int width = Vec::kLanes / 2; width > 0; width /= 2) {
-    for (int i = 0; i < width; ++i) lanes[i] += lanes[i + width];
-  }
-  return lanes[0];
+  const __m128 four = fold_sum(a);
+  const __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+  return _mm_cvtss_f32(_mm_add_ss(two, _mm_shuffle_ps(two, two, 1)));
 }
 FS_INLINE float reduce_max(Vec a) {
-  float lanes[Vec::kLanes];
-  store(lanes, a);
-  for (int width = Vec::kLanes / 2; width > 0; width /= 2) {
-    for (int i = 0; i < width; ++i) lanes[i] = lanes[i] > lanes[i + width] ? lanes[i] : lanes[i + width];
-  }
-  return lanes[0];
+  const __m128 four = fold_max(a);
+  const __m128 two = _mm_max_ps(four, _mm_movehl_ps(four, four));
+  return _mm_cvtss_f32(_mm_max_ss(two, _mm_shuffle_ps(two, two, 1)));
 }
+#endif
 
 /// Lane by lane: a <= b ? x : y.
 FS_INLINE Vec select_le(Vec a, Vec b, Vec x, Vec y) {
@@ -209,7 +228,8 @@ FS_INLINE Vec select_le(Vec a, Vec b, Vec x, Vec y) {
 #endif
 }
 
-/// exp(x), relative error below 2e-7 on [-87, 88]; smaller x gives 0 (so exp(-inf) = 0), larger x the value at 88, NaN NaN.
+/// exp(x), relative error below 2e-7 on [-87, 88]; smaller x gives 0 (so exp(-inf) = 0), larger x the value at 88;
+/// NaN stays NaN.
 FS_INLINE Vec exp(Vec x) {
 #if defined(FS_ISA_scalar)
   const Vec clamped = max(min(x, set1(88.0f)), set1(-87.0f));  // NaN becomes 88, so that it can be cast to an integer

@@ -15,7 +15,9 @@ namespace {
 
 constexpr float kMinusInf = -std::numeric_limits<float>::infinity();
 
-bool comes_first(const Candidate& a, const Candidate& b) { return a.logit > b.logit || (a.logit == b.logit && a.id < b.id); }
+bool comes_first(const Candidate& a, const Candidate& b) {
+  return a.logit > b.logit || (a.logit == b.logit && a.id < b.id);
+}
 
 }  // namespace
 
@@ -60,7 +62,8 @@ std::span<const Candidate> VocabRow::top(std::int64_t count) {
   candidates_.clear();
   const auto wanted = static_cast<std::size_t>(std::clamp<std::int64_t>(count, 0, vocab_size_));
   if (wanted == 0) return {};
-  // `wanted` blocks have a token at or above the wanted-th largest block maximum, so the tokens sought are all there too.
+  // `wanted` blocks have a token at or above the wanted-th largest block maximum, so the tokens sought are all there
+  // too.
   float threshold = std::numeric_limits<float>::lowest();
   if (wanted < num_blocks()) {
     std::copy(maxima_.begin(), maxima_.end(), ordered_maxima_.begin());
@@ -96,8 +99,8 @@ double VocabRow::weigh(float inverse_temperature) {
   return std::accumulate(masses_.begin(), masses_.end(), 0.0);
 }
 
-void for_each_row(ThreadPool& pool, std::int64_t num_rows, std::int64_t vocab_size, void (*handle)(void*, std::int64_t, VocabRow&),
-                  void* context) {
+void for_each_row(ThreadPool& pool, std::int64_t num_rows, std::int64_t vocab_size,
+                  void (*handle)(void*, std::int64_t, VocabRow&), void* context) {
   // Kept by the calling thread from step to step, one for each thread that may help.
   thread_local std::vector<VocabRow> scratch;
   const auto num_workers = static_cast<std::size_t>(std::min<std::int64_t>(pool.num_threads(), num_rows));

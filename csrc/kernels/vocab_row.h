@@ -60,8 +60,8 @@ class VocabRow {
 };
 
 /// Call handle(row_index, scratch) for the rows [0, num_rows) on the threads of the pool.
-void for_each_row(ThreadPool& pool, std::int64_t num_rows, std::int64_t vocab_size, void (*handle)(void*, std::int64_t, VocabRow&),
-                  void* context);
+void for_each_row(ThreadPool& pool, std::int64_t num_rows, std::int64_t vocab_size,
+                  void (*handle)(void*, std::int64_t, VocabRow&), void* context);
 
 template <typename Fn>
 void for_each_row(ThreadPool& pool, std::int64_t num_rows, std::int64_t vocab_size, Fn&& fn) {

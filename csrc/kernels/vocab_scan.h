@@ -4,9 +4,9 @@
 
 #include "kernels/isa.h"
 
-// Reading a row of logits: the vocabulary is cut into blocks of kVocabBlock tokens, one vector pass finds the maximum of
-// each, and what follows (argmax, the k largest, ranks) looks only into the few blocks that matter, so nothing is ever
-// sorted as a whole. A logit that is not finite counts as -inf: such a token has no probability.
+// Reading a row of logits: the vocabulary is cut into blocks of kVocabBlock tokens, one vector pass finds the maximum
+// of each, and what follows (argmax, the k largest, ranks) looks only into the few blocks that matter, so nothing is
+// ever sorted as a whole. A logit that is not finite counts as -inf: such a token has no probability.
 
 namespace fastserve::kernels {
 

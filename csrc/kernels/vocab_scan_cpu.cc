@@ -49,7 +49,8 @@ void block_maxima(const float* logits, std::int64_t vocab_size, float* maxima) {
 }
 
 /// masses[b] = sum of exp((logit - maximum) * inverse_temperature) over the finite logits of block b.
-void block_masses(const float* logits, std::int64_t vocab_size, float maximum, float inverse_temperature, float* masses) {
+void block_masses(const float* logits, std::int64_t vocab_size, float maximum, float inverse_temperature,
+                  float* masses) {
   const std::int64_t whole = vocab_size / kVocabBlock;
   for (std::int64_t b = 0; b < whole; ++b) {
     masses[b] = block_mass(logits + b * kVocabBlock, maximum, inverse_temperature);
