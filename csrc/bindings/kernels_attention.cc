@@ -69,8 +69,8 @@ void register_sampling(py::module_& module) {
 }
 
 void register_copy_blocks(py::module_& module) {
-  const auto copy = [](const TensorView& src, const TensorView& dst, const TensorView& src_ids, const TensorView& dst_ids,
-                       std::int64_t stream) {
+  const auto copy = [](const TensorView& src, const TensorView& dst, const TensorView& src_ids,
+                       const TensorView& dst_ids, std::int64_t stream) {
     ThreadPool& pool = compute_pool();
     py::gil_scoped_release release;
     kernels::copy_blocks(src, dst, src_ids, dst_ids, stream, pool);

@@ -36,8 +36,8 @@ void check_targets(std::span<const std::int32_t> src_ids, std::span<const std::i
   FS_REQUIRE(twice == targets.end(), "dst_ids must name each block once, got ", *twice, " twice");
   if (!one_tensor) return;
   for (const std::int32_t id : src_ids) {
-    FS_REQUIRE(!std::ranges::binary_search(targets, id), "within one tensor a block must not be both read and written, got ",
-               id, " in src_ids and dst_ids");
+    FS_REQUIRE(!std::ranges::binary_search(targets, id),
+               "within one tensor a block must not be both read and written, got ", id, " in src_ids and dst_ids");
   }
 }
 
@@ -47,8 +47,8 @@ CopyBlocksParams checked_params(const TensorView& src, const TensorView& dst, co
     FS_REQUIRE(tensor->ndim >= 1, name, " must have a dimension of blocks, got ", tensor->describe());
     require_contiguous(*tensor, name);
   }
-  FS_REQUIRE(src.dtype == dst.dtype && block_bytes(src) == block_bytes(dst), "src and dst must have blocks of one dtype and size, got ",
-             src.describe(), " and ", dst.describe());
+  FS_REQUIRE(src.dtype == dst.dtype && block_bytes(src) == block_bytes(dst),
+             "src and dst must have blocks of one dtype and size, got ", src.describe(), " and ", dst.describe());
   FS_REQUIRE(src.device == dst.device && src.device_index == dst.device_index,
              "src and dst must be on one device, got ", src.describe(), " and ", dst.describe());
   FS_REQUIRE(src_ids.ndim == 1, "src_ids must have 1 dimension, got ", src_ids.describe());
@@ -58,7 +58,8 @@ CopyBlocksParams checked_params(const TensorView& src, const TensorView& dst, co
   const auto* src_begin = src.as<const char>();
   const auto* dst_begin = dst.as<const char>();
   const bool one_tensor = src_begin == dst_begin;
-  const bool apart = src_begin + src.size(0) * block_bytes(src) <= dst_begin || dst_begin + dst.size(0) * block_bytes(dst) <= src_begin;
+  const bool apart = src_begin + src.size(0) * block_bytes(src) <= dst_begin ||
+                     dst_begin + dst.size(0) * block_bytes(dst) <= src_begin;
   FS_REQUIRE(one_tensor || apart, "src and dst must be the same tensor or not overlap");
   check_targets(from, to, one_tensor);
   return {src_begin, dst.as<char>(), block_bytes(src), static_cast<std::int64_t>(from.size()), from.data(), to.data()};
@@ -105,7 +106,8 @@ void checksum_blocks(const TensorView& cache, const TensorView& ids, const Tenso
   const auto bytes = static_cast<std::size_t>(block_bytes(cache));
   pool.parallel_for(ids.size(0), 1, [&](std::int64_t begin, std::int64_t end) {
     for (std::int64_t i = begin; i < end; ++i) {
-      const auto* block = cache.as<const std::byte>() + static_cast<std::size_t>(blocks[static_cast<std::size_t>(i)]) * bytes;
+      const auto* block =
+          cache.as<const std::byte>() + static_cast<std::size_t>(blocks[static_cast<std::size_t>(i)]) * bytes;
       out.as<std::int64_t>()[i] = static_cast<std::int64_t>(hash_block({block, bytes}));
     }
   });

@@ -58,7 +58,8 @@ void launch_copies(const CopyBlocksParams& params, cudaStream_t stream) {
     copy_kernel<Unit><<<dim3(pieces, static_cast<unsigned>(count)), kThreads, 0, stream>>>(launch);
     const cudaError_t status = cudaGetLastError();
     if (status != cudaSuccess) {
-      detail::raise<DeviceError>(__FILE__, ":", __LINE__, ": launch of copy_blocks failed: ", cudaGetErrorString(status));
+      detail::raise<DeviceError>(__FILE__, ":", __LINE__,
+                                 ": launch of copy_blocks failed: ", cudaGetErrorString(status));
     }
   }
 }
