@@ -72,17 +72,6 @@ Request::Request(std::int64_t request_id, std::int64_t serial_number, std::span<
       wait_since_s(now_s),
       since_s_(now_s) {}
 
-Place Request::place() const {
-  switch (state_) {
-    case RequestState::kReady:
-    case RequestState::kRunning: return Place::kResident;
-    case RequestState::kOffloading:
-    case RequestState::kUploading: return Place::kTransit;
-    case RequestState::kParked: return Place::kHost;
-    default: return Place::kWaiting;
-  }
-}
-
 double* Request::account() {
   switch (state_) {
     case RequestState::kRunning:

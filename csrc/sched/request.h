@@ -131,7 +131,7 @@ class Request {
           const RequestOptions& request_options, double now_s);
 
   RequestState state() const { return state_; }
-  Place place() const;
+  Place place() const { return kPlaces[static_cast<std::size_t>(state_)]; }
   bool finished() const { return state_ == RequestState::kFinished; }
   void move_to(RequestState next, double now_s);
   void note(Decision decision, double now_s);
@@ -205,6 +205,11 @@ class Request {
   std::int64_t recomputed_tokens = 0;
 
  private:
+  /// By state: waiting, ready, running, offloading, parked, uploading, finished.
+  static constexpr std::array<Place, kNumRequestStates> kPlaces = {Place::kWaiting, Place::kResident, Place::kResident,
+                                                                   Place::kTransit, Place::kHost,     Place::kTransit,
+                                                                   Place::kWaiting};
+
   double* account();
 
   RequestState state_ = RequestState::kWaiting;

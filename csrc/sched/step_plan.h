@@ -48,7 +48,7 @@ struct StepPlan {
   /// the worker puts it in, as it does in token_ids.
   std::vector<std::int32_t> history_start;  // [S + 1]
   std::vector<std::int32_t> history_tokens;
-  std::vector<std::int32_t> history_prompt_len;  // [S]
+  std::vector<std::int32_t> history_prompt_len;  // [S], 0 without a history
   /// Tokens forbidden at this position: stop tokens before min_tokens is reached.
   std::vector<std::int32_t> banned_start;  // [S + 1]
   std::vector<std::int32_t> banned_tokens;

@@ -98,7 +98,7 @@ class FakeEngine:
         }
         self.copies: dict[int, Copy] = {}
         self.clients: dict[int, Client] = {}
-        self.pending: list[tuple[StepPlan, np.ndarray]] = []  # executed, not committed
+        self.pending: list[StepPlan] = []  # in flight, not run yet
         self.previous_sampled = NO_TOKENS
         self.now_s = 0.0
         self.plans: list[bytes] = []
@@ -130,20 +130,21 @@ class FakeEngine:
     # --- the loop ---
 
     def turn(self, iteration_s: float = 0.01) -> StepPlan:
-        """Schedule and run one plan; commit the oldest once `depth` plans are in flight."""
+        """Schedule one plan; run and commit the oldest once `depth` plans are in flight."""
         plan = self.scheduler.schedule(self.now_s)
         self.verify()
         self.plans.append(plan.to_bytes())
         self.check_progress(plan)
-        self.start_copies(plan)
-        self.pending.append((plan, self.run(plan)))
+        self.pending.append(plan)
         if len(self.pending) >= self.depth:
             self.commit(iteration_s)
         self.end_copies()
         return plan
 
     def commit(self, iteration_s: float = 0.01) -> None:
-        plan, sampled = self.pending.pop(0)
+        plan = self.pending.pop(0)
+        self.start_copies(plan)  # not before: the plans before it still write
+        sampled = self.run(plan)
         self.now_s += iteration_s if plan.num_rows else 0.001
         self.iterations += plan.num_rows > 0
         self.scheduler.commit(plan.step, sampled, iteration_s if plan.num_rows else 0.0, self.now_s)

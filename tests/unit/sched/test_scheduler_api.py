@@ -46,7 +46,7 @@ def test_sampling_fields_reach_the_plan() -> None:
     plan = filled_plan()
     assert plan.history_tokens.tolist() == [0, 1, 2, 3, 4]
     assert plan.history_start.tolist() == [0, 5, 5]
-    assert plan.history_prompt_len.tolist() == [5, 9]
+    assert plan.history_prompt_len.tolist() == [5, 0]
     assert plan.banned_tokens.tolist() == [7, 8] and plan.banned_start.tolist() == [0, 2, 2]
     assert plan.seeds.tolist() == [0, 2**64 - 1]
     assert plan.num_logprobs.tolist() == [-1, 3]
