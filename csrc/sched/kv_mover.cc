@@ -43,7 +43,7 @@ void KvMover::commit(Request& request) { core_.kv.commit_computed(request.seq, r
 
 void KvMover::issue(kv::Transfer transfer) {
   if (transfer.source.empty()) return;
-  kinds_.emplace(static_cast<std::int64_t>(transfer.id), transfer.kind);
+  in_flight_.insert(static_cast<std::int64_t>(transfer.id));
   const auto num_blocks = static_cast<std::int64_t>(transfer.source.size());
   const double bytes = static_cast<double>(num_blocks) * core_.config.block_bytes;
   switch (transfer.kind) {
@@ -144,14 +144,14 @@ bool KvMover::forget_transit(const Request& request) {
 void KvMover::complete(std::span<const std::int64_t> ids, std::span<const std::uint8_t> ok) {
   FS_REQUIRE(ids.size() == ok.size(), "one ok flag per transfer: got ", ids.size(), " ids and ", ok.size(), " flags");
   for (std::size_t i = 0; i < ids.size(); ++i) {
-    const bool known = kinds_.contains(ids[i]) &&
+    const bool known = in_flight_.contains(ids[i]) &&
                        std::ranges::find(ids.first(i), ids[i]) == ids.begin() + static_cast<std::ptrdiff_t>(i);
     FS_REQUIRE(known, "transfer ", ids[i], " is not in flight: report each transfer of a plan once");
   }
   for (std::size_t i = 0; i < ids.size(); ++i) {
     core_.kv.complete(kv::TransferId{ids[i]}, ok[i] != 0);
     core_.stats.failed_transfers += ok[i] == 0;
-    kinds_.erase(ids[i]);
+    in_flight_.erase(ids[i]);
   }
   if (ids.empty()) return;
   std::vector<Request*> settled;

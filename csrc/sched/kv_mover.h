@@ -2,7 +2,7 @@
 
 #include <cstdint>
 #include <span>
-#include <unordered_map>
+#include <unordered_set>
 #include <vector>
 
 #include "sched/core.h"
@@ -37,7 +37,7 @@ class KvMover {
 
   /// Device blocks that offloads in flight will free.
   std::int32_t blocks_leaving() const { return blocks_leaving_; }
-  std::int64_t num_transfers() const { return static_cast<std::int64_t>(kinds_.size()); }
+  std::int64_t num_transfers() const { return static_cast<std::int64_t>(in_flight_.size()); }
   /// Throws InvalidArgumentError for an id that is not in flight; nothing changes then.
   void complete(std::span<const std::int64_t> ids, std::span<const std::uint8_t> ok);
 
@@ -61,7 +61,7 @@ class KvMover {
   SchedulerCore& core_;
   std::int64_t next_seq_ = 0;
   std::int32_t blocks_leaving_ = 0;
-  std::unordered_map<std::int64_t, kv::TransferKind> kinds_;  // in flight; looked up, never walked
+  std::unordered_set<std::int64_t> in_flight_;  // transfers; looked up, never walked
   std::vector<Transit> transit_;  // in order of start; a move may end with another's copy, of a block they share
   std::vector<kv::Transfer> planned_;
 };

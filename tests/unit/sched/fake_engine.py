@@ -165,6 +165,7 @@ class FakeEngine:
         for tier in (Tier.DEVICE, Tier.HOST):
             usage = self.kv.usage(tier)
             assert usage.used == 0 and usage.in_transfer == 0, f"{tier}: {usage.used} used, {usage.in_transfer} moving"
+        assert self.scheduler.num_transfers_in_flight == 0
         self.scheduler.check_integrity()
 
     def describe(self) -> str:
