@@ -17,7 +17,7 @@ from fastserve.errors import DeviceError, InvalidArgumentError, OverloadedError
 from fastserve.executor import InprocExecutor
 from fastserve.log import get_logger
 from fastserve.types import EngineInfo, EngineOutput, EngineRequest, EngineStats
-from fastserve.worker import StepOutput, Transfers
+from fastserve.worker import StepOutput, TransferResults, Transfers
 from fastserve.worker.worker import Progress
 
 logger = get_logger(__name__)
@@ -28,7 +28,7 @@ MAX_FAILED_STEPS = 3  # consecutive iterations that may fail before the engine g
 
 @dataclass(frozen=True, slots=True)
 class _Running:
-    """A plan under way, and when it was handed to the executor (monotonic seconds)."""
+    """A plan under way; when it began, monotonic seconds, and how long it should take."""
 
     plan: StepPlan
     result: "Future[StepOutput]"
@@ -165,18 +165,21 @@ class EngineCore:
         return max(0.0, self._running.expected_s - elapsed_s - PLANNING_MARGIN_S)
 
     def step(self) -> list[EngineOutput]:
-        """One turn: plan the next iteration while the present one runs, start it, commit the present one."""
-        started_s = time.monotonic()
+        """One turn: plan the next iteration behind the one under way, then wait for that one and commit it."""
         running = self._running
         if running is not None and not self._config.scheduler.async_scheduling:
-            return self._finish(running, None)
+            self._running = None
+            return self._finish(running)
+        started_s = time.monotonic()
         plan = self.scheduler.schedule(started_s)
-        planned_s = time.monotonic() - started_s
-        self._counters = replace(self._counters, schedule_s=self._counters.schedule_s + planned_s)
-        if running is None:
-            self._start(plan)
-            return engine_outputs(self.scheduler, None, None, time.monotonic())
-        return self._finish(running, plan)
+        self._add_schedule_s(time.monotonic() - started_s)
+        self._running = self._start(plan)
+        outputs = self._finish(running) if running is not None else self._outputs(None, None)
+        if self._running is None:
+            self._running = self._start_or_drop(plan)
+        elif running is not None:
+            self._running = replace(self._running, started_s=time.monotonic())
+        return outputs
 
     def has_work(self) -> bool:
         """Whether step() has something to do: unfinished requests, a plan under way or a copy under way."""
@@ -219,32 +222,35 @@ class EngineCore:
         """Stop the executor; may be called again."""
         self.executor.stop()
 
-    def _start(self, plan: StepPlan) -> None:
-        """Hand a plan to the executor, unless there is nothing to do or to wait for."""
-        self._running = None
-        now_s = time.monotonic()
-        if plan.num_rows or plan.num_transfers or self.scheduler.num_transfers_in_flight:
-            expected_s = _expected_s(self.latency, plan) if plan.num_rows else 0.0
-            self._running = _Running(plan, self.executor.submit(plan), now_s, expected_s)
-        else:
-            self.scheduler.commit(plan.step, np.empty(0, np.int32), 0.0, now_s)
+    def _start(self, plan: StepPlan) -> _Running | None:
+        """Queue a plan behind the one under way: the worker goes from one to the next without asking."""
+        if not plan.num_rows and not plan.num_transfers:
+            return None
+        expected_s = _expected_s(self.latency, plan) if plan.num_rows else 0.0
+        return _Running(plan, self.executor.submit(plan), time.monotonic(), expected_s)
 
-    def _finish(self, running: _Running, next_plan: StepPlan | None) -> list[EngineOutput]:
-        """Wait for the present iteration, start the next one if it is planned, then commit the present one."""
+    def _start_or_drop(self, plan: StepPlan) -> _Running | None:
+        """A plan without rows and transfers waits for the copies under way; with none it is committed as it is."""
+        if self.scheduler.num_transfers_in_flight:
+            return _Running(plan, self.executor.submit(plan), time.monotonic(), 0.0)
+        self.scheduler.commit(plan.step, np.empty(0, np.int32), 0.0, time.monotonic())
+        return None
+
+    def _finish(self, running: _Running) -> list[EngineOutput]:
+        """Wait for an iteration and commit it."""
         output = self._result(running)
-        self._running = None
-        if next_plan is not None and output is not None and (next_plan.num_rows or next_plan.num_transfers):
-            self._start(next_plan)  # before the commit: the device does not wait for the bookkeeping
         started_s = time.monotonic()
         if output is None:
             self.scheduler.fail_step(running.plan.step, started_s)
         else:
             self._commit(running.plan, output, started_s)
-        if next_plan is not None and self._running is None:
-            self._start(next_plan)
-        outputs = engine_outputs(self.scheduler, running.plan, output, started_s)
-        self._count(running.plan, output, time.monotonic() - started_s)
+        outputs = self._outputs(running.plan, output)
+        self._count(running.plan, output)
+        self._add_schedule_s(time.monotonic() - started_s)
         return outputs
+
+    def _outputs(self, plan: StepPlan | None, output: StepOutput | None) -> list[EngineOutput]:
+        return engine_outputs(self.scheduler, plan, output, time.monotonic())
 
     def _result(self, running: _Running) -> StepOutput | None:
         try:
@@ -266,18 +272,20 @@ class EngineCore:
                 logger.error("a KV copy failed and is taken back: %s", message)
         self.scheduler.commit(plan.step, output.sampled, output.elapsed_s if plan.num_rows else 0.0, now_s)
 
-    def _count(self, plan: StepPlan, output: StepOutput | None, commit_s: float) -> None:
+    def _count(self, plan: StepPlan, output: StepOutput | None) -> None:
         counters = self._counters
-        transfers = output.transfers if output is not None else None
+        transfers = output.transfers if output is not None else TransferResults()
         self._counters = replace(
             counters,
             iterations=counters.iterations + (1 if plan.num_rows else 0),
             iteration_tokens=counters.iteration_tokens + plan.num_tokens,
-            schedule_s=counters.schedule_s + commit_s,
             execute_s=counters.execute_s + (output.elapsed_s if output is not None and plan.num_rows else 0.0),
-            offload_bytes=counters.offload_bytes + (transfers.offload_bytes if transfers else 0),
-            upload_bytes=counters.upload_bytes + (transfers.upload_bytes if transfers else 0),
+            offload_bytes=counters.offload_bytes + transfers.offload_bytes,
+            upload_bytes=counters.upload_bytes + transfers.upload_bytes,
         )
+
+    def _add_schedule_s(self, seconds: float) -> None:
+        self._counters = replace(self._counters, schedule_s=self._counters.schedule_s + seconds)
 
     def _seed(self, seed: int | None) -> int:
         if seed is None:
