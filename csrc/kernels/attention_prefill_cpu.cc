@@ -68,7 +68,7 @@ FS_INLINE TileRows tile_rows(const PagedRows<T>& source, std::int64_t tile, std:
 }
 
 template <int kVecs, typename T>
-void load_queries(const AttentionParams& p, const QueryTile& tile, float* q) {
+FS_NOINLINE void load_queries(const AttentionParams& p, const QueryTile& tile, float* q) {
   const T* base = static_cast<const T*>(p.q) + p.query_start[tile.row] * p.q_token_stride;
   for (int v = 0; v < kVecs; ++v) {
     const T* rows[kLanes];
@@ -89,7 +89,7 @@ void load_queries(const AttentionParams& p, const QueryTile& tile, float* q) {
 
 /// scores[t][query] = K[t] . q[query] for the tokens [0, count) rounded up to kMicroRows.
 template <int kVecs>
-void score_tile(const TileRows& keys, std::int64_t count, int head_dim, const float* q, float* scores) {
+FS_NOINLINE void score_tile(const TileRows& keys, std::int64_t count, int head_dim, const float* q, float* scores) {
   constexpr int kWidth = kVecs * kLanes;
   for (std::int64_t t = 0; t < count; t += kMicroRows) {
     const float* k = keys.pages[t / kPageTokens] + t % kPageTokens * head_dim;
@@ -113,7 +113,7 @@ void score_tile(const TileRows& keys, std::int64_t count, int head_dim, const fl
 
 /// Turn one vector of queries' scores into weights. Tokens from `num_full` on are not seen by every query.
 template <int kVecs>
-FS_INLINE void weigh_column(std::int64_t count, std::int64_t num_full, int v, Scratch& s) {
+FS_NOINLINE void weigh_column(std::int64_t count, std::int64_t num_full, int v, Scratch& s) {
   constexpr int kWidth = kVecs * kLanes;
   float* column = s.scores + v * kLanes;
   const Vec position = load(s.position + v * kLanes);
@@ -148,7 +148,8 @@ FS_INLINE void weigh_column(std::int64_t count, std::int64_t num_full, int v, Sc
 
 /// values[d][query] = values[d][query] * alpha[query] + V[.., d] . weights[.., query].
 template <int kVecs>
-void add_tile(const TileRows& tile_values, std::int64_t count, std::int64_t num_full, int head_dim, Scratch& s) {
+FS_NOINLINE void add_tile(const TileRows& tile_values, std::int64_t count, std::int64_t num_full, int head_dim,
+                          Scratch& s) {
   constexpr int kWidth = kVecs * kLanes;
   Vec position[kVecs];
   for (int v = 0; v < kVecs; ++v) position[v] = load(s.position + v * kLanes);
@@ -187,7 +188,7 @@ void add_tile(const TileRows& tile_values, std::int64_t count, std::int64_t num_
 }
 
 template <int kVecs>
-void start_softmax(int head_dim, Scratch& s) {
+FS_NOINLINE void start_softmax(int head_dim, Scratch& s) {
   for (int i = 0; i < kVecs * kLanes; ++i) {
     s.max[i] = kMinusInf;
     s.sum[i] = 0.0f;
@@ -197,7 +198,7 @@ void start_softmax(int head_dim, Scratch& s) {
 
 /// Merge the softmax of the split that starts at `split` into the total, for the queries that see any of it.
 template <int kVecs>
-void merge_split(const QueryTile& tile, std::int64_t split, int head_dim, Scratch& s) {
+FS_NOINLINE void merge_split(const QueryTile& tile, std::int64_t split, int head_dim, Scratch& s) {
   constexpr int kWidth = kVecs * kLanes;
   if (split == 0) {
     __builtin_memcpy(s.total_max, s.max, sizeof(float) * kWidth);
@@ -225,7 +226,7 @@ void merge_split(const QueryTile& tile, std::int64_t split, int head_dim, Scratc
 }
 
 template <int kVecs, typename T>
-void write_out(const AttentionParams& p, const QueryTile& tile, const Scratch& s) {
+FS_NOINLINE void write_out(const AttentionParams& p, const QueryTile& tile, const Scratch& s) {
   constexpr int kWidth = kVecs * kLanes;
   T* base = static_cast<T*>(p.out) + p.query_start[tile.row] * p.out_token_stride;
   for (int v = 0; v < kVecs; ++v) {
@@ -247,7 +248,7 @@ void write_out(const AttentionParams& p, const QueryTile& tile, const Scratch& s
 }
 
 template <int kVecs, typename T>
-void attend_tile(const AttentionParams& p, const QueryTile& tile, Scratch& s) {
+FS_NOINLINE void attend_tile(const AttentionParams& p, const QueryTile& tile, Scratch& s) {
   const auto keys = paged_rows<T>(p, tile.row, tile.kv_head, false);
   const auto values = paged_rows<T>(p, tile.row, tile.kv_head, true);
   const std::int64_t lowest = tile.position(0);  // every query sees the positions up to here

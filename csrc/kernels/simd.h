@@ -12,6 +12,8 @@
 #endif
 
 #define FS_INLINE inline __attribute__((always_inline))
+/// For the phases of a kernel: large functions that are compiled once, not once per caller.
+#define FS_NOINLINE __attribute__((noinline))
 
 namespace fastserve::kernels::FS_ISA {
 
@@ -148,34 +150,35 @@ FS_INLINE Vec scale_by_pow2(Vec a, Vec n) {
 
 #else
 
+// The compiler's own vectors rather than arrays: arrays in memory cost minutes of compile time under the sanitizers.
+typedef float Lanes __attribute__((vector_size(16)));
+typedef std::int32_t IntLanes __attribute__((vector_size(16)));
 struct Vec {
   static constexpr int kLanes = 4;
-  float v[4];
+  Lanes v;
 };
-#define FS_LANES(expression) \
-  Vec r;                     \
-  for (int i = 0; i < 4; ++i) r.v[i] = (expression); \
-  return r
-FS_INLINE Vec set1(float x) { FS_LANES(x); }
+FS_INLINE Vec set1(float x) { return {Lanes{x, x, x, x}}; }
 template <typename T>
-FS_INLINE Vec load(const T* p) { FS_LANES(to_float(p[i])); }
+FS_INLINE Vec load(const T* p) {
+  return {Lanes{to_float(p[0]), to_float(p[1]), to_float(p[2]), to_float(p[3])}};
+}
 template <typename T>
 FS_INLINE void store(T* p, Vec a) {
   for (int i = 0; i < 4; ++i) p[i] = from_float<T>(a.v[i]);
 }
-FS_INLINE Vec operator+(Vec a, Vec b) { FS_LANES(a.v[i] + b.v[i]); }
-FS_INLINE Vec operator-(Vec a, Vec b) { FS_LANES(a.v[i] - b.v[i]); }
-FS_INLINE Vec operator*(Vec a, Vec b) { FS_LANES(a.v[i] * b.v[i]); }
-FS_INLINE Vec operator/(Vec a, Vec b) { FS_LANES(a.v[i] / b.v[i]); }
-FS_INLINE Vec max(Vec a, Vec b) { FS_LANES(a.v[i] > b.v[i] ? a.v[i] : b.v[i]); }
-FS_INLINE Vec min(Vec a, Vec b) { FS_LANES(a.v[i] < b.v[i] ? a.v[i] : b.v[i]); }
-FS_INLINE Vec fma(Vec a, Vec b, Vec c) { FS_LANES(a.v[i] * b.v[i] + c.v[i]); }
-FS_INLINE Vec round_to_int(Vec a) { FS_LANES(__builtin_rintf(a.v[i])); }
-FS_INLINE Vec scale_by_pow2(Vec a, Vec n) {
-  FS_LANES(a.v[i] *
-           __builtin_bit_cast(float, static_cast<std::uint32_t>(static_cast<std::int32_t>(n.v[i]) + 127) << 23));
+FS_INLINE Vec operator+(Vec a, Vec b) { return {a.v + b.v}; }
+FS_INLINE Vec operator-(Vec a, Vec b) { return {a.v - b.v}; }
+FS_INLINE Vec operator*(Vec a, Vec b) { return {a.v * b.v}; }
+FS_INLINE Vec operator/(Vec a, Vec b) { return {a.v / b.v}; }
+FS_INLINE Vec max(Vec a, Vec b) { return {a.v > b.v ? a.v : b.v}; }
+FS_INLINE Vec min(Vec a, Vec b) { return {a.v < b.v ? a.v : b.v}; }
+FS_INLINE Vec fma(Vec a, Vec b, Vec c) { return {a.v * b.v + c.v}; }
+FS_INLINE Vec round_to_int(Vec a) {
+  return {Lanes{__builtin_rintf(a.v[0]), __builtin_rintf(a.v[1]), __builtin_rintf(a.v[2]), __builtin_rintf(a.v[3])}};
 }
-#undef FS_LANES
+FS_INLINE Vec scale_by_pow2(Vec a, Vec n) {
+  return {a.v * __builtin_bit_cast(Lanes, (__builtin_convertvector(n.v, IntLanes) + 127) << 23)};
+}
 
 #endif
 
@@ -222,9 +225,7 @@ FS_INLINE Vec select_le(Vec a, Vec b, Vec x, Vec y) {
 #elif defined(FS_ISA_avx2)
   return {_mm256_blendv_ps(y.v, x.v, _mm256_cmp_ps(a.v, b.v, _CMP_LE_OQ))};
 #else
-  Vec r;
-  for (int i = 0; i < Vec::kLanes; ++i) r.v[i] = a.v[i] <= b.v[i] ? x.v[i] : y.v[i];
-  return r;
+  return {a.v <= b.v ? x.v : y.v};
 #endif
 }
 
@@ -251,9 +252,8 @@ FS_INLINE Vec exp(Vec x) {
 #elif defined(FS_ISA_avx2)
   return {_mm256_and_ps(_mm256_cmp_ps(x.v, _mm256_set1_ps(-87.0f), _CMP_NLT_UQ), value.v)};
 #else
-  Vec result;
-  for (int i = 0; i < 4; ++i) result.v[i] = x.v[i] >= -87.0f ? value.v[i] : x.v[i] < -87.0f ? 0.0f : x.v[i];
-  return result;
+  const Lanes small_or_nan = x.v < -87.0f ? Lanes{} : x.v;
+  return {x.v >= -87.0f ? value.v : small_or_nan};
 #endif
 }
 

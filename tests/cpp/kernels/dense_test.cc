@@ -2,9 +2,7 @@
 // threads. What they compute is checked against torch in tests/unit/ops.
 #include <gtest/gtest.h>
 
-#include <algorithm>
 #include <initializer_list>
-#include <vector>
 
 #include "base/cpu_isa.h"
 #include "base/tensor_view.h"
@@ -15,29 +13,10 @@
 #include "kernels/memory_roof.h"
 #include "kernels/norm.h"
 #include "kernels/rope_kv_write.h"
+#include "owned_tensor.h"
 
 namespace fastserve::kernels {
 namespace {
-
-/// A dense tensor that owns its elements, on the heap with nothing around them.
-template <typename T>
-struct Tensor {
-  std::vector<T> data;
-  TensorView view;
-
-  Tensor(std::initializer_list<std::int64_t> shape, DType dtype, T value = T{}) {
-    view.dtype = dtype;
-    view.ndim = static_cast<int>(shape.size());
-    std::copy(shape.begin(), shape.end(), view.shape.begin());
-    std::int64_t stride = 1;
-    for (int d = view.ndim - 1; d >= 0; --d) {
-      view.strides[static_cast<std::size_t>(d)] = stride;
-      stride *= view.size(d);
-    }
-    data.assign(static_cast<std::size_t>(stride), value);
-    view.data = data.data();
-  }
-};
 
 Tensor<float> floats(std::initializer_list<std::int64_t> shape, float value = 0.0f) {
   return {shape, DType::kFloat32, value};
