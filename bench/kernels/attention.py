@@ -1,4 +1,4 @@
-"""ops.attention: decode against the read bandwidth of the machine, prefill against torch's attention on dense tensors."""
+"""ops.attention: decode against the read bandwidth of the machine, prefill against torch on dense tensors."""
 
 import itertools
 from collections.abc import Callable, Iterator

@@ -14,10 +14,10 @@ NUM_TOP = 5
 def cases(*, quick: bool) -> Iterator[Case]:
     for vocab_size in [32000] if quick else [32000, 152064]:
         for num_rows in [16] if quick else [1, 16]:
-            # Logits of a language model are peaked: few tokens hold the mass.
-            logits = torch.randn(num_rows, vocab_size) * 3
+            # Token frequencies fall like a power of the rank, so few tokens hold the mass.
+            ranks = torch.stack([torch.randperm(vocab_size) for _ in range(num_rows)])
+            logits = -1.5 * (ranks + 1.0).log()
             shape = f"R={num_rows} V={vocab_size}"
-            # The row is read once, from a cache.
             yield Case("sample greedy", shape, _sample(logits))
             yield Case("sample t=1", shape, _sample(logits, temperature=1.0))
             yield Case("sample top_k", shape, _sample(logits, temperature=1.0, top_k=50))
