@@ -72,7 +72,7 @@ struct TileStream {
 
   /// The page to prefetch beside the keys of token `t` of a tile of `count` tokens; `otherwise` when there is none.
   FS_INLINE const T* after_keys(std::int64_t tile, std::int64_t count, std::int64_t t, const T* otherwise) const {
-    const std::int64_t from = t + ahead;
+    const std::int64_t from = t / kPageTokens * kPageTokens + ahead;
     if (from < count) return keys.at(tile + from);
     const std::int64_t beyond = from - ceil_div(count, kPageTokens) * kPageTokens;
     return beyond < count ? values.at(tile + beyond) : otherwise;

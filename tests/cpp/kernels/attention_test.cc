@@ -75,6 +75,13 @@ TEST_P(PagedKernels, AttentionStaysWithinItsPages) {
   }
 }
 
+TEST_P(PagedKernels, AttentionOfEveryLengthStaysWithinItsBlockTable) {
+  for (int length = 1; length <= 140; ++length) {
+    attend<float>(DType::kFloat32, 1.0f, 32, 8, length, length, std::min(length, 5));
+    attend<std::uint16_t>(DType::kBFloat16, 0x3f80, 128, 16, length, length, std::min(length, 5));
+  }
+}
+
 TEST_P(PagedKernels, SplitsOfOneRowAreSharedByThreads) { attend<float>(DType::kFloat32, 1.0f, 32, 8, 2050, 1030, 5); }
 
 TEST_P(PagedKernels, SamplingStaysWithinItsRow) {
