@@ -93,15 +93,16 @@ void register_values(py::module_& module) {
 void register_host_arena(py::module_& module) {
   py::class_<HostArena, std::shared_ptr<HostArena>>(
       module, "HostArena", py::buffer_protocol(),
-      "Host memory for offloaded blocks: 2 MiB aligned, zero-filled, backed by real pages from the start. Has the "
+      "Host memory for offloaded blocks: 2 MiB aligned, zero-filled. Has the "
       "buffer protocol, uint8 [num_blocks, block_bytes]: numpy.asarray(arena) is a writable view that keeps it alive.")
-      .def(py::init([](std::int64_t num_blocks, std::int64_t block_bytes, int num_threads) {
+      .def(py::init([](std::int64_t num_blocks, std::int64_t block_bytes, int num_threads, bool prefault) {
              const py::gil_scoped_release release;  // touching the pages takes a while
-             return std::make_shared<HostArena>(num_blocks, block_bytes, HostArenaOptions{.num_threads = num_threads});
+             return std::make_shared<HostArena>(num_blocks, block_bytes, HostArenaOptions{num_threads, prefault});
            }),
            py::arg("num_blocks"), py::arg("block_bytes"), py::kw_only(), py::arg("num_threads") = 0,
-           "Map the memory; num_threads touch it first (0: one per core, at most 16). InvalidArgumentError for sizes "
-           "below 1, DeviceError when the memory cannot be had.")
+           py::arg("prefault") = true,
+           "Map the memory; with prefault, num_threads touch it first (0: one per core, at most 16). InvalidArgumentError "
+           "for sizes below 1, DeviceError when the memory cannot be had.")
       .def_buffer([](HostArena& self) {
         return py::buffer_info(reinterpret_cast<std::uint8_t*>(self.data()), {self.num_blocks(), self.block_bytes()},
                                {self.block_bytes(), std::int64_t{1}});

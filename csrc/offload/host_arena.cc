@@ -41,6 +41,7 @@ HostArena::HostArena(std::int64_t num_blocks, std::int64_t block_bytes, const Ho
   const std::int64_t available = available_host_bytes();
   if (num_bytes() > available) refuse(num_bytes(), available, "memory of this machine and its cgroup");
   map();
+  if (!options.prefault) return;
   try {
     touch_pages(options.num_threads);
   } catch (...) {  // a thread could not be started

@@ -11,11 +11,14 @@ namespace fastserve::offload {
 struct HostArenaOptions {
   /// Threads that touch the pages first; 0: one per core, at most 16.
   int num_threads = 0;
+  /// Back the whole arena with real pages at once. Pinned memory needs it; without, pages come as they are first used, and
+  /// a pool much larger than its use costs neither time nor memory.
+  bool prefault = true;
 };
 
 /// Host memory for offloaded KV blocks: one mapping, aligned to 2 MiB, in huge pages where the kernel allows,
-/// zero-filled and backed by real pages from the start, so that no copy waits for a page fault and a lack of memory
-/// shows at once.
+/// zero-filled and, unless told otherwise, backed by real pages from the start, so that no copy waits for a page fault and
+/// a lack of memory shows at once.
 class HostArena {
  public:
   /// Map num_blocks * block_bytes bytes.

@@ -24,7 +24,7 @@ class Transfers:
         self.arena: HostArena | None = None
         if num_host_blocks:
             block_bytes = kv_cache[0].numel() * kv_cache.element_size()
-            self.arena = HostArena(num_host_blocks, block_bytes)
+            self.arena = HostArena(num_host_blocks, block_bytes, prefault=False)
             self._engine = OffloadEngine(kv_cache, self.arena, verify_checksums=canary)
 
     @property

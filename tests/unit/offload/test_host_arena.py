@@ -3,6 +3,7 @@
 import gc
 
 import numpy as np
+import psutil
 import pytest
 import torch
 
@@ -44,3 +45,13 @@ def test_senseless_sizes_are_refused(num_blocks, block_bytes):
 def test_more_memory_than_there_is_is_refused_with_a_remedy():
     with pytest.raises(DeviceError, match=r"asks for .* GiB but .* GiB are available .* ask for fewer host blocks"):
         HostArena(1 << 20, 1 << 30)
+
+
+@pytest.mark.parametrize("prefault", [True, False])
+def test_pages_are_backed_at_once_or_as_they_are_used(prefault):
+    process = psutil.Process()
+    before = process.memory_info().rss
+    arena = HostArena(256, 1 << 20, prefault=prefault)
+    grown = process.memory_info().rss - before
+    assert grown > 200 << 20 if prefault else grown < 50 << 20
+    assert not np.asarray(arena)[255].any()

@@ -1,0 +1,27 @@
+"""Pool sizes from gibibytes or from block counts."""
+
+import pytest
+
+from fastserve.config import CacheConfig
+from fastserve.errors import InvalidArgumentError
+from fastserve.worker.memory import size_pools
+
+
+def test_gibibytes_become_blocks():
+    sizes = size_pools(CacheConfig(kv_gib=1.0, host_kv_gib=0.5), block_bytes=1 << 20, max_model_len=2048)
+    assert (sizes.num_device_blocks, sizes.num_host_blocks) == (1024, 512)
+
+
+def test_block_counts_win_over_gibibytes():
+    cache = CacheConfig(num_gpu_blocks_override=200, num_host_blocks_override=7)
+    sizes = size_pools(cache, block_bytes=1 << 20, max_model_len=2048)
+    assert (sizes.num_device_blocks, sizes.num_host_blocks) == (200, 7)
+
+
+def test_a_host_pool_of_zero_is_allowed():
+    assert size_pools(CacheConfig(host_kv_gib=0.0), block_bytes=4096, max_model_len=2048).num_host_blocks == 0
+
+
+def test_a_device_pool_that_cannot_hold_one_request_is_refused_with_the_remedy():
+    with pytest.raises(InvalidArgumentError, match=r"128 blocks.*got 100 blocks.*--kv-gib"):
+        size_pools(CacheConfig(num_gpu_blocks_override=100), block_bytes=4096, max_model_len=2048)
