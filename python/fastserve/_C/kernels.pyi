@@ -1,0 +1,65 @@
+"""
+Kernels on borrowed tensors (DLPack); outputs are passed in.
+"""
+from __future__ import annotations
+import numpy
+import torch
+import typing
+__all__: list[str] = ['activation', 'attention_decode', 'attention_prefill', 'checksum_blocks', 'copy_blocks', 'embedding', 'layer_norm', 'linear', 'linear_panel_width', 'memory_roof', 'pack_linear_weight', 'rms_norm', 'rope_kv_write', 'sample', 'token_logprobs']
+def activation(out: numpy.ndarray | torch.Tensor, x: numpy.ndarray | torch.Tensor, kind: str, gated: bool) -> None:
+    """
+    out = act(x), or act(x[:, :I]) * x[:, I:] when gated; kind is silu, gelu, gelu_tanh or relu.
+    """
+def attention_decode(q: numpy.ndarray | torch.Tensor, kv_cache: numpy.ndarray | torch.Tensor, query_start: numpy.ndarray | torch.Tensor, seq_lens: numpy.ndarray | torch.Tensor, block_start: numpy.ndarray | torch.Tensor, block_ids: numpy.ndarray | torch.Tensor, out: numpy.ndarray | torch.Tensor, *, row_begin: typing.SupportsInt | typing.SupportsIndex, row_end: typing.SupportsInt | typing.SupportsIndex, layer: typing.SupportsInt | typing.SupportsIndex, scale: typing.SupportsFloat | typing.SupportsIndex) -> None:
+    """
+    Paged attention of rows with one query token each; see kernels/attention.h.
+    """
+def attention_prefill(q: numpy.ndarray | torch.Tensor, kv_cache: numpy.ndarray | torch.Tensor, query_start: numpy.ndarray | torch.Tensor, seq_lens: numpy.ndarray | torch.Tensor, block_start: numpy.ndarray | torch.Tensor, block_ids: numpy.ndarray | torch.Tensor, out: numpy.ndarray | torch.Tensor, *, row_begin: typing.SupportsInt | typing.SupportsIndex, row_end: typing.SupportsInt | typing.SupportsIndex, layer: typing.SupportsInt | typing.SupportsIndex, scale: typing.SupportsFloat | typing.SupportsIndex) -> None:
+    """
+    Paged causal attention of rows with any number of query tokens; see kernels/attention.h.
+    """
+def checksum_blocks(cache: numpy.ndarray | torch.Tensor, ids: numpy.ndarray | torch.Tensor, out: numpy.ndarray | torch.Tensor) -> None:
+    """
+    A 64-bit hash of the bytes of each block; see kernels/copy_blocks.h.
+    """
+def copy_blocks(src: numpy.ndarray | torch.Tensor, dst: numpy.ndarray | torch.Tensor, src_ids: numpy.ndarray | torch.Tensor, dst_ids: numpy.ndarray | torch.Tensor, *, stream: typing.SupportsInt | typing.SupportsIndex = 0) -> None:
+    """
+    Copy whole blocks; see kernels/copy_blocks.h.
+    """
+def embedding(out: numpy.ndarray | torch.Tensor, ids: numpy.ndarray | torch.Tensor, weight: numpy.ndarray | torch.Tensor) -> None:
+    """
+    out[t] = weight[ids[t]]; ids are int32.
+    """
+def layer_norm(out: numpy.ndarray | torch.Tensor, x: numpy.ndarray | torch.Tensor, weight: numpy.ndarray | torch.Tensor, bias: numpy.ndarray | torch.Tensor, eps: typing.SupportsFloat | typing.SupportsIndex, residual: numpy.ndarray | torch.Tensor | None = None) -> None:
+    """
+    LayerNorm of the rows of x [T, H], or of residual += x.
+    """
+def linear(out: numpy.ndarray | torch.Tensor, x: numpy.ndarray | torch.Tensor, packed: numpy.ndarray | torch.Tensor, bias: numpy.ndarray | torch.Tensor | None = None) -> None:
+    """
+    out [T, N] = x [T, K] @ weight.T + bias; a row of out does not depend on the other rows.
+    """
+def memory_roof(x: numpy.ndarray | torch.Tensor) -> float:
+    """
+    Sum of x, read once by all threads: the roof for what is bound by reading memory (benchmarks).
+    """
+def pack_linear_weight(packed: numpy.ndarray | torch.Tensor, weight: numpy.ndarray | torch.Tensor) -> None:
+    """
+    Copy weight [N, K] into packed [ceil(N / 32), K, 32], the layout that `linear` reads.
+    """
+def rms_norm(out: numpy.ndarray | torch.Tensor, x: numpy.ndarray | torch.Tensor, weight: numpy.ndarray | torch.Tensor, eps: typing.SupportsFloat | typing.SupportsIndex, residual: numpy.ndarray | torch.Tensor | None = None) -> None:
+    """
+    RMSNorm of the rows of x [T, H], or of residual += x.
+    """
+def rope_kv_write(q: numpy.ndarray | torch.Tensor, k: numpy.ndarray | torch.Tensor, v: numpy.ndarray | torch.Tensor, positions: numpy.ndarray | torch.Tensor, cos_sin: numpy.ndarray | torch.Tensor | None, kv_cache: numpy.ndarray | torch.Tensor, slots: numpy.ndarray | torch.Tensor, layer: typing.SupportsInt | typing.SupportsIndex, interleaved: bool = False, q_norm: numpy.ndarray | torch.Tensor | None = None, k_norm: numpy.ndarray | torch.Tensor | None = None, norm_eps: typing.SupportsFloat | typing.SupportsIndex = 0.0) -> None:
+    """
+    Normalise and rotate q in place, k on its way into kv_cache; write v into kv_cache.
+    """
+def sample(logits: numpy.ndarray | torch.Tensor, temperature: numpy.ndarray | torch.Tensor, top_k: numpy.ndarray | torch.Tensor, top_p: numpy.ndarray | torch.Tensor, min_p: numpy.ndarray | torch.Tensor, repetition_penalty: numpy.ndarray | torch.Tensor, presence_penalty: numpy.ndarray | torch.Tensor, frequency_penalty: numpy.ndarray | torch.Tensor, seeds: numpy.ndarray | torch.Tensor, counters: numpy.ndarray | torch.Tensor, history_start: numpy.ndarray | torch.Tensor, history_tokens: numpy.ndarray | torch.Tensor, history_prompt_len: numpy.ndarray | torch.Tensor, banned_start: numpy.ndarray | torch.Tensor, banned_tokens: numpy.ndarray | torch.Tensor, out: numpy.ndarray | torch.Tensor) -> None:
+    """
+    Choose a token per row of logits; see kernels/sampling.h.
+    """
+def token_logprobs(logits: numpy.ndarray | torch.Tensor, tokens: numpy.ndarray | torch.Tensor, token_logprobs: numpy.ndarray | torch.Tensor, ranks: numpy.ndarray | torch.Tensor, top_ids: numpy.ndarray | torch.Tensor, top_logprobs: numpy.ndarray | torch.Tensor) -> None:
+    """
+    Log-softmax of the logits at chosen tokens, ranks, largest ones; see kernels/token_logprobs.h.
+    """
+linear_panel_width: int = 32

@@ -1,0 +1,170 @@
+"""
+Asynchronous block copies between device and host memory.
+"""
+from __future__ import annotations
+import enum
+import numpy
+import torch
+import typing
+__all__: list[str] = ['Completion', 'Direction', 'DirectionCounters', 'HostArena', 'OffloadEngine']
+class Direction(enum.Enum):
+    """
+    Which way blocks move.
+    """
+    DEVICE_TO_HOST: typing.ClassVar[Direction]
+    HOST_TO_DEVICE: typing.ClassVar[Direction]
+    @classmethod
+    def __new__(cls, value):
+        ...
+class Completion:
+    """
+    How a transfer ended; a failed one leaves unspecified bytes.
+    """
+    def __repr__(self) -> str:
+        ...
+    @property
+    def bytes(self) -> int:
+        """
+        Bytes asked for, whether ok or not.
+        """
+    @property
+    def direction(self) -> Direction:
+        ...
+    @property
+    def error(self) -> str:
+        """
+        Empty when ok.
+        """
+    @property
+    def ok(self) -> bool:
+        ...
+    @property
+    def seconds(self) -> float:
+        """
+        From the start of the copy to its end, with its verification.
+        """
+    @property
+    def ticket(self) -> int:
+        """
+        What submit returned.
+        """
+class DirectionCounters:
+    """
+    What one direction has done since the engine started.
+    """
+    @property
+    def bytes(self) -> int:
+        """
+        Copied by transfers that ended ok.
+        """
+    @property
+    def num_blocks(self) -> int:
+        """
+        Copied by transfers that ended ok.
+        """
+    @property
+    def num_copies(self) -> int:
+        """
+        Contiguous copies these blocks took.
+        """
+    @property
+    def num_failed(self) -> int:
+        ...
+    @property
+    def num_transfers(self) -> int:
+        """
+        Ended, failures and cancellations included.
+        """
+class HostArena:
+    """
+    Host memory for offloaded blocks: 2 MiB aligned, zero-filled. Has the buffer protocol, uint8 [num_blocks, block_bytes]: numpy.asarray(arena) is a writable view that keeps it alive.
+    """
+    def __init__(self, num_blocks: typing.SupportsInt | typing.SupportsIndex, block_bytes: typing.SupportsInt | typing.SupportsIndex, *, num_threads: typing.SupportsInt | typing.SupportsIndex = 0, prefault: bool = True) -> None:
+        """
+        Map the memory; with prefault, num_threads touch it first (0: one per core, at most 16). InvalidArgumentError for sizes below 1, DeviceError when the memory cannot be had.
+        """
+    @property
+    def advises_huge_pages(self) -> bool:
+        """
+        The kernel took the advice to use huge pages.
+        """
+    @property
+    def block_bytes(self) -> int:
+        ...
+    @property
+    def num_blocks(self) -> int:
+        ...
+    @property
+    def num_bytes(self) -> int:
+        ...
+class OffloadEngine:
+    """
+    Copies KV blocks between the device arena and the host arena beside the compute; every method may be called from any thread. Transfers of one direction complete in order; the directions run at once, and a transfer that touches blocks of another one in flight is refused.
+    """
+    def __init__(self, device_arena: typing.Any, host_arena: HostArena, *, queue_capacity: typing.SupportsInt | typing.SupportsIndex = 64, verify_checksums: bool = False) -> None:
+        """
+        device_arena [num_blocks, ...] is a contiguous, writable tensor whose blocks have host_arena.block_bytes bytes; both arenas are kept alive. queue_capacity: transfers per direction queued or running.
+        """
+    def check_integrity(self) -> None:
+        """
+        InternalError when queues, tickets and block uses contradict each other.
+        """
+    def close(self) -> None:
+        """
+        Cancel what is queued, let running transfers end, join the threads; completions can still be polled.
+        """
+    def counters(self, direction: Direction) -> DirectionCounters:
+        ...
+    def inject_delay(self, direction: Direction, seconds: typing.SupportsFloat | typing.SupportsIndex) -> None:
+        """
+        Fault injection: every transfer of the direction takes this much longer from now on.
+        """
+    def inject_failure(self, direction: Direction, count: typing.SupportsInt | typing.SupportsIndex) -> None:
+        """
+        Fault injection: the next count transfers of the direction fail.
+        """
+    def inject_random_delay(self, max_seconds: typing.SupportsFloat | typing.SupportsIndex, seed: typing.SupportsInt | typing.SupportsIndex) -> None:
+        """
+        Fault injection: every transfer takes a random time below max_seconds longer.
+        """
+    def link_bytes_per_s(self, direction: Direction) -> float:
+        """
+        Smoothed rate of recent copies; 10e9 before the first one.
+        """
+    def num_in_flight(self) -> int:
+        """
+        Transfers submitted and not yet reported by poll or wait.
+        """
+    def poll(self) -> list[Completion]:
+        """
+        The completions not reported yet, in order of completion; never waits. Each is reported once.
+        """
+    def submit(self, direction: Direction, source_blocks: numpy.ndarray | torch.Tensor, target_blocks: numpy.ndarray | torch.Tensor) -> int:
+        """
+        Queue a transfer of block source_blocks[i] onto target_blocks[i] (int32 [num_blocks] each, copied) and return its ticket; waits only while the direction's queue is full. InvalidArgumentError: lengths differ, an id out of range, a target twice, a block in use by a transfer in flight, engine closed.
+        """
+    def try_submit(self, direction: Direction, source_blocks: numpy.ndarray | torch.Tensor, target_blocks: numpy.ndarray | torch.Tensor) -> int | None:
+        """
+        The same, but None where submit would wait.
+        """
+    def wait(self, ticket: typing.SupportsInt | typing.SupportsIndex, timeout_s: typing.SupportsFloat | typing.SupportsIndex = ...) -> Completion | None:
+        """
+        Wait for one transfer and report it, so that poll does not; None after timeout_s seconds. InvalidArgumentError: unknown ticket, already reported, or another thread waits for it.
+        """
+    def wait_any(self, timeout_s: typing.SupportsFloat | typing.SupportsIndex = ...) -> bool:
+        """
+        Wait until poll would return something; False after timeout_s seconds, or at once with nothing in flight.
+        """
+    @property
+    def block_bytes(self) -> int:
+        ...
+    @property
+    def num_mismatches(self) -> int:
+        """
+        Of these, the ones that differed.
+        """
+    @property
+    def num_verified(self) -> int:
+        """
+        Blocks whose hashes were compared.
+        """

@@ -1,0 +1,316 @@
+"""
+Policies, latency model, swap planner, StepPlan, scheduler.
+"""
+from __future__ import annotations
+import collections.abc
+import enum
+import fastserve._C.kv
+import numpy
+import numpy.typing
+import typing
+__all__: list[str] = ['FinishReason', 'LatencyModel', 'RequestStats', 'Scheduler', 'SchedulerStats', 'StepEvents', 'StepPlan', 'prefill_pairs']
+class FinishReason(enum.IntEnum):
+    """
+    Why a request ended.
+    """
+    ABORT: typing.ClassVar[FinishReason]
+    DEADLINE: typing.ClassVar[FinishReason]
+    ERROR: typing.ClassVar[FinishReason]
+    LENGTH: typing.ClassVar[FinishReason]
+    NONE: typing.ClassVar[FinishReason]
+    STOP: typing.ClassVar[FinishReason]
+    @classmethod
+    def __new__(cls, value):
+        ...
+    def __format__(self, format_spec):
+        ...
+class StepPlan:
+    """
+    One iteration as the workers need it. Every array is a read-only numpy view that keeps the plan alive; the fields are described in csrc/sched/step_plan.h.
+    """
+    @staticmethod
+    def from_bytes(data: bytes) -> StepPlan:
+        """
+        Read to_bytes(); raises InvalidArgumentError for anything else.
+        """
+    def to_bytes(self) -> bytes:
+        """
+        The plan for another process of the same build, little-endian.
+        """
+    @property
+    def num_decode_rows(self) -> int:
+        ...
+    @property
+    def num_rows(self) -> int:
+        ...
+    @property
+    def num_samples(self) -> int:
+        ...
+    @property
+    def num_tokens(self) -> int:
+        ...
+    @property
+    def num_transfers(self) -> int:
+        ...
+    @property
+    def step(self) -> int:
+        ...
+class StepEvents:
+    """
+    Tokens and ends of requests, in the order of happening; read-only numpy views.
+    """
+class RequestStats:
+    """
+    Where the time of a request went, seconds.
+    """
+    @property
+    def host_s(self) -> float:
+        ...
+    @property
+    def parked_s(self) -> float:
+        ...
+    @property
+    def preemptions(self) -> int:
+        ...
+    @property
+    def queue_s(self) -> float:
+        ...
+    @property
+    def recomputed_tokens(self) -> int:
+        ...
+    @property
+    def upload_wait_s(self) -> float:
+        ...
+class SchedulerStats:
+    """
+    State and counters of the scheduler at one moment.
+    """
+    @property
+    def demotions(self) -> int:
+        ...
+    @property
+    def device_usage(self) -> float:
+        ...
+    @property
+    def failed_transfers(self) -> int:
+        ...
+    @property
+    def finished(self) -> int:
+        ...
+    @property
+    def host_usage(self) -> float:
+        ...
+    @property
+    def iteration_tokens(self) -> int:
+        ...
+    @property
+    def iterations(self) -> int:
+        ...
+    @property
+    def level_requests(self) -> list[int]:
+        ...
+    @property
+    def mirror_blocks(self) -> int:
+        ...
+    @property
+    def num_held(self) -> int:
+        ...
+    @property
+    def num_parked_device(self) -> int:
+        ...
+    @property
+    def num_parked_host(self) -> int:
+        ...
+    @property
+    def num_running(self) -> int:
+        ...
+    @property
+    def num_waiting(self) -> int:
+        ...
+    @property
+    def offload_blocks(self) -> int:
+        ...
+    @property
+    def offload_bytes(self) -> float:
+        ...
+    @property
+    def parks(self) -> int:
+        ...
+    @property
+    def preemptions(self) -> int:
+        ...
+    @property
+    def prefix_cache_hits(self) -> int:
+        ...
+    @property
+    def prefix_cache_queries(self) -> int:
+        ...
+    @property
+    def promotions(self) -> int:
+        ...
+    @property
+    def recomputed_tokens(self) -> int:
+        ...
+    @property
+    def recomputes(self) -> int:
+        ...
+    @property
+    def recomputes_by_mode(self) -> int:
+        ...
+    @property
+    def recomputes_cheaper(self) -> int:
+        ...
+    @property
+    def recomputes_copy_failed(self) -> int:
+        ...
+    @property
+    def recomputes_empty(self) -> int:
+        ...
+    @property
+    def recomputes_host_full(self) -> int:
+        ...
+    @property
+    def recomputes_no_host(self) -> int:
+        ...
+    @property
+    def swaps(self) -> int:
+        ...
+    @property
+    def swaps_without_copy(self) -> int:
+        ...
+    @property
+    def thrash_governor_active(self) -> bool:
+        ...
+    @property
+    def thrash_governor_trips(self) -> int:
+        ...
+    @property
+    def upload_blocks(self) -> int:
+        ...
+    @property
+    def upload_bytes(self) -> float:
+        ...
+    @property
+    def uploads_hit(self) -> int:
+        ...
+    @property
+    def uploads_late(self) -> int:
+        ...
+    @property
+    def uploads_wasted(self) -> int:
+        ...
+class LatencyModel:
+    """
+    Seconds of an iteration: base + a * prefill_tokens + b * prefill_pairs + c * num_decodes + d * decode_ctx, times a correction learned from the iterations that ran.
+    """
+    def __init__(self, coefficients: typing.Annotated[collections.abc.Sequence[typing.SupportsFloat | typing.SupportsIndex], "FixedSize(5)"] = [0.001, 5e-05, 1e-09, 0.0001, 1e-08]) -> None:
+        """
+        coefficients: (base, a, b, c, d), seconds, none negative.
+        """
+    def coefficients(self) -> typing.Annotated[list[float], "FixedSize(5)"]:
+        """
+        (base, a, b, c, d), without the correction.
+        """
+    def decode_s(self, batch: typing.SupportsFloat | typing.SupportsIndex, total_ctx: typing.SupportsFloat | typing.SupportsIndex) -> float:
+        """
+        Predicted seconds of a decode iteration.
+        """
+    def fit(self, samples: typing.Annotated[numpy.typing.ArrayLike, numpy.float64]) -> None:
+        """
+        Fit to measured iterations, float64 [n, 5]: prefill_tokens, prefill_pairs, num_decodes, decode_ctx, seconds.
+        """
+    def iteration_s(self, prefill_tokens: typing.SupportsFloat | typing.SupportsIndex, prefill_pairs: typing.SupportsFloat | typing.SupportsIndex, num_decodes: typing.SupportsFloat | typing.SupportsIndex, decode_ctx: typing.SupportsFloat | typing.SupportsIndex) -> float:
+        """
+        Predicted seconds of an iteration.
+        """
+    def observe(self, prefill_tokens: typing.SupportsFloat | typing.SupportsIndex, prefill_pairs: typing.SupportsFloat | typing.SupportsIndex, num_decodes: typing.SupportsFloat | typing.SupportsIndex, decode_ctx: typing.SupportsFloat | typing.SupportsIndex, seconds: typing.SupportsFloat | typing.SupportsIndex) -> None:
+        """
+        Let the correction follow one iteration that ran.
+        """
+    def prefill_s(self, num_tokens: typing.SupportsFloat | typing.SupportsIndex, ctx: typing.SupportsFloat | typing.SupportsIndex = 0.0) -> float:
+        """
+        Predicted seconds of a prefill of num_tokens behind ctx tokens.
+        """
+    @property
+    def correction(self) -> float:
+        """
+        Measured over predicted time, smoothed, within 1/4..4.
+        """
+class Scheduler:
+    """
+    Policy, KV and swap planner: schedule() -> run the plan -> commit(). Times are monotonic seconds given by the caller. One thread.
+    """
+    def __init__(self, kv: fastserve._C.kv.KvManager, latency: LatencyModel, *, policy: str = 'skip-join-mlfq', max_num_seqs: typing.SupportsInt | typing.SupportsIndex = 256, max_num_batched_tokens: typing.SupportsInt | typing.SupportsIndex = 2048, max_prefill_chunk_tokens: typing.SupportsInt | typing.SupportsIndex = 512, max_model_len: typing.SupportsInt | typing.SupportsIndex = 2048, starvation_limit_s: typing.SupportsFloat | typing.SupportsIndex = 3.0, quantum_ratio: typing.SupportsFloat | typing.SupportsIndex = 2.0, first_quantum_s: typing.SupportsFloat | typing.SupportsIndex = 0.0, num_levels: typing.SupportsInt | typing.SupportsIndex = 0, preemption_mode: str = 'auto', proactive_offload: bool = True, write_through: bool = True, reserve_iterations: typing.SupportsInt | typing.SupportsIndex = 8, max_parks_per_request: typing.SupportsInt | typing.SupportsIndex = 64, thrash_parks_per_finish: typing.SupportsFloat | typing.SupportsIndex = 8.0, block_bytes: typing.SupportsFloat | typing.SupportsIndex = 0.0, offload_bytes_per_s: typing.SupportsFloat | typing.SupportsIndex = 10000000000.0, upload_bytes_per_s: typing.SupportsFloat | typing.SupportsIndex = 10000000000.0) -> None:
+        ...
+    def abort(self, request_id: typing.SupportsInt | typing.SupportsIndex, now_s: typing.SupportsFloat | typing.SupportsIndex) -> bool:
+        """
+        End a request; False when unknown or finished. Its end comes as an event, at once or with a commit.
+        """
+    def add(self, request_id: typing.SupportsInt | typing.SupportsIndex, prompt: typing.Annotated[numpy.typing.ArrayLike, numpy.int32], *, now_s: typing.SupportsFloat | typing.SupportsIndex, max_tokens: typing.SupportsInt | typing.SupportsIndex = 16, min_tokens: typing.SupportsInt | typing.SupportsIndex = 0, ignore_eos: bool = False, eos_token_ids: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex] = (), stop_token_ids: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex] = (), priority: typing.SupportsInt | typing.SupportsIndex = 0, cache_salt: typing.SupportsInt | typing.SupportsIndex = 0, deadline_s: typing.SupportsFloat | typing.SupportsIndex = 0.0, temperature: typing.SupportsFloat | typing.SupportsIndex = 1.0, top_k: typing.SupportsInt | typing.SupportsIndex = 0, top_p: typing.SupportsFloat | typing.SupportsIndex = 1.0, min_p: typing.SupportsFloat | typing.SupportsIndex = 0.0, repetition_penalty: typing.SupportsFloat | typing.SupportsIndex = 1.0, presence_penalty: typing.SupportsFloat | typing.SupportsIndex = 0.0, frequency_penalty: typing.SupportsFloat | typing.SupportsIndex = 0.0, seed: typing.SupportsInt | typing.SupportsIndex = 0, num_logprobs: typing.SupportsInt | typing.SupportsIndex = -1, oracle_output_tokens: typing.SupportsInt | typing.SupportsIndex = 0) -> None:
+        """
+        Queue a request; prompt int32 [n]; deadline_s absolute, <= 0 none. Raises InvalidArgumentError when it can never run.
+        """
+    def check_integrity(self) -> None:
+        """
+        Raise InternalError at the first broken invariant. For tests; slow.
+        """
+    def commit(self, step: typing.SupportsInt | typing.SupportsIndex, sampled: typing.Annotated[numpy.typing.ArrayLike, numpy.int32], iteration_s: typing.SupportsFloat | typing.SupportsIndex, now_s: typing.SupportsFloat | typing.SupportsIndex) -> None:
+        """
+        The oldest plan in flight ran; sampled int32 [num_samples], -1 = no finite logit.
+        """
+    def complete_transfers(self, ids: typing.Annotated[numpy.typing.ArrayLike, numpy.int64], ok: typing.Annotated[numpy.typing.ArrayLike, numpy.uint8], now_s: typing.SupportsFloat | typing.SupportsIndex) -> None:
+        """
+        Transfers ended: ids int64 [n], ok uint8 [n], 0 = failed.
+        """
+    def explain(self, request_id: typing.SupportsInt | typing.SupportsIndex, now_s: typing.SupportsFloat | typing.SupportsIndex) -> dict:
+        """
+        Why a request is where it is, as a dict.
+        """
+    def fail_step(self, step: typing.SupportsInt | typing.SupportsIndex, now_s: typing.SupportsFloat | typing.SupportsIndex) -> None:
+        """
+        Fail every request of the oldest plan in flight.
+        """
+    def park(self, request_id: typing.SupportsInt | typing.SupportsIndex, hold: bool, now_s: typing.SupportsFloat | typing.SupportsIndex) -> bool:
+        """
+        Take the KV off the device once it is in no plan; with hold it stays away until unpark. False when unknown.
+        """
+    def request_stats(self, request_id: typing.SupportsInt | typing.SupportsIndex, now_s: typing.SupportsFloat | typing.SupportsIndex) -> RequestStats:
+        """
+        Where the time of a request went; a finished one is known until the schedule() after its end was taken.
+        """
+    def schedule(self, now_s: typing.SupportsFloat | typing.SupportsIndex) -> StepPlan:
+        """
+        Plan the next iteration; at most two plans may be in flight.
+        """
+    def set_link_rates(self, offload_bytes_per_s: typing.SupportsFloat | typing.SupportsIndex, upload_bytes_per_s: typing.SupportsFloat | typing.SupportsIndex) -> None:
+        """
+        Measured speed of the copies.
+        """
+    def stats(self) -> SchedulerStats:
+        """
+        State and counters now.
+        """
+    def take_events(self) -> StepEvents:
+        """
+        Tokens and ends since the last call.
+        """
+    def unpark(self, request_id: typing.SupportsInt | typing.SupportsIndex, now_s: typing.SupportsFloat | typing.SupportsIndex) -> bool:
+        """
+        Undo park. False when unknown.
+        """
+    @property
+    def has_unfinished(self) -> bool:
+        ...
+    @property
+    def num_plans_in_flight(self) -> int:
+        ...
+    @property
+    def num_transfers_in_flight(self) -> int:
+        ...
+    @property
+    def num_unfinished(self) -> int:
+        ...
+def prefill_pairs(num_tokens: typing.SupportsFloat | typing.SupportsIndex, ctx: typing.SupportsFloat | typing.SupportsIndex) -> float:
+    """
+    (query, key) pairs that causal attention computes for num_tokens queries behind ctx tokens.
+    """
