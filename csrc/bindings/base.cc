@@ -44,10 +44,11 @@ void register_base(py::module_& module) {
              py::arg("num_threads"), "Replace the compute threads of this process; not beside a running kernel.");
   module.def("num_threads", [] { return compute_pool().num_threads(); }, "Number of compute threads of this process.");
 
-  const CudaProbe probe = probe_cuda_build();
-  module.attr("cuda_compiled") = probe.compiled;
-  module.attr("cuda_build_version") = probe.build_version;
-  module.attr("cuda_architectures") = probe.architectures;
+  module.def("cuda_compiled", [] { return probe_cuda_build().compiled; }, "Whether this build carries CUDA code.");
+  module.def("cuda_build_version", [] { return probe_cuda_build().build_version; },
+             "Version of the CUDA runtime linked in, for example 13.0; empty without CUDA.");
+  module.def("cuda_architectures", [] { return probe_cuda_build().architectures; },
+             "Architectures the CUDA code is compiled for, separated by spaces.");
   module.def("cuda_devices", [] {
     py::list devices;
     for (const CudaDevice& device : probe_cuda_devices()) {

@@ -20,6 +20,18 @@ def cpu_isa() -> str:
     """
     Instruction set of the CPU kernels in use: scalar, avx2 or avx512.
     """
+def cuda_architectures() -> str:
+    """
+    Architectures the CUDA code is compiled for, separated by spaces.
+    """
+def cuda_build_version() -> str:
+    """
+    Version of the CUDA runtime linked in, for example 13.0; empty without CUDA.
+    """
+def cuda_compiled() -> bool:
+    """
+    Whether this build carries CUDA code.
+    """
 def cuda_devices() -> list:
     """
     CUDA devices seen by the driver: a list of {name, compute_capability, memory_bytes}; empty without a driver.
@@ -37,6 +49,3 @@ def set_num_threads(num_threads: typing.SupportsInt | typing.SupportsIndex) -> N
     Replace the compute threads of this process; not beside a running kernel.
     """
 __version__: str = '0.1.0'
-cuda_architectures: str = ''
-cuda_build_version: str = ''
-cuda_compiled: bool = False

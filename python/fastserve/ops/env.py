@@ -38,8 +38,8 @@ def describe_core() -> CoreDescription:
     return CoreDescription(
         cpu_isa=_C.cpu_isa(),
         num_threads=_C.num_threads(),
-        cuda_compiled=_C.cuda_compiled,
-        cuda_build_version=str(_C.cuda_build_version),
-        cuda_architectures=str(_C.cuda_architectures),
+        cuda_compiled=_C.cuda_compiled(),
+        cuda_build_version=_C.cuda_build_version(),
+        cuda_architectures=_C.cuda_architectures(),
         cuda_devices=tuple(CudaDevice(**row) for row in _C.cuda_devices()),
     )
