@@ -106,7 +106,7 @@ def kv_block_bytes(model: Path, block_size: int = 16) -> int:
 def main() -> None:
     """Run both policies and print the table; non-zero exit when a request failed or nothing was parked."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seconds", type=float, default=40.0, help="length of the arrivals, per policy")
+    parser.add_argument("--seconds", type=float, default=20.0, help="length of the arrivals, per policy")
     parser.add_argument("--load", type=float, default=LOAD, help="offered load over the machine's capacity")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()

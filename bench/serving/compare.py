@@ -95,7 +95,7 @@ def main() -> None:
     with contextlib.ExitStack() as stack:
         servers = _start(stack, args, model)
         for server in servers:
-            server.run("warm-up", load(100.0, 4))
+            server.run("warm-up", load(100.0, 20))
         for server in servers:
             server.light = server.run(f"light {args.light_rate:g}/s", load(args.light_rate, args.light_requests))
         for server in servers:
