@@ -49,7 +49,7 @@ logger = get_logger(__name__)
 HEARTBEAT_INTERVAL_S = 0.5
 DEFAULT_CORE_FACTORY = "fastserve.engine.core:EngineCore.from_config"
 # Longest single wait for messages while an iteration runs: it may end earlier than predicted.
-_MAX_PLANNING_WAIT_S = 0.005
+_MAX_PLANNING_WAIT_S = 0.002
 _PR_SET_PDEATHSIG = 1
 
 
