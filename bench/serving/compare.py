@@ -108,7 +108,10 @@ def main() -> None:
     report = _report(servers, args.limit_s)
     print(json.dumps(report, indent=2))
     if args.json:
-        config = {name: str(value) for name, value in vars(args).items()} | {"trace": args.trace.name}
+        paths = {"json", "peer", "trace"}  # of this machine
+        config = {name: str(value) for name, value in vars(args).items() if name not in paths} | {
+            "trace": args.trace.name
+        }
         raw = {s.name: s.samples for s in servers}
         write_json(args.json, config=config, results=[{"summary": report, "raw": raw}])
 

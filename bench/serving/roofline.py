@@ -31,6 +31,7 @@ ROOT = Path(__file__).parents[2]
 PREFILL_TOKENS = 512
 ATTENTION_BATCH, ATTENTION_CTX = 16, 1024
 SERVER_BATCH, SERVER_TOKENS = 16, 160
+ROUNDS = 15
 
 
 def linear_parameters() -> tuple[int, int]:
@@ -42,17 +43,11 @@ def linear_parameters() -> tuple[int, int]:
     return layers + CONFIG["vocab_size"] * hidden, layers
 
 
-def read_bandwidth() -> float:
-    """Bytes per second that all cores together read from memory."""
-    memory = torch.ones(100 << 20)  # 400 MiB
+def read_once(memory: torch.Tensor) -> float:
+    """Bytes per second of one read of `memory` by all cores."""
+    started_s = time.perf_counter()
     _C.kernels.memory_roof(memory)
-
-    def once() -> float:
-        started_s = time.perf_counter()
-        _C.kernels.memory_roof(memory)
-        return time.perf_counter() - started_s
-
-    return memory.numel() * 4 / median_of(once, 9)
+    return memory.numel() * 4 / (time.perf_counter() - started_s)
 
 
 def median_of(measure: Callable[[], float], rounds: int) -> float:
@@ -84,8 +79,8 @@ def torch_gemm_flops(threads: int) -> float:
     return best
 
 
-def attention_bandwidth() -> float:
-    """Bytes of KV per second that decode attention takes in at batch 16, context 1024."""
+def attention_beside_roof(memory: torch.Tensor) -> list[tuple[float, float]]:
+    """(achieved, roof) in bytes per second, measured in turn: decode attention at batch 16, context 1024."""
     heads, kv_heads, dim = CONFIG["num_attention_heads"], CONFIG["num_key_value_heads"], CONFIG["head_dim"]
     pages = ATTENTION_CTX // 16
     cache = torch.randn(ATTENTION_BATCH * pages, 1, 2, kv_heads, 16, dim)
@@ -97,20 +92,30 @@ def attention_bandwidth() -> float:
         num_decode_rows=ATTENTION_BATCH,
     )
     query = torch.randn(ATTENTION_BATCH, heads, dim)
-    evict = torch.zeros(16 << 20)  # 64 MiB, larger than the caches
 
     def once() -> float:
-        evict.add_(1.0)
         started_s = time.perf_counter()
         attention(query, cache, batch, layer=0, scale=dim**-0.5)
         return time.perf_counter() - started_s
 
     once()
-    return cache.numel() * 4 / median_of(once, 15)
+    pairs = []
+    for _ in range(ROUNDS):
+        roof = read_once(memory)  # which also takes the KV out of the caches
+        pairs.append((cache.numel() * 4 / once(), roof))
+    return pairs
 
 
-def engine_rates(model: Path) -> dict[str, float]:
-    """Decode and prefill of the engine's own worker."""
+def decode_beside_roof(executor: InprocExecutor, memory: torch.Tensor, num_decodes: int) -> list[tuple[float, float]]:
+    """(achieved, roof) in bytes of weights per second, measured in turn."""
+    weight_bytes = 4 * linear_parameters()[0]
+    shape = {"prefill_tokens": 0, "prefill_ctx": 0, "num_decodes": num_decodes, "decode_ctx": 64}
+    executor.time_iteration(**shape)
+    return [(weight_bytes / executor.time_iteration(**shape), read_once(memory)) for _ in range(ROUNDS)]
+
+
+def engine_rates(model: Path, memory: torch.Tensor) -> tuple[dict[int, list[tuple[float, float]]], float]:
+    """Decode of the engine's own worker at batch 1 and 16 beside the roof, and its prefill time in seconds."""
     config = EngineConfig(
         model=ModelConfig(model=str(model), dtype="float32"),
         cache=CacheConfig(kv_gib=1.0, host_kv_gib=0.0),
@@ -118,15 +123,10 @@ def engine_rates(model: Path) -> dict[str, float]:
     )
     executor = InprocExecutor(config)
     try:
-        shape = {"prefill_tokens": 0, "prefill_ctx": 0, "num_decodes": 1, "decode_ctx": 64}
+        decodes = {batch: decode_beside_roof(executor, memory, batch) for batch in (1, 16)}
         prefill = {"prefill_tokens": PREFILL_TOKENS, "prefill_ctx": 0, "num_decodes": 0, "decode_ctx": 0}
-        executor.time_iteration(**shape)
         executor.time_iteration(**prefill)
-        return {
-            "decode_s": median_of(lambda: executor.time_iteration(**shape), 15),
-            "batch16_s": median_of(lambda: executor.time_iteration(**(shape | {"num_decodes": 16})), 10),
-            "prefill_s": median_of(lambda: executor.time_iteration(**prefill), 7),
-        }
+        return decodes, median_of(lambda: executor.time_iteration(**prefill), 7)
     finally:
         executor.stop()
 
@@ -165,37 +165,46 @@ def main() -> None:
     model = build_benchmark_model(build / "llama-12x768")
     threads = len(os.sched_getaffinity(0))
     all_weights, layer_weights = linear_parameters()
-    read = read_bandwidth()
-    rates = engine_rates(model)
+    memory = torch.ones(100 << 20)  # 400 MiB
+    decodes, prefill_s = engine_rates(model, memory)
     gemm = torch_gemm_flops(threads)
-    attended = attention_bandwidth()
+    attended = attention_beside_roof(memory)
     overhead = overhead_per_step(model, build / "roofline.log")
-    read = statistics.median([read, read_bandwidth()])
     heads = CONFIG["num_attention_heads"] * CONFIG["head_dim"]
     attention_flops = CONFIG["num_hidden_layers"] * 4 * heads * PREFILL_TOKENS * (PREFILL_TOKENS + 1) / 2
     prefill_flops = 2 * PREFILL_TOKENS * layer_weights + 2 * (all_weights - layer_weights) + attention_flops
     rows = [
-        ("decode, batch 1", 4 * all_weights / rates["decode_s"] / 1e9, read / 1e9, "GB/s of weights", 0.70),
-        ("decode, batch 16", 4 * all_weights / rates["batch16_s"] / 1e9, read / 1e9, "GB/s of weights", None),
-        (f"prefill, {PREFILL_TOKENS} tokens", prefill_flops / rates["prefill_s"] / 1e9, gemm / 1e9, "GFLOP/s", 0.70),
-        ("decode attention, 16 x 1024", attended / 1e9, read / 1e9, "GB/s of KV", 0.70),
+        _row("decode, batch 1", decodes[1], "GB/s of weights", 0.70),
+        _row("decode, batch 16", decodes[16], "GB/s of weights", None),
+        _row(f"prefill, {PREFILL_TOKENS} tokens", [(prefill_flops / prefill_s, gemm)], "GFLOP/s", 0.70),
+        _row(f"decode attention, {ATTENTION_BATCH} x {ATTENTION_CTX}", attended, "GB/s of KV", 0.70),
     ]
     table = Table(title="CPU serving against the roofs of this machine")
     for name in ("what", "achieved", "roof", "unit", "share", "goal"):
         table.add_column(name, justify="left" if name in ("what", "unit") else "right")
-    for what, achieved, roof, unit, goal in rows:
-        table.add_row(
-            what, f"{achieved:.1f}", f"{roof:.1f}", unit, f"{achieved / roof:.0%}", f">= {goal:.0%}" if goal else ""
-        )
+    for row in rows:
+        table.add_row(row["what"], f"{row['achieved']:.1f}", f"{row['roof']:.1f}", row["unit"], f"{row['share']:.0%}",
+                      f">= {row['goal']:.0%}" if row["goal"] else "")  # fmt: skip
     table.add_row("engine + server per step, batch 16", f"{1e3 * overhead['overhead_s']:.2f}", "", "ms",
                   f"{overhead['overhead_s'] / overhead['step_s']:.1%}", "<= 1 ms")  # fmt: skip
     Console().print(table)
     if args.json:
-        results = [
-            {"what": w, "achieved": a, "roof": r, "unit": u, "share": a / r, "goal": g} for w, a, r, u, g in rows
-        ]
-        write_json(args.json, config={"model": json.dumps(CONFIG), "threads": threads},
-                   results=[*results, {"what": "overhead", **overhead}, {"what": "seconds", **rates}])  # fmt: skip
+        write_json(args.json, config={"model": json.dumps(CONFIG), "threads": threads}, results=[*rows, overhead])
+
+
+def _row(what: str, pairs: list[tuple[float, float]], unit: str, goal: float | None) -> dict[str, object]:
+    """One line of the table: medians, and the median of the ratios pair by pair."""
+    achieved, roof = (statistics.median(pair[i] for pair in pairs) / 1e9 for i in (0, 1))
+    share = statistics.median(a / r for a, r in pairs)
+    return {
+        "what": what,
+        "achieved": achieved,
+        "roof": roof,
+        "share": share,
+        "unit": unit,
+        "goal": goal,
+        "pairs": pairs,
+    }
 
 
 if __name__ == "__main__":
