@@ -61,7 +61,6 @@ class CacheConfig:
     num_gpu_blocks_override: int | None = option(
         None, "device KV blocks, instead of sizing the pool by memory", alias="num-device-blocks"
     )
-    gpu_memory_utilization: float = option(0.9, "share of GPU memory for weights and KV")
     kv_gib: float = option(1.0, "device KV pool on a CPU", unit="GiB")
     host_kv_gib: float = option(
         4.0, "host KV pool for parked requests; 0 = park by recomputing", unit="GiB", alias="swap-space"
@@ -76,10 +75,6 @@ class CacheConfig:
             value = getattr(self, name)
             low = 1 if name == "num_gpu_blocks_override" else 0
             _require(value is None or low <= value < 2**31, f"{name} must be at least {low}, got {value}")
-        _require(
-            0.0 < self.gpu_memory_utilization <= 1.0,
-            f"gpu_memory_utilization must be in (0, 1], got {self.gpu_memory_utilization}",
-        )
         _require(0.0 < self.kv_gib < 1e6, f"kv_gib must be above 0 GiB, got {self.kv_gib}")
         _require(0.0 <= self.host_kv_gib < 1e6, f"host_kv_gib must be at least 0 GiB, got {self.host_kv_gib}")
 

@@ -1,4 +1,4 @@
-"""Executors run plans on the workers: start / submit / result / stop. The only room that spawns threads or processes."""
+"""Executors run plans on the workers: submit and stop. The only room that spawns workers."""
 
 from fastserve.executor.inproc import InprocExecutor
 

@@ -10,7 +10,6 @@ from fastserve.config import CacheConfig, EngineConfig, ModelConfig, SchedulerCo
 
 OTHER_VALUES = {
     "block_size": 32,
-    "gpu_memory_utilization": 0.5,
     "quantum_ratio": 3.0,
     "max_num_seqs": 7,
     "port": 81,

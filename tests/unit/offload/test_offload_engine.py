@@ -5,6 +5,7 @@ import math
 import threading
 
 import numpy as np
+import psutil
 import pytest
 import torch
 
@@ -162,12 +163,15 @@ def test_copies_go_on_after_the_names_of_the_arenas_are_gone():
 
 def test_an_engine_dropped_with_copies_queued_ends_them_first():
     kv = make_kv(8)
+    threads_before = psutil.Process().num_threads()
     for _ in range(20):
         engine, _ = make_engine(kv)
         engine.inject_random_delay(0.0005, seed=2)
         for block in range(8):
             engine.submit(TO_HOST, blocks(block), blocks(block))
+        assert psutil.Process().num_threads() > threads_before
         del engine
+        assert psutil.Process().num_threads() == threads_before
 
 
 def test_the_memory_of_a_bytearray_stays_put_while_an_engine_uses_it():
