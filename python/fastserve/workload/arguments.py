@@ -1,6 +1,7 @@
 """The flags of a workload, the same for every command that takes one; named as `vllm bench serve` names them."""
 
 import argparse
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,24 +15,34 @@ from fastserve.workload.workload import Workload
 
 DEFAULT_NUM_PROMPTS = 1000
 
+_DRAWN = ("random", "lognormal")
 
-def add_workload_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the flags that `workload_from` reads."""
+
+def add_workload_arguments(
+    parser: argparse.ArgumentParser, *, arrivals: bool = True, seed: bool = True, datasets: Sequence[str] = ()
+) -> None:
+    """Add the flags that `workload_from` reads.
+
+    Args:
+        parser: of the command.
+        arrivals: with the flags that say when requests arrive; without, all come at once.
+        seed: with --seed; without, the command has such a flag of its own.
+        datasets: kinds of files besides traces, for --dataset-name; the command brings their reader.
+    """
     lengths = parser.add_argument_group("Workload: what the requests are")
     lengths.add_argument(
         "--dataset-name",
-        choices=("random", "lognormal", "trace"),
+        choices=(*_DRAWN, "trace", *datasets),
         help="lengths drawn uniformly, log-normally, or from a file (default: trace with a file, else random)",
     )
     lengths.add_argument(
         "--dataset-path", "--trace", metavar="FILE", help="CSV with request lengths; docs/workloads.md"
     )
-    lengths.add_argument("--replay", metavar="FILE", help="CSV with arrival times, which are kept")
     lengths.add_argument(
         "--num-prompts",
         type=int,
         metavar="N",
-        help=f"number of requests (default: {DEFAULT_NUM_PROMPTS}; with --replay all)",
+        help=f"number of requests (default: {DEFAULT_NUM_PROMPTS}; of a replay all)",
     )
     lengths.add_argument(
         "--random-input-len", type=float, default=1024, metavar="X", help="mean prompt [tokens] (default: 1024)"
@@ -64,13 +75,22 @@ def add_workload_arguments(parser: argparse.ArgumentParser) -> None:
     lengths.add_argument(
         "--priority-shares", metavar="P:X,...", help='share of each priority, for example "0:0.9,1:0.1"'
     )
-    lengths.add_argument("--seed", type=int, default=0, metavar="N", help="of everything drawn (default: 0)")
-    _add_arrival_arguments(parser.add_argument_group("Workload: when they arrive"))
+    if seed:
+        lengths.add_argument("--seed", type=int, default=0, metavar="N", help="of everything drawn (default: 0)")
+    if arrivals:
+        _add_arrival_arguments(parser.add_argument_group("Workload: when they arrive"))
+    else:
+        parser.set_defaults(replay=None, request_rate=float("inf"), burstiness=1.0, think_time_s=0.0)
 
 
-def workload_from(args: argparse.Namespace) -> Workload:
+def workload_from(
+    args: argparse.Namespace, *, read_dataset: Callable[[argparse.Namespace], Trace] | None = None
+) -> Workload:
     """The workload that the flags describe.
 
+    Args:
+        args: parsed flags of `add_workload_arguments`.
+        read_dataset: reads the kinds of files that the command added.
     Raises:
         InvalidArgumentError: a value is out of range, flags contradict each other, or the trace is bad.
     """
@@ -78,7 +98,7 @@ def workload_from(args: argparse.Namespace) -> Workload:
         raise InvalidArgumentError(f"--num-prompts must be at least 1, got {args.num_prompts}")
     if args.seed < 0:
         raise InvalidArgumentError(f"--seed must be at least 0, got {args.seed}")
-    workload = _replayed(args) if args.replay is not None else _drawn(args)
+    workload = _replayed(args) if args.replay is not None else _drawn(args, read_dataset)
     if args.length_scale != 1.0:
         workload = workload.scaled(args.length_scale)
     if args.priority_shares is not None:
@@ -102,6 +122,7 @@ def parse_priority_shares(text: str) -> dict[int, float]:
 
 
 def _add_arrival_arguments(arrivals: argparse._ArgumentGroup) -> None:
+    arrivals.add_argument("--replay", metavar="FILE", help="requests and arrival times of a CSV, in its order")
     arrivals.add_argument(
         "--request-rate",
         type=float,
@@ -138,21 +159,23 @@ def _replayed(args: argparse.Namespace) -> Workload:
     return replay(trace, name=Path(args.replay).stem, seed=args.seed, count=args.num_prompts, speed=args.replay_speed)
 
 
-def _drawn(args: argparse.Namespace) -> Workload:
+def _drawn(args: argparse.Namespace, read_dataset: Callable[[argparse.Namespace], Trace] | None) -> Workload:
     source = args.dataset_name or ("random" if args.dataset_path is None else "trace")
-    if (source == "trace") != (args.dataset_path is not None):
-        raise InvalidArgumentError("--dataset-path goes with --dataset-name trace, and that with a path")
+    if (source not in _DRAWN) != (args.dataset_path is not None):
+        raise InvalidArgumentError("--dataset-path goes with a --dataset-name that is a file, and that with a path")
     count = args.num_prompts or DEFAULT_NUM_PROMPTS
     arrivals = Arrivals(rate=args.request_rate, burstiness=args.burstiness, think_time_s=args.think_time_s)
     name = source if args.dataset_path is None else Path(args.dataset_path).stem
-    trace = _short(_lengths(args, source, count), args)
+    if source in _DRAWN:
+        trace = _made_up(args, source, count)
+    else:
+        trace = read_trace(args.dataset_path) if source == "trace" else read_dataset(args)
+    trace = _short(trace, args)
     draw = draw_conversations if args.multi_turn else draw_requests
     return draw(trace, count, arrivals, name=name, seed=args.seed)
 
 
-def _lengths(args: argparse.Namespace, source: str, count: int) -> Trace:
-    if source == "trace":
-        return read_trace(args.dataset_path)
+def _made_up(args: argparse.Namespace, source: str, count: int) -> Trace:
     if args.multi_turn:
         raise InvalidArgumentError("--multi-turn needs a trace with conversations; give one with --dataset-path")
     rng = np.random.default_rng((args.seed, 0))

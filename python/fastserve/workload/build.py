@@ -1,7 +1,7 @@
 """From lengths and arrivals to a workload: choose rows of a trace, give them times, keep conversations together."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -55,7 +55,7 @@ def draw_requests(trace: Trace, count: int, arrivals: Arrivals, *, name: str, se
     rng = np.random.default_rng(seed)
     trace = trace.take(_shuffled(len(trace), count, rng))
     # A prefix that was shared with a row that is not there means nothing.
-    alone = Trace(None, trace.prompt_tokens, trace.output_tokens, trace.priority, np.full(count, NO_CONVERSATION))
+    alone = replace(trace, conversation=np.full(count, NO_CONVERSATION))
     return _workload(name, seed, arrivals.times(count, rng), alone)
 
 
@@ -73,8 +73,7 @@ def draw_conversations(trace: Trace, count: int, arrivals: Arrivals, *, name: st
     arrival_s = turn_arrivals(starts_s[conversation], turn, rng, think_time_s=arrivals.think_time_s)
     order = np.argsort(arrival_s, kind="stable")
     chosen = trace.take(rows[order])
-    turns = Trace(None, chosen.prompt_tokens, chosen.output_tokens, chosen.priority, conversation[order])
-    return _workload(name, seed, arrival_s[order], turns)
+    return _workload(name, seed, arrival_s[order], replace(chosen, conversation=conversation[order]))
 
 
 def keep_short(trace: Trace, *, max_prompt_tokens: int | None = None, max_total_tokens: int | None = None) -> Trace:

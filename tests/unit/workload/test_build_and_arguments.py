@@ -1,6 +1,7 @@
 """Rows are drawn fairly, conversations stay together and in order, and every flag changes the workload."""
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -102,6 +103,20 @@ def test_each_flag_does_what_it_says(flags, check):
     assert check(build(*flags))
 
 
+def test_command_may_leave_arrivals_out_and_bring_a_dataset_and_a_seed(talks):
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--seed", type=int, default=4)
+    add_workload_arguments(parser, arrivals=False, seed=False, datasets=("custom",))
+    args = parser.parse_args(["--dataset-name", "custom", "--dataset-path", "x", "--num-prompts", "3"])
+    prompts = tuple(np.arange(n) for n in (1, 2))
+    trace = replace(lengths_alone(np.array([1, 2]), np.array([7, 8])), prompts=prompts)
+    made = workload_from(args, read_dataset=lambda given: trace if given.dataset_path == "x" else None)
+    assert made.seed == 4 and made.arrival_s[-1] == 0.0
+    assert [len(made.prompt_ids(i, 5)) for i in range(3)] == list(made.prompt_tokens)
+    with pytest.raises(SystemExit):
+        parser.parse_args(["--request-rate", "1"])
+
+
 def test_trace_flags(talks, timed):
     plain = build("--dataset-path", talks, "--num-prompts", 50, "--request-rate", 5)
     assert plain.name == "talks" and set(plain.conversation) == {-1}
@@ -121,7 +136,7 @@ def test_trace_flags(talks, timed):
     [
         (["--num-prompts", 0], "--num-prompts must be at least 1, got 0"),
         (["--seed", -1], "--seed must be at least 0"),
-        (["--dataset-name", "trace"], "--dataset-path goes with --dataset-name trace"),
+        (["--dataset-name", "trace"], "--dataset-path goes with a --dataset-name that is a file"),
         (["--multi-turn"], "--multi-turn needs a trace"),
         (["--max-input-len", 10], "no request is left with a prompt of at most 10"),
         (["--priority-shares", "high"], "--priority-shares must be priority:share pairs .*, got 'high'"),
