@@ -8,6 +8,7 @@
 #include <memory>
 #include <span>
 #include <string_view>
+#include <tuple>
 #include <type_traits>
 
 #include "base/error.h"
@@ -73,6 +74,14 @@ void register_step_plan(py::module_& module) {
       .def_property_readonly("num_tokens", &StepPlan::num_tokens)
       .def_property_readonly("num_samples", &StepPlan::num_samples)
       .def_property_readonly("num_transfers", &StepPlan::num_transfers)
+      .def_property_readonly(
+          "shape",
+          [](const StepPlan& self) {
+            const IterationShape shape = self.shape();
+            return std::tuple(shape.prefill_tokens, shape.prefill_pairs, shape.num_decodes, shape.decode_ctx);
+          },
+          "What the time of the iteration depends on: (prefill_tokens, prefill_pairs, num_decodes, decode_ctx), the "
+          "arguments of LatencyModel.iteration_s.")
       .def(
           "to_bytes",
           [](const StepPlan& self) {

@@ -40,15 +40,15 @@ std::shared_ptr<const StepPlan> Scheduler::Impl::schedule(double now_s) {
   const StepId step{core_.step};
   auto plan = builder_.build(step, picks, mover_.planned(), core_.block_size());
   mover_.planned().clear();
-  in_flight_.push_back(launch(step, picks));
+  in_flight_.push_back(launch(*plan, picks));
   count_preemptions();
   table_.purge();
   ++core_.step;
   return plan;
 }
 
-Scheduler::Impl::InFlight Scheduler::Impl::launch(StepId step, std::span<const Pick> picks) {
-  InFlight flight{.step = step, .rows = std::exchange(spare_rows_, {}), .shape = {}};
+Scheduler::Impl::InFlight Scheduler::Impl::launch(const StepPlan& plan, std::span<const Pick> picks) {
+  InFlight flight{.step = plan.step, .rows = std::exchange(spare_rows_, {}), .shape = plan.shape()};
   flight.rows.clear();
   for (const Pick& pick : picks) {
     Request& request = *pick.request;
@@ -56,13 +56,6 @@ Scheduler::Impl::InFlight Scheduler::Impl::launch(StepId step, std::span<const P
     const bool samples = end == request.length();
     flight.rows.push_back({&request, pick.count, samples ? flight.num_samples : -1});
     flight.num_tokens += pick.count;
-    if (pick.count == 1) {
-      flight.shape.num_decodes += 1;
-      flight.shape.decode_ctx += end;
-    } else {
-      flight.shape.prefill_tokens += pick.count;
-      flight.shape.prefill_pairs += prefill_pairs(pick.count, pick.start);
-    }
     request.num_in_flight += pick.count;
     if (samples) {
       request.last_sample = flight.num_samples++;

@@ -81,7 +81,7 @@ class Scheduler::Impl {
   void upload_ahead(std::int32_t watermark);
   void mirror_idle();
   std::int32_t watermark_blocks() const;
-  InFlight launch(StepId step, std::span<const Pick> picks);
+  InFlight launch(const StepPlan& plan, std::span<const Pick> picks);
   void count_preemptions();
   const InFlight& oldest(StepId step) const;
   void commit_row(const Row& row, const Commit& commit);

@@ -82,6 +82,19 @@ void StepPlan::validate() const {
   FS_REQUIRE(below(slots, 0, INT64_MAX), "slots must not be negative");
 }
 
+IterationShape StepPlan::shape() const {
+  IterationShape shape;
+  const auto decodes = static_cast<std::size_t>(num_decode_rows);
+  shape.num_decodes = num_decode_rows;
+  for (std::size_t row = 0; row < decodes; ++row) shape.decode_ctx += seq_lens[row];
+  for (std::size_t row = decodes; row < request_ids.size(); ++row) {
+    const std::int32_t count = query_start[row + 1] - query_start[row];
+    shape.prefill_tokens += count;
+    shape.prefill_pairs += prefill_pairs(count, seq_lens[row] - count);
+  }
+  return shape;
+}
+
 std::vector<std::byte> StepPlan::to_bytes() const {
   std::size_t total = sizeof(Header);
   for_each_array(*this,

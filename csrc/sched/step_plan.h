@@ -5,6 +5,8 @@
 #include <span>
 #include <vector>
 
+#include "sched/latency_model.h"
+
 namespace fastserve::sched {
 
 enum class StepId : std::int64_t {};
@@ -107,6 +109,9 @@ struct StepPlan {
   std::vector<std::byte> to_bytes() const;
   /// Throws InvalidArgumentError unless `bytes` is exactly one plan that passes validate().
   static StepPlan from_bytes(std::span<const std::byte> bytes);
+
+  /// What the time of the iteration depends on. O(rows).
+  IterationShape shape() const;
 
   std::int32_t num_rows() const { return static_cast<std::int32_t>(request_ids.size()); }
   std::int32_t num_tokens() const { return static_cast<std::int32_t>(token_ids.size()); }

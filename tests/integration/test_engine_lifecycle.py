@@ -29,7 +29,7 @@ def make_driver():
 
 def test_random_aborts_in_every_state_leave_both_pools_empty(make_driver):
     driver = make_driver(num_gpu_blocks_override=20, num_host_blocks_override=40, preemption_mode="swap")
-    driver.core.transfers.engine.inject_random_delay(0.003, 2)
+    driver.core.executor.worker.transfers.engine.inject_random_delay(0.003, 2)
     rng = np.random.default_rng(0)
     states = set()
     for round_number in range(12):

@@ -22,7 +22,7 @@ def unparked() -> list[list[int]]:
 
 
 def delay_copies(core: EngineCore) -> None:
-    core.transfers.engine.inject_random_delay(0.004, 1)
+    core.executor.worker.transfers.engine.inject_random_delay(0.004, 1)
 
 
 @pytest.mark.parametrize("policy", POLICIES)
@@ -38,7 +38,7 @@ def test_tokens_are_the_same_when_every_request_is_parked_every_k_steps(unparked
         PROMPTS, between_steps=park_every(k), prepare=prepare, scheduling_policy=policy, num_gpu_blocks_override=16
     )
     assert tokens == unparked
-    engine, stats = cores[0].transfers.engine, cores[0].scheduler.stats()
+    engine, stats = cores[0].executor.worker.transfers.engine, cores[0].scheduler.stats()
     assert stats.offload_blocks > 0
     assert stats.upload_blocks > 0
     assert engine.num_verified >= stats.upload_blocks  # hashes at park and at resume were compared
@@ -82,7 +82,7 @@ def test_failed_copies_cost_time_but_no_tokens(unparked, direction):
     tokens = run_prompts(
         PROMPTS,
         between_steps=park_every(8),
-        prepare=lambda core: core.transfers.engine.inject_failure(direction, 5),
+        prepare=lambda core: core.executor.worker.transfers.engine.inject_failure(direction, 5),
     )
     assert tokens == unparked
 
@@ -103,11 +103,11 @@ def test_a_flipped_byte_in_parked_kv_turns_the_canary_red_and_reaches_no_client(
         while driver.unfinished != list(victims):
             driver.step()
         assert [core.explain(request_id)["state"] for request_id in victims] == ["parked", "parked"]
-        np.asarray(core.transfers.arena)[:, 17] ^= 0x40  # one bit of every block on the host
+        np.asarray(core.executor.worker.transfers.arena)[:, 17] ^= 0x40  # one bit of every block on the host
         for request_id in victims:
             core.scheduler.unpark(request_id, time.monotonic())
         driver.run()
-        assert core.transfers.engine.num_mismatches > 0
+        assert core.executor.worker.transfers.engine.num_mismatches > 0
         assert [driver.tokens[i] for i in range(len(PROMPTS))] == unparked
         driver.check_drained()
     finally:

@@ -53,6 +53,11 @@ class StepPlan:
     def num_transfers(self) -> int:
         ...
     @property
+    def shape(self) -> tuple[float, float, float, float]:
+        """
+        What the time of the iteration depends on: (prefill_tokens, prefill_pairs, num_decodes, decode_ctx), the arguments of LatencyModel.iteration_s.
+        """
+    @property
     def step(self) -> int:
         ...
 class StepEvents:

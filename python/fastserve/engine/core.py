@@ -2,22 +2,21 @@
 
 import hashlib
 import time
-from concurrent.futures import Future
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 
-from fastserve._C import num_threads
 from fastserve._C.kv import KvManager, Tier
-from fastserve._C.sched import LatencyModel, Scheduler, StepPlan
+from fastserve._C.sched import LatencyModel, Scheduler, StepEvents, StepPlan
 from fastserve.config import EngineConfig
 from fastserve.engine.outputs import engine_outputs
-from fastserve.engine.profiler import profile_path, profile_samples, read_profile, write_profile
+from fastserve.engine.profiler import measured_latency_model
 from fastserve.errors import DeviceError, InvalidArgumentError, OverloadedError
-from fastserve.executor import InprocExecutor
+from fastserve.executor import Executor, InprocExecutor, PendingStep
 from fastserve.log import get_logger
 from fastserve.types import EngineInfo, EngineOutput, EngineRequest, EngineStats
-from fastserve.worker import StepOutput, TransferResults, Transfers
+from fastserve.worker import StepOutput
 from fastserve.worker.worker import Progress
 
 logger = get_logger(__name__)
@@ -28,27 +27,62 @@ PLANNING_SHARE = 0.7
 MAX_FAILED_STEPS = 3  # consecutive iterations that may fail before the engine gives up
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
+class Turn:
+    """What one turn of the loop did.
+
+    Attributes:
+        events: tokens and ends of requests since the turn before.
+        plan, output: the iteration that ended, and its result; None when none did, or it failed.
+    """
+
+    events: StepEvents
+    plan: StepPlan | None = None
+    output: StepOutput | None = None
+
+
+@dataclass(slots=True)
 class _Running:
-    """A plan under way; when it began, monotonic seconds, and how long it should take."""
+    """A plan under way; when it began, seconds of the core's clock, and how long it should take."""
 
     plan: StepPlan
-    result: "Future[StepOutput]"
+    result: PendingStep
     started_s: float
     expected_s: float
 
 
-class EngineCore:
-    """Scheduler + executor. Times given to the scheduler are `time.monotonic()`."""
+@dataclass(slots=True)
+class _Counters:
+    """Those of EngineStats that the core keeps."""
 
-    def __init__(self, config: EngineConfig, executor: InprocExecutor, latency: LatencyModel) -> None:
+    iterations: int = 0
+    iteration_tokens: int = 0
+    schedule_s: float = 0.0
+    execute_s: float = 0.0
+    offload_bytes: int = 0
+    upload_bytes: int = 0
+
+
+class EngineCore:
+    """Scheduler + executor. The scheduler is given the times of one clock, monotonic seconds."""
+
+    def __init__(
+        self,
+        config: EngineConfig,
+        executor: Executor,
+        latency: LatencyModel,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Make the scheduler of an executor; `latency` must be for this core alone, which goes on correcting it.
+
+        Raises:
+            InvalidArgumentError: the configuration is out of the scheduler's range.
+        """
         info = executor.info
         scheduler = config.scheduler
-        if scheduler.scheduling_policy == "srpt":
-            raise InvalidArgumentError(
-                "scheduling_policy srpt needs to know output lengths and runs in the simulator only: use skip-join-mlfq"
-            )
         self._config = config
+        self._clock = clock
         self.executor = executor
         self.latency = latency
         self.kv = KvManager(
@@ -94,7 +128,7 @@ class EngineCore:
         self._running: _Running | None = None
         self._failed_steps = 0
         self._next_seed = config.model.seed
-        self._counters = EngineStats()
+        self._counters = _Counters()
 
     @classmethod
     def from_config(cls, config: EngineConfig, *, progress: Progress | None = None) -> "EngineCore":
@@ -102,18 +136,20 @@ class EngineCore:
 
         Args:
             progress: called as progress(stage, done, total) while weights load and the profile is measured.
+        Raises:
+            InvalidArgumentError: the configuration does not fit the model or the machine.
+            CheckpointError: the checkpoint cannot be used.
         """
+        if config.scheduler.scheduling_policy == "srpt":
+            raise InvalidArgumentError(
+                "scheduling_policy srpt needs to know output lengths and runs in the simulator only: use skip-join-mlfq"
+            )
         executor = InprocExecutor(config, progress)
         try:
-            return cls(config, executor, _latency_model(config, executor, progress))
+            return cls(config, executor, measured_latency_model(config, executor, progress))
         except BaseException:
             executor.stop()
             raise
-
-    @property
-    def transfers(self) -> Transfers:
-        """The worker's transfers, for fault injection and their counters."""
-        return self.executor.worker.transfers
 
     def add_request(self, request: EngineRequest) -> None:
         """Queue a request.
@@ -131,7 +167,7 @@ class EngineCore:
         if prompt.min() < 0 or prompt.max() >= self.info.vocab_size:
             bad = int(prompt.min()) if prompt.min() < 0 else int(prompt.max())
             raise InvalidArgumentError(f"token ids must be between 0 and {self.info.vocab_size - 1}, got {bad}")
-        sampling, now_s = request.sampling, time.monotonic()
+        sampling, now_s = request.sampling, self._clock()
         self.scheduler.add(
             request.request_id,
             prompt,
@@ -157,31 +193,36 @@ class EngineCore:
 
     def abort(self, request_id: int) -> None:
         """End a request; its last output still comes. Unknown ids are ignored."""
-        self.scheduler.abort(request_id, time.monotonic())
+        self.scheduler.abort(request_id, self._clock())
 
     def planning_delay_s(self) -> float:
         """How long new requests may still be taken in before step() should plan the next iteration, seconds."""
         if self._running is None or self._running.result.done():
             return 0.0
-        elapsed_s = time.monotonic() - self._running.started_s
+        elapsed_s = self._clock() - self._running.started_s
         return max(0.0, PLANNING_SHARE * self._running.expected_s - elapsed_s)
 
     def step(self) -> list[EngineOutput]:
-        """One turn: plan the next iteration behind the one under way, then wait for that one and commit it."""
+        """One turn, and what it did for each request."""
+        turn = self.turn()
+        return engine_outputs(self.scheduler, turn.events, turn.plan, turn.output, self._clock())
+
+    def turn(self) -> Turn:
+        """Plan the next iteration behind the one under way, then wait for that one and commit it."""
         running = self._running
         if running is not None and not self._config.scheduler.async_scheduling:
             self._running = None
             return self._finish(running)
-        started_s = time.monotonic()
+        started_s = self._clock()
         plan = self.scheduler.schedule(started_s)
-        self._add_schedule_s(time.monotonic() - started_s)
+        self._counters.schedule_s += self._clock() - started_s
         self._running = self._start(plan)
-        outputs = self._finish(running) if running is not None else self._outputs(None, None)
+        turn = self._finish(running) if running is not None else Turn(self.scheduler.take_events())
         if self._running is None:
             self._running = self._start_or_drop(plan)
         elif running is not None:
-            self._running = replace(self._running, started_s=time.monotonic())
-        return outputs
+            self._running.started_s = self._clock()
+        return turn
 
     def has_work(self) -> bool:
         """Whether step() has something to do: unfinished requests, a plan under way or a copy under way."""
@@ -192,8 +233,14 @@ class EngineCore:
         scheduler = self.scheduler.stats()
         device, host = self.kv.usage(Tier.DEVICE), self.kv.usage(Tier.HOST)
         prefix = self.kv.prefix_cache_stats()
-        return replace(
-            self._counters,
+        counters = self._counters
+        return EngineStats(
+            iterations=counters.iterations,
+            iteration_tokens=counters.iteration_tokens,
+            schedule_s=counters.schedule_s,
+            execute_s=counters.execute_s,
+            offload_bytes=counters.offload_bytes,
+            upload_bytes=counters.upload_bytes,
             num_running=scheduler.num_running,
             num_waiting=scheduler.num_waiting,
             num_parked_device=scheduler.num_parked_device,
@@ -216,7 +263,7 @@ class EngineCore:
     def explain(self, request_id: int) -> dict | None:
         """Why a request is where it is; None when it is unknown or finished."""
         try:
-            return self.scheduler.explain(request_id, time.monotonic())
+            return self.scheduler.explain(request_id, self._clock())
         except InvalidArgumentError:
             return None
 
@@ -228,31 +275,28 @@ class EngineCore:
         """Queue a plan behind the one under way: the worker goes from one to the next without asking."""
         if not plan.num_rows and not plan.num_transfers:
             return None
-        expected_s = _expected_s(self.latency, plan) if plan.num_rows else 0.0
-        return _Running(plan, self.executor.submit(plan), time.monotonic(), expected_s)
+        expected_s = self.latency.iteration_s(*plan.shape) if plan.num_rows else 0.0
+        return _Running(plan, self.executor.submit(plan), self._clock(), expected_s)
 
     def _start_or_drop(self, plan: StepPlan) -> _Running | None:
         """A plan without rows and transfers waits for the copies under way; with none it is committed as it is."""
         if self.scheduler.num_transfers_in_flight:
-            return _Running(plan, self.executor.submit(plan), time.monotonic(), 0.0)
-        self.scheduler.commit(plan.step, np.empty(0, np.int32), 0.0, time.monotonic())
+            return _Running(plan, self.executor.submit(plan), self._clock(), 0.0)
+        self.scheduler.commit(plan.step, np.empty(0, np.int32), 0.0, self._clock())
         return None
 
-    def _finish(self, running: _Running) -> list[EngineOutput]:
+    def _finish(self, running: _Running) -> Turn:
         """Wait for an iteration and commit it."""
         output = self._result(running)
-        started_s = time.monotonic()
+        started_s = self._clock()
         if output is None:
             self.scheduler.fail_step(running.plan.step, started_s)
         else:
             self._commit(running.plan, output, started_s)
-        outputs = self._outputs(running.plan, output)
+        events = self.scheduler.take_events()
         self._count(running.plan, output)
-        self._add_schedule_s(time.monotonic() - started_s)
-        return outputs
-
-    def _outputs(self, plan: StepPlan | None, output: StepOutput | None) -> list[EngineOutput]:
-        return engine_outputs(self.scheduler, plan, output, time.monotonic())
+        self._counters.schedule_s += self._clock() - started_s
+        return Turn(events, running.plan, output)
 
     def _result(self, running: _Running) -> StepOutput | None:
         try:
@@ -276,18 +320,15 @@ class EngineCore:
 
     def _count(self, plan: StepPlan, output: StepOutput | None) -> None:
         counters = self._counters
-        transfers = output.transfers if output is not None else TransferResults()
-        self._counters = replace(
-            counters,
-            iterations=counters.iterations + (1 if plan.num_rows else 0),
-            iteration_tokens=counters.iteration_tokens + plan.num_tokens,
-            execute_s=counters.execute_s + (output.elapsed_s if output is not None and plan.num_rows else 0.0),
-            offload_bytes=counters.offload_bytes + transfers.offload_bytes,
-            upload_bytes=counters.upload_bytes + transfers.upload_bytes,
-        )
-
-    def _add_schedule_s(self, seconds: float) -> None:
-        self._counters = replace(self._counters, schedule_s=self._counters.schedule_s + seconds)
+        if plan.num_rows:
+            counters.iterations += 1
+            counters.iteration_tokens += plan.num_tokens
+        if output is None:
+            return
+        if plan.num_rows:
+            counters.execute_s += output.elapsed_s
+        counters.offload_bytes += output.transfers.offload_bytes
+        counters.upload_bytes += output.transfers.upload_bytes
 
     def _seed(self, seed: int | None) -> int:
         if seed is None:
@@ -298,37 +339,5 @@ class EngineCore:
         return seed % 2**64
 
 
-def _expected_s(latency: LatencyModel, plan: StepPlan) -> float:
-    """Predicted wall time of a plan with rows, seconds."""
-    decodes = plan.num_decode_rows
-    query = np.diff(plan.query_start[decodes:]).astype(np.int64)
-    context = plan.seq_lens[decodes:] - query
-    pairs = query * context + query * (query + 1) // 2
-    return latency.iteration_s(int(query.sum()), int(pairs.sum()), decodes, int(plan.seq_lens[:decodes].sum()))
-
-
 def _salt(cache_salt: str) -> int:
     return int.from_bytes(hashlib.blake2b(cache_salt.encode(), digest_size=8).digest()) if cache_salt else 0
-
-
-def _latency_model(config: EngineConfig, executor: InprocExecutor, progress: Progress | None) -> LatencyModel:
-    info = executor.info
-    path = profile_path(config.model.model, info.dtype, info.device, num_threads())
-    if (coefficients := read_profile(path)) is not None:
-        return LatencyModel(coefficients)
-    if progress is not None:
-        progress("profile", 0, 1)
-    model = LatencyModel()
-    samples = profile_samples(
-        executor.time_iteration,
-        max_model_len=info.max_model_len,
-        max_tokens=min(config.scheduler.max_prefill_chunk_tokens, config.scheduler.max_num_batched_tokens),
-        max_num_seqs=config.scheduler.max_num_seqs,
-        num_blocks=info.pools.num_device_blocks,
-        block_size=config.cache.block_size,
-    )
-    model.fit(samples)
-    write_profile(path, list(model.coefficients()))
-    if progress is not None:
-        progress("profile", 1, 1)
-    return model

@@ -1,7 +1,7 @@
 """StepEvents of the scheduler -> EngineOutput values; O(batch)."""
 
 from fastserve._C.sched import FinishReason as CoreFinishReason
-from fastserve._C.sched import Scheduler, StepPlan
+from fastserve._C.sched import Scheduler, StepEvents, StepPlan
 from fastserve.ops.sampling import TokenLogprobs as StepLogprobs
 from fastserve.types import EngineOutput, FinishReason, RequestStats, TokenLogprobs
 from fastserve.worker import StepOutput
@@ -16,14 +16,14 @@ _REASONS = {
 
 
 def engine_outputs(
-    scheduler: Scheduler, plan: StepPlan | None, output: StepOutput | None, now_s: float
+    scheduler: Scheduler, events: StepEvents, plan: StepPlan | None, output: StepOutput | None, now_s: float
 ) -> list[EngineOutput]:
-    """Take the scheduler's events and join them with the log-probabilities of the step just committed.
+    """Join the scheduler's events with the log-probabilities of the step just committed.
 
     Args:
+        events: just taken from the scheduler, which knows ended requests until it schedules again.
         plan, output: that step and its result; None when no step was committed or it failed.
     """
-    events = scheduler.take_events()
     if not events.request_ids.size:
         return []
     logprobs = output.logprobs if output is not None else None

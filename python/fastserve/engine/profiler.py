@@ -10,7 +10,12 @@ from pathlib import Path
 import numpy as np
 
 import fastserve
+from fastserve._C import num_threads
+from fastserve._C.sched import LatencyModel
+from fastserve.config import EngineConfig
+from fastserve.executor import InprocExecutor
 from fastserve.log import get_logger
+from fastserve.worker.worker import Progress
 
 logger = get_logger(__name__)
 
@@ -21,6 +26,36 @@ DECODE_BATCHES = (1, 4, 16, 64, 256)
 DECODE_CONTEXTS = (64, 512)
 
 Measure = Callable[..., float]
+
+
+def measured_latency_model(
+    config: EngineConfig, executor: InprocExecutor, progress: Progress | None = None
+) -> LatencyModel:
+    """Read the latency model of a loaded model from disk, or measure it and keep it there.
+
+    Args:
+        progress: called as progress("profile", done, total) when it has to be measured.
+    """
+    info = executor.info
+    path = profile_path(config.model.model, info.dtype, info.device, num_threads())
+    if (coefficients := read_profile(path)) is not None:
+        return LatencyModel(coefficients)
+    if progress is not None:
+        progress("profile", 0, 1)
+    model = LatencyModel()
+    samples = profile_samples(
+        executor.time_iteration,
+        max_model_len=info.max_model_len,
+        max_tokens=min(config.scheduler.max_prefill_chunk_tokens, config.scheduler.max_num_batched_tokens),
+        max_num_seqs=config.scheduler.max_num_seqs,
+        num_blocks=info.pools.num_device_blocks,
+        block_size=config.cache.block_size,
+    )
+    model.fit(samples)
+    write_profile(path, list(model.coefficients()))
+    if progress is not None:
+        progress("profile", 1, 1)
+    return model
 
 
 def profile_samples(measure: Measure, *, max_model_len: int, max_tokens: int, max_num_seqs: int,

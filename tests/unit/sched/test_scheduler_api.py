@@ -14,7 +14,7 @@ from fastserve.errors import InvalidArgumentError
 from tests.unit.sched.fake_engine import EOS, FakeEngine, expected_output
 
 ARRAYS = [n for n in dir(StepPlan) if not n.startswith(("_", "num_r", "num_t", "num_s", "num_d"))]
-ARRAYS = [n for n in ARRAYS if n not in ("step", "to_bytes", "from_bytes")]
+ARRAYS = [n for n in ARRAYS if n not in ("shape", "step", "to_bytes", "from_bytes")]
 
 
 def make(**config: object) -> Scheduler:
@@ -52,6 +52,18 @@ def test_sampling_fields_reach_the_plan() -> None:
     assert plan.num_logprobs.tolist() == [-1, 3]
     assert plan.top_k.tolist() == [0, 5]
     assert plan.counters.tolist() == [5, 9]
+
+
+def test_the_shape_of_a_plan_counts_decodes_and_prefill_chunks_apart() -> None:
+    scheduler = make(max_num_seqs=8, max_num_batched_tokens=64, max_prefill_chunk_tokens=16)
+    scheduler.add(1, np.arange(5, dtype=np.int32), now_s=0.0)
+    scheduler.add(2, np.arange(20, dtype=np.int32), now_s=0.0)
+    first = scheduler.schedule(0.0)
+    assert first.shape == (21.0, prefill_pairs(5, 0) + prefill_pairs(16, 0), 0.0, 0.0)
+    scheduler.commit(first.step, np.zeros(1, np.int32), 0.1, 0.1)
+    second = scheduler.schedule(0.1)
+    assert second.shape == (4.0, prefill_pairs(4, 16), 1.0, 6.0)
+    assert StepPlan.from_bytes(second.to_bytes()).shape == second.shape
 
 
 def test_a_plan_is_not_reused_while_a_view_of_it_lives() -> None:

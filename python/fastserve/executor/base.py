@@ -1,0 +1,34 @@
+"""What the step loop needs of an executor."""
+
+from typing import Protocol
+
+from fastserve.worker import StepOutput, StepPlan, WorkerInfo
+
+
+class PendingStep(Protocol):
+    """A plan that was submitted; a `concurrent.futures.Future` is one."""
+
+    def done(self) -> bool:
+        """Whether `result` would return at once."""
+        ...
+
+    def result(self) -> StepOutput:
+        """Wait for the plan to have run; raise what it raised."""
+        ...
+
+
+class Executor(Protocol):
+    """Runs plans in the order in which they are submitted, at most two at a time."""
+
+    @property
+    def info(self) -> WorkerInfo:
+        """Facts of the loaded model."""
+        ...
+
+    def submit(self, plan: StepPlan) -> PendingStep:
+        """Run a plan after those already submitted."""
+        ...
+
+    def stop(self) -> None:
+        """Finish what was submitted and release the workers; may be called again."""
+        ...
