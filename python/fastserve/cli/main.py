@@ -17,6 +17,8 @@ COMMANDS = {
     "serve": "serve a model over an OpenAI-compatible HTTP API",
     "generate": "continue prompts offline and print the text",
     "chat": "talk to a running server",
+    "simulate": "predict latencies of a workload by running the scheduler on a virtual clock",
+    "profile": "measure the iteration times of a model on this machine, for simulate",
     "env": "show version, CPU, threads and CUDA devices",
 }
 EXIT_FAILED = 1

@@ -1,0 +1,193 @@
+"""`fastserve simulate MODEL --device NAME`: a workload through the scheduler on a virtual clock."""
+
+import argparse
+import contextlib
+import importlib
+import json
+import sys
+import typing
+from collections.abc import Iterator
+from dataclasses import replace
+
+from fastserve.cli.flags import add_config_flags, config_of
+from fastserve.cli.lazy import load
+from fastserve.cli.simulate_report import comparison, report
+from fastserve.config import CacheConfig, Policy, SchedulerConfig
+from fastserve.errors import InvalidArgumentError
+from fastserve.workload import Workload, add_workload_arguments, workload_from
+
+POLICIES = typing.get_args(Policy)
+_NOT_SIMULATED = ("kv_gib", "kv_canary", "enable_prefix_caching")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """What runs on what, which runs to make, what to write, and the flags of workload, KV memory and scheduler."""
+    parser.add_argument(
+        "model", nargs="?", metavar="MODEL", help="opt-13b, llama-3-8b, ..., or a folder with a config.json"
+    )
+    _add_hardware(parser.add_argument_group("What it runs on"))
+    _add_runs(parser.add_argument_group("Which runs"))
+    add_workload_arguments(parser)
+    add_config_flags(parser, CacheConfig, skip=_NOT_SIMULATED)
+    add_config_flags(parser, SchedulerConfig, skip=("scheduling_policy", "max_num_queued_reqs"))
+
+
+def run(args: argparse.Namespace) -> int:
+    """Simulate and print a summary, or one line per run when there are several."""
+    policies, rates = _policies(args), _rates(args)
+    several = len(policies) * len(rates) > 1
+    for flag, value in (("--requests-csv", args.requests_csv), ("--timeline", args.timeline)):
+        if several and value is not None:
+            raise InvalidArgumentError(f"{flag} is written by a single run; leave out --compare and --sweep-rate")
+    deployment = _deployment(args)
+    results = []
+    for rate in rates:
+        workload = _workload(args, rate)
+        for policy in policies:
+            label = policy if rate is None else f"{policy} at {rate:g}/s"
+            results.append((rate, _simulate(args, workload, deployment, policy, label, hide_lengths=_hides(args))))
+    if args.requests_csv is not None:
+        results[0][1].requests.write_csv(args.requests_csv)
+    if args.json:
+        rows = [({} if rate is None else {"request_rate": rate}) | result.to_dict() for rate, result in results]
+        print(json.dumps(rows if several else rows[0]))
+    else:
+        print(comparison(results) if several else report(results[0][1]))
+    return 0
+
+
+def _add_hardware(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--device", metavar="NAME", default="a100-80gb", help="a100-80gb, h100, h200, l4 or cpu (default: a100-80gb)"
+    )
+    group.add_argument(
+        "--tensor-parallel-size", type=int, default=1, metavar="N", help="devices that share each layer (default: 1)"
+    )
+    group.add_argument(
+        "--pipeline-parallel-size", type=int, default=1, metavar="N", help="stages of layers (default: 1)"
+    )
+    group.add_argument(
+        "--dtype",
+        choices=("auto", "float32", "bfloat16", "float16"),
+        default="auto",
+        help="of weights and KV (default: auto)",
+    )
+    group.add_argument(
+        "--max-model-len", type=int, metavar="TOKENS", help="longest prompt + output; default: the model's own limit"
+    )
+    group.add_argument(
+        "--layer-overhead-us",
+        type=float,
+        metavar="X",
+        help="fixed time of a layer [microseconds], instead of the device's",
+    )
+    group.add_argument(
+        "--profile", metavar="FILE", help="measured costs, from fastserve profile, instead of MODEL and --device"
+    )
+
+
+def _add_runs(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--scheduling-policy",
+        choices=POLICIES,
+        default="skip-join-mlfq",
+        help="order in which requests run; srpt is told their lengths (default: skip-join-mlfq)",
+    )
+    group.add_argument("--compare", metavar="P,P,...", help="run each of these policies on the same workload")
+    group.add_argument(
+        "--sweep-rate", metavar="X,X,...", help="run at each of these request rates [requests per second]"
+    )
+    group.add_argument(
+        "--hide-lengths",
+        action=argparse.BooleanOptionalAction,
+        help="end requests by a stop token, not by max_tokens; default: when learned is among the policies",
+    )
+    group.add_argument(
+        "--enable-prefix-caching",
+        action=argparse.BooleanOptionalAction,
+        help="share the KV of common prefixes; default: when the workload has any",
+    )
+    group.add_argument("--requests-csv", metavar="FILE", help="write one line per request")
+    group.add_argument("--timeline", metavar="FILE", help="write iterations, levels and copies for ui.perfetto.dev")
+    group.add_argument("--json", action="store_true", help="print JSON")
+
+
+def _policies(args: argparse.Namespace) -> list[str]:
+    if args.compare is None:
+        return [args.scheduling_policy]
+    policies = [name.strip() for name in args.compare.split(",")]
+    for name in policies:
+        if name not in POLICIES:
+            raise InvalidArgumentError(f"--compare must name policies out of {', '.join(POLICIES)}, got {name!r}")
+    return policies
+
+
+def _rates(args: argparse.Namespace) -> list[float | None]:
+    if args.sweep_rate is None:
+        return [None]
+    if args.replay is not None:
+        raise InvalidArgumentError("--replay keeps the times of its file; leave --sweep-rate out")
+    try:
+        return [float(rate) for rate in args.sweep_rate.split(",")]
+    except ValueError:
+        raise InvalidArgumentError(f"--sweep-rate must be numbers such as 1,2,4, got {args.sweep_rate!r}") from None
+
+
+def _workload(args: argparse.Namespace, rate: float | None) -> Workload:
+    if rate is None:
+        return workload_from(args)
+    return workload_from(argparse.Namespace(**(vars(args) | {"request_rate": rate})))
+
+
+def _hides(args: argparse.Namespace) -> bool:
+    return "learned" in _policies(args) if args.hide_lengths is None else args.hide_lengths
+
+
+def _deployment(args: argparse.Namespace) -> typing.Any:
+    values = vars(args) | {"kv_gib": 1.0, "kv_canary": False, "enable_prefix_caching": True}
+    cache = config_of(CacheConfig, argparse.Namespace(**values))
+    sim = importlib.import_module("fastserve.sim")
+    if args.profile is not None:
+        if args.model is not None:
+            raise InvalidArgumentError("--profile says what was measured; leave MODEL out")
+        return sim.profile_deployment(args.profile, cache=cache, max_model_len=args.max_model_len)
+    if args.model is None:
+        raise InvalidArgumentError(f"MODEL must be given: one of {', '.join(sim['MODELS'])}, or a folder")
+    device = sim.find_device(args.device)
+    if args.layer_overhead_us is not None:
+        device = replace(device, layer_overhead_s=args.layer_overhead_us * 1e-6)
+    return sim.roofline_deployment(
+        sim.find_model(args.model, args.dtype),
+        device,
+        parallelism=sim.Parallelism(tensor=args.tensor_parallel_size, pipeline=args.pipeline_parallel_size),
+        cache=cache,
+        max_model_len=args.max_model_len,
+    )
+
+
+def _simulate(
+    args: argparse.Namespace, workload: Workload, deployment: object, policy: str, label: str, *, hide_lengths: bool
+) -> typing.Any:
+    values = vars(args) | {"scheduling_policy": policy, "max_num_queued_reqs": max(1, len(workload))}
+    scheduler = config_of(SchedulerConfig, argparse.Namespace(**values))
+    with _progress(label, len(workload)) as progress, _timeline(args) as timeline:
+        return load("fastserve.sim:simulate")(
+            workload,
+            deployment,
+            scheduler,
+            enable_prefix_caching=args.enable_prefix_caching,
+            hide_lengths=hide_lengths,
+            progress=progress,
+            timeline=timeline,
+        )
+
+
+@contextlib.contextmanager
+def _progress(label: str, total: int) -> Iterator[typing.Callable[[int, int], None]]:
+    tqdm = load("tqdm:tqdm")
+    with tqdm(total=total, desc=label, unit="request", disable=not sys.stderr.isatty(), dynamic_ncols=True) as bar:
+        yield lambda done, _all: bar.update(done - bar.n)
+
+
+def _timeline(args: argparse.Namespace) -> typing.Any:
+    return contextlib.nullcontext() if args.timeline is None else load("fastserve.sim:Timeline")(args.timeline)

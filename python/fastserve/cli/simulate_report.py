@@ -1,0 +1,75 @@
+"""Simulated runs as text: one run in full, several as a table."""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+_LATENCIES = (
+    ("normalised latency, s/token", "normalized_latency_s"),
+    ("end to end, s", "e2e_s"),
+    ("first token, s", "ttft_s"),
+    ("between tokens, s", "tpot_s"),
+)
+
+
+class _Result(Protocol):
+    workload: str
+    deployment: str
+    policy: str
+
+    @property
+    def summary(self) -> object: ...
+
+
+def report(result: _Result) -> str:
+    """One run: latencies, throughput, where the time went, what the scheduler did."""
+    s = result.summary
+    lines = [f"{result.workload}: {result.policy} on {result.deployment}", ""]
+    rows = [["", "mean", "p50", "p95", "p99", "max"]]
+    for label, name in _LATENCIES:
+        d = getattr(s, name)
+        rows.append([label, *(f"{value:.4g}" for value in (d.mean, d.p50, d.p95, d.p99, d.max))])
+    lines += [*_table(rows), ""]
+    refused = f", {s.num_refused} refused as too long" if s.num_refused else ""
+    facts = [
+        ["requests", f"{s.num_requests}{refused}"],
+        ["throughput", f"{s.requests_per_s:.4g} requests/s, {s.output_tokens_per_s:.5g} tokens/s over {s.duration_s:.5g} s"],
+        ["a request's time", f"queue {s.queue_s:.4g} s, KV away {s.swap_s:.4g} s, parked {s.parked_s:.4g} s, running {s.run_s:.4g} s"],
+        ["iterations", f"{s.iterations}, busy {100 * s.busy_share:.1f} %"],
+        ["scheduling", f"{s.preemptions} preemptions, {s.promotions} promotions, {s.demotions} demotions"],
+        ["KV", f"{s.swaps} swaps, {s.recomputes} recomputes ({s.recomputed_tokens} tokens); blocks out {s.offload_blocks}, mirrored {s.mirror_blocks}, in {s.upload_blocks}"],
+    ]  # fmt: skip
+    if s.cached_tokens:
+        facts.append(["prefix cache", f"{s.cached_tokens} prompt tokens found"])
+    if s.thrash_governor_trips:
+        facts.append(["thrash governor", f"{s.thrash_governor_trips} trips"])
+    width = max(len(name) for name, _ in facts)
+    return "\n".join(lines + [f"{name:<{width}}  {text}" for name, text in facts])
+
+
+def comparison(results: Sequence[tuple[float | None, _Result]]) -> str:
+    """Several runs, one line each; latencies in seconds."""
+    first = results[0][1]
+    with_rate = any(rate is not None for rate, _ in results)
+    head = ["policy", "norm mean", "norm p50", "norm p95", "norm p99", "e2e mean", "e2e p99", "ttft mean", "ttft p99",
+            "tpot mean", "tokens/s", "preempt", "swaps", "recomp"]  # fmt: skip
+    rows = [["rate", *head] if with_rate else head]
+    for rate, result in results:
+        s = result.summary
+        n = s.normalized_latency_s
+        seconds = (n.mean, n.p50, n.p95, n.p99, s.e2e_s.mean, s.e2e_s.p99, s.ttft_s.mean, s.ttft_s.p99, s.tpot_s.mean)
+        row = [result.policy, *(f"{value:.4g}" for value in seconds), f"{s.output_tokens_per_s:.5g}"]
+        row += [str(s.preemptions), str(s.swaps), str(s.recomputes)]
+        rows.append([f"{rate:g}", *row] if with_rate else row)
+    return "\n".join([f"{first.workload} on {first.deployment}", "", *_table(rows)])
+
+
+def _table(rows: list[list[str]]) -> list[str]:
+    """First column left, the others right."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    return [
+        "  ".join(
+            cell.ljust(width) if i == 0 else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        )
+        for row in rows
+    ]

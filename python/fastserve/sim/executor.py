@@ -1,0 +1,130 @@
+"""An executor that computes nothing: plans take the time that a cost model gives them, copies that of the host link."""
+
+from collections import deque
+from collections.abc import Callable
+
+import numpy as np
+
+from fastserve._C.sched import StepPlan
+from fastserve.sim.clock import VirtualClock
+from fastserve.sim.cost import CostModel
+from fastserve.sim.host_link import Copy, SimulatedLink
+from fastserve.worker import StepOutput, TransferResults, WorkerInfo
+from fastserve.worker.worker import IDLE_WAIT_S
+
+# Told of every plan that ended: plan, start, end, copies that ended by then.
+OnStep = Callable[[StepPlan, float, float, list[Copy]], None]
+# Tokens of a plan: int32[num_samples].
+SampleTokens = Callable[[StepPlan], np.ndarray]
+
+_NO_TRANSFERS = TransferResults()
+
+
+class SimulatedStep:
+    """A plan on its way; waiting for it lets the clock run to its end."""
+
+    __slots__ = ("_executor", "end_s", "plan", "start_s")
+
+    def __init__(self, executor: "SimulatedExecutor", plan: StepPlan) -> None:
+        self._executor = executor
+        self.plan = plan
+        self.start_s = 0.0
+        self.end_s = float("inf")  # until the plan before it has ended
+
+    def done(self) -> bool:
+        """See PendingStep."""
+        return self.end_s <= self._executor.clock.now_s
+
+    def result(self) -> StepOutput:
+        """See PendingStep."""
+        return self._executor.finish(self)
+
+
+class SimulatedExecutor:
+    """Does what a worker does, in the same order: start the copies of a plan, run it, report the copies that ended.
+
+    A plan begins when it was submitted and the one before it has ended.
+    """
+
+    def __init__(
+        self, info: WorkerInfo, cost: CostModel, link: SimulatedLink, clock: VirtualClock, sample: SampleTokens
+    ) -> None:
+        """Run plans of `info` with these costs and samples; `clock` is the engine's."""
+        self.clock = clock
+        self._info = info
+        self._cost = cost
+        self._link = link
+        self._steps: deque[SimulatedStep] = deque()
+        self._sample = sample
+        self._on_step: OnStep | None = None
+
+    @property
+    def info(self) -> WorkerInfo:
+        """See Executor."""
+        return self._info
+
+    def tell(self, on_step: OnStep) -> None:
+        """Call `on_step` whenever a plan has ended."""
+        self._on_step = on_step
+
+    def submit(self, plan: StepPlan) -> SimulatedStep:
+        """See Executor."""
+        step = SimulatedStep(self, plan)
+        self._steps.append(step)
+        if len(self._steps) == 1:
+            self._begin(step, self.clock.now_s)
+        return step
+
+    def finish(self, step: SimulatedStep) -> StepOutput:
+        """Let the clock run to the end of the oldest plan and report it; plans are finished in order."""
+        if not self._steps or self._steps[0] is not step:
+            raise RuntimeError("plans are finished once, in the order in which they were submitted")
+        self._steps.popleft()
+        plan, end_s = step.plan, step.end_s
+        self.clock.advance_to(end_s)
+        copies = self._ended_copies(end_s)
+        output = StepOutput(self._sample(plan), None, self._transfers(copies), end_s - step.start_s)
+        if self._on_step is not None:
+            self._on_step(plan, step.start_s, end_s, copies)
+        if self._steps:
+            self._begin(self._steps[0], end_s)
+        return output
+
+    def stop(self) -> None:
+        """See Executor."""
+
+    def _begin(self, step: SimulatedStep, now_s: float) -> None:
+        plan = step.plan
+        step.start_s = now_s
+        if plan.num_transfers:
+            self._start_copies(plan, now_s)
+        if plan.num_rows:
+            step.end_s = now_s + self._cost.iteration_s(*plan.shape)
+        else:
+            self._link.advance(now_s)
+            step.end_s = self._link.advance_to_first_end(now_s + IDLE_WAIT_S)
+
+    def _start_copies(self, plan: StepPlan, now_s: float) -> None:
+        block_bytes = self._info.pools.block_bytes
+        ids, to_host = plan.transfer_ids.tolist(), plan.transfer_to_host.tolist()
+        num_blocks = np.diff(plan.transfer_start).tolist()
+        for copy_id, out, count in zip(ids, to_host, num_blocks, strict=True):
+            self._link.start(now_s, copy_id, count * block_bytes, to_host=bool(out))
+
+    def _ended_copies(self, now_s: float) -> list[Copy]:
+        if not self._link.is_busy:
+            return []
+        self._link.advance(now_s)
+        return self._link.take_ended()
+
+    def _transfers(self, copies: list[Copy]) -> TransferResults:
+        if not copies:
+            return _NO_TRANSFERS
+        return TransferResults(
+            ids=np.array([copy.id for copy in copies], np.int64),
+            ok=np.ones(len(copies), np.uint8),
+            offload_bytes=int(sum(copy.num_bytes for copy in copies if copy.to_host)),
+            upload_bytes=int(sum(copy.num_bytes for copy in copies if not copy.to_host)),
+            offload_bytes_per_s=self._link.measured_bytes_per_s(to_host=True),
+            upload_bytes_per_s=self._link.measured_bytes_per_s(to_host=False),
+        )

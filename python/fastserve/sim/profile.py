@@ -1,0 +1,117 @@
+"""A measured engine as a file: what `fastserve profile` writes and `simulate --profile` runs on."""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from fastserve._C.sched import LatencyModel
+from fastserve.config import GIB, CacheConfig
+from fastserve.errors import InvalidArgumentError
+from fastserve.sim.deployment import Deployment
+from fastserve.sim.devices import HostLink
+from fastserve.worker.memory import PoolSizes
+
+FORMAT = "fastserve-profile-1"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Profile:
+    """Facts and measurements of one model on one machine.
+
+    Attributes:
+        coefficients: of the latency model: base, per prefill token, per prefill pair, per decode, per token of decode context.
+        offload_bytes_per_s, upload_bytes_per_s: copies of KV blocks, one direction at a time; 0 = there is no host pool.
+        duplex_share: share of its rate that each direction kept while both were busy.
+        fastserve: version that measured.
+    """
+
+    model: str
+    dtype: str
+    device: str
+    num_threads: int
+    max_model_len: int
+    vocab_size: int
+    block_size: int
+    block_bytes: int
+    num_device_blocks: int
+    num_host_blocks: int
+    coefficients: tuple[float, float, float, float, float]
+    offload_bytes_per_s: float
+    upload_bytes_per_s: float
+    duplex_share: float
+    fastserve: str
+
+    def write(self, path: str | Path) -> None:
+        """Write JSON."""
+        Path(path).write_text(self.to_json() + "\n")
+
+    def to_json(self) -> str:
+        """The file's text."""
+        return json.dumps({"format": FORMAT} | asdict(self), indent=1)
+
+
+def read_profile_file(path: str | Path) -> Profile:
+    """Read what `Profile.write` wrote.
+
+    Raises:
+        InvalidArgumentError: it cannot be read, is of another format, or a field is missing or of the wrong kind.
+    """
+    try:
+        values = json.loads(Path(path).read_text())
+        if values.pop("format", None) != FORMAT:
+            raise InvalidArgumentError(f"{path} must be a profile of format {FORMAT}: write one with fastserve profile")
+        values["coefficients"] = tuple(float(value) for value in values["coefficients"])
+        profile = Profile(**values)
+        LatencyModel(profile.coefficients)
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise InvalidArgumentError(f"the profile {path} cannot be used: {error}") from error
+    return profile
+
+
+class FittedCost:
+    """The latency model that an engine measured, as costs."""
+
+    def __init__(self, coefficients: tuple[float, float, float, float, float]) -> None:
+        """See Profile.coefficients."""
+        self._model = LatencyModel(coefficients)  # never told of an iteration, so it stays as it is
+        self.iteration_s = self._model.iteration_s
+
+
+def profile_deployment(
+    profile: str | Path | Profile, *, cache: CacheConfig | None = None, max_model_len: int | None = None
+) -> Deployment:
+    """What a profile measured, with its own pools where `cache` does not say otherwise.
+
+    Args:
+        profile: or its file.
+        cache: num_gpu_blocks_override and num_host_blocks_override (or a host_kv_gib other than the default) replace the
+            profile's pools; the block size is the profile's.
+        max_model_len: longest prompt + output, tokens; default: the profile's.
+    Raises:
+        InvalidArgumentError: the file is no profile, or max_model_len is out of its range.
+    """
+    found = profile if isinstance(profile, Profile) else read_profile_file(profile)
+    cache = cache or CacheConfig()
+    if max_model_len is not None and not 2 <= max_model_len <= found.max_model_len:
+        raise InvalidArgumentError(
+            f"max_model_len must be between 2 and the profile's {found.max_model_len} tokens, got {max_model_len}"
+        )
+    num_host = found.num_host_blocks if cache.num_host_blocks_override is None else cache.num_host_blocks_override
+    if cache.num_host_blocks_override is None and cache.host_kv_gib != CacheConfig().host_kv_gib:
+        num_host = int(cache.host_kv_gib * GIB) // found.block_bytes
+    return Deployment(
+        name=f"{Path(found.model).name} on {found.device}, measured",
+        cost=FittedCost(found.coefficients),
+        pools=PoolSizes(cache.num_gpu_blocks_override or found.num_device_blocks, num_host, found.block_bytes),
+        block_size=found.block_size,
+        link=HostLink(
+            offload_bytes_per_s=found.offload_bytes_per_s or 1e9,
+            upload_bytes_per_s=found.upload_bytes_per_s or 1e9,
+            duplex_share=found.duplex_share,
+        ),
+        num_devices=1,
+        max_model_len=max_model_len or found.max_model_len,
+        vocab_size=found.vocab_size,
+        dtype=found.dtype,
+        device=found.device,
+    )

@@ -1,0 +1,257 @@
+"""Runs a workload through the engine's own loop, scheduler and KV manager on a virtual clock."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from fastserve.config import CacheConfig, EngineConfig, ModelConfig, SchedulerConfig
+from fastserve.engine.core import EngineCore, Turn
+from fastserve.sim.clock import VirtualClock
+from fastserve.sim.cost import fitted_latency_model
+from fastserve.sim.deployment import Deployment
+from fastserve.sim.executor import SimulatedExecutor
+from fastserve.sim.host_link import SimulatedLink
+from fastserve.sim.requests import RequestTable
+from fastserve.sim.summary import RunCounters, Summary, summarize
+from fastserve.sim.timeline import Timeline
+from fastserve.sim.tokens import TokenSource, token_source
+from fastserve.worker import WorkerInfo
+from fastserve.workload import Workload
+
+# Called as progress(finished requests, all requests) every so many turns of the loop, and at the end.
+Progress = Callable[[int, int], None]
+TURNS_PER_REPORT = 512
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SimulationResult:
+    """What a run gave.
+
+    Attributes:
+        workload, deployment: names.
+        policy: that ran it.
+        requests: what became of each.
+        summary: in a few numbers.
+    """
+
+    workload: str
+    deployment: str
+    policy: str
+    requests: RequestTable
+    summary: Summary
+
+    def to_dict(self) -> dict[str, object]:
+        """Names and summary as plain values, for JSON."""
+        return {
+            "workload": self.workload,
+            "deployment": self.deployment,
+            "policy": self.policy,
+            "summary": self.summary.to_dict(),
+        }
+
+
+def simulate(
+    workload: Workload,
+    deployment: Deployment,
+    scheduler: SchedulerConfig | None = None,
+    *,
+    enable_prefix_caching: bool | None = None,
+    hide_lengths: bool | None = None,
+    progress: Progress | None = None,
+    timeline: Timeline | None = None,
+) -> SimulationResult:
+    """Run a workload to its end. The same arguments give the same result, bit for bit.
+
+    Args:
+        scheduler: its fields as an engine takes them; `srpt` may be the policy, and is told the output lengths.
+            max_num_queued_reqs does not count: nobody is turned away for a full queue.
+        enable_prefix_caching: default: when the workload has prompts that share prefixes.
+        hide_lengths: requests end by a stop token, which nobody knows beforehand, instead of max_tokens. Default: only
+            where the policy would learn from max_tokens what it must find out by itself (`learned`).
+        progress: called now and then as progress(finished, all).
+        timeline: gets every iteration and copy.
+    Returns:
+        Requests that the engine would refuse as too long are part of the table, unfinished; an output that does not fit
+        behind its prompt is cut, as the engine does.
+    Raises:
+        InvalidArgumentError: the scheduler's configuration is out of range.
+    """
+    scheduler = scheduler or SchedulerConfig()
+    if enable_prefix_caching is None:
+        enable_prefix_caching = bool((workload.conversation >= 0).any()) or workload.prompts is not None
+    if hide_lengths is None:
+        hide_lengths = scheduler.scheduling_policy == "learned"
+    tokens = token_source(
+        workload, deployment.vocab_size, real_prompts=enable_prefix_caching, end_by_token=hide_lengths
+    )
+    run = _Run(workload, deployment, scheduler, tokens, enable_prefix_caching)
+    if timeline is not None:
+        run.draw(timeline)
+    run.to_the_end(progress)
+    return SimulationResult(
+        workload=workload.name,
+        deployment=deployment.name,
+        policy=scheduler.scheduling_policy,
+        requests=run.table,
+        summary=summarize(run.table, run.counters()),
+    )
+
+
+class _Run:
+    """One run: an EngineCore, its clock, and the requests that have yet to arrive."""
+
+    def __init__(
+        self,
+        workload: Workload,
+        deployment: Deployment,
+        scheduler: SchedulerConfig,
+        tokens: TokenSource,
+        enable_prefix_caching: bool,
+    ) -> None:
+        pools, max_model_len = deployment.pools, deployment.max_model_len
+        self._clock = VirtualClock()
+        self._tokens = tokens
+        self._executor = SimulatedExecutor(
+            WorkerInfo(
+                pools=pools,
+                max_model_len=max_model_len,
+                vocab_size=deployment.vocab_size,
+                eos_token_ids=(),
+                dtype=deployment.dtype,
+                device=deployment.device,
+            ),
+            deployment.cost,
+            SimulatedLink(deployment.link, deployment.num_devices),
+            self._clock,
+            tokens.sample,
+        )
+        latency = fitted_latency_model(
+            deployment.cost,
+            max_model_len=max_model_len,
+            max_tokens=min(scheduler.max_prefill_chunk_tokens, scheduler.max_num_batched_tokens),
+            max_num_seqs=scheduler.max_num_seqs,
+            num_blocks=pools.num_device_blocks,
+            block_size=deployment.block_size,
+        )
+        config = EngineConfig(
+            model=ModelConfig(model=deployment.name),
+            cache=CacheConfig(block_size=deployment.block_size, enable_prefix_caching=enable_prefix_caching),
+            scheduler=scheduler,
+        )
+        self._core = EngineCore(config, self._executor, latency, clock=self._clock)
+        self.table = RequestTable.of(workload)
+        room = min(max_model_len, pools.num_device_blocks * deployment.block_size + 1) - workload.prompt_tokens
+        self.table.output_tokens[:] = np.clip(room, 0, workload.output_tokens)
+        # Plain lists: a million requests are walked through one by one.
+        self._arrival_s = workload.arrival_s.tolist()
+        self._max_tokens = self.table.output_tokens.tolist()
+        self._priority = workload.priority.tolist()
+        self._is_oracle = scheduler.scheduling_policy == "srpt"
+        self._next = 0
+        self._num_done = 0
+
+    def draw(self, timeline: Timeline) -> None:
+        """Give every iteration and copy to a timeline."""
+        scheduler = self._core.scheduler
+        self._executor.tell(lambda *step: timeline.add(*step, scheduler.stats()))
+
+    def to_the_end(self, progress: Progress | None) -> None:
+        """Turn the loop until every request has ended."""
+        core, clock = self._core, self._clock
+        total, turns = len(self._arrival_s), 0
+        while True:
+            if not core.has_work():
+                if self._next == total:
+                    break
+                clock.advance_to(self._arrival_s[self._next])
+                self._add_arrived(clock.now_s)
+                continue
+            # As the engine's process does: take requests in while an iteration runs, plan late in it.
+            self._add_arrived(clock.now_s)
+            delay_s = core.planning_delay_s()
+            if delay_s > 0.0:
+                planned_s = clock.now_s + delay_s
+                self._add_arrived(planned_s)
+                clock.advance_to(planned_s)
+            self._collect(core.turn())
+            turns += 1
+            if progress is not None and turns % TURNS_PER_REPORT == 0:
+                progress(self._num_done, total)
+        if progress is not None:
+            progress(self._num_done, total)
+
+    def counters(self) -> RunCounters:
+        """Of the run so far."""
+        engine, scheduler = self._core.stats(), self._core.scheduler.stats()
+        return RunCounters(
+            iterations=engine.iterations,
+            busy_s=engine.execute_s,
+            preemptions=scheduler.preemptions,
+            promotions=scheduler.promotions,
+            demotions=scheduler.demotions,
+            swaps=scheduler.swaps,
+            recomputes=scheduler.recomputes,
+            recomputed_tokens=scheduler.recomputed_tokens,
+            offload_blocks=scheduler.offload_blocks,
+            mirror_blocks=scheduler.mirror_blocks,
+            upload_blocks=scheduler.upload_blocks,
+            thrash_governor_trips=scheduler.thrash_governor_trips,
+        )
+
+    def _add_arrived(self, until_s: float) -> None:
+        """Add the requests that arrive up to a time, each at its own."""
+        arrival_s, i = self._arrival_s, self._next
+        total = len(arrival_s)
+        while i < total and arrival_s[i] <= until_s:
+            self._clock.advance_to(arrival_s[i])
+            self._add(i)
+            i += 1
+        self._next = i
+
+    def _add(self, i: int) -> None:
+        output_tokens = self._max_tokens[i]
+        if output_tokens == 0:  # the prompt alone is too long
+            self._num_done += 1
+            return
+        tokens = self._tokens
+        self._core.scheduler.add(
+            i,
+            tokens.prompt(i),
+            now_s=self._clock.now_s,
+            max_tokens=output_tokens if tokens.stop_token is None else self._core.info.max_model_len,
+            ignore_eos=True,
+            stop_token_ids=() if tokens.stop_token is None else (tokens.stop_token,),
+            priority=self._priority[i],
+            oracle_output_tokens=output_tokens if self._is_oracle else 0,
+        )
+
+    def _collect(self, turn: Turn) -> None:
+        """Note first tokens and ends."""
+        events = turn.events
+        ids = events.request_ids
+        if not ids.size:
+            return
+        now_s, first_token_s = self._clock.now_s, self.table.first_token_s
+        fresh = np.isnan(first_token_s[ids])
+        if fresh.any():
+            rows = ids[fresh]
+            first_token_s[rows] = now_s
+            self.table.cached_tokens[rows] = events.num_cached_tokens[fresh]
+        reasons = events.finish_reasons
+        if reasons.any():
+            ended = ids[reasons != 0]
+            self.table.finish_s[ended] = now_s
+            self._note_ends(ended.tolist(), now_s)
+
+    def _note_ends(self, ids: list[int], now_s: float) -> None:
+        table, request_stats = self.table, self._core.scheduler.request_stats
+        for i in ids:
+            stats = request_stats(i, now_s)
+            table.queue_s[i] = stats.queue_s
+            table.parked_s[i] = stats.parked_s
+            table.host_s[i] = stats.host_s
+            table.upload_wait_s[i] = stats.upload_wait_s
+            table.preemptions[i] = stats.preemptions
+            table.recomputed_tokens[i] = stats.recomputed_tokens
+        self._num_done += len(ids)

@@ -1,0 +1,121 @@
+"""A simulation in a few numbers."""
+
+from dataclasses import asdict, dataclass
+
+import numpy as np
+
+from fastserve.sim.requests import RequestTable
+
+
+@dataclass(frozen=True, slots=True)
+class Distribution:
+    """Of a quantity over requests; NaN when there are none."""
+
+    mean: float
+    p50: float
+    p95: float
+    p99: float
+    max: float
+
+    @classmethod
+    def of(cls, values: np.ndarray) -> "Distribution":
+        """Of all values that are numbers."""
+        values = values[~np.isnan(values)]
+        if not values.size:
+            return cls(*[float("nan")] * 5)
+        return cls(float(values.mean()), *np.percentile(values, (50, 95, 99, 100)).tolist())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Summary:
+    """Of one run. Seconds are simulated ones; distributions are over finished requests.
+
+    Attributes:
+        num_refused: requests too long for the model or the pool.
+        duration_s: first arrival to last token.
+        requests_per_s, output_tokens_per_s: finished over the duration.
+        busy_share: of the duration, in iterations.
+        queue_s, swap_s, parked_s, run_s: mean seconds of a request before its first iteration; with its KV away; left out of
+            the batch with its KV on the device; in the batch.
+        swaps: times a request's KV was moved to the host; recomputes: dropped instead.
+    """
+
+    num_requests: int
+    num_refused: int
+    duration_s: float
+    requests_per_s: float
+    output_tokens_per_s: float
+    normalized_latency_s: Distribution
+    e2e_s: Distribution
+    ttft_s: Distribution
+    tpot_s: Distribution
+    queue_s: float
+    swap_s: float
+    parked_s: float
+    run_s: float
+    iterations: int
+    busy_share: float
+    preemptions: int
+    promotions: int
+    demotions: int
+    swaps: int
+    recomputes: int
+    recomputed_tokens: int
+    offload_blocks: int
+    mirror_blocks: int
+    upload_blocks: int
+    cached_tokens: int
+    thrash_governor_trips: int
+
+    def to_dict(self) -> dict[str, object]:
+        """Plain values, for JSON."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class RunCounters:
+    """What the scheduler and the engine counted in a run."""
+
+    iterations: int
+    busy_s: float
+    preemptions: int
+    promotions: int
+    demotions: int
+    swaps: int
+    recomputes: int
+    recomputed_tokens: int
+    offload_blocks: int
+    mirror_blocks: int
+    upload_blocks: int
+    thrash_governor_trips: int
+
+
+def summarize(table: RequestTable, counters: RunCounters) -> Summary:
+    """The summary of a run."""
+    done = table.is_finished
+    num_done = int(done.sum())
+    duration_s = float(table.finish_s[done].max() - table.arrival_s.min()) if num_done else 0.0
+    per_s = 1.0 / duration_s if duration_s > 0 else 0.0
+    values = {name: getattr(table, name)[done] for name in ("queue_s", "parked_s", "host_s", "upload_wait_s", "e2e_s")}
+    mean = {name: float(column.mean()) if num_done else 0.0 for name, column in values.items()}
+    swap_s = mean["host_s"] + mean["upload_wait_s"]
+    plain = asdict(counters)
+    busy_s = plain.pop("busy_s")
+    return Summary(
+        num_requests=len(table),
+        num_refused=len(table) - num_done,
+        duration_s=duration_s,
+        requests_per_s=num_done * per_s,
+        output_tokens_per_s=float(table.output_tokens[done].sum()) * per_s,
+        normalized_latency_s=Distribution.of(table.normalized_latency_s),
+        e2e_s=Distribution.of(table.e2e_s),
+        ttft_s=Distribution.of(table.ttft_s),
+        tpot_s=Distribution.of(table.tpot_s),
+        queue_s=mean["queue_s"],
+        swap_s=swap_s,
+        parked_s=mean["parked_s"],
+        run_s=mean["e2e_s"] - mean["queue_s"] - mean["parked_s"] - swap_s,
+        busy_share=busy_s * per_s,
+        cached_tokens=int(table.cached_tokens.sum()),
+        **plain,
+    )

@@ -1,0 +1,129 @@
+"""A workload through the real scheduler on a virtual clock."""
+
+import json
+
+import numpy as np
+import pytest
+
+from fastserve.errors import InvalidArgumentError
+from fastserve.sim import Timeline, simulate
+from tests.unit.sim.small import COEFFICIENTS, deployment, scheduler, workload
+
+
+def one_request(prompt: int, output: int, **columns: object):
+    return workload(
+        1,
+        arrival_s=np.array([2.5]),
+        prompt_tokens=np.array([prompt]),
+        output_tokens=np.array([output]),
+        **columns,
+    )
+
+
+def test_a_lone_request_takes_the_sum_of_its_iterations():
+    table = simulate(one_request(40, 3), deployment(), scheduler()).requests
+    base, per_token, per_pair, per_decode, per_ctx = COEFFICIENTS
+    prefill_s = base + per_token * 40 + per_pair * 40 * 41 / 2
+    decodes_s = sum(base + per_decode + per_ctx * context for context in (41, 42))
+    assert table.ttft_s[0] == pytest.approx(prefill_s)
+    assert table.e2e_s[0] == pytest.approx(prefill_s + decodes_s)
+    assert table.tpot_s[0] == pytest.approx(decodes_s / 2)
+    assert table.normalized_latency_s[0] == pytest.approx((prefill_s + decodes_s) / 3)
+    assert table.queue_s[0] == 0.0
+
+
+@pytest.mark.parametrize("policy", ["fcfs", "mlfq", "skip-join-mlfq", "priority", "srpt"])
+def test_every_request_ends_once_with_all_its_tokens(policy):
+    load = workload(rate=1000.0)
+    result = simulate(load, deployment(), scheduler(policy))
+    table, summary = result.requests, result.summary
+    assert table.is_finished.all()
+    assert (table.output_tokens == load.output_tokens).all()
+    assert (table.first_token_s > table.arrival_s).all()
+    assert (table.finish_s >= table.first_token_s).all()
+    running_s = table.e2e_s - table.queue_s - table.parked_s - table.host_s - table.upload_wait_s
+    assert (running_s > 0).all()
+    assert summary.run_s == pytest.approx(running_s.mean())
+    assert summary.iterations >= load.output_tokens.sum() / 8
+    assert summary.output_tokens_per_s == pytest.approx(load.output_tokens.sum() / summary.duration_s)
+
+
+def test_memory_pressure_moves_kv_over_the_link_and_costs_time():
+    load = workload(rate=1000.0)
+    tight = simulate(load, deployment(num_device_blocks=40), scheduler()).summary
+    roomy = simulate(load, deployment(num_device_blocks=4000), scheduler()).summary
+    assert tight.swaps > 0
+    assert tight.upload_blocks > 0
+    assert roomy.swaps == 0
+    assert tight.e2e_s.mean > roomy.e2e_s.mean
+
+
+def test_a_request_that_cannot_run_is_refused_and_the_others_run():
+    load = workload(5, prompt_tokens=np.array([10, 600, 511, 10, 10]), output_tokens=np.full(5, 20))
+    result = simulate(load, deployment(), scheduler())
+    assert result.requests.is_finished.tolist() == [True, False, True, True, True]
+    assert result.requests.output_tokens.tolist() == [20, 0, 1, 20, 20], "512 tokens is the longest sequence"
+    assert result.summary.num_refused == 1
+
+
+def test_the_same_arguments_give_the_same_bytes(tmp_path):
+    files = []
+    for name in ("a", "b"):
+        with Timeline(tmp_path / f"{name}.json") as timeline:
+            result = simulate(workload(rate=1000.0), deployment(), scheduler(), timeline=timeline)
+        result.requests.write_csv(tmp_path / f"{name}.csv")
+        files.append(
+            (json.dumps(result.to_dict()), *((tmp_path / f"{name}.{end}").read_bytes() for end in ("csv", "json")))
+        )
+    assert files[0] == files[1]
+
+
+def test_hidden_lengths_change_no_output_length():
+    load = workload(rate=1000.0)
+    table = simulate(load, deployment(), scheduler(), hide_lengths=True).requests
+    assert table.is_finished.all()
+    told = simulate(load, deployment(), scheduler(), hide_lengths=False).requests
+    assert table.finish_s.max() == pytest.approx(told.finish_s.max(), rel=0.2)
+
+
+def test_srpt_serves_the_short_before_the_long():
+    load = workload(40, arrival_s=np.zeros(40), prompt_tokens=np.full(40, 10))
+    shortest = simulate(load, deployment(), scheduler("srpt", max_num_seqs=2)).requests
+    arrival = simulate(load, deployment(), scheduler("fcfs", max_num_seqs=2)).requests
+    assert shortest.e2e_s.mean() < 0.8 * arrival.e2e_s.mean()
+
+
+def test_later_turns_find_the_prefix_of_the_turn_before():
+    turns = {"prompt_tokens": np.array([64, 200, 300]), "output_tokens": np.array([40, 40, 40])}
+    load = workload(3, arrival_s=np.array([0.0, 10.0, 20.0]), conversation=np.zeros(3, np.int64), **turns)
+    table = simulate(load, deployment(), scheduler()).requests
+    assert table.cached_tokens.tolist() == [0, 96, 224], "whole blocks of what was computed before"
+    cold = simulate(load, deployment(), scheduler(), enable_prefix_caching=False).requests
+    assert cold.cached_tokens.tolist() == [0, 0, 0]
+    assert table.ttft_s[2] < cold.ttft_s[2]
+
+
+def test_progress_ends_at_all_requests():
+    calls = []
+    simulate(workload(20), deployment(), scheduler(), progress=lambda done, total: calls.append((done, total)))
+    assert calls[-1] == (20, 20)
+
+
+def test_a_bad_configuration_is_refused():
+    with pytest.raises(InvalidArgumentError, match="policy"):
+        simulate(workload(1), deployment(), scheduler("longest-first"))
+
+
+def test_the_timeline_holds_every_iteration_and_copy(tmp_path):
+    with Timeline(tmp_path / "t.json") as timeline:
+        result = simulate(workload(rate=1000.0), deployment(num_device_blocks=40), scheduler(), timeline=timeline)
+    events = json.loads((tmp_path / "t.json").read_text())
+    spans = [event for event in events if event["ph"] == "X"]
+    iterations = [event for event in spans if event["tid"] == 1]
+    assert len(iterations) == result.summary.iterations
+    ends = [event["ts"] + event["dur"] for event in iterations]
+    starts = [event["ts"] for event in iterations]
+    assert all(start >= end - 1e-3 for start, end in zip(starts[1:], ends, strict=False)), "iterations do not overlap"
+    uploaded = sum(event["args"]["bytes"] for event in spans if event["tid"] == 3)
+    assert uploaded == result.summary.upload_blocks << 16
+    assert any(event["ph"] == "C" for event in events)
