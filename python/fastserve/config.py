@@ -1,8 +1,10 @@
 """Configuration. Each field is a command-line flag of `fastserve serve` (`_` becomes `-`): the metadata is its help."""
 
+import types
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
-from typing import Any, Literal
+from functools import cache
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from fastserve.errors import InvalidArgumentError
 
@@ -21,6 +23,39 @@ def option(default: object, text: str, *, unit: str = "", choices: Sequence[str]
 def _require(condition: bool, message: str) -> None:
     if not condition:
         raise InvalidArgumentError(message)
+
+
+_KINDS = {bool: "true or false", int: "an integer", float: "a number", str: "a text"}
+_MAX_INT = 2**31 - 1
+
+
+@cache
+def _hints(config_class: type) -> dict[str, Any]:
+    return get_type_hints(config_class)
+
+
+def _check_types(config: object) -> None:
+    """Refuse what is not of its field's type or not one of its choices: from Python any value may come."""
+    for name, hint in _hints(type(config)).items():
+        kinds = get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+        value, kind = getattr(config, name), kinds[0]
+        if value is None and types.NoneType in kinds:
+            continue
+        if get_origin(kind) is Literal:
+            _require(value in get_args(kind), f"{name} must be one of {', '.join(get_args(kind))}, got {value!r}")
+            continue
+        accepted = (int, float) if kind is float else kind
+        fits = isinstance(value, accepted) and isinstance(value, bool) == (kind is bool)
+        _require(fits, f"{name} must be {_KINDS[kind]}, got {value!r}")
+
+
+def _check_range(config: object, low: float, high: float, *names: str, unit: str = "", above: bool = False) -> None:
+    """Refuse values outside [low, high], or outside (low, high] with `above`; None is no value."""
+    rule = f"above {low:g} and at most {high:g}" if above else f"between {low} and {high}"
+    for name in names:
+        value = getattr(config, name)
+        fits = value is None or (low < value <= high if above else low <= value <= high)
+        _require(fits, f"{name} must be {rule}{unit and ' '}{unit}, got {value}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,14 +78,10 @@ class ModelConfig:
     num_threads: int | None = option(None, "compute threads; default: one per core this process may use")
 
     def __post_init__(self) -> None:
-        _require(
-            self.max_model_len is None or self.max_model_len >= 2,
-            f"max_model_len must be at least 2 tokens, got {self.max_model_len}",
-        )
-        _require(
-            self.num_threads is None or 1 <= self.num_threads <= 1024,
-            f"num_threads must be between 1 and 1024, got {self.num_threads}",
-        )
+        _check_types(self)
+        _check_range(self, 2, _MAX_INT, "max_model_len", unit="tokens")
+        _check_range(self, -(2**63), 2**63 - 1, "seed")
+        _check_range(self, 1, 1024, "num_threads")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,13 +101,12 @@ class CacheConfig:
     kv_canary: bool = option(False, "hash every KV block when it is parked and compare when it comes back")
 
     def __post_init__(self) -> None:
+        _check_types(self)
         _require(self.block_size in (8, 16, 32), f"block_size must be 8, 16 or 32 tokens, got {self.block_size}")
-        for name in ("num_gpu_blocks_override", "num_host_blocks_override"):
-            value = getattr(self, name)
-            low = 1 if name == "num_gpu_blocks_override" else 0
-            _require(value is None or low <= value < 2**31, f"{name} must be at least {low}, got {value}")
-        _require(0.0 < self.kv_gib < 1e6, f"kv_gib must be above 0 GiB, got {self.kv_gib}")
-        _require(0.0 <= self.host_kv_gib < 1e6, f"host_kv_gib must be at least 0 GiB, got {self.host_kv_gib}")
+        _check_range(self, 1, _MAX_INT, "num_gpu_blocks_override")
+        _check_range(self, 0, _MAX_INT, "num_host_blocks_override")
+        _check_range(self, 0, 1e6, "kv_gib", unit="GiB", above=True)
+        _check_range(self, 0, 1_000_000, "host_kv_gib", unit="GiB")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,7 +127,7 @@ class SchedulerConfig:
     num_levels: int | None = option(None, "levels; default: enough for the longest prefill")
     preemption_mode: Literal["auto", "swap", "recompute"] = option(
         "auto",
-        "what happens to KV that must leave the device: copied to the host, dropped and recomputed, or the cheaper",
+        "KV that must leave the device: swap = copied to the host, recompute = dropped and computed again, auto = the cheaper",
         choices=("auto", "swap", "recompute"),
     )
     proactive_offload: bool = option(True, "move KV ahead of need, by estimated next scheduled time")
@@ -105,7 +135,9 @@ class SchedulerConfig:
     reserve_iterations: int = option(
         8, "device blocks are kept free for this many iterations of growth", unit="iterations"
     )
-    max_parks_per_request: int = option(64, "a request parked this often is no longer chosen as a victim")
+    max_parks_per_request: int = option(
+        64, "a request parked this often gives way to running requests only, not to new ones"
+    )
     thrash_parks_per_finish: float = option(
         8.0, "parks per finished request over a window that stop preemption for a while"
     )
@@ -113,38 +145,18 @@ class SchedulerConfig:
     async_scheduling: bool = option(True, "plan the next iteration while the present one runs")
 
     def __post_init__(self) -> None:
-        for name in (
-            "max_num_seqs",
-            "max_num_batched_tokens",
-            "max_prefill_chunk_tokens",
-            "reserve_iterations",
-            "max_parks_per_request",
-            "max_num_queued_reqs",
-        ):
-            value = getattr(self, name)
-            _require(1 <= value < 2**31, f"{name} must be at least 1, got {value}")
+        _check_types(self)
+        _check_range(self, 1, _MAX_INT, "max_num_seqs", "max_num_batched_tokens", "max_prefill_chunk_tokens")
+        _check_range(self, 1, _MAX_INT, "reserve_iterations", "max_parks_per_request", "max_num_queued_reqs")
         _require(
             self.max_num_batched_tokens >= self.max_num_seqs,
             f"max_num_batched_tokens must be at least max_num_seqs ({self.max_num_seqs}) so that every running request"
             f" can decode, got {self.max_num_batched_tokens}",
         )
-        _require(
-            0.0 < self.starvation_limit_s <= 1e9,
-            f"starvation_limit_s must be above 0 seconds, got {self.starvation_limit_s}",
-        )
-        _require(1.0 < self.quantum_ratio <= 1024, f"quantum_ratio must be above 1, got {self.quantum_ratio}")
-        _require(
-            self.first_quantum_s is None or 0.0 < self.first_quantum_s < 1e9,
-            f"first_quantum_s must be above 0 seconds, got {self.first_quantum_s}",
-        )
-        _require(
-            self.num_levels is None or 1 <= self.num_levels <= 64,
-            f"num_levels must be between 1 and 64, got {self.num_levels}",
-        )
-        _require(
-            self.thrash_parks_per_finish > 0.0,
-            f"thrash_parks_per_finish must be above 0, got {self.thrash_parks_per_finish}",
-        )
+        _check_range(self, 0, 1e9, "starvation_limit_s", "first_quantum_s", unit="seconds", above=True)
+        _check_range(self, 1, 1024, "quantum_ratio", above=True)
+        _check_range(self, 1, 64, "num_levels")
+        _check_range(self, 0, 1e9, "thrash_parks_per_finish", above=True)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -178,12 +190,11 @@ class ServerConfig:
     json_logs: bool = option(False, "log as JSON lines")
 
     def __post_init__(self) -> None:
-        _require(0 <= self.port < 65536, f"port must be between 0 and 65535, got {self.port}")
-        _require(self.max_body_bytes >= 1024, f"max_body_bytes must be at least 1024, got {self.max_body_bytes}")
-        _require(
-            0.0 <= self.shutdown_timeout < 1e6, f"shutdown_timeout must be at least 0, got {self.shutdown_timeout}"
-        )
-        _require(self.heartbeat_limit_s > 0.0, f"heartbeat_limit_s must be above 0, got {self.heartbeat_limit_s}")
+        _check_types(self)
+        _check_range(self, 0, 65535, "port")
+        _check_range(self, 1024, 1 << 40, "max_body_bytes", unit="bytes")
+        _check_range(self, 0, 1_000_000, "shutdown_timeout", unit="seconds")
+        _check_range(self, 0, 1e9, "heartbeat_limit_s", unit="seconds", above=True)
         _require(
             self.api_key is None or bool(self.api_key.strip()), "api_key must not be blank; leave it out for no key"
         )

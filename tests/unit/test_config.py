@@ -1,0 +1,97 @@
+"""A value out of its range, of another type or no choice is refused with the field, the rule and the value."""
+
+import dataclasses
+import math
+
+import pytest
+
+from fastserve.config import CacheConfig, ModelConfig, SchedulerConfig, ServerConfig
+from fastserve.errors import InvalidArgumentError
+
+NAN = math.nan
+BETWEEN_1_AND_INT = "must be between 1 and 2147483647, got"
+# Class, field, bad values, what the message says besides the field and the value.
+BAD = [
+    (ModelConfig, "model", [None, 3], "must be a text"),
+    (ModelConfig, "tokenizer", [3], "must be a text"),
+    (ModelConfig, "dtype", ["int4", None], "must be one of auto, float32, bfloat16, float16"),
+    (ModelConfig, "max_model_len", [1, -5, 2**31], "must be between 2 and 2147483647 tokens"),
+    (ModelConfig, "load_format", ["pickle"], "must be one of safetensors, dummy"),
+    (ModelConfig, "device", ["tpu"], "must be one of auto, cpu, cuda"),
+    (ModelConfig, "seed", [2**63, -(2**63) - 1], f"must be between {-(2**63)} and {2**63 - 1}"),
+    (ModelConfig, "seed", [0.5, None], "must be an integer"),
+    (ModelConfig, "num_threads", [0, 1025], "must be between 1 and 1024"),
+    (CacheConfig, "block_size", [0, 12, 64], "must be 8, 16 or 32 tokens"),
+    (CacheConfig, "num_gpu_blocks_override", [0, 2**31], BETWEEN_1_AND_INT),
+    (CacheConfig, "kv_gib", [0.0, -1.0, NAN, math.inf], "must be above 0 and at most 1e+06 GiB"),
+    (CacheConfig, "host_kv_gib", [-0.5, NAN, math.inf], "must be between 0 and 1000000 GiB"),
+    (CacheConfig, "num_host_blocks_override", [-1, 2**31], "must be between 0 and 2147483647"),
+    (CacheConfig, "enable_prefix_caching", [1, "yes", None], "must be true or false"),
+    (CacheConfig, "kv_canary", ["off"], "must be true or false"),
+    (SchedulerConfig, "scheduling_policy", ["lifo"], "must be one of skip-join-mlfq, mlfq, fcfs, priority"),
+    (SchedulerConfig, "max_num_seqs", [0, 2**31], BETWEEN_1_AND_INT),
+    (SchedulerConfig, "max_num_seqs", [4.0, "4", True, None], "must be an integer"),
+    (SchedulerConfig, "max_num_batched_tokens", [0], BETWEEN_1_AND_INT),
+    (SchedulerConfig, "max_num_batched_tokens", [255], r"must be at least max_num_seqs \(256\)"),
+    (SchedulerConfig, "max_prefill_chunk_tokens", [0], BETWEEN_1_AND_INT),
+    (SchedulerConfig, "starvation_limit_s", [0.0, NAN, math.inf], "must be above 0 and at most 1e+09 seconds"),
+    (SchedulerConfig, "starvation_limit_s", ["3"], "must be a number"),
+    (SchedulerConfig, "quantum_ratio", [1.0, 0.5, 1025.0, NAN], "must be above 1 and at most 1024"),
+    (SchedulerConfig, "first_quantum_s", [0.0, -1.0, NAN], "must be above 0 and at most 1e+09 seconds"),
+    (SchedulerConfig, "num_levels", [0, 65], "must be between 1 and 64"),
+    (SchedulerConfig, "preemption_mode", ["drop"], "must be one of auto, swap, recompute"),
+    (SchedulerConfig, "proactive_offload", [0], "must be true or false"),
+    (SchedulerConfig, "write_through", [0], "must be true or false"),
+    (SchedulerConfig, "reserve_iterations", [0], BETWEEN_1_AND_INT),
+    (SchedulerConfig, "max_parks_per_request", [0], BETWEEN_1_AND_INT),
+    (SchedulerConfig, "thrash_parks_per_finish", [0.0, NAN], "must be above 0 and at most 1e+09"),
+    (SchedulerConfig, "max_num_queued_reqs", [0], BETWEEN_1_AND_INT),
+    (SchedulerConfig, "async_scheduling", [None], "must be true or false"),
+    (ServerConfig, "host", [None], "must be a text"),
+    (ServerConfig, "port", [-1, 65536], "must be between 0 and 65535"),
+    (ServerConfig, "api_key", ["", " \t"], "must not be blank; leave it out"),
+    (ServerConfig, "served_model_name", [7], "must be a text"),
+    (ServerConfig, "max_body_bytes", [0, 1023], "must be between 1024 and 1099511627776 bytes"),
+    (ServerConfig, "shutdown_timeout", [-1.0, NAN, math.inf], "must be between 0 and 1000000 seconds"),
+    (ServerConfig, "heartbeat_limit_s", [0.0, NAN], "must be above 0 and at most 1e+09 seconds"),
+    (ServerConfig, "metrics_compat", ["openai"], "must be one of none, vllm"),
+    (ServerConfig, "log_level", ["INFO", "trace"], "must be one of debug, info, warning, error"),
+    (ServerConfig, "json_logs", ["true"], "must be true or false"),
+]
+
+
+@pytest.mark.parametrize(
+    ("config_class", "field", "value", "rule"),
+    [(config_class, field, value, rule) for config_class, field, values, rule in BAD for value in values],
+)
+def test_a_bad_value_is_refused_with_its_field_the_rule_and_the_value(config_class, field, value, rule):
+    with pytest.raises(InvalidArgumentError, match=f"^{field} {rule.replace('+', '[+]')}") as caught:
+        config_class(**{field: value})
+    if field != "api_key":  # a key is not repeated
+        assert str(caught.value).endswith(f"got {value!r}" if isinstance(value, str) else f"got {value}")
+
+
+def test_every_field_has_bad_values():
+    fields = {
+        (c, f.name) for c in (ModelConfig, CacheConfig, SchedulerConfig, ServerConfig) for f in dataclasses.fields(c)
+    }
+    assert fields == {(config_class, field) for config_class, field, _, _ in BAD}
+
+
+@pytest.mark.parametrize(
+    ("config_class", "values"),
+    [
+        (ModelConfig, {"max_model_len": 2, "seed": -(2**63), "num_threads": 1024}),
+        (CacheConfig, {"block_size": 8, "num_gpu_blocks_override": 1, "num_host_blocks_override": 0, "kv_gib": 1}),
+        (CacheConfig, {"block_size": 32, "host_kv_gib": 0}),
+        (SchedulerConfig, {"max_num_seqs": 1, "max_num_batched_tokens": 1, "max_prefill_chunk_tokens": 1}),
+        (
+            SchedulerConfig,
+            {"quantum_ratio": 1024, "num_levels": 64, "starvation_limit_s": 1e9, "reserve_iterations": 1},
+        ),
+        (ServerConfig, {"port": 65535, "max_body_bytes": 1024, "shutdown_timeout": 0}),
+    ],
+)
+def test_the_ends_of_the_ranges_are_accepted(config_class, values):
+    config = config_class(**values)
+    assert {name: getattr(config, name) for name in values} == values
