@@ -1,0 +1,70 @@
+"""Sampling parameters out of their range are refused with the field, the rule and the value."""
+
+import dataclasses
+import math
+
+import pytest
+
+from fastserve.errors import InvalidArgumentError
+from fastserve.types import EngineRequest, SamplingParams
+
+NAN, INF = math.nan, math.inf
+BAD = {
+    "max_tokens": ([0, -1, 2**31, 1.0, True], "must be an integer between 1 and 2147483647"),
+    "min_tokens": ([-1, 2**31, None], "must be an integer between 0 and 2147483647"),
+    "temperature": ([-0.1, 100.1, NAN, INF, "1", True], "must be a number between 0 and 100"),
+    "top_k": ([-2, 2**31, 0.5], "must be an integer between -1 and 2147483647"),
+    "top_p": ([-0.1, 1.1, NAN], "must be a number between 0 and 1"),
+    "min_p": ([-0.1, 1.1, NAN], "must be a number between 0 and 1"),
+    "repetition_penalty": ([-1.0, 10.1, NAN, INF], "must be a number between 0 and 10"),
+    "presence_penalty": ([-2.1, 2.1, NAN], "must be a number between -2 and 2"),
+    "frequency_penalty": ([-2.1, 2.1, NAN], "must be a number between -2 and 2"),
+    "seed": ([2**63, -(2**63) - 1, 0.5], "must be an integer between"),
+    "stop": ([("a",) * 5, ("",), (1,)], "must be at most 4 non-empty strings"),
+    "stop_token_ids": ([(-1,), (2**31,), (0.5,)], "must be an integer between 0 and 2147483647"),
+    "ignore_eos": ([], ""),  # any truth value
+    "logprobs": ([-1, 21, True], "must be an integer between 0 and 20"),
+    "n": ([0, -1, 17, 10**9, NAN], "must be an integer between 1 and 16"),
+}
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "rule"), [(field, value, rule) for field, (values, rule) in BAD.items() for value in values]
+)
+def test_a_bad_value_is_refused_with_its_field_the_rule_and_the_value(field, value, rule):
+    with pytest.raises(InvalidArgumentError, match=f"^{field} {rule}") as caught:
+        SamplingParams(**{field: value})
+    bad = value[0] if field == "stop_token_ids" else value
+    assert str(caught.value).endswith(f"got {bad!r}")
+
+
+def test_every_field_has_bad_values():
+    assert BAD.keys() == {field.name for field in dataclasses.fields(SamplingParams)}
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"top_p": 0.0}, r"top_p must be in \(0, 1\], got 0.0"),
+        ({"repetition_penalty": 0.0}, "repetition_penalty must be above 0, got 0.0"),
+        ({"max_tokens": 3, "min_tokens": 4}, r"min_tokens must not be above max_tokens \(3\), got 4"),
+        ({"stop_token_ids": tuple(range(65))}, "stop_token_ids must hold at most 64 ids, got 65"),
+    ],
+)
+def test_rules_beyond_the_range(fields, message):
+    with pytest.raises(InvalidArgumentError, match=message):
+        SamplingParams(**fields)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"prompt_token_ids": []}, "at least one token"),
+        ({"priority": 2**31}, "priority must be an integer between"),
+        ({"deadline_s": -1.0}, "deadline_s must be a number between"),
+        ({"deadline_s": NAN}, "deadline_s must be a number between"),
+    ],
+)
+def test_a_request_that_cannot_be_is_refused(fields, message):
+    with pytest.raises(InvalidArgumentError, match=message):
+        EngineRequest(**{"request_id": 1, "prompt_token_ids": [1], "sampling": SamplingParams()} | fields)
