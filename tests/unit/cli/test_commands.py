@@ -4,6 +4,10 @@ import io
 import json
 import subprocess
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 
@@ -12,7 +16,7 @@ from fastserve.cli import generate as generate_command
 from fastserve.cli import main as main_module
 from fastserve.cli.main import COMMANDS, main
 from fastserve.errors import CheckpointError
-from fastserve.types import CompletionOutput, FinishReason, RequestOutput
+from fastserve.types import CompletionOutput, FinishReason, RequestOutput, SamplingParams
 from tests.unit.server.process import server_process, wait_ready
 
 
@@ -93,6 +97,25 @@ def test_generate_reads_prompts_from_a_file_or_standard_input(llm, capsys, tmp_p
     assert capsys.readouterr().out == "C\n"
 
 
+@pytest.mark.parametrize(
+    ("flags", "sampling"),
+    [
+        (["--max-tokens", "5"], SamplingParams(max_tokens=5)),
+        (["--temperature", "0.5"], SamplingParams(max_tokens=128, temperature=0.5)),
+        (["--top-p", "0.5"], SamplingParams(max_tokens=128, top_p=0.5)),
+        (["--top-k", "5"], SamplingParams(max_tokens=128, top_k=5)),
+        (["--n", "3"], SamplingParams(max_tokens=128, n=3)),
+        (["--stop", "a", "--stop", "b"], SamplingParams(max_tokens=128, stop=("a", "b"))),
+        (["--ignore-eos"], SamplingParams(max_tokens=128, ignore_eos=True)),
+        ([], SamplingParams(max_tokens=128)),
+    ],
+    ids=lambda flags: " ".join(flags) if isinstance(flags, list) else "",
+)
+def test_each_flag_of_generate_asks_for_one_thing(llm, flags, sampling):
+    assert main(["generate", "m", "--prompt", "a", *flags]) == 0
+    assert llm.sampling == sampling
+
+
 def test_generate_says_which_prompt_failed_and_exits_1(llm, capsys):
     assert main(["generate", "m", "--prompt", "a", "--prompt", "bad"]) == 1
     output = capsys.readouterr()
@@ -144,6 +167,46 @@ def test_chat_streams_replies_of_a_server(capsys, monkeypatch):
         monkeypatch.setattr(sys, "stdin", io.StringIO("hello\n"))
         assert main(["chat", "--url", url, "--max-tokens", "100000"]) == 1
         assert "max_tokens" in capsys.readouterr().err
+
+
+@contextmanager
+def recording_server() -> Iterator[tuple[str, list[dict]]]:
+    """A chat server that answers "yes"; yields its URL and what it was sent: the key and the body of each request."""
+    seen = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = json.loads(self.rfile.read(int(self.headers["content-length"])))
+            seen.append({"key": self.headers["authorization"], **body})
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(b'data: {"choices":[{"delta":{"content":"yes"}}]}\n\ndata: [DONE]\n\n')
+
+        def log_message(self, *_: object) -> None:
+            """Quiet."""
+
+    with HTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}", seen
+        server.shutdown()
+        thread.join()
+
+
+def test_flags_of_chat_go_into_its_requests(capsys, monkeypatch):
+    with recording_server() as (url, seen):
+        monkeypatch.setattr(sys, "stdin", io.StringIO("one\ntwo\n"))
+        flags = ["--api-key", "secret", "--system", "be brief", "--max-tokens", "7", "--temperature", "0.25"]
+        assert main(["chat", "--url", url, *flags]) == 0
+        monkeypatch.setattr(sys, "stdin", io.StringIO("one\n"))
+        assert main(["chat", "--url", url]) == 0
+    assert capsys.readouterr().out == "yes\n" * 3
+    system, one = {"role": "system", "content": "be brief"}, {"role": "user", "content": "one"}
+    yes, two = {"role": "assistant", "content": "yes"}, {"role": "user", "content": "two"}
+    asked = {"key": "Bearer secret", "stream": True, "temperature": 0.25, "max_tokens": 7}
+    assert seen[0] == asked | {"messages": [system, one]}
+    assert seen[1] == asked | {"messages": [system, one, yes, two]}
+    assert seen[2] == {"key": None, "stream": True, "temperature": 0.7, "max_tokens": None, "messages": [one]}
 
 
 def test_chat_says_when_there_is_no_server(capsys, monkeypatch):

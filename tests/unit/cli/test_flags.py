@@ -70,8 +70,8 @@ def test_without_flags_the_defaults_stand(monkeypatch):
 
 
 def test_alias_sets_the_same_field(monkeypatch):
-    engine, _ = served_with(monkeypatch, "--swap-space", "8")
-    assert engine.cache.host_kv_gib == 8.0
+    engine, _ = served_with(monkeypatch, "--swap-space", "8", "--num-device-blocks", "9")
+    assert (engine.cache.host_kv_gib, engine.cache.num_gpu_blocks_override) == (8.0, 9)
 
 
 def test_help_shows_text_unit_and_default(capsys):
