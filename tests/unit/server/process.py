@@ -1,4 +1,4 @@
-"""Starts `fake_server` as a real process."""
+"""Starts `fake_server`, or `fastserve serve` over the same engine, as a real process."""
 
 import re
 import subprocess
@@ -13,10 +13,23 @@ import httpx
 @contextmanager
 def server_process(mode: str, shutdown_timeout: float = 20.0) -> Iterator[tuple[subprocess.Popen, httpx.Client]]:
     """Start `fake_server`; kill it whatever happens."""
-    command = [sys.executable, "-m", "tests.unit.server.fake_server", mode, str(shutdown_timeout)]
+    with _listening("fake_server", mode, str(shutdown_timeout)) as parts:
+        yield parts
+
+
+@contextmanager
+def serve_process(*flags: str) -> Iterator[tuple[subprocess.Popen, httpx.Client]]:
+    """Start `fake_serve` with flags of `fastserve serve`; kill it whatever happens."""
+    with _listening("fake_serve", *flags) as parts:
+        yield parts
+
+
+@contextmanager
+def _listening(module: str, *words: str) -> Iterator[tuple[subprocess.Popen, httpx.Client]]:
+    command = [sys.executable, "-m", f"tests.unit.server.{module}", *words]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:
-        found = re.search(r"listening on (http://127\.0\.0\.1:\d+)", process.stdout.readline())
+        found = re.search(r"listening on (http://127\.0\.0\.\d:\d+)", process.stdout.readline())
         with httpx.Client(base_url=found[1], timeout=20) as client:
             yield process, client
     finally:

@@ -92,7 +92,14 @@ async def test_prompts_come_as_text_ids_or_lists_of_either(live, prompt, expecte
     assert [call.prompt_token_ids for call in live.engine.calls] == expected
 
 
-async def test_sampling_fields_reach_the_engine(live):
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("completions", {"prompt": "hi", "logprobs": 3}),
+        ("chat/completions", {"messages": [{"role": "user", "content": "hi"}], "logprobs": True, "top_logprobs": 3}),
+    ],
+)
+async def test_sampling_fields_reach_the_engine(live, path, body):
     fields = {
         "max_tokens": 9,
         "min_tokens": 2,
@@ -108,9 +115,8 @@ async def test_sampling_fields_reach_the_engine(live):
         "ignore_eos": True,
         "n": 2,
     }
-    reply = await live.complete(
-        **fields, stop="x", logprobs=3, priority=-4, cache_salt="tenant", request_id="mine", deadline_s=60
-    )
+    names = {"stop": "x", "priority": -4, "cache_salt": "tenant", "request_id": "mine", "deadline_s": 60}
+    reply = await live.post(f"/v1/{path}", **body, **fields, **names)
     assert reply.status_code == 200
     call = live.engine.calls[0]
     for name, value in fields.items():
@@ -120,6 +126,29 @@ async def test_sampling_fields_reach_the_engine(live):
     assert (call.priority, call.cache_salt, call.request_id) == (-4, "tenant", "mine")
     assert 59 < call.deadline_s <= 60
     assert reply.json()["id"] == "mine"
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({}, b"user: hi\nassistant: "),
+        ({"add_generation_prompt": False}, b"user: hi\n"),
+        ({"add_special_tokens": True}, [BOS, *b"user: hi\nassistant: "]),
+    ],
+)
+async def test_chat_fields_shape_the_prompt(live, fields, expected):
+    assert (await live.chat(**fields)).status_code == 200
+    assert live.engine.calls[0].prompt_token_ids == list(expected)
+
+
+async def test_completion_may_leave_out_special_tokens(live):
+    assert (await live.complete(add_special_tokens=False)).status_code == 200
+    assert live.engine.calls[0].prompt_token_ids == list(b"hi")
+
+
+@pytest.mark.parametrize("name", ["max_tokens", "max_completion_tokens"])
+async def test_both_names_of_the_limit_of_a_chat_work(live, name):
+    assert (await live.chat(**{name: 2})).json()["usage"]["completion_tokens"] == 2
 
 
 async def test_default_length_is_16_for_completions_and_the_context_for_chat(live):

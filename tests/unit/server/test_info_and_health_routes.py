@@ -40,6 +40,18 @@ async def test_long_text_is_tokenized_too(direct):
 async def test_tokenize_renders_messages(direct):
     body = (await direct.post("/tokenize", messages=[{"role": "user", "content": "hi"}])).json()
     assert bytes(body["tokens"]) == b"user: hi\nassistant: "
+    shape = {
+        "messages": [{"role": "user", "content": "hi"}],
+        "add_generation_prompt": False,
+        "add_special_tokens": True,
+    }
+    assert (await direct.post("/tokenize", **shape)).json()["tokens"] == [BOS, *b"user: hi\n"]
+
+
+@pytest.mark.parametrize(("path", "body"), [("/tokenize", {"prompt": "a"}), ("/detokenize", {"tokens": [97]})])
+async def test_tokenizer_routes_know_the_one_model_only(direct, path, body):
+    assert (await direct.post(path, model="fake", **body)).status_code == 200
+    assert (await direct.post(path, model="other", **body)).status_code == 404
 
 
 @pytest.mark.parametrize("body", [{}, {"prompt": "a", "messages": [{"role": "user", "content": "b"}]}])

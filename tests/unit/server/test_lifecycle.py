@@ -126,6 +126,16 @@ def test_bind_says_when_the_port_is_taken():
         bind("127.0.0.1", taken.getsockname()[1])
 
 
+def test_port_that_is_taken_is_named_and_ends_the_server_with_1(caplog):
+    async def nothing() -> None:
+        raise OSError("no engine")
+
+    with socket.create_server(("127.0.0.1", 0)) as taken, caplog.at_level("ERROR", "fastserve"):
+        port = taken.getsockname()[1]
+        assert lifecycle.serve(nothing, ServerConfig(port=port), "fake") == 1
+    assert f"cannot listen on 127.0.0.1 port {port}" in caplog.text
+
+
 @pytest.mark.parametrize(("host", "warned"), [("127.0.0.1", False), ("0.0.0.0", True)])
 def test_open_address_without_a_key_is_warned_of(host, warned, caplog):
     async def nothing() -> None:

@@ -1,0 +1,118 @@
+"""What each flag of `fastserve serve` does to the server that listens; its engine is a fake."""
+
+import json
+import signal
+import socket
+import time
+from collections.abc import Iterator
+
+import httpx
+import pytest
+
+from tests.unit.server.process import serve_process
+
+
+def free_port(host: str) -> int:
+    """A port that nobody listens on."""
+    with socket.create_server((host, 0)) as found:
+        return found.getsockname()[1]
+
+
+KEY = {"Authorization": "Bearer secret"}
+FREE_PORT = free_port("127.0.0.2")
+FLAGS = ("--host", "127.0.0.2", "--port", str(FREE_PORT),
+         "--api-key", "secret", "--served-model-name", "public",
+         "--max-body-bytes", "2048", "--heartbeat-limit-s", "0.5", "--metrics-compat", "vllm")  # fmt: skip
+
+
+def until_loaded(client: httpx.Client) -> httpx.Client:
+    """Return once the engine is attached."""
+    end_s = time.monotonic() + 20
+    while client.get("/readyz").json() == {"status": "loading"}:
+        assert time.monotonic() < end_s
+        time.sleep(0.01)
+    return client
+
+
+@pytest.fixture(scope="module")
+def plain() -> Iterator[httpx.Client]:
+    """With default flags."""
+    with serve_process("--port", "0") as (_, client):
+        yield until_loaded(client)
+
+
+@pytest.fixture(scope="module")
+def flagged() -> Iterator[httpx.Client]:
+    """With FLAGS; the client brings the key."""
+    with serve_process(*FLAGS) as (_, client):
+        client.headers.update(KEY)
+        yield until_loaded(client)
+
+
+def complete(client: httpx.Client, **body: object) -> httpx.Response:
+    return client.post("/v1/completions", json={"prompt": "hi", "max_tokens": 1} | body)
+
+
+def test_host_and_port_are_listened_on(plain, flagged):
+    assert (plain.base_url.host, flagged.base_url.host) == ("127.0.0.1", "127.0.0.2")
+    assert flagged.base_url.port == FREE_PORT
+
+
+def test_api_key_locks_the_server(plain, flagged):
+    assert complete(plain).status_code == 200
+    assert complete(flagged).status_code == 200
+    del flagged.headers["Authorization"]
+    assert complete(flagged).status_code == 401
+    flagged.headers.update(KEY)
+
+
+def test_served_model_name_replaces_the_models_own(plain, flagged):
+    assert complete(plain, model="m").status_code == 200
+    assert complete(plain, model="public").status_code == 404
+    assert complete(flagged, model="public").json()["model"] == "public"
+    assert complete(flagged, model="m").status_code == 404
+
+
+def test_max_body_bytes_limits_the_body(plain, flagged):
+    long = {"user": "x" * 3000}
+    assert complete(plain, **long).status_code == 200
+    reply = complete(flagged, **long)
+    assert reply.status_code == 413 and "2048 bytes" in reply.json()["error"]["message"]
+
+
+def test_heartbeat_limit_decides_when_livez_fails(plain, flagged):
+    assert plain.get("/livez").status_code == 200
+    reply = flagged.get("/livez")
+    assert reply.status_code == 503 and "limit 0.5 s" in reply.json()["status"]
+
+
+def test_metrics_compat_adds_vllms_names(plain, flagged):
+    assert "vllm:" not in plain.get("/metrics").text
+    assert "vllm:num_requests_running" in flagged.get("/metrics").text
+
+
+def end_of(*flags: str) -> tuple[list[str], float]:
+    """Serve one request, then SIGTERM with another one running; returns the log and the seconds until the exit."""
+    with serve_process("--port", "0", *flags) as (process, client):
+        assert complete(until_loaded(client)).status_code == 200
+        with client.stream("POST", "/v1/completions", json={"prompt": "hi", "stream": True}) as stream:
+            next(stream.iter_raw())
+            process.send_signal(signal.SIGTERM)
+            started_s = time.monotonic()
+            _, log = process.communicate(timeout=20)
+        assert process.returncode == 0
+        return log.splitlines(), time.monotonic() - started_s
+
+
+def test_json_logs_are_json_and_shutdown_timeout_bounds_the_drain():
+    lines, drain_s = end_of("--json-logs", "--shutdown-timeout", "0.3")
+    rows = [json.loads(line) for line in lines]
+    assert any(row.get("request_id", "").startswith("cmpl-") for row in rows)
+    assert 0.3 <= drain_s < 10
+
+
+def test_log_level_warning_is_quiet_about_requests():
+    talk, _ = end_of("--shutdown-timeout", "0")
+    assert any("cmpl-" in line for line in talk)
+    lines, _ = end_of("--log-level", "warning", "--shutdown-timeout", "0")
+    assert not any("INFO" in line for line in lines)
