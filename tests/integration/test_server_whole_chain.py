@@ -1,6 +1,7 @@
 """`fastserve serve` on a tiny checkpoint, from the command line to the last token: nothing is faked."""
 
 import concurrent.futures
+import json
 import os
 import re
 import signal
@@ -112,6 +113,50 @@ def test_client_that_leaves_empties_the_engine(served):
     while not re.search(r"^fastserve:num_requests_running\{.*\} 0", http.get("/metrics").text, re.MULTILINE):
         assert time.monotonic() < end_s
         time.sleep(0.02)
+
+
+def body(**fields: object) -> bytes:
+    """A completion request as JSON."""
+    return json.dumps({"prompt": "hi", "max_tokens": 4} | fields).encode()
+
+
+BAD_REQUESTS = [
+    ("prompt longer than the context", body(prompt=[5] * 256), 400, "prompt"),
+    ("text longer than the context", body(prompt="word " * 3000), 400, "prompt"),
+    ("token id beyond the vocabulary", body(prompt=[5, 512]), 400, "prompt"),
+    ("negative token id", body(prompt=[-1]), 400, "prompt"),
+    ("no prompt", body(prompt=[]), 400, "prompt"),
+    ("empty text", body(prompt=""), 400, "prompt"),
+    ("a billion choices", body(n=10**9), 400, "n"),
+    ("a billion tokens", body(max_tokens=10**9), 400, "max_tokens"),
+    ("negative temperature", body(temperature=-1), 400, "temperature"),
+    ("negative max_tokens", body(max_tokens=-5), 400, "max_tokens"),
+    ("negative top_p", body(top_p=-0.5), 400, "top_p"),
+    ("penalty beyond its range", body(presence_penalty=3), 400, "presence_penalty"),
+    ("NaN", b'{"prompt":"a","temperature":NaN}', 400, None),
+    ("infinity", b'{"prompt":"a","top_p":1e999}', 400, None),
+    ("10 MB", body(prompt="x" * 10_000_000), 413, None),
+    ("bytes that are no UTF-8", b'{"prompt":"\xff\xfe"}', 400, None),
+    ("another model", body(model="gpt-5"), 404, "model"),
+    ("a field that nobody knows", body(prompt_is="x"), 400, "prompt_is"),
+]
+
+
+def test_bad_requests_are_refused_by_name_and_hurt_no_other(served):
+    _, http, client = served
+    long = {"temperature": 0, "max_tokens": 200}
+    alone = [ask(client, which, **long).choices[0].text for which in range(6)]
+    with concurrent.futures.ThreadPoolExecutor(6) as pool:
+        others = [pool.submit(ask, client, which, **long) for which in range(6)]
+        for what, content, status, param in BAD_REQUESTS:
+            reply = http.post("/v1/completions", content=content)
+            assert reply.status_code == status, f"{what}: {reply.text}"
+            assert reply.json()["error"]["param"] == param, what
+            gone = ask(client, 7, stream=True, max_tokens=100)
+            next(iter(gone))
+            gone.close()
+        assert [other.result().choices[0].text for other in others] == alone
+    assert http.get("/readyz").status_code == 200
 
 
 def test_sigterm_lets_a_stream_finish_and_exits_0_without_leaving_the_engine_behind():
