@@ -25,7 +25,7 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     rounds, sample_s = (5, 0.004) if arguments.quick else (15, 0.01)
 
-    memory = torch.ones(ROOF_BYTES // 4)
+    memory, roof_sum = torch.ones(ROOF_BYTES // 4), torch.empty(1)
 
     print(f"cpu_isa={_C.cpu_isa()} threads={arguments.threads} torch={torch.__version__}; time of fastserve, then how")
     print("many times faster it is than each of the others (roof: the time to read the weight, over ours)")
@@ -33,7 +33,7 @@ def main() -> None:
     for case in all_cases(quick=arguments.quick, only=arguments.only):
         contenders = dict(case.contenders)
         if case.bytes_moved:
-            contenders[ROOF] = lambda: _C.kernels.memory_roof(memory)
+            contenders[ROOF] = lambda: _C.kernels.memory_roof(memory, roof_sum)
         samples = interleave(contenders, rounds=rounds, sample_s=sample_s)
         if case.bytes_moved:
             samples[ROOF] = scaled(samples[ROOF], case.bytes_moved / ROOF_BYTES)

@@ -3,9 +3,6 @@
 #include "bindings/kernels.h"
 #include "bindings/tensor_caster.h"
 #include "kernels/attention.h"
-#include "kernels/copy_blocks.h"
-#include "kernels/sampling.h"
-#include "kernels/token_logprobs.h"
 
 namespace py = pybind11;
 
@@ -35,56 +32,6 @@ void register_attention(py::module_& module) {
                 "Paged attention of rows with one query token each; see kernels/attention.h.");
   def_attention(module, "attention_prefill", kernels::attention_prefill,
                 "Paged causal attention of rows with any number of query tokens; see kernels/attention.h.");
-}
-
-void register_sampling(py::module_& module) {
-  const auto sample = [](const TensorView& logits, const TensorView& temperature, const TensorView& top_k,
-                         const TensorView& top_p, const TensorView& min_p, const TensorView& repetition_penalty,
-                         const TensorView& presence_penalty, const TensorView& frequency_penalty,
-                         const TensorView& seeds, const TensorView& counters, const TensorView& history_start,
-                         const TensorView& history_tokens, const TensorView& history_prompt_len,
-                         const TensorView& banned_start, const TensorView& banned_tokens, const TensorView& out) {
-    ThreadPool& pool = compute_pool();
-    py::gil_scoped_release release;
-    kernels::sample(
-        {logits, temperature, top_k, top_p, min_p, repetition_penalty, presence_penalty, frequency_penalty, seeds,
-         counters, history_start, history_tokens, history_prompt_len, banned_start, banned_tokens, out},
-        pool);
-  };
-  module.def("sample", sample, py::arg("logits"), py::arg("temperature"), py::arg("top_k"), py::arg("top_p"),
-             py::arg("min_p"), py::arg("repetition_penalty"), py::arg("presence_penalty"), py::arg("frequency_penalty"),
-             py::arg("seeds"), py::arg("counters"), py::arg("history_start"), py::arg("history_tokens"),
-             py::arg("history_prompt_len"), py::arg("banned_start"), py::arg("banned_tokens"), py::arg("out"),
-             "Choose a token per row of logits; see kernels/sampling.h.");
-
-  const auto read = [](const TensorView& logits, const TensorView& tokens, const TensorView& token_logprobs,
-                       const TensorView& ranks, const TensorView& top_ids, const TensorView& top_logprobs) {
-    ThreadPool& pool = compute_pool();
-    py::gil_scoped_release release;
-    kernels::token_logprobs({logits, tokens, token_logprobs, ranks, top_ids, top_logprobs}, pool);
-  };
-  module.def("token_logprobs", read, py::arg("logits"), py::arg("tokens"), py::arg("token_logprobs"), py::arg("ranks"),
-             py::arg("top_ids"), py::arg("top_logprobs"),
-             "Log-softmax of the logits at chosen tokens, ranks, largest ones; see kernels/token_logprobs.h.");
-}
-
-void register_copy_blocks(py::module_& module) {
-  const auto copy = [](const TensorView& src, const TensorView& dst, const TensorView& src_ids,
-                       const TensorView& dst_ids, std::int64_t stream) {
-    ThreadPool& pool = compute_pool();
-    py::gil_scoped_release release;
-    kernels::copy_blocks(src, dst, src_ids, dst_ids, stream, pool);
-  };
-  module.def("copy_blocks", copy, py::arg("src"), py::arg("dst"), py::arg("src_ids"), py::arg("dst_ids"), py::kw_only(),
-             py::arg("stream") = 0, "Copy whole blocks; see kernels/copy_blocks.h.");
-
-  const auto checksum = [](const TensorView& cache, const TensorView& ids, const TensorView& out) {
-    ThreadPool& pool = compute_pool();
-    py::gil_scoped_release release;
-    kernels::checksum_blocks(cache, ids, out, pool);
-  };
-  module.def("checksum_blocks", checksum, py::arg("cache"), py::arg("ids"), py::arg("out"),
-             "A 64-bit hash of the bytes of each block; see kernels/copy_blocks.h.");
 }
 
 }  // namespace fastserve::bindings

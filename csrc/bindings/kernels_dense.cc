@@ -45,27 +45,31 @@ void register_linear(py::module_& module) {
 
 void register_memory_roof(py::module_& module) {
   module.def(
-      "memory_roof", [](const TensorView& x) { return kernels::memory_roof(x, compute_pool()); }, py::arg("x"),
-      ReleaseGil(), "Sum of x, read once by all threads: the roof for what is bound by reading memory (benchmarks).");
+      "memory_roof", [](const TensorView& x, const TensorView& out, std::int64_t stream) {
+        kernels::memory_roof(x, out, stream, compute_pool());
+      },
+      py::arg("x"), py::arg("out"), py::kw_only(), py::arg("stream") = 0, ReleaseGil(),
+      "Read x once, out [n] = sums of n shares of it: the roof for what is bound by reading memory (benchmarks).");
 }
 
 void register_norm(py::module_& module) {
   module.def(
       "rms_norm",
       [](const TensorView& out, const TensorView& x, const TensorView& weight, float eps,
-         const OptionalTensor& residual) {
-        kernels::rms_norm(out, x, weight, pointer_to(residual), eps, compute_pool());
+         const OptionalTensor& residual, std::int64_t stream) {
+        kernels::rms_norm(out, x, weight, pointer_to(residual), eps, stream, compute_pool());
       },
-      py::arg("out"), py::arg("x"), py::arg("weight"), py::arg("eps"), py::arg("residual") = py::none(), ReleaseGil(),
-      "RMSNorm of the rows of x [T, H], or of residual += x.");
+      py::arg("out"), py::arg("x"), py::arg("weight"), py::arg("eps"), py::arg("residual") = py::none(), py::kw_only(),
+      py::arg("stream") = 0, ReleaseGil(), "RMSNorm of the rows of x [T, H], or of residual += x.");
   module.def(
       "layer_norm",
       [](const TensorView& out, const TensorView& x, const TensorView& weight, const TensorView& bias, float eps,
-         const OptionalTensor& residual) {
-        kernels::layer_norm(out, x, weight, bias, pointer_to(residual), eps, compute_pool());
+         const OptionalTensor& residual, std::int64_t stream) {
+        kernels::layer_norm(out, x, weight, bias, pointer_to(residual), eps, stream, compute_pool());
       },
       py::arg("out"), py::arg("x"), py::arg("weight"), py::arg("bias"), py::arg("eps"),
-      py::arg("residual") = py::none(), ReleaseGil(), "LayerNorm of the rows of x [T, H], or of residual += x.");
+      py::arg("residual") = py::none(), py::kw_only(), py::arg("stream") = 0, ReleaseGil(),
+      "LayerNorm of the rows of x [T, H], or of residual += x.");
 }
 
 void register_rope(py::module_& module) {
@@ -73,34 +77,37 @@ void register_rope(py::module_& module) {
       "rope_kv_write",
       [](const TensorView& q, const TensorView& k, const TensorView& v, const TensorView& positions,
          const OptionalTensor& cos_sin, const TensorView& kv_cache, const TensorView& slots, std::int64_t layer,
-         bool interleaved, const OptionalTensor& q_norm, const OptionalTensor& k_norm, float norm_eps) {
+         bool interleaved, const OptionalTensor& q_norm, const OptionalTensor& k_norm, float norm_eps,
+         std::int64_t stream) {
         const kernels::RopeKvWriteOperands operands{
             q, k, v, positions, pointer_to(cos_sin), kv_cache, slots, pointer_to(q_norm), pointer_to(k_norm)};
-        kernels::rope_kv_write(operands, layer, interleaved, norm_eps, compute_pool());
+        kernels::rope_kv_write(operands, layer, interleaved, norm_eps, stream, compute_pool());
       },
       py::arg("q"), py::arg("k"), py::arg("v"), py::arg("positions"), py::arg("cos_sin"), py::arg("kv_cache"),
       py::arg("slots"), py::arg("layer"), py::arg("interleaved") = false, py::arg("q_norm") = py::none(),
-      py::arg("k_norm") = py::none(), py::arg("norm_eps") = 0.0f, ReleaseGil(),
+      py::arg("k_norm") = py::none(), py::arg("norm_eps") = 0.0f, py::kw_only(), py::arg("stream") = 0, ReleaseGil(),
       "Normalise and rotate q in place, k on its way into kv_cache; write v into kv_cache.");
 }
 
 void register_activation(py::module_& module) {
   module.def(
       "activation",
-      [](const TensorView& out, const TensorView& x, const char* kind, bool gated) {
-        kernels::activation(out, x, kernels::parse_activation(kind), gated, compute_pool());
+      [](const TensorView& out, const TensorView& x, const char* kind, bool gated, std::int64_t stream) {
+        kernels::activation(out, x, kernels::parse_activation(kind), gated, stream, compute_pool());
       },
-      py::arg("out"), py::arg("x"), py::arg("kind"), py::arg("gated"), ReleaseGil(),
+      py::arg("out"), py::arg("x"), py::arg("kind"), py::arg("gated"), py::kw_only(), py::arg("stream") = 0,
+      ReleaseGil(),
       "out = act(x), or act(x[:, :I]) * x[:, I:] when gated; kind is silu, gelu, gelu_tanh or relu.");
 }
 
 void register_embedding(py::module_& module) {
   module.def(
       "embedding",
-      [](const TensorView& out, const TensorView& ids, const TensorView& weight) {
-        kernels::embedding(out, ids, weight, compute_pool());
+      [](const TensorView& out, const TensorView& ids, const TensorView& weight, std::int64_t stream) {
+        kernels::embedding(out, ids, weight, stream, compute_pool());
       },
-      py::arg("out"), py::arg("ids"), py::arg("weight"), ReleaseGil(), "out[t] = weight[ids[t]]; ids are int32.");
+      py::arg("out"), py::arg("ids"), py::arg("weight"), py::kw_only(), py::arg("stream") = 0, ReleaseGil(),
+      "out[t] = weight[ids[t]]; ids are int32.");
 }
 
 }  // namespace fastserve::bindings

@@ -4,6 +4,7 @@
 
 #include "base/tensor_view.h"
 #include "base/thread_pool.h"
+#include "kernels/dispatch.h"
 #include "kernels/operand.h"
 
 namespace fastserve::kernels {
@@ -16,7 +17,9 @@ ActivationKind parse_activation(const char* name) {
   detail::raise<InvalidArgumentError>("unknown activation '", name, "': use silu, gelu, gelu_tanh or relu");
 }
 
-void activation(const TensorView& out, const TensorView& x, ActivationKind kind, bool gated, ThreadPool& pool) {
+void activation(const TensorView& out, const TensorView& x, ActivationKind kind, bool gated, std::int64_t stream,
+                ThreadPool& pool) {
+  const DeviceType device = device_of(stream, {{&x, "x"}, {&out, "out"}});
   require_model_tensor(out, "out");
   require_ndim(out, 2, "out");
   require_dense_rows(out, "out");
@@ -32,7 +35,7 @@ void activation(const TensorView& out, const TensorView& x, ActivationKind kind,
       .num_tokens = out.size(0),
       .size = out.size(1),
   };
-  FS_DISPATCH_CPU(activation, params, pool);
+  FS_DISPATCH(device, activation, params, stream, pool);
 }
 
 }  // namespace fastserve::kernels

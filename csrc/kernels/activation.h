@@ -33,8 +33,14 @@ FS_DECLARE_CPU(void activation(const ActivationParams& params, ThreadPool& pool)
 ActivationKind parse_activation(const char* name);
 
 /// out = act(x), or with `gated` act(x[:, :I]) * x[:, I:], in fp32 and rounded once. out is [T, I], x is [T, I] or
-/// [T, 2I], both dense in the last dimension; out may be x when not gated. Throws InvalidArgumentError when they do not
-/// fit.
-void activation(const TensorView& out, const TensorView& x, ActivationKind kind, bool gated, ThreadPool& pool);
+/// [T, 2I], both dense in the last dimension; out may be x when not gated. On a GPU the work is queued on `stream` (a
+/// cudaStream_t as an integer; 0 on the CPU). Throws InvalidArgumentError when they do not fit.
+void activation(const TensorView& out, const TensorView& x, ActivationKind kind, bool gated, std::int64_t stream,
+                ThreadPool& pool);
+
+#ifdef FASTSERVE_WITH_CUDA
+/// Queue the kernel on `stream` (a cudaStream_t); throws DeviceError when the launch fails.
+void activation_cuda(const ActivationParams& params, void* stream);
+#endif
 
 }  // namespace fastserve::kernels

@@ -21,6 +21,7 @@ std::int64_t block_bytes(const TensorView& tensor) {
 
 std::span<const std::int32_t> checked_ids(const TensorView& ids, std::int64_t count, std::int64_t num_blocks,
                                           const char* name) {
+  require_cpu(ids, name);
   require_vector(ids, count, DType::kInt32, name);
   const std::span view(ids.as<std::int32_t>(), static_cast<std::size_t>(count));
   for (const std::int32_t id : view) {
@@ -49,8 +50,6 @@ CopyBlocksParams checked_params(const TensorView& src, const TensorView& dst, co
   }
   FS_REQUIRE(src.dtype == dst.dtype && block_bytes(src) == block_bytes(dst),
              "src and dst must have blocks of one dtype and size, got ", src.describe(), " and ", dst.describe());
-  FS_REQUIRE(src.device == dst.device && src.device_index == dst.device_index,
-             "src and dst must be on one device, got ", src.describe(), " and ", dst.describe());
   FS_REQUIRE(src_ids.ndim == 1, "src_ids must have 1 dimension, got ", src_ids.describe());
   const auto from = checked_ids(src_ids, src_ids.size(0), src.size(0), "src_ids");
   const auto to = checked_ids(dst_ids, src_ids.size(0), dst.size(0), "dst_ids");
@@ -82,21 +81,18 @@ void copy_on_cpu(const CopyBlocksParams& params, ThreadPool& pool) {
 
 void copy_blocks(const TensorView& src, const TensorView& dst, const TensorView& src_ids, const TensorView& dst_ids,
                  std::int64_t stream, ThreadPool& pool) {
+  const DeviceType device = device_of(stream, {{&src, "src"}, {&dst, "dst"}});
   const CopyBlocksParams params = checked_params(src, dst, src_ids, dst_ids);
   if (params.num_copies == 0 || params.block_bytes == 0) return;
-  if (src.device == DeviceType::kCpu) {
-    FS_REQUIRE(stream == 0, "stream is for tensors on the GPU and must be 0 for ", src.describe(), ", got ", stream);
-    copy_on_cpu(params, pool);
-    return;
-  }
+  if (device == DeviceType::kCpu) return copy_on_cpu(params, pool);
 #ifdef FASTSERVE_WITH_CUDA
   copy_blocks_cuda(params, reinterpret_cast<void*>(stream));
-#else
-  detail::raise<InvalidArgumentError>("this build has no CUDA kernels: src must be on the cpu, got ", src.describe());
 #endif
 }
 
-void checksum_blocks(const TensorView& cache, const TensorView& ids, const TensorView& out, ThreadPool& pool) {
+void checksum_blocks(const TensorView& cache, const TensorView& ids, const TensorView& out, std::int64_t stream,
+                     ThreadPool& pool) {
+  device_of(stream, {{&cache, "cache"}, {&out, "out"}});
   FS_REQUIRE(cache.ndim >= 1, "cache must have a dimension of blocks, got ", cache.describe());
   require_cpu(cache, "cache");
   require_contiguous(cache, "cache");

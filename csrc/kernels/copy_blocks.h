@@ -30,7 +30,8 @@ void copy_blocks(const TensorView& src, const TensorView& dst, const TensorView&
 
 /// out[i] = hash_block (base/block_hash.h) of the bytes of block ids[i]; the bits of an unsigned number as int64.
 /// `cache` is contiguous [num_blocks, ...] on the CPU, ids int32 [n], out int64 [n].
-void checksum_blocks(const TensorView& cache, const TensorView& ids, const TensorView& out, ThreadPool& pool);
+void checksum_blocks(const TensorView& cache, const TensorView& ids, const TensorView& out, std::int64_t stream,
+                     ThreadPool& pool);
 
 #ifdef FASTSERVE_WITH_CUDA
 /// Queue the copy on `stream` (a cudaStream_t); throws DeviceError when the launch fails.

@@ -12,6 +12,7 @@ namespace {
 constexpr std::int64_t kPackGrain = 4;  // panels
 
 void require_packed(const TensorView& packed) {
+  require_cpu(packed, "packed");
   require_model_tensor(packed, "packed");
   FS_REQUIRE(packed.ndim == 3 && packed.size(2) == kPanelWidth,
              "packed must have shape [ceil(out_features / 32), in_features, 32], got ", packed.describe());
@@ -60,6 +61,7 @@ void pack_linear_weight(const TensorView& packed, const TensorView& weight, Thre
 void linear(const TensorView& out, const TensorView& x, const TensorView& packed, const TensorView* bias,
             ThreadPool& pool) {
   require_packed(packed);
+  require_cpu(x, "x");
   require_ndim(x, 2, "x");
   require_matrix(x, x.size(0), packed.size(1), packed.dtype, "x");
   require_cpu(out, "out");
@@ -70,7 +72,10 @@ void linear(const TensorView& out, const TensorView& x, const TensorView& packed
   FS_REQUIRE(out.size(0) == x.size(0) && (out.size(1) + kPanelWidth - 1) / kPanelWidth == packed.size(0),
              "out must have one row per row of x and the weight's output features (", packed.size(0),
              " panels of 32), got ", out.describe(), " for x ", x.describe());
-  if (bias != nullptr) require_vector(*bias, out.size(1), x.dtype, "bias");
+  if (bias != nullptr) {
+    require_cpu(*bias, "bias");
+    require_vector(*bias, out.size(1), x.dtype, "bias");
+  }
   const LinearParams params{
       .out = out.data,
       .x = x.data,

@@ -20,8 +20,10 @@ struct MemoryRoofParams {
 
 FS_DECLARE_CPU(void memory_roof(const MemoryRoofParams& params, ThreadPool& pool))
 
-/// Read every element of x (float32, contiguous, CPU) once on all threads and return the sum: the least that any kernel
-/// bound by reading x can take, for benchmarks to compare with.
-double memory_roof(const TensorView& x, ThreadPool& pool);
+/// Read every element of x (float32, contiguous) once, on all threads: the least that any kernel bound by reading x can
+/// take, for benchmarks to compare with. x is shared out in some way among the entries of out, float32 [n], n >= 1;
+/// each gets the sum of its share. On a GPU n is the number of CTAs, and the work is queued on `stream` (a cudaStream_t
+/// as an integer; 0 on the CPU). Throws InvalidArgumentError when the tensors do not fit.
+void memory_roof(const TensorView& x, const TensorView& out, std::int64_t stream, ThreadPool& pool);
 
 }  // namespace fastserve::kernels

@@ -2,13 +2,14 @@
 
 #include "base/tensor_view.h"
 #include "base/thread_pool.h"
+#include "kernels/dispatch.h"
 #include "kernels/operand.h"
 
 namespace fastserve::kernels {
 namespace {
 
-NormParams validate(const TensorView& out, const TensorView& x, const TensorView& weight, const TensorView* bias,
-                    const TensorView* residual, float eps) {
+NormParams checked_params(const TensorView& out, const TensorView& x, const TensorView& weight,
+                          const TensorView* bias, const TensorView* residual, float eps) {
   require_model_tensor(x, "x");
   require_ndim(x, 2, "x");
   const std::int64_t tokens = x.size(0);
@@ -38,15 +39,19 @@ NormParams validate(const TensorView& out, const TensorView& x, const TensorView
 }  // namespace
 
 void rms_norm(const TensorView& out, const TensorView& x, const TensorView& weight, const TensorView* residual,
-              float eps, ThreadPool& pool) {
-  const NormParams params = validate(out, x, weight, nullptr, residual, eps);
-  FS_DISPATCH_CPU(rms_norm, params, pool);
+              float eps, std::int64_t stream, ThreadPool& pool) {
+  const DeviceType device =
+      device_of(stream, {{&x, "x"}, {&out, "out"}, {&weight, "weight"}, {residual, "residual"}});
+  const NormParams params = checked_params(out, x, weight, nullptr, residual, eps);
+  FS_DISPATCH(device, rms_norm, params, stream, pool);
 }
 
 void layer_norm(const TensorView& out, const TensorView& x, const TensorView& weight, const TensorView& bias,
-                const TensorView* residual, float eps, ThreadPool& pool) {
-  const NormParams params = validate(out, x, weight, &bias, residual, eps);
-  FS_DISPATCH_CPU(layer_norm, params, pool);
+                const TensorView* residual, float eps, std::int64_t stream, ThreadPool& pool) {
+  const DeviceType device = device_of(
+      stream, {{&x, "x"}, {&out, "out"}, {&weight, "weight"}, {&bias, "bias"}, {residual, "residual"}});
+  const NormParams params = checked_params(out, x, weight, &bias, residual, eps);
+  FS_DISPATCH(device, layer_norm, params, stream, pool);
 }
 
 }  // namespace fastserve::kernels

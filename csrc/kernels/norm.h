@@ -34,12 +34,19 @@ FS_DECLARE_CPU(void layer_norm(const NormParams& params, ThreadPool& pool))
 /// out = h / sqrt(mean(h^2) + eps) * weight in fp32, rounded once, where h is x, or with `residual` the sum
 /// residual + x rounded to the model dtype and stored in residual.
 /// Shapes: out, x, residual [T, H] (dense in the last dimension), weight [H]; out may be x.
+/// On a GPU the work is queued on `stream` (a cudaStream_t as an integer; 0 on the CPU) and this returns at once.
 /// Throws InvalidArgumentError when they do not fit. Source: RMSNorm (Zhang and Sennrich, 2019).
 void rms_norm(const TensorView& out, const TensorView& x, const TensorView& weight, const TensorView* residual,
-              float eps, ThreadPool& pool);
+              float eps, std::int64_t stream, ThreadPool& pool);
 
 /// out = (h - mean(h)) / sqrt(var(h) + eps) * weight + bias; the rest as in rms_norm, bias [H].
 void layer_norm(const TensorView& out, const TensorView& x, const TensorView& weight, const TensorView& bias,
-                const TensorView* residual, float eps, ThreadPool& pool);
+                const TensorView* residual, float eps, std::int64_t stream, ThreadPool& pool);
+
+#ifdef FASTSERVE_WITH_CUDA
+/// Queue the kernel on `stream` (a cudaStream_t); throw DeviceError when the launch fails.
+void rms_norm_cuda(const NormParams& params, void* stream);
+void layer_norm_cuda(const NormParams& params, void* stream);
+#endif
 
 }  // namespace fastserve::kernels

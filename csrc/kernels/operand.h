@@ -1,16 +1,27 @@
 #pragma once
 
+#include <initializer_list>
+
 #include "base/tensor_view.h"
 
 namespace fastserve::kernels {
 
 // What most operands of the kernels must fulfil; all throw InvalidArgumentError naming the operand.
 
-/// On the CPU and float32, bfloat16 or float16: the dtypes a model may have.
+struct Operand {
+  const TensorView* tensor;  // null: left out
+  const char* name;
+};
+
+/// Where an operator runs: on the device of its first operand, where all others must be too. `stream` is a cudaStream_t
+/// as an integer, and 0 on the CPU. A build without CUDA refuses tensors on a GPU here.
+DeviceType device_of(std::int64_t stream, std::initializer_list<Operand> operands);
+
+/// float32, bfloat16 or float16: the dtypes a model may have.
 void require_model_tensor(const TensorView& tensor, const char* name);
-/// On the CPU, [rows, columns] of `dtype`, dense in the last dimension; rows may be strided.
+/// [rows, columns] of `dtype`, dense in the last dimension; rows may be strided.
 void require_matrix(const TensorView& tensor, std::int64_t rows, std::int64_t columns, DType dtype, const char* name);
-/// On the CPU, dense [size] of `dtype`.
+/// Dense [size] of `dtype`.
 void require_vector(const TensorView& tensor, std::int64_t size, DType dtype, const char* name);
 
 /// Row stride for a kernel: a matrix of at most one row may have any.

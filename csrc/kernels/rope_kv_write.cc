@@ -2,6 +2,7 @@
 
 #include "base/tensor_view.h"
 #include "base/thread_pool.h"
+#include "kernels/dispatch.h"
 #include "kernels/operand.h"
 
 namespace fastserve::kernels {
@@ -9,7 +10,6 @@ namespace {
 
 void require_heads(const TensorView& tensor, std::int64_t tokens, std::int64_t heads, std::int64_t head_dim,
                    DType dtype, const char* name) {
-  require_cpu(tensor, name);
   require_shape(tensor, {tokens, heads, head_dim}, name);
   require_dtype(tensor, dtype, name);
   const bool dense = tensor.stride(2) == 1 && (heads == 1 || tensor.stride(1) == head_dim);
@@ -29,7 +29,6 @@ std::int64_t require_head_dim(const TensorView& q) {
 
 void require_cache(const TensorView& cache, std::int64_t kv_heads, std::int64_t head_dim, DType dtype,
                    std::int64_t layer) {
-  require_cpu(cache, "kv_cache");
   require_dtype(cache, dtype, "kv_cache");
   require_contiguous(cache, "kv_cache");
   FS_REQUIRE(cache.ndim == 6 && cache.size(2) == 2 && cache.size(3) == kv_heads && cache.size(5) == head_dim,
@@ -38,12 +37,15 @@ void require_cache(const TensorView& cache, std::int64_t kv_heads, std::int64_t 
   FS_REQUIRE(layer >= 0 && layer < cache.size(1), "layer must be between 0 and ", cache.size(1) - 1, ", got ", layer);
 }
 
-void require_table(const TensorView& cos_sin, std::int64_t head_dim, const TensorView& positions) {
+void require_table(const TensorView& cos_sin, std::int64_t head_dim) {
   require_ndim(cos_sin, 2, "cos_sin");
   require_matrix(cos_sin, cos_sin.size(0), cos_sin.size(1), DType::kFloat32, "cos_sin");
   FS_REQUIRE(cos_sin.size(1) % 2 == 0 && cos_sin.size(1) <= head_dim,
              "cos_sin must have an even number of columns (rot_dim), at most head_dim ", head_dim, ", got ",
              cos_sin.describe());
+}
+
+void require_positions(const TensorView& positions, const TensorView& cos_sin) {
   const auto* rows = positions.as<const std::int32_t>();
   for (std::int64_t t = 0; t < positions.size(0); ++t) {
     FS_REQUIRE(rows[t] >= 0 && rows[t] < cos_sin.size(0), "positions[", t, "] must be between 0 and ",
@@ -59,7 +61,7 @@ void require_slots(const TensorView& slots, std::int64_t num_slots) {
   }
 }
 
-RopeKvWriteParams validate(const RopeKvWriteOperands& o, std::int64_t layer, bool interleaved, float norm_eps) {
+RopeKvWriteParams checked_params(const RopeKvWriteOperands& o, std::int64_t layer, bool interleaved, float norm_eps) {
   const std::int64_t head_dim = require_head_dim(o.q);
   const std::int64_t tokens = o.q.size(0);
   require_ndim(o.k, 3, "k");
@@ -72,8 +74,7 @@ RopeKvWriteParams validate(const RopeKvWriteOperands& o, std::int64_t layer, boo
   if (o.k_norm != nullptr) require_vector(*o.k_norm, head_dim, o.q.dtype, "k_norm");
   FS_REQUIRE(norm_eps >= 0.0f, "norm_eps must not be negative, got ", norm_eps);
   require_cache(o.kv_cache, o.k.size(1), head_dim, o.q.dtype, layer);
-  require_slots(o.slots, o.kv_cache.size(0) * o.kv_cache.size(4));
-  if (o.cos_sin != nullptr) require_table(*o.cos_sin, head_dim, o.positions);
+  if (o.cos_sin != nullptr) require_table(*o.cos_sin, head_dim);
   return {
       .q = o.q.data,
       .k = o.k.data,
@@ -99,15 +100,30 @@ RopeKvWriteParams validate(const RopeKvWriteOperands& o, std::int64_t layer, boo
       .num_layers = o.kv_cache.size(1),
       .layer = layer,
       .block_size = o.kv_cache.size(4),
+      .max_position = o.cos_sin == nullptr ? 0 : o.cos_sin->size(0),
+      .num_slots = o.kv_cache.size(0) * o.kv_cache.size(4),
   };
 }
 
 }  // namespace
 
 void rope_kv_write(const RopeKvWriteOperands& operands, std::int64_t layer, bool interleaved, float norm_eps,
-                   ThreadPool& pool) {
-  const RopeKvWriteParams params = validate(operands, layer, interleaved, norm_eps);
-  FS_DISPATCH_CPU(rope_kv_write, params, pool);
+                   std::int64_t stream, ThreadPool& pool) {
+  const DeviceType device = device_of(stream, {{&operands.q, "q"},
+                                               {&operands.k, "k"},
+                                               {&operands.v, "v"},
+                                               {&operands.positions, "positions"},
+                                               {operands.cos_sin, "cos_sin"},
+                                               {&operands.kv_cache, "kv_cache"},
+                                               {&operands.slots, "slots"},
+                                               {operands.q_norm, "q_norm"},
+                                               {operands.k_norm, "k_norm"}});
+  const RopeKvWriteParams params = checked_params(operands, layer, interleaved, norm_eps);
+  if (device == DeviceType::kCpu) {  // the values in a GPU's memory are out of sight
+    require_slots(operands.slots, params.num_slots);
+    if (operands.cos_sin != nullptr) require_positions(operands.positions, *operands.cos_sin);
+  }
+  FS_DISPATCH(device, rope_kv_write, params, stream, pool);
 }
 
 }  // namespace fastserve::kernels

@@ -32,6 +32,7 @@ struct RopeKvWriteParams {
   std::int64_t q_stride, k_stride, v_stride, cos_sin_stride;
   std::int64_t num_tokens, num_q_heads, num_kv_heads, head_dim, rot_dim;
   std::int64_t num_layers, layer, block_size;
+  std::int64_t max_position, num_slots;
 };
 
 FS_DECLARE_CPU(void rope_kv_write(const RopeKvWriteParams& params, ThreadPool& pool))
@@ -58,8 +59,15 @@ struct RopeKvWriteOperands {
 /// or with `interleaved` as (2i, 2i + 1). kv_cache is contiguous [block][layer][K|V][kv_head][row][D]; slots is int64
 /// [T], each in [0, num_blocks * block_size) and at most once, or -1. All arithmetic is in fp32 and rounded once.
 /// Throws InvalidArgumentError before anything is written when operands do not fit, or a position or a slot is outside.
+/// On a GPU the work is queued on `stream` (a cudaStream_t as an integer; 0 on the CPU), and positions and slots cannot
+/// be checked: a token whose position is outside gets NaN, one whose slot is outside writes nothing.
 /// Source: RoFormer (Su et al., 2021).
 void rope_kv_write(const RopeKvWriteOperands& operands, std::int64_t layer, bool interleaved, float norm_eps,
-                   ThreadPool& pool);
+                   std::int64_t stream, ThreadPool& pool);
+
+#ifdef FASTSERVE_WITH_CUDA
+/// Queue the kernel on `stream` (a cudaStream_t); throws DeviceError when the launch fails.
+void rope_kv_write_cuda(const RopeKvWriteParams& params, void* stream);
+#endif
 
 }  // namespace fastserve::kernels

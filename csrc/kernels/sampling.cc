@@ -239,7 +239,9 @@ void check(const SamplingInputs& in) {
 
 }  // namespace
 
-void sample(const SamplingInputs& inputs, ThreadPool& pool) {
+void sample(const SamplingInputs& inputs, std::int64_t stream, ThreadPool& pool) {
+  device_of(stream, {{&inputs.logits, "logits"}, {&inputs.out, "out"}});
+  require_cpu(inputs.logits, "logits");
   check(inputs);
   for_each_row(pool, inputs.logits.size(0), inputs.logits.size(1), [&](std::int64_t row, VocabRow& vocab) {
     const float* logits = inputs.logits.as<float>() + row * row_stride(inputs.logits);

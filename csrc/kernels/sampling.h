@@ -35,6 +35,6 @@ struct SamplingInputs {
 /// min_p, draw. Tokens with equal logits are ordered by id, so greedy is top_k 1 and each filter keeps an exact set.
 /// The number drawn is a function of (seed, counter) alone. Throws InvalidArgumentError when a shape, dtype or value
 /// does not fit.
-void sample(const SamplingInputs& inputs, ThreadPool& pool);
+void sample(const SamplingInputs& inputs, std::int64_t stream, ThreadPool& pool);
 
 }  // namespace fastserve::kernels

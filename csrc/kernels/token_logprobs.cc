@@ -42,7 +42,9 @@ void read_row(const TokenLogprobsInputs& in, std::int64_t row, VocabRow& vocab) 
 
 }  // namespace
 
-void token_logprobs(const TokenLogprobsInputs& inputs, ThreadPool& pool) {
+void token_logprobs(const TokenLogprobsInputs& inputs, std::int64_t stream, ThreadPool& pool) {
+  device_of(stream, {{&inputs.logits, "logits"}, {&inputs.tokens, "tokens"}});
+  require_cpu(inputs.logits, "logits");
   require_ndim(inputs.logits, 2, "logits");
   const std::int64_t num_rows = inputs.logits.size(0);
   const std::int64_t vocab_size = inputs.logits.size(1);

@@ -19,6 +19,6 @@ struct TokenLogprobsInputs {
 };
 
 /// Throws InvalidArgumentError when a shape or dtype does not fit.
-void token_logprobs(const TokenLogprobsInputs& inputs, ThreadPool& pool);
+void token_logprobs(const TokenLogprobsInputs& inputs, std::int64_t stream, ThreadPool& pool);
 
 }  // namespace fastserve::kernels

@@ -6,7 +6,7 @@ import numpy
 import torch
 import typing
 __all__: list[str] = ['activation', 'attention_decode', 'attention_prefill', 'checksum_blocks', 'copy_blocks', 'embedding', 'layer_norm', 'linear', 'linear_panel_width', 'memory_roof', 'pack_linear_weight', 'rms_norm', 'rope_kv_write', 'sample', 'token_logprobs']
-def activation(out: numpy.ndarray | torch.Tensor, x: numpy.ndarray | torch.Tensor, kind: str, gated: bool) -> None:
+def activation(out: numpy.ndarray | torch.Tensor, x: numpy.ndarray | torch.Tensor, kind: str, gated: bool, *, stream: typing.SupportsInt | typing.SupportsIndex = 0) -> None:
     """
     out = act(x), or act(x[:, :I]) * x[:, I:] when gated; kind is silu, gelu, gelu_tanh or relu.
     """
@@ -18,7 +18,7 @@ def attention_prefill(q: numpy.ndarray | torch.Tensor, kv_cache: numpy.ndarray |
     """
     Paged causal attention of rows with any number of query tokens; see kernels/attention.h.
     """
-def checksum_blocks(cache: numpy.ndarray | torch.Tensor, ids: numpy.ndarray | torch.Tensor, out: numpy.ndarray | torch.Tensor) -> None:
+def checksum_blocks(cache: numpy.ndarray | torch.Tensor, ids: numpy.ndarray | torch.Tensor, out: numpy.ndarray | torch.Tensor, *, stream: typing.SupportsInt | typing.SupportsIndex = 0) -> None:
     """
     A 64-bit hash of the bytes of each block; see kernels/copy_blocks.h.
     """
@@ -26,11 +26,11 @@ def copy_blocks(src: numpy.ndarray | torch.Tensor, dst: numpy.ndarray | torch.Te
     """
     Copy whole blocks; see kernels/copy_blocks.h.
     """
-def embedding(out: numpy.ndarray | torch.Tensor, ids: numpy.ndarray | torch.Tensor, weight: numpy.ndarray | torch.Tensor) -> None:
+def embedding(out: numpy.ndarray | torch.Tensor, ids: numpy.ndarray | torch.Tensor, weight: numpy.ndarray | torch.Tensor, *, stream: typing.SupportsInt | typing.SupportsIndex = 0) -> None:
     """
     out[t] = weight[ids[t]]; ids are int32.
     """
-def layer_norm(out: numpy.ndarray | torch.Tensor, x: numpy.ndarray | torch.Tensor, weight: numpy.ndarray | torch.Tensor, bias: numpy.ndarray | torch.Tensor, eps: typing.SupportsFloat | typing.SupportsIndex, residual: numpy.ndarray | torch.Tensor | None = None) -> None:
+def layer_norm(out: numpy.ndarray | torch.Tensor, x: numpy.ndarray | torch.Tensor, weight: numpy.ndarray | torch.Tensor, bias: numpy.ndarray | torch.Tensor, eps: typing.SupportsFloat | typing.SupportsIndex, residual: numpy.ndarray | torch.Tensor | None = None, *, stream: typing.SupportsInt | typing.SupportsIndex = 0) -> None:
     """
     LayerNorm of the rows of x [T, H], or of residual += x.
     """
@@ -38,27 +38,27 @@ def linear(out: numpy.ndarray | torch.Tensor, x: numpy.ndarray | torch.Tensor, p
     """
     out [T, N] = x [T, K] @ weight.T + bias; a row of out does not depend on the other rows.
     """
-def memory_roof(x: numpy.ndarray | torch.Tensor) -> float:
+def memory_roof(x: numpy.ndarray | torch.Tensor, out: numpy.ndarray | torch.Tensor, *, stream: typing.SupportsInt | typing.SupportsIndex = 0) -> None:
     """
-    Sum of x, read once by all threads: the roof for what is bound by reading memory (benchmarks).
+    Read x once, out [n] = sums of n shares of it: the roof for what is bound by reading memory (benchmarks).
     """
 def pack_linear_weight(packed: numpy.ndarray | torch.Tensor, weight: numpy.ndarray | torch.Tensor) -> None:
     """
     Copy weight [N, K] into packed [ceil(N / 32), K, 32], the layout that `linear` reads.
     """
-def rms_norm(out: numpy.ndarray | torch.Tensor, x: numpy.ndarray | torch.Tensor, weight: numpy.ndarray | torch.Tensor, eps: typing.SupportsFloat | typing.SupportsIndex, residual: numpy.ndarray | torch.Tensor | None = None) -> None:
+def rms_norm(out: numpy.ndarray | torch.Tensor, x: numpy.ndarray | torch.Tensor, weight: numpy.ndarray | torch.Tensor, eps: typing.SupportsFloat | typing.SupportsIndex, residual: numpy.ndarray | torch.Tensor | None = None, *, stream: typing.SupportsInt | typing.SupportsIndex = 0) -> None:
     """
     RMSNorm of the rows of x [T, H], or of residual += x.
     """
-def rope_kv_write(q: numpy.ndarray | torch.Tensor, k: numpy.ndarray | torch.Tensor, v: numpy.ndarray | torch.Tensor, positions: numpy.ndarray | torch.Tensor, cos_sin: numpy.ndarray | torch.Tensor | None, kv_cache: numpy.ndarray | torch.Tensor, slots: numpy.ndarray | torch.Tensor, layer: typing.SupportsInt | typing.SupportsIndex, interleaved: bool = False, q_norm: numpy.ndarray | torch.Tensor | None = None, k_norm: numpy.ndarray | torch.Tensor | None = None, norm_eps: typing.SupportsFloat | typing.SupportsIndex = 0.0) -> None:
+def rope_kv_write(q: numpy.ndarray | torch.Tensor, k: numpy.ndarray | torch.Tensor, v: numpy.ndarray | torch.Tensor, positions: numpy.ndarray | torch.Tensor, cos_sin: numpy.ndarray | torch.Tensor | None, kv_cache: numpy.ndarray | torch.Tensor, slots: numpy.ndarray | torch.Tensor, layer: typing.SupportsInt | typing.SupportsIndex, interleaved: bool = False, q_norm: numpy.ndarray | torch.Tensor | None = None, k_norm: numpy.ndarray | torch.Tensor | None = None, norm_eps: typing.SupportsFloat | typing.SupportsIndex = 0.0, *, stream: typing.SupportsInt | typing.SupportsIndex = 0) -> None:
     """
     Normalise and rotate q in place, k on its way into kv_cache; write v into kv_cache.
     """
-def sample(logits: numpy.ndarray | torch.Tensor, temperature: numpy.ndarray | torch.Tensor, top_k: numpy.ndarray | torch.Tensor, top_p: numpy.ndarray | torch.Tensor, min_p: numpy.ndarray | torch.Tensor, repetition_penalty: numpy.ndarray | torch.Tensor, presence_penalty: numpy.ndarray | torch.Tensor, frequency_penalty: numpy.ndarray | torch.Tensor, seeds: numpy.ndarray | torch.Tensor, counters: numpy.ndarray | torch.Tensor, history_start: numpy.ndarray | torch.Tensor, history_tokens: numpy.ndarray | torch.Tensor, history_prompt_len: numpy.ndarray | torch.Tensor, banned_start: numpy.ndarray | torch.Tensor, banned_tokens: numpy.ndarray | torch.Tensor, out: numpy.ndarray | torch.Tensor) -> None:
+def sample(logits: numpy.ndarray | torch.Tensor, temperature: numpy.ndarray | torch.Tensor, top_k: numpy.ndarray | torch.Tensor, top_p: numpy.ndarray | torch.Tensor, min_p: numpy.ndarray | torch.Tensor, repetition_penalty: numpy.ndarray | torch.Tensor, presence_penalty: numpy.ndarray | torch.Tensor, frequency_penalty: numpy.ndarray | torch.Tensor, seeds: numpy.ndarray | torch.Tensor, counters: numpy.ndarray | torch.Tensor, history_start: numpy.ndarray | torch.Tensor, history_tokens: numpy.ndarray | torch.Tensor, history_prompt_len: numpy.ndarray | torch.Tensor, banned_start: numpy.ndarray | torch.Tensor, banned_tokens: numpy.ndarray | torch.Tensor, out: numpy.ndarray | torch.Tensor, *, stream: typing.SupportsInt | typing.SupportsIndex = 0) -> None:
     """
     Choose a token per row of logits; see kernels/sampling.h.
     """
-def token_logprobs(logits: numpy.ndarray | torch.Tensor, tokens: numpy.ndarray | torch.Tensor, token_logprobs: numpy.ndarray | torch.Tensor, ranks: numpy.ndarray | torch.Tensor, top_ids: numpy.ndarray | torch.Tensor, top_logprobs: numpy.ndarray | torch.Tensor) -> None:
+def token_logprobs(logits: numpy.ndarray | torch.Tensor, tokens: numpy.ndarray | torch.Tensor, token_logprobs: numpy.ndarray | torch.Tensor, ranks: numpy.ndarray | torch.Tensor, top_ids: numpy.ndarray | torch.Tensor, top_logprobs: numpy.ndarray | torch.Tensor, *, stream: typing.SupportsInt | typing.SupportsIndex = 0) -> None:
     """
     Log-softmax of the logits at chosen tokens, ranks, largest ones; see kernels/token_logprobs.h.
     """

@@ -17,3 +17,4 @@ from fastserve.ops.sampling import SamplingBatch as SamplingBatch
 from fastserve.ops.sampling import TokenLogprobs as TokenLogprobs
 from fastserve.ops.sampling import sample as sample
 from fastserve.ops.sampling import token_logprobs as token_logprobs
+from fastserve.ops.stream import stream_of as stream_of

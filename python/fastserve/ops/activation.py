@@ -5,6 +5,7 @@ from typing import Literal
 import torch
 
 from fastserve._C import kernels
+from fastserve.ops.stream import stream_of
 
 ActivationKind = Literal["silu", "gelu", "gelu_tanh", "relu"]
 
@@ -23,6 +24,6 @@ def activation(x: torch.Tensor, *, kind: ActivationKind, gated: bool, out: torch
         InvalidArgumentError: shapes, dtypes or layouts do not fit, or the kind is unknown.
     """
     if out is None:
-        out = torch.empty((x.size(0), x.size(1) // 2 if gated else x.size(1)), dtype=x.dtype)
-    kernels.activation(out, x, kind, gated)
+        out = x.new_empty((x.size(0), x.size(1) // 2 if gated else x.size(1)))
+    kernels.activation(out, x, kind, gated, stream=stream_of(x))
     return out

@@ -3,6 +3,7 @@
 import torch
 
 from fastserve._C import kernels
+from fastserve.ops.stream import stream_of
 
 
 def embedding(ids: torch.Tensor, weight: torch.Tensor, *, out: torch.Tensor | None = None) -> torch.Tensor:
@@ -16,9 +17,9 @@ def embedding(ids: torch.Tensor, weight: torch.Tensor, *, out: torch.Tensor | No
         `[num_tokens, hidden]`.
     Raises:
         InvalidArgumentError: an id is outside the vocabulary (the message names it), or shapes, dtypes or layouts do
-            not fit; nothing has been written then.
+            not fit; nothing has been written then. On a GPU ids are not looked at: the row of one outside becomes NaN.
     """
     if out is None:
-        out = torch.empty((ids.size(0), weight.size(1)), dtype=weight.dtype)
-    kernels.embedding(out, ids, weight)
+        out = weight.new_empty((ids.size(0), weight.size(1)))
+    kernels.embedding(out, ids, weight, stream=stream_of(weight))
     return out

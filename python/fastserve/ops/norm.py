@@ -3,6 +3,7 @@
 import torch
 
 from fastserve._C import kernels
+from fastserve.ops.stream import stream_of
 
 
 def rms_norm(
@@ -27,8 +28,8 @@ def rms_norm(
         InvalidArgumentError: shapes, dtypes or layouts do not fit, or eps is negative.
     """
     if out is None:
-        out = torch.empty(x.shape, dtype=x.dtype)
-    kernels.rms_norm(out, x, weight, eps, residual)
+        out = x.new_empty(x.shape)
+    kernels.rms_norm(out, x, weight, eps, residual, stream=stream_of(x))
     return out
 
 
@@ -56,6 +57,6 @@ def layer_norm(
         InvalidArgumentError: shapes, dtypes or layouts do not fit, or eps is negative.
     """
     if out is None:
-        out = torch.empty(x.shape, dtype=x.dtype)
-    kernels.layer_norm(out, x, weight, bias, eps, residual)
+        out = x.new_empty(x.shape)
+    kernels.layer_norm(out, x, weight, bias, eps, residual, stream=stream_of(x))
     return out

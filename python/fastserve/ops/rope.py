@@ -3,6 +3,7 @@
 import torch
 
 from fastserve._C import kernels
+from fastserve.ops.stream import stream_of
 
 
 def rope_kv_write(  # noqa: PLR0917 (the operands in the order of the data flow)
@@ -40,6 +41,21 @@ def rope_kv_write(  # noqa: PLR0917 (the operands in the order of the data flow)
         norm_eps: eps of both norms.
     Raises:
         InvalidArgumentError: shapes, dtypes or layouts do not fit, or a position, a slot or the layer is out of range;
-            nothing has been written then.
+            nothing has been written then. On a GPU positions and slots are not looked at: a token at a position outside
+            becomes NaN, one at a slot outside is not written.
     """
-    kernels.rope_kv_write(q, k, v, positions, cos_sin, kv_cache, slots, layer, interleaved, q_norm, k_norm, norm_eps)
+    kernels.rope_kv_write(
+        q,
+        k,
+        v,
+        positions,
+        cos_sin,
+        kv_cache,
+        slots,
+        layer,
+        interleaved,
+        q_norm,
+        k_norm,
+        norm_eps,
+        stream=stream_of(q),
+    )

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 
 from fastserve._C import kernels
+from fastserve.ops.stream import stream_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +100,7 @@ def sample(logits: torch.Tensor | np.ndarray, batch: SamplingBatch) -> np.ndarra
         batch.banned_start,
         batch.banned_tokens,
         out,
+        stream=stream_of(logits),
     )
     return out
 
@@ -120,5 +122,13 @@ def token_logprobs(logits: torch.Tensor | np.ndarray, tokens: np.ndarray, num_to
         top_ids=np.empty((num_rows, num_top), dtype=np.int32),
         top_logprobs=np.empty((num_rows, num_top), dtype=np.float32),
     )
-    kernels.token_logprobs(logits, tokens, result.token_logprobs, result.ranks, result.top_ids, result.top_logprobs)
+    kernels.token_logprobs(
+        logits,
+        tokens,
+        result.token_logprobs,
+        result.ranks,
+        result.top_ids,
+        result.top_logprobs,
+        stream=stream_of(logits),
+    )
     return result

@@ -101,13 +101,13 @@ TEST_P(PagedKernels, SamplingStaysWithinItsRow) {
     sample({logits.view, temperature.view, top_k.view, top_p.view, min_p.view, repetition.view, presence.view,
             frequency.view, seeds.view, counters.view, history_start.view, history.view, prompt_len.view,
             banned_start.view, banned.view, tokens.view},
-           pool_);
+           0, pool_);
     for (const std::int32_t token : tokens.data) EXPECT_LT(token, vocab_size);
     EXPECT_EQ(tokens.data[2] == -1, vocab_size == 1);  // its only token is NaN and banned
 
     Tensor<float> logprobs({3}, DType::kFloat32), top_logprobs({3, 5}, DType::kFloat32);
     Tensor<std::int32_t> ranks({3}, DType::kInt32), top_ids({3, 5}, DType::kInt32);
-    token_logprobs({logits.view, tokens.view, logprobs.view, ranks.view, top_ids.view, top_logprobs.view}, pool_);
+    token_logprobs({logits.view, tokens.view, logprobs.view, ranks.view, top_ids.view, top_logprobs.view}, 0, pool_);
     EXPECT_NEAR(logprobs.data[1], -std::log(static_cast<float>(vocab_size)), 1e-5);
   }
 }
@@ -119,7 +119,7 @@ TEST_P(PagedKernels, BlocksAreCopiedAndHashedToTheirLastByte) {
     copy_blocks(src.view, dst.view, src_ids.view, dst_ids.view, 0, pool_);
     EXPECT_EQ(dst.data, std::vector<std::uint8_t>(dst.data.size(), 5));
     Tensor<std::int64_t> sums({2}, DType::kInt64);
-    checksum_blocks(dst.view, dst_ids.view, sums.view, pool_);
+    checksum_blocks(dst.view, dst_ids.view, sums.view, 0, pool_);
     EXPECT_EQ(sums.data[0], sums.data[1]);
   }
 }
