@@ -117,7 +117,8 @@ def test_pools_have_the_blocks_that_were_asked_for(make_driver, changes, num_dev
     core = make_driver(**changes).core
     assert (core.kv.usage(Tier.DEVICE).total, core.kv.usage(Tier.HOST).total) == (num_device, num_host)
     assert len(core.executor.worker.kv_cache) == num_device
-    assert (0 if core.transfers.arena is None else len(np.asarray(core.transfers.arena))) == num_host
+    arena = core.executor.worker.transfers.arena
+    assert (0 if arena is None else len(np.asarray(arena))) == num_host
 
 
 @pytest.mark.parametrize(("enabled", "salts", "hits"), [(True, "aa", True), (True, "ab", False), (False, "aa", False)])
@@ -136,7 +137,7 @@ def test_kv_canary_compares_hashes_of_what_was_parked(make_driver, canary):
         driver.add(request_id, prompt)
     driver.run(park_every(4))
     assert driver.core.scheduler.stats().upload_blocks > 0
-    assert (driver.core.transfers.engine.num_verified > 0) == canary
+    assert (driver.core.executor.worker.transfers.engine.num_verified > 0) == canary
 
 
 # --- the loop ---
