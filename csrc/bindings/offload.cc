@@ -95,14 +95,17 @@ void register_host_arena(py::module_& module) {
       module, "HostArena", py::buffer_protocol(),
       "Host memory for offloaded blocks: 2 MiB aligned, zero-filled. Has the "
       "buffer protocol, uint8 [num_blocks, block_bytes]: numpy.asarray(arena) is a writable view that keeps it alive.")
-      .def(py::init([](std::int64_t num_blocks, std::int64_t block_bytes, int num_threads, bool prefault) {
+      .def(py::init([](std::int64_t num_blocks, std::int64_t block_bytes, int num_threads, bool prefault, bool pin,
+                       int device) {
              const py::gil_scoped_release release;  // touching the pages takes a while
-             return std::make_shared<HostArena>(num_blocks, block_bytes, HostArenaOptions{num_threads, prefault});
+             return std::make_shared<HostArena>(num_blocks, block_bytes,
+                                                HostArenaOptions{num_threads, prefault, pin, device});
            }),
            py::arg("num_blocks"), py::arg("block_bytes"), py::kw_only(), py::arg("num_threads") = 0,
-           py::arg("prefault") = true,
-           "Map the memory; with prefault, num_threads touch it first (0: one per core, at most 16). InvalidArgumentError "
-           "for sizes below 1, DeviceError when the memory cannot be had.")
+           py::arg("prefault") = true, py::arg("pin") = false, py::arg("device") = 0,
+           "Map the memory; with prefault, num_threads touch it first (0: one per core, at most 16); with pin it is "
+           "touched and page-locked, near GPU `device`. InvalidArgumentError for sizes below 1 and for pin without CUDA in the "
+           "build, DeviceError when the memory cannot be had or locked.")
       .def_buffer([](HostArena& self) {
         return py::buffer_info(reinterpret_cast<std::uint8_t*>(self.data()), {self.num_blocks(), self.block_bytes()},
                                {self.block_bytes(), std::int64_t{1}});
@@ -111,7 +114,8 @@ void register_host_arena(py::module_& module) {
       .def_property_readonly("block_bytes", &HostArena::block_bytes)
       .def_property_readonly("num_bytes", &HostArena::num_bytes)
       .def_property_readonly("advises_huge_pages", &HostArena::advises_huge_pages,
-                             "The kernel took the advice to use huge pages.");
+                             "The kernel took the advice to use huge pages.")
+      .def_property_readonly("pinned", &HostArena::pinned, "Page-locked: a GPU can copy to and from it by itself.");
 }
 
 void register_transfers(py::class_<EngineHandle>& engine) {
@@ -192,15 +196,22 @@ void register_offload(py::module_& module) {
       "from any thread. Transfers of one direction complete in order; the directions run at once, and a transfer that "
       "touches blocks of another one in flight is refused.");
   engine.def(py::init([](const py::object& device_arena, std::shared_ptr<HostArena> host_arena,
-                         std::int64_t queue_capacity, bool verify_checksums) {
-               return std::make_unique<EngineHandle>(
-                   device_arena, std::move(host_arena),
-                   OffloadOptions{.queue_capacity = queue_capacity, .verify_checksums = verify_checksums});
+                         std::int64_t queue_capacity, bool verify_checksums, std::uintptr_t compute_stream,
+                         bool allow_pageable, bool batch_copies) {
+               return std::make_unique<EngineHandle>(device_arena, std::move(host_arena),
+                                                     OffloadOptions{.queue_capacity = queue_capacity,
+                                                                    .verify_checksums = verify_checksums,
+                                                                    .compute_stream = compute_stream,
+                                                                    .allow_pageable = allow_pageable,
+                                                                    .batch_copies = batch_copies});
              }),
              py::arg("device_arena"), py::arg("host_arena"), py::kw_only(),
              py::arg("queue_capacity") = OffloadOptions{}.queue_capacity, py::arg("verify_checksums") = false,
+             py::arg("compute_stream") = 0, py::arg("allow_pageable") = false, py::arg("batch_copies") = true,
              "device_arena [num_blocks, ...] is a contiguous, writable tensor whose blocks have host_arena.block_bytes "
-             "bytes; both arenas are kept alive. queue_capacity: transfers per direction queued or running.");
+             "bytes; both arenas are kept alive. queue_capacity: transfers per direction queued or running. On a GPU: "
+             "a copy begins after what compute_stream (a cudaStream_t as an integer) was given before its submission; "
+             "host_arena must be pinned unless allow_pageable; batch_copies hands many pieces to the driver at once.");
   register_transfers(engine);
   register_state(engine);
   register_fault_injection(engine);

@@ -10,6 +10,7 @@
 
 #include "base/error.h"
 #include "offload/host_memory.h"
+#include "offload/page_lock.h"
 
 namespace fastserve::offload {
 namespace {
@@ -18,6 +19,7 @@ constexpr std::size_t kHugePageBytes = std::size_t{2} << 20;
 constexpr std::size_t kPageBytes = 4096;
 constexpr std::size_t kLeastBytesPerThread = std::size_t{32} << 20;  // below it a thread costs more than it saves
 constexpr unsigned kMostThreads = 16;
+constexpr std::int64_t kShareKeptPageable = 16;  // one part in so many of the available memory is never page-locked
 
 std::size_t round_up(std::size_t value, std::size_t multiple) { return (value + multiple - 1) / multiple * multiple; }
 
@@ -38,19 +40,38 @@ HostArena::HostArena(std::int64_t num_blocks, std::int64_t block_bytes, const Ho
   FS_REQUIRE(block_bytes <= (std::int64_t{1} << 62) / num_blocks, "a host arena of ", num_blocks, " blocks of ",
              block_bytes, " bytes passes 2^62 bytes; ask for less");
   FS_REQUIRE(options.num_threads >= 0, "num_threads must not be negative, got ", options.num_threads);
+  if (options.pin) require_page_locking();
   const std::int64_t available = available_host_bytes();
   if (num_bytes() > available) refuse(num_bytes(), available, "memory of this machine and its cgroup");
+  // Locked pages can neither be swapped out nor reclaimed: the rest of the machine needs some memory as well.
+  if (options.pin && num_bytes() > available - available / kShareKeptPageable) {
+    refuse(num_bytes(), available - available / kShareKeptPageable, "what may be page-locked of this machine's memory");
+  }
   map();
-  if (!options.prefault) return;
   try {
-    touch_pages(options.num_threads);
-  } catch (...) {  // a thread could not be started
-    ::munmap(data_, mapped_bytes_);
+    if (options.pin) prefer_node_of_gpu(data_, mapped_bytes_, options.device);
+    if (options.pin || options.prefault) touch_pages(options.num_threads);
+    if (options.pin) pin();
+  } catch (...) {  // a thread could not be started, or the pages could not be locked
+    release();
     throw;
   }
 }
 
-HostArena::~HostArena() { ::munmap(data_, mapped_bytes_); }
+HostArena::~HostArena() { release(); }
+
+void HostArena::release() {
+  for (std::size_t at = 0; at < pinned_bytes_; at += kPinnedRangeBytes) unlock_pages(data_ + at);
+  ::munmap(data_, mapped_bytes_);
+}
+
+void HostArena::pin() {
+  while (pinned_bytes_ < mapped_bytes_) {
+    const std::size_t num_bytes = std::min<std::size_t>(kPinnedRangeBytes, mapped_bytes_ - pinned_bytes_);
+    lock_pages(data_ + pinned_bytes_, num_bytes);
+    pinned_bytes_ += num_bytes;
+  }
+}
 
 /// Map more than needed and give back what stands before the first 2 MiB boundary and after the end.
 void HostArena::map() {

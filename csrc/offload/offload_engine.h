@@ -15,6 +15,16 @@ struct OffloadOptions {
   /// Hash every block on both sides of every copy (the KV canary): a corrupt block fails its transfer. Costs one read
   /// of each side per copy; for tests, burn-in and chasing races.
   bool verify_checksums = false;
+
+  // For device arenas on a GPU; the CPU backend has no use for them.
+
+  /// The cudaStream_t that the model's kernels run on, as an integer; 0 is the legacy default stream. A copy begins
+  /// after what was enqueued there before its `submit`.
+  std::uintptr_t compute_stream = 0;
+  /// Take a host arena that is not page-locked: copies then block the copy threads and lose most of the link.
+  bool allow_pageable = false;
+  /// Hand many pieces to the copy engine in one call where the driver can; off: one call for each (for comparison).
+  bool batch_copies = true;
 };
 
 /// Copies KV blocks between the device arena and the host arena beside the compute, each direction on its own.
@@ -26,8 +36,9 @@ struct OffloadOptions {
 /// submits it after that offload completed (KvManager guarantees this); two transfers may read the same block.
 ///
 /// Beside the compute. The engine does not see the model's reads and writes of the device arena. The caller submits an
-/// offload when the step that wrote its source blocks has ended, lets nobody write them until it completed, and lets
-/// nobody touch the targets of an upload between its submission and its completion.
+/// offload when the step that wrote its source blocks has ended (CPU) or was enqueued on the compute stream (GPU), lets
+/// nobody write them until it completed, and lets nobody touch the targets of an upload between its submission and its
+/// completion. On a GPU every copy also waits for what the compute stream was given before its submission.
 ///
 /// Failure. A transfer that fails completes with ok = false and the reason; its targets hold unspecified bytes, every
 /// other transfer goes on.

@@ -28,6 +28,10 @@ struct Transfer {
 /// Names one submitted transfer for the life of its engine; ascending from 1 in the order of submission.
 enum class Ticket : std::int64_t {};
 
+/// Names what the device had been given to do when a transfer was submitted; its backend alone knows the meaning. A
+/// backend whose device works on nothing by itself (the CPU) has one point only, 0.
+enum class OrderingPoint : std::uint64_t {};
+
 /// How a transfer ended. After a failure the target blocks hold unspecified bytes.
 struct Completion {
   Ticket ticket{};

@@ -37,32 +37,33 @@ TransferBoard::TransferBoard(const Limits& limits)
   FS_REQUIRE(limits.queue_capacity >= 1, "queue_capacity must be at least 1 transfer, got ", limits.queue_capacity);
 }
 
-Ticket TransferBoard::submit(const Transfer& transfer) {
+Ticket TransferBoard::submit(const Transfer& transfer, OrderingPoint after) {
   in_flight_.require_valid(transfer);
   Lock lock(mutex_);
   Lane& own = lane(transfer.direction);
   own.has_room.wait(lock, [&] { return closed_ || std::ssize(own.queue) < limits_.queue_capacity; });
-  return enqueue(transfer);
+  return enqueue(transfer, after);
 }
 
-std::optional<Ticket> TransferBoard::try_submit(const Transfer& transfer) {
+std::optional<Ticket> TransferBoard::try_submit(const Transfer& transfer, OrderingPoint after) {
   in_flight_.require_valid(transfer);
   Lock lock(mutex_);
   require_open();
   if (std::ssize(lane(transfer.direction).queue) >= limits_.queue_capacity) return std::nullopt;
-  return enqueue(transfer);
+  return enqueue(transfer, after);
 }
 
 void TransferBoard::require_open() const {
   FS_REQUIRE(!closed_, "the offload engine is closed; submit transfers before close()");
 }
 
-Ticket TransferBoard::enqueue(const Transfer& transfer) {
+Ticket TransferBoard::enqueue(const Transfer& transfer, OrderingPoint after) {
   require_open();
   QueuedTransfer queued{Ticket{last_ticket_ + 1},
                         transfer.direction,
                         {transfer.source_blocks.begin(), transfer.source_blocks.end()},
-                        {transfer.target_blocks.begin(), transfer.target_blocks.end()}};
+                        {transfer.target_blocks.begin(), transfer.target_blocks.end()},
+                        after};
   in_flight_.acquire(transfer);
   ++last_ticket_;
   unreported_.emplace(last_ticket_, false);

@@ -22,6 +22,7 @@ struct QueuedTransfer {
   Direction direction = Direction::kDeviceToHost;
   std::vector<std::int32_t> source_blocks;
   std::vector<std::int32_t> target_blocks;
+  OrderingPoint after{};  // the copy must not begin before it
 
   Transfer view() const { return {direction, source_blocks, target_blocks}; }
 };
@@ -52,8 +53,8 @@ class TransferBoard {
 
   explicit TransferBoard(const Limits& limits);
 
-  Ticket submit(const Transfer& transfer);
-  std::optional<Ticket> try_submit(const Transfer& transfer);
+  Ticket submit(const Transfer& transfer, OrderingPoint after = {});
+  std::optional<Ticket> try_submit(const Transfer& transfer, OrderingPoint after = {});
   std::vector<Completion> poll();
   bool wait_any(double timeout_s);
   std::optional<Completion> wait(Ticket ticket, double timeout_s);
@@ -86,7 +87,7 @@ class TransferBoard {
   Lane& lane(Direction direction) { return lanes_[index_of(direction)]; }
   const Lane& lane(Direction direction) const { return lanes_[index_of(direction)]; }
   void require_open() const;
-  Ticket enqueue(const Transfer& transfer);  // with the mutex held, room in the queue
+  Ticket enqueue(const Transfer& transfer, OrderingPoint after);  // with the mutex held, room in the queue
   /// Move a transfer of the lane (its front, or its back when cancelled) to the completions, with the mutex held.
   void finish(Lane& lane, const QueuedTransfer& transfer, CopyOutcome outcome);
   bool has_unclaimed_completion() const;

@@ -79,9 +79,9 @@ class HostArena:
     """
     Host memory for offloaded blocks: 2 MiB aligned, zero-filled. Has the buffer protocol, uint8 [num_blocks, block_bytes]: numpy.asarray(arena) is a writable view that keeps it alive.
     """
-    def __init__(self, num_blocks: typing.SupportsInt | typing.SupportsIndex, block_bytes: typing.SupportsInt | typing.SupportsIndex, *, num_threads: typing.SupportsInt | typing.SupportsIndex = 0, prefault: bool = True) -> None:
+    def __init__(self, num_blocks: typing.SupportsInt | typing.SupportsIndex, block_bytes: typing.SupportsInt | typing.SupportsIndex, *, num_threads: typing.SupportsInt | typing.SupportsIndex = 0, prefault: bool = True, pin: bool = False, device: typing.SupportsInt | typing.SupportsIndex = 0) -> None:
         """
-        Map the memory; with prefault, num_threads touch it first (0: one per core, at most 16). InvalidArgumentError for sizes below 1, DeviceError when the memory cannot be had.
+        Map the memory; with prefault, num_threads touch it first (0: one per core, at most 16); with pin it is touched and page-locked, near GPU `device`. InvalidArgumentError for sizes below 1 and for pin without CUDA in the build, DeviceError when the memory cannot be had or locked.
         """
     @property
     def advises_huge_pages(self) -> bool:
@@ -97,13 +97,18 @@ class HostArena:
     @property
     def num_bytes(self) -> int:
         ...
+    @property
+    def pinned(self) -> bool:
+        """
+        Page-locked: a GPU can copy to and from it by itself.
+        """
 class OffloadEngine:
     """
     Copies KV blocks between the device arena and the host arena beside the compute; every method may be called from any thread. Transfers of one direction complete in order; the directions run at once, and a transfer that touches blocks of another one in flight is refused.
     """
-    def __init__(self, device_arena: typing.Any, host_arena: HostArena, *, queue_capacity: typing.SupportsInt | typing.SupportsIndex = 64, verify_checksums: bool = False) -> None:
+    def __init__(self, device_arena: typing.Any, host_arena: HostArena, *, queue_capacity: typing.SupportsInt | typing.SupportsIndex = 64, verify_checksums: bool = False, compute_stream: typing.SupportsInt | typing.SupportsIndex = 0, allow_pageable: bool = False, batch_copies: bool = True) -> None:
         """
-        device_arena [num_blocks, ...] is a contiguous, writable tensor whose blocks have host_arena.block_bytes bytes; both arenas are kept alive. queue_capacity: transfers per direction queued or running.
+        device_arena [num_blocks, ...] is a contiguous, writable tensor whose blocks have host_arena.block_bytes bytes; both arenas are kept alive. queue_capacity: transfers per direction queued or running. On a GPU: a copy begins after what compute_stream (a cudaStream_t as an integer) was given before its submission; host_arena must be pinned unless allow_pageable; batch_copies hands many pieces to the driver at once.
         """
     def check_integrity(self) -> None:
         """

@@ -1,0 +1,141 @@
+"""What every backend of the offload engine owes, with the KV cache where it lies: cpu here, cuda where there is a GPU."""
+
+import contextlib
+
+import numpy as np
+import pytest
+import torch
+
+from fastserve._C import DeviceError, InvalidArgumentError, cuda_compiled
+from fastserve._C.offload import Direction, HostArena, OffloadEngine
+
+TO_HOST = Direction.DEVICE_TO_HOST
+TO_DEVICE = Direction.HOST_TO_DEVICE
+HAS_GPU = torch.cuda.is_available()
+CUDA = pytest.param(
+    "cuda", marks=[pytest.mark.gpu, pytest.mark.skipif(not HAS_GPU, reason="no CUDA device, or torch without CUDA")]
+)
+
+
+class Backend:
+    """A KV pool of `num_blocks` blocks on a device, its engine, and a stream that the "model" runs on."""
+
+    def __init__(self, device: str, num_blocks: int, block_bytes: int, **options: object) -> None:
+        self.stream = torch.cuda.Stream() if device == "cuda" else None
+        generator = torch.Generator().manual_seed(3)
+        kv = torch.randint(0, 256, (num_blocks, block_bytes), dtype=torch.uint8, generator=generator)
+        self.kv = kv.to(device)
+        self.arena = HostArena(num_blocks, block_bytes, pin=device == "cuda")
+        self.host = np.asarray(self.arena)
+        if self.stream is not None:
+            torch.cuda.synchronize()
+            options["compute_stream"] = self.stream.cuda_stream
+        self.engine = OffloadEngine(self.kv, self.arena, **options)
+
+    def compute(self) -> contextlib.AbstractContextManager:
+        return contextlib.nullcontext() if self.stream is None else torch.cuda.stream(self.stream)
+
+    def run(self, direction: Direction, source: list[int], target: list[int]) -> None:
+        ticket = self.engine.submit(direction, np.array(source, np.int32), np.array(target, np.int32))
+        completion = self.engine.wait(ticket)
+        assert completion.ok, completion.error
+
+
+@pytest.fixture(params=["cpu", CUDA])
+def device(request) -> str:
+    return request.param
+
+
+@pytest.mark.parametrize("block_bytes", [16, 1000, 4096, 100_000, 3 << 20])
+def test_blocks_come_back_bit_for_bit(device, block_bytes):
+    backend = Backend(device, 40, block_bytes, verify_checksums=True)
+    before = backend.kv.cpu().clone()
+    out, back = list(range(0, 40, 2)), list(range(39, 0, -2))
+    backend.run(TO_HOST, out, back)
+    for device_block, host_block in zip(out, back, strict=True):
+        assert np.array_equal(backend.host[host_block], before[device_block].numpy())
+    backend.run(TO_DEVICE, back, list(reversed(out)))
+    after = backend.kv.cpu()
+    assert torch.equal(after[0::2], before[0::2].flip(0))
+    assert torch.equal(after[1::2], before[1::2])
+    assert (backend.engine.num_verified, backend.engine.num_mismatches) == (40, 0)
+    backend.engine.check_integrity()
+
+
+def test_a_flipped_byte_on_the_host_turns_the_canary_red(device):
+    backend = Backend(device, 4, 4096, verify_checksums=True)
+    backend.run(TO_HOST, [2], [1])
+    backend.host[1, 17] ^= 1
+    ticket = backend.engine.submit(TO_DEVICE, np.array([1], np.int32), np.array([3], np.int32))
+    completion = backend.engine.wait(ticket)
+    assert completion.error == "checksum mismatch: device block 3, host block 1"
+
+
+def test_an_injected_failure_fails_one_transfer_only(device):
+    backend = Backend(device, 4, 4096)
+    backend.engine.inject_failure(TO_HOST, 1)
+    failed = backend.engine.wait(backend.engine.submit(TO_HOST, np.array([0], np.int32), np.array([0], np.int32)))
+    assert failed.error == "injected failure of a copy device to host"
+    backend.run(TO_HOST, [0], [0])
+
+
+def test_the_link_rate_is_measured(device):
+    backend = Backend(device, 8, 1 << 20)
+    backend.run(TO_HOST, list(range(8)), list(range(8)))
+    assert 1e6 < backend.engine.link_bytes_per_s(TO_HOST) < 1e12
+
+
+def steps_with_parking(backend: Backend, num_steps: int) -> int:
+    """Steps that check and rewrite the blocks of their owners, which are parked and brought back in between.
+
+    Returns:
+        How often a step found a byte that the step before had not written.
+    """
+    rng = np.random.default_rng(11)
+    num_blocks = backend.kv.size(0)
+    owners = num_blocks - 2
+    place = list(range(owners))  # device block, or ~host block
+    stamp = np.zeros(owners, np.uint8)
+    free_device, free_host = [num_blocks - 2, num_blocks - 1], list(range(num_blocks))
+    with backend.compute():
+        wrong = torch.zeros((), dtype=torch.int64, device=backend.kv.device)
+        backend.kv.zero_()
+        for _ in range(num_steps):
+            for owner in (o for o in range(owners) if place[o] >= 0):
+                block = backend.kv[place[owner]]
+                wrong += (block != int(stamp[owner])).any()
+                stamp[owner] = rng.integers(256)
+                block.fill_(int(stamp[owner]))
+            owner = int(rng.integers(owners))
+            if place[owner] >= 0:
+                source, target = place[owner], free_host.pop(int(rng.integers(len(free_host))))
+                backend.run(TO_HOST, [source], [target])
+                free_device.append(source)
+                place[owner] = ~target
+            elif free_device:
+                source, target = ~place[owner], free_device.pop(int(rng.integers(len(free_device))))
+                backend.run(TO_DEVICE, [source], [target])
+                free_host.append(source)
+                place[owner] = target
+        return int(wrong)
+
+
+def test_no_step_sees_a_wrong_byte(device):
+    assert steps_with_parking(Backend(device, 8, 8192, verify_checksums=True), 300) == 0
+
+
+@pytest.mark.gpu
+@pytest.mark.slow
+@pytest.mark.skipif(not HAS_GPU, reason="no CUDA device, or torch without CUDA")
+@pytest.mark.timeout(600)
+def test_no_step_sees_a_wrong_byte_in_a_hundred_thousand():
+    assert steps_with_parking(Backend("cuda", 6, 1 << 20), 100_000) == 0
+
+
+@pytest.mark.skipif(HAS_GPU, reason="page-locking works where there is a GPU")
+def test_page_locking_without_a_driver_says_so():
+    error, text = (DeviceError, "cudaGetDeviceCount.*driver|no CUDA-capable device") if cuda_compiled() else (
+        InvalidArgumentError, "no CUDA")  # fmt: skip
+    with pytest.raises(error, match=text):
+        HostArena(1, 4096, pin=True)
+    assert not HostArena(1, 4096).pinned
