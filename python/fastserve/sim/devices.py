@@ -90,7 +90,7 @@ def _gpu(name: str, *, tflops: float, gb_per_s: float, gib: float, layer_overhea
 # The overhead of a layer on the A100 is fitted to the paper's light-load latencies: engines that launch every kernel from
 # Python. The others assume an engine that launches a layer at once.
 _A100 = _gpu(
-    "a100-80gb", tflops=312, gb_per_s=2039, gib=80, layer_overhead_s=200e-6, peer_gb_per_s=300, host_gb_per_s=25
+    "a100-80gb", tflops=312, gb_per_s=2039, gib=80, layer_overhead_s=250e-6, peer_gb_per_s=300, host_gb_per_s=25
 )
 _H100 = _gpu("h100", tflops=989, gb_per_s=3350, gib=80, layer_overhead_s=50e-6, peer_gb_per_s=450, host_gb_per_s=50)
 _H200 = _gpu("h200", tflops=989, gb_per_s=4800, gib=141, layer_overhead_s=50e-6, peer_gb_per_s=450, host_gb_per_s=50)

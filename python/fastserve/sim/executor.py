@@ -23,12 +23,12 @@ _NO_TRANSFERS = TransferResults()
 class SimulatedStep:
     """A plan on its way; waiting for it lets the clock run to its end."""
 
-    __slots__ = ("_executor", "end_s", "plan", "start_s")
+    __slots__ = ("_executor", "elapsed_s", "end_s", "plan", "start_s")
 
     def __init__(self, executor: "SimulatedExecutor", plan: StepPlan) -> None:
         self._executor = executor
         self.plan = plan
-        self.start_s = 0.0
+        self.start_s = self.elapsed_s = 0.0
         self.end_s = float("inf")  # until the plan before it has ended
 
     def done(self) -> bool:
@@ -83,7 +83,7 @@ class SimulatedExecutor:
         plan, end_s = step.plan, step.end_s
         self.clock.advance_to(end_s)
         copies = self._ended_copies(end_s)
-        output = StepOutput(self._sample(plan), None, self._transfers(copies), end_s - step.start_s)
+        output = StepOutput(self._sample(plan), None, self._transfers(copies), step.elapsed_s)
         if self._on_step is not None:
             self._on_step(plan, step.start_s, end_s, copies)
         if self._steps:
@@ -99,10 +99,12 @@ class SimulatedExecutor:
         if plan.num_transfers:
             self._start_copies(plan, now_s)
         if plan.num_rows:
-            step.end_s = now_s + self._cost.iteration_s(*plan.shape)
+            step.elapsed_s = self._cost.iteration_s(*plan.shape)
+            step.end_s = now_s + step.elapsed_s
         else:
             self._link.advance(now_s)
             step.end_s = self._link.advance_to_first_end(now_s + IDLE_WAIT_S)
+            step.elapsed_s = step.end_s - now_s
 
     def _start_copies(self, plan: StepPlan, now_s: float) -> None:
         block_bytes = self._info.pools.block_bytes
