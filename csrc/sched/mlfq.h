@@ -54,6 +54,7 @@ class Mlfq final : public Policy {
   double quantum_s(const Request& request) const override {
     return config_.quanta_s[static_cast<std::size_t>(request.level)];
   }
+  std::vector<double> level_quanta_s() const override { return config_.quanta_s; }
   std::int64_t num_ahead(const Request& request) const override;
   std::vector<std::int32_t> level_counts() const override;
   void check_integrity() const override;

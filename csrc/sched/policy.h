@@ -44,6 +44,8 @@ class Policy {
   /// Estimated next scheduled time, in seconds from now.
   virtual double enst_s(const Request& request, double now_s) const = 0;
   virtual double quantum_s(const Request& request) const = 0;
+  /// Quanta of the levels, seconds; none for a policy without levels.
+  virtual std::vector<double> level_quanta_s() const { return {}; }
   virtual std::int64_t num_ahead(const Request& request) const = 0;
   virtual std::vector<std::int32_t> level_counts() const = 0;
   virtual void check_integrity() const = 0;

@@ -272,6 +272,7 @@ std::int64_t Scheduler::num_unfinished() const { return impl_->num_unfinished();
 std::int32_t Scheduler::num_plans_in_flight() const { return impl_->num_plans_in_flight(); }
 std::int64_t Scheduler::num_transfers_in_flight() const { return impl_->num_transfers_in_flight(); }
 SchedulerStats Scheduler::stats() const { return impl_->stats(); }
+std::vector<double> Scheduler::level_quanta_s() const { return impl_->level_quanta_s(); }
 RequestView Scheduler::explain(std::int64_t request_id, double now_s) const {
   return impl_->explain(request_id, now_s);
 }

@@ -73,6 +73,9 @@ class Scheduler {
   std::int32_t num_plans_in_flight() const;
   std::int64_t num_transfers_in_flight() const;
   SchedulerStats stats() const;
+  /// Quanta of the policy's levels, seconds, from the first level on; infinite where nobody is ever demoted, none for a
+  /// policy without levels.
+  std::vector<double> level_quanta_s() const;
   /// Both know a finished request until the schedule() that follows the take_events() with its end; they throw
   /// InvalidArgumentError when the request is unknown.
   RequestView explain(std::int64_t request_id, double now_s) const;

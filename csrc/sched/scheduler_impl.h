@@ -42,6 +42,7 @@ class Scheduler::Impl {
   std::int32_t num_plans_in_flight() const { return static_cast<std::int32_t>(in_flight_.size()); }
   std::int64_t num_transfers_in_flight() const { return mover_.num_transfers(); }
   SchedulerStats stats() const;
+  std::vector<double> level_quanta_s() const { return core_.policy->level_quanta_s(); }
   RequestView explain(std::int64_t request_id, double now_s) const;
   RequestStats request_stats(std::int64_t request_id, double now_s) const;
   void check_integrity() const;

@@ -275,6 +275,10 @@ class Scheduler:
         """
         Fail every request of the oldest plan in flight.
         """
+    def level_quanta_s(self) -> list[float]:
+        """
+        Quanta of the policy's levels, seconds; infinite where nobody is demoted, none for a policy without levels.
+        """
     def park(self, request_id: typing.SupportsInt | typing.SupportsIndex, hold: bool, now_s: typing.SupportsFloat | typing.SupportsIndex) -> bool:
         """
         Take the KV off the device once it is in no plan; with hold it stays away until unpark. False when unknown.

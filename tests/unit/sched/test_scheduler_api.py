@@ -66,6 +66,13 @@ def test_the_shape_of_a_plan_counts_decodes_and_prefill_chunks_apart() -> None:
     assert StepPlan.from_bytes(second.to_bytes()).shape == second.shape
 
 
+def test_the_levels_of_a_policy_have_its_quanta() -> None:
+    quanta = make(first_quantum_s=0.5, quantum_ratio=2.0, num_levels=4).level_quanta_s()
+    assert quanta == [0.5, 1.0, 2.0, 4.0]
+    assert make(policy="fcfs").level_quanta_s() == [float("inf")]
+    assert make(policy="srpt").level_quanta_s() == []
+
+
 def test_a_plan_is_not_reused_while_a_view_of_it_lives() -> None:
     scheduler = make()
     scheduler.add(1, np.arange(5, dtype=np.int32), now_s=0.0, max_tokens=50)
