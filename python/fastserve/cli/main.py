@@ -19,8 +19,11 @@ COMMANDS = {
     "chat": "talk to a running server",
     "simulate": "predict latencies of a workload by running the scheduler on a virtual clock",
     "profile": "measure the iteration times of a model on this machine, for simulate",
+    "bench": "measure a running server, or the engine offline",
     "env": "show version, CPU, threads and CUDA devices",
 }
+# What `fastserve[serve]` does not bring.
+BENCH_PACKAGES = ("aiohttp", "matplotlib")
 EXIT_FAILED = 1
 EXIT_USAGE = 2
 EXIT_INTERRUPTED = 130
@@ -54,7 +57,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ModuleNotFoundError as error:
         if error.name is None or error.name.startswith("fastserve"):
             raise
-        return _say(parser.prog, f"{error.name} is not installed; pip install 'fastserve[serve]'", EXIT_FAILED)
+        extra = "bench" if error.name in BENCH_PACKAGES else "serve"
+        return _say(parser.prog, f"{error.name} is not installed; pip install 'fastserve[{extra}]'", EXIT_FAILED)
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
 

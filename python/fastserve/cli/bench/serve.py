@@ -1,0 +1,114 @@
+"""`fastserve bench serve`"""
+
+import argparse
+import time
+from pathlib import Path
+from typing import Any
+
+from fastserve.cli.bench.target import add_target_arguments, load_options_of, target_of
+from fastserve.cli.lazy import load
+from fastserve.errors import InvalidArgumentError
+from fastserve.workload import Trace, add_workload_arguments, workload_from
+
+ALL_METRICS = "ttft,tpot,itl,e2el,normalized"
+TEXT_DATASETS = ("sharegpt", "custom")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Server, workload and report."""
+    add_target_arguments(parser)
+    add_workload_arguments(parser, datasets=TEXT_DATASETS)
+    parser.add_argument("--backend", default="openai", choices=("openai",), help="kind of API (default: openai)")
+    parser.add_argument("--max-concurrency", type=int, metavar="N", help="most requests under way (default: no limit)")
+    group = parser.add_argument_group("Report")
+    group.add_argument(
+        "--percentile-metrics", default=ALL_METRICS, metavar="M,...", help=f"what to report (default: {ALL_METRICS})"
+    )
+    group.add_argument("--metric-percentiles", default="99", metavar="X,...", help="percentiles of each (default: 99)")
+    group.add_argument(
+        "--goodput", nargs="+", metavar="M:MS", help="limits that a good request keeps: ttft:200 tpot:50 [milliseconds]"
+    )
+    group.add_argument("--save-result", action="store_true", help="write the figures as JSON")
+    group.add_argument("--save-detailed", action="store_true", help="with those of every request")
+    group.add_argument("--result-dir", default=".", metavar="FOLDER", help="where to (default: here)")
+    group.add_argument("--result-filename", metavar="FILE", help="its name (default: made of rate, model and date)")
+    group.add_argument("--metadata", nargs="*", default=[], metavar="KEY=VALUE", help="more entries of it")
+    group.add_argument("--plot", type=Path, metavar="FILE", help="write a picture, .png, .svg or .pdf")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Send the workload; 1 when a request failed."""
+    report = _report_of(args)
+    target = target_of(args)
+    options = load_options_of(args, max_concurrency=args.max_concurrency)
+    workload = workload_from(args, read_dataset=read_text_dataset)
+    return load("fastserve.bench.serve:bench_serve")(target, workload, options, report, num_warmups=args.num_warmups)
+
+
+def read_text_dataset(args: argparse.Namespace) -> Trace:
+    """The prompts of a file of texts, tokenized."""
+    if args.tokenizer is None:
+        raise InvalidArgumentError(f"--dataset-name {args.dataset_name} needs --tokenizer to count tokens")
+    read = load(f"fastserve.bench.text_dataset:read_{args.dataset_name}")
+    tokenizer = load("fastserve.bench.text_dataset:open_tokenizer")(args.tokenizer)
+    return read(Path(args.dataset_path), tokenizer, round(args.random_output_len))
+
+
+def parse_percentiles(text: str) -> tuple[float, ...]:
+    """ "50,99" as numbers.
+
+    Raises:
+        InvalidArgumentError: one is not in [0, 100].
+    """
+    try:
+        values = tuple(float(word) for word in text.split(","))
+    except ValueError:
+        values = ()
+    if not values or not all(0 <= value <= 100 for value in values):
+        raise InvalidArgumentError(f"--metric-percentiles must be numbers between 0 and 100, got {text!r}")
+    return values
+
+
+def _report_of(args: argparse.Namespace) -> Any:
+    metrics = tuple(args.percentile_metrics.split(","))
+    known = load("fastserve.bench.metrics:METRICS")
+    if unknown := set(metrics) - set(known):
+        raise InvalidArgumentError(f"--percentile-metrics must be of {', '.join(known)}, got {', '.join(unknown)}")
+    if args.plot is not None:
+        load("fastserve.bench.plot:check_plot_path")(args.plot)
+    return load("fastserve.bench.serve:ServeReport")(
+        metrics=metrics,
+        percentiles=parse_percentiles(args.metric_percentiles),
+        goodput_ms=None if args.goodput is None else load("fastserve.bench.metrics:parse_limits")(args.goodput),
+        result=_result_path(args),
+        detail=args.save_detailed,
+        plot=args.plot,
+        facts=_facts(args),
+    )
+
+
+def _result_path(args: argparse.Namespace) -> Path | None:
+    if not (args.save_result or args.save_detailed or args.result_filename):
+        return None
+    folder = Path(args.result_dir)
+    if not folder.is_dir():
+        raise InvalidArgumentError(f"--result-dir must be a folder that exists, got {folder}")
+    model = (args.model or "model").replace("/", "--")
+    name = f"{args.backend}-{args.request_rate:g}qps-{model}-{time.strftime('%Y%m%d-%H%M%S')}.json"
+    return folder / (args.result_filename or name)
+
+
+def _facts(args: argparse.Namespace) -> dict[str, object]:
+    facts: dict[str, object] = {
+        "backend": args.backend,
+        "request_rate": args.request_rate if args.request_rate != float("inf") else "inf",
+        "burstiness": args.burstiness,
+        "max_concurrency": args.max_concurrency,
+        "seed": args.seed,
+    }
+    for word in args.metadata:
+        key, equals, value = word.partition("=")
+        if not (key and equals):
+            raise InvalidArgumentError(f"--metadata must be KEY=VALUE, got {word!r}")
+        facts[key] = value
+    return facts
