@@ -131,51 +131,16 @@ void define_init(py::class_<Scheduler>& scheduler) {
       py::arg("offload_bytes_per_s") = d.offload_bytes_per_s, py::arg("upload_bytes_per_s") = d.upload_bytes_per_s);
 }
 
-void define_add(py::class_<Scheduler>& scheduler) {
-  const RequestOptions d;
-  scheduler.def(
-      "add",
-      [](Scheduler& self, std::int64_t request_id, const Array<std::int32_t>& prompt, double now_s,
-         std::int32_t max_tokens, std::int32_t min_tokens, bool ignore_eos, std::vector<std::int32_t> eos_token_ids,
-         std::vector<std::int32_t> stop_token_ids, std::int32_t priority, std::uint64_t cache_salt, double deadline_s,
-         float temperature, std::int32_t top_k, float top_p, float min_p, float repetition_penalty,
-         float presence_penalty, float frequency_penalty, std::uint64_t seed, std::int32_t num_logprobs,
-         std::int32_t oracle_output_tokens) {
-        const RequestOptions options{max_tokens,
-                                     min_tokens,
-                                     ignore_eos,
-                                     std::move(eos_token_ids),
-                                     std::move(stop_token_ids),
-                                     priority,
-                                     cache_salt,
-                                     deadline_s,
-                                     temperature,
-                                     top_k,
-                                     top_p,
-                                     min_p,
-                                     repetition_penalty,
-                                     presence_penalty,
-                                     frequency_penalty,
-                                     seed,
-                                     num_logprobs,
-                                     oracle_output_tokens};
-        self.add(request_id, span_of(prompt, "prompt"), options, now_s);
-      },
-      py::arg("request_id"), py::arg("prompt"), py::kw_only(), py::arg("now_s"), py::arg("max_tokens") = d.max_tokens,
-      py::arg("min_tokens") = d.min_tokens, py::arg("ignore_eos") = d.ignore_eos,
-      py::arg("eos_token_ids") = py::tuple(), py::arg("stop_token_ids") = py::tuple(), py::arg("priority") = d.priority,
-      py::arg("cache_salt") = d.cache_salt, py::arg("deadline_s") = d.deadline_s,
-      py::arg("temperature") = d.temperature, py::arg("top_k") = d.top_k, py::arg("top_p") = d.top_p,
-      py::arg("min_p") = d.min_p, py::arg("repetition_penalty") = d.repetition_penalty,
-      py::arg("presence_penalty") = d.presence_penalty, py::arg("frequency_penalty") = d.frequency_penalty,
-      py::arg("seed") = d.seed, py::arg("num_logprobs") = d.num_logprobs,
-      py::arg("oracle_output_tokens") = d.oracle_output_tokens,
-      "Queue a request; prompt int32 [n]; deadline_s absolute, <= 0 none. Raises InvalidArgumentError when it can "
-      "never run.");
-}
-
 void define_calls(py::class_<Scheduler>& scheduler) {
   scheduler
+      .def(
+          "add",
+          [](Scheduler& self, std::int64_t request_id, const Array<std::int32_t>& prompt,
+             const RequestOptions& options, double now_s) {
+            self.add(request_id, span_of(prompt, "prompt"), options, now_s);
+          },
+          py::arg("request_id"), py::arg("prompt"), py::arg_v("options", RequestOptions{}, "RequestOptions()"), py::kw_only(),
+          py::arg("now_s"), "Queue a request; prompt int32 [n]. Raises InvalidArgumentError when it can never run.")
       .def("abort", &Scheduler::abort, py::arg("request_id"), py::arg("now_s"),
            "End a request; False when unknown or finished. Its end comes as an event, at once or with a commit.")
       .def(
@@ -234,7 +199,6 @@ void register_sched(py::module_& module) {
       "Policy, KV and swap planner: schedule() -> run the plan -> commit(). Times are monotonic "
       "seconds given by the caller. One thread.");
   define_init(scheduler);
-  define_add(scheduler);
   define_calls(scheduler);
 }
 

@@ -10,6 +10,7 @@
 #include <string_view>
 #include <tuple>
 #include <type_traits>
+#include <utility>
 
 #include "base/error.h"
 #include "sched/scheduler.h"
@@ -186,6 +187,47 @@ const char* name_of_residency(kv::Residency residency) {
   return kNames[static_cast<std::size_t>(residency)];
 }
 
+void register_request_options(py::module_& module) {
+  const RequestOptions d;
+  py::class_<RequestOptions>(module, "RequestOptions",
+                             "What the caller asks of one request; the scheduler copies it. deadline_s is absolute, <= 0 "
+                             "none; num_logprobs -1 none; oracle_output_tokens is its output length, for srpt.")
+      .def(py::init([](std::int32_t max_tokens, std::int32_t min_tokens, bool ignore_eos,
+                       std::vector<std::int32_t> eos_token_ids, std::vector<std::int32_t> stop_token_ids,
+                       std::int32_t priority, std::uint64_t cache_salt, double deadline_s, float temperature,
+                       std::int32_t top_k, float top_p, float min_p, float repetition_penalty, float presence_penalty,
+                       float frequency_penalty, std::uint64_t seed, std::int32_t num_logprobs,
+                       std::int32_t oracle_output_tokens) {
+             return RequestOptions{max_tokens,
+                                   min_tokens,
+                                   ignore_eos,
+                                   std::move(eos_token_ids),
+                                   std::move(stop_token_ids),
+                                   priority,
+                                   cache_salt,
+                                   deadline_s,
+                                   temperature,
+                                   top_k,
+                                   top_p,
+                                   min_p,
+                                   repetition_penalty,
+                                   presence_penalty,
+                                   frequency_penalty,
+                                   seed,
+                                   num_logprobs,
+                                   oracle_output_tokens};
+           }),
+           py::kw_only(), py::arg("max_tokens") = d.max_tokens, py::arg("min_tokens") = d.min_tokens,
+           py::arg("ignore_eos") = d.ignore_eos, py::arg("eos_token_ids") = py::tuple(),
+           py::arg("stop_token_ids") = py::tuple(), py::arg("priority") = d.priority,
+           py::arg("cache_salt") = d.cache_salt, py::arg("deadline_s") = d.deadline_s,
+           py::arg("temperature") = d.temperature, py::arg("top_k") = d.top_k, py::arg("top_p") = d.top_p,
+           py::arg("min_p") = d.min_p, py::arg("repetition_penalty") = d.repetition_penalty,
+           py::arg("presence_penalty") = d.presence_penalty, py::arg("frequency_penalty") = d.frequency_penalty,
+           py::arg("seed") = d.seed, py::arg("num_logprobs") = d.num_logprobs,
+           py::arg("oracle_output_tokens") = d.oracle_output_tokens);
+}
+
 }  // namespace
 
 py::dict to_dict(const RequestView& view) {
@@ -204,6 +246,7 @@ py::dict to_dict(const RequestView& view) {
 }
 
 void register_sched_values(py::module_& module) {
+  register_request_options(module);
   register_enums(module);
   register_step_plan(module);
   register_events(module);

@@ -69,10 +69,6 @@ void BlockStore::join(BlockId device, BlockId host) {
   refresh(Tier::kHost, host);
 }
 
-void BlockStore::forget_copy(BlockId device) {
-  if (const BlockId host = twin(Tier::kDevice, device); host != kNoBlock) separate(Tier::kDevice, device);
-}
-
 PrefixCache::Link BlockStore::register_prefix(const PrefixCache::Link& parent, std::span<const std::int32_t> tokens,
                                               BlockId device) {
   const bool named = prefixes_.contains(Tier::kDevice, device);

@@ -52,7 +52,9 @@ class BlockStore {
   void join(BlockId device, BlockId host);
 
   /// The device block is about to differ from its host copy, if it has one.
-  void forget_copy(BlockId device);
+  void forget_copy(BlockId device) {
+    if (twin(Tier::kDevice, device) != kNoBlock) separate(Tier::kDevice, device);
+  }
 
   // --- prefixes ---
 

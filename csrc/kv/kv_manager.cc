@@ -147,13 +147,12 @@ class KvManager::Impl {
                std::ssize(seq.device) * config_.block_size, " tokens are reserved, ", num_computed,
                " are computed: reserve first");
     if (num_computed == seq.num_computed) return;
-    if (seq.num_computed % config_.block_size != 0) {  // a copy of the tail lacks what was written since
-      store_.forget_copy(seq.device[seq.num_computed / config_.block_size]);
-    }
+    const auto computed = static_cast<std::int32_t>(seq.num_computed);  // 32 bits: a division costs half
+    const std::int32_t tail = computed / config_.block_size;
+    if (computed != tail * config_.block_size) store_.forget_copy(seq.device[tail]);  // it lacks what was written since
     seq.num_computed = num_computed;
-    if (config_.enable_prefix_caching && num_computed / config_.block_size > seq.num_registered) {
-      register_full_blocks(seq, tokens);
-    }
+    const std::int64_t room = std::int64_t{seq.num_registered + 1} * config_.block_size;
+    if (config_.enable_prefix_caching && num_computed >= room) register_full_blocks(seq, tokens);
   }
 
   /// A block equal to a known one stays the sequence's own but continues the known chain. Should that vanish, the

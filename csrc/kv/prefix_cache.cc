@@ -10,6 +10,8 @@
 namespace fastserve::kv {
 namespace {
 
+constexpr std::size_t kBucketsPerBlock = 4;
+
 /// The shift brings the high bits back down: a change there would else cancel against a change in the next word.
 constexpr std::uint64_t step(std::uint64_t state, std::uint64_t word) {
   state = (state ^ word) * kHashMultiplier;
@@ -34,7 +36,8 @@ PrefixCache::PrefixCache(std::int32_t block_size, std::int32_t num_device_blocks
     : block_size_(block_size), hash_(hash) {
   FS_REQUIRE(block_size > 0, "block_size must be positive, got ", block_size);
   const auto num_blocks = static_cast<std::size_t>(num_device_blocks) + static_cast<std::size_t>(num_host_blocks);
-  buckets_.assign(std::bit_ceil(std::max<std::size_t>(num_blocks, 1)), -1);
+  // Sparse: most look-ups are for blocks that are new, and an empty bucket says so without a look at an entry.
+  buckets_.assign(std::bit_ceil(std::max<std::size_t>(kBucketsPerBlock * num_blocks, 1)), -1);
   entry_of_.device.assign(num_device_blocks, -1);
   entry_of_.host.assign(num_host_blocks, -1);
   entries_.reserve(num_blocks);  // pages are touched as entries come into use

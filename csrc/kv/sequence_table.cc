@@ -2,7 +2,6 @@
 
 #include <utility>
 
-#include "base/block_hash.h"
 #include "base/error.h"
 
 namespace fastserve::kv {
@@ -13,23 +12,6 @@ constexpr std::size_t kInitialCells = 64;
 }  // namespace
 
 SequenceTable::SequenceTable() : cells_(kInitialCells) {}
-
-std::size_t SequenceTable::home(SeqId id) const {
-  const std::uint64_t mixed = static_cast<std::uint64_t>(id) * kHashMultiplier;
-  return (mixed ^ (mixed >> 32)) & (cells_.size() - 1);
-}
-
-/// The cell of the id, or the empty one where it would go.
-std::size_t SequenceTable::cell_of(SeqId id) const {
-  std::size_t at = home(id);
-  while (cells_[at].slot >= 0 && cells_[at].id != id) at = (at + 1) & (cells_.size() - 1);
-  return at;
-}
-
-Sequence* SequenceTable::find(SeqId id) {
-  const Cell& cell = cells_[cell_of(id)];
-  return cell.slot >= 0 ? &slots_[cell.slot] : nullptr;
-}
 
 Sequence& SequenceTable::add(SeqId id) {
   if (2 * static_cast<std::size_t>(size_ + 1) > cells_.size()) grow();

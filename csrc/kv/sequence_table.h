@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "base/block_hash.h"
 #include "kv/kv_manager.h"
 #include "kv/prefix_cache.h"
 #include "kv/types.h"
@@ -39,7 +40,10 @@ class SequenceTable {
   SequenceTable();
 
   /// nullptr when unknown.
-  Sequence* find(SeqId id);
+  Sequence* find(SeqId id) {
+    const Cell& cell = cells_[cell_of(id)];
+    return cell.slot >= 0 ? &slots_[cell.slot] : nullptr;
+  }
   const Sequence* find(SeqId id) const { return const_cast<SequenceTable*>(this)->find(id); }
 
   /// Needs an unknown id. Invalidates pointers to other sequences.
@@ -63,8 +67,16 @@ class SequenceTable {
     std::int32_t slot = -1;  // -1: empty
   };
 
-  std::size_t home(SeqId id) const;
-  std::size_t cell_of(SeqId id) const;
+  std::size_t home(SeqId id) const {
+    const std::uint64_t mixed = static_cast<std::uint64_t>(id) * kHashMultiplier;
+    return (mixed ^ (mixed >> 32)) & (cells_.size() - 1);
+  }
+  /// The cell of the id, or the empty one where it would go.
+  std::size_t cell_of(SeqId id) const {
+    std::size_t at = home(id);
+    while (cells_[at].slot >= 0 && cells_[at].id != id) at = (at + 1) & (cells_.size() - 1);
+    return at;
+  }
   void grow();
 
   std::int32_t size_ = 0;

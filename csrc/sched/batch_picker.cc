@@ -1,6 +1,7 @@
 #include "sched/batch_picker.h"
 
 #include <algorithm>
+#include <array>
 
 #include "base/error.h"
 
@@ -19,15 +20,26 @@ std::span<const Pick> BatchPicker::pick(bool may_evict) {
   evicted_ = blocked_ = false;
   victims_ = {};
   exhausted_ = {};
-  for (Request* r = core_.policy->next(nullptr, places_); r; r = core_.policy->next(r, places_)) {
-    if (level_ && !core_.policy->same_level(*level_, *r)) close_level();
-    if (slots_ == 0 || level_decodes_ >= budget_) break;
-    level_ = r;
-    consider(*r);
-  }
+  walk();
   close_level();
   finish();
   return picks_;
+}
+
+void BatchPicker::walk() {
+  std::array<Request*, kWalkStride> run;
+  for (Request* last = nullptr;;) {
+    const std::size_t count = core_.policy->next_run(last, places_, run);
+    if (count == 0) return;
+    if (level_ && !core_.policy->same_level(*level_, *run[0])) close_level();
+    level_ = run[0];
+    for (std::size_t i = 0; i < count; ++i) {
+      if (slots_ == 0 || level_decodes_ >= budget_) return;
+      if (i + Request::kPrefetchDistance < count) run[i + Request::kPrefetchDistance]->prefetch();
+      if ((places_ & mask_of(run[i]->place())) != 0) consider(*run[i]);  // those before it may have changed both
+    }
+    last = run[count - 1];
+  }
 }
 
 void BatchPicker::consider(Request& request) {

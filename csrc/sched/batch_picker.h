@@ -31,6 +31,7 @@ class BatchPicker {
   /// A start that failed for want of memory is measured anew (O(prompt)) after this many steps: what it shares with the
   /// prefix cache may have changed.
   static constexpr std::int64_t kProbeInterval = 64;
+  static constexpr std::size_t kWalkStride = 32;  // members of a level fetched at once
 
   BatchPicker(SchedulerCore& core, SwapPlanner& planner, KvMover& mover)
       : core_(core), planner_(planner), mover_(mover) {}
@@ -47,6 +48,8 @@ class BatchPicker {
  private:
   enum class Need : std::uint8_t { kGrowth, kAdmission };
 
+  /// Consider the requests in the order of the policy until the batch is full.
+  void walk();
   void consider(Request& request);
   void pick_resident(Request& request);
   void pick_parked(Request& request);

@@ -18,6 +18,7 @@ namespace fastserve::sched {
 struct SchedulerCore {
   SchedulerConfig config;
   kv::KvManager& kv;
+  const kv::KvConfig& kv_config = kv.config();
   LatencyModel& latency;
   std::unique_ptr<Policy> policy;
   SchedulerStats stats{};  // counters only; the state fields are filled in on demand
@@ -25,8 +26,8 @@ struct SchedulerCore {
   double now_s = 0.0;
   std::array<std::int64_t, kNumRequestStates> num_in_state{};
 
-  std::int32_t block_size() const { return kv.config().block_size; }
-  std::int32_t num_device_blocks() const { return kv.config().num_device_blocks; }
+  std::int32_t block_size() const { return kv_config.block_size; }
+  std::int32_t num_device_blocks() const { return kv_config.num_device_blocks; }
   std::int32_t num_free() const { return kv.num_free(kv::Tier::kDevice); }
   std::int32_t blocks_for(std::int32_t num_tokens) const { return (num_tokens + block_size() - 1) / block_size(); }
   double upload_s(std::int32_t num_blocks) const { return num_blocks * config.block_bytes / config.upload_bytes_per_s; }

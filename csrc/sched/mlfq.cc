@@ -172,6 +172,17 @@ Request* Mlfq::next(const Request* after, PlaceMask places) const {
   return nullptr;
 }
 
+std::size_t Mlfq::next_run(const Request* after, PlaceMask places, std::span<Request*> run) const {
+  if (after) {
+    const std::size_t count = queue_of(*after).next_run(after->ticket, places, run);
+    if (count > 0) return count;
+  }
+  Request* const first = next(after, places);
+  if (!first) return 0;
+  run[0] = first;
+  return 1 + queue_of(*first).next_run(first->ticket, places, run.subspan(1));
+}
+
 Request* Mlfq::prev(const Request* before, PlaceMask places) const {
   auto end = classes_.end();
   auto sections = std::ptrdiff_t{0};  // of the class before `end` that are still to be searched; 0: all

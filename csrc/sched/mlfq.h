@@ -48,6 +48,7 @@ class Mlfq final : public Policy {
   std::int64_t promote_starving(double now_s) override;
   Request* next(const Request* after, PlaceMask places) const override;
   Request* prev(const Request* before, PlaceMask places) const override;
+  std::size_t next_run(const Request* after, PlaceMask places, std::span<Request*> run) const override;
   bool before(const Request& a, const Request& b) const override;
   bool same_level(const Request& a, const Request& b) const override;
   double enst_s(const Request& request, double now_s) const override;

@@ -9,54 +9,105 @@ namespace {
 /// Two plans in flight, one being made, and a few that readers still look at.
 constexpr std::size_t kMaxPooledPlans = 8;
 
-void add_row(StepPlan& plan, const Pick& pick, std::int32_t block_size) {
+/// Where the next row, token, block and sample of a plan under construction go.
+struct Cursor {
+  std::size_t row = 0;
+  std::size_t token = 0;
+  std::size_t block = 0;
+  std::size_t sample = 0;
+};
+
+bool samples(const Pick& pick) { return pick.start + pick.count == pick.request->length(); }
+
+std::int32_t num_blocks_of(const Pick& pick, std::int32_t block_size) {
+  return (pick.start + pick.count + block_size - 1) / block_size;
+}
+
+/// Give every array of rows, tokens and samples its length, so that the rows are written without a check each.
+void size_arrays(StepPlan& plan, std::span<const Pick> picks, std::int32_t block_size) {
+  Cursor end{.row = picks.size()};
+  for (const Pick& pick : picks) {
+    end.token += static_cast<std::size_t>(pick.count);
+    end.block += static_cast<std::size_t>(num_blocks_of(pick, block_size));
+    end.sample += samples(pick);
+    plan.num_decode_rows += pick.count == 1;
+  }
+  plan.request_ids.resize(end.row);
+  plan.query_start.resize(end.row + 1);
+  plan.seq_lens.resize(end.row);
+  plan.block_start.resize(end.row + 1);
+  plan.block_ids.resize(end.block);
+  plan.token_sources.resize(end.row);
+  plan.token_ids.resize(end.token);
+  plan.positions.resize(end.token);
+  plan.slots.resize(end.token);
+  const auto size_samples = [&](auto&... arrays) { (arrays.resize(end.sample), ...); };
+  size_samples(plan.sample_rows, plan.temperature, plan.top_k, plan.top_p, plan.min_p, plan.repetition_penalty,
+               plan.presence_penalty, plan.frequency_penalty, plan.seeds, plan.counters, plan.num_logprobs,
+               plan.history_prompt_len);
+  plan.history_start.resize(end.sample + 1);
+  plan.banned_start.resize(end.sample + 1);
+}
+
+void write_row(StepPlan& plan, const Pick& pick, std::int32_t block_size, Cursor& at) {
   const Request& request = *pick.request;
   const std::int32_t end = pick.start + pick.count;
-  plan.request_ids.push_back(request.id);
-  plan.seq_lens.push_back(end);
-  const auto num_blocks = (end + block_size - 1) / block_size;
-  plan.block_ids.insert(plan.block_ids.end(), request.blocks.begin(), request.blocks.begin() + num_blocks);
-  plan.block_start.push_back(static_cast<std::int32_t>(plan.block_ids.size()));
+  const std::size_t row = at.row++;
+  plan.request_ids[row] = request.id;
+  plan.seq_lens[row] = end;
+  const auto num_blocks = static_cast<std::size_t>(num_blocks_of(pick, block_size));
+  std::copy_n(request.blocks.data(), num_blocks, plan.block_ids.data() + at.block);
+  at.block += num_blocks;
+  plan.block_start[row + 1] = static_cast<std::int32_t>(at.block);
 
-  const std::int32_t known = std::min(end, request.num_tokens());
-  plan.token_ids.insert(plan.token_ids.end(), request.tokens.begin() + pick.start, request.tokens.begin() + known);
-  const bool pending = known < end;  // only the last token can be: it is the sample of the plan in flight
-  if (pending) plan.token_ids.push_back(-1);
-  plan.token_sources.push_back(pending ? request.last_sample : -1);
-  plan.query_start.push_back(static_cast<std::int32_t>(plan.token_ids.size()));
-  for (std::int32_t position = pick.start; position < end; ++position) {
-    plan.positions.push_back(position);
-    const std::int64_t block = request.blocks[static_cast<std::size_t>(position / block_size)];
-    plan.slots.push_back(block * block_size + position % block_size);
+  const bool pending = request.num_tokens() < end;  // only the last token can be: it is the sample of the plan in flight
+  std::copy(request.tokens.data() + pick.start, request.tokens.data() + (pending ? end - 1 : end),
+            plan.token_ids.data() + at.token);
+  const std::size_t first = at.token;
+  at.token += static_cast<std::size_t>(pick.count);
+  if (pending) plan.token_ids[at.token - 1] = -1;
+  plan.token_sources[row] = pending ? request.last_sample : -1;
+  plan.query_start[row + 1] = static_cast<std::int32_t>(at.token);
+  std::int32_t position = pick.start;
+  for (std::size_t token = first; token < at.token;) {
+    const std::int32_t block = position / block_size;
+    const std::int32_t block_end = std::min((block + 1) * block_size, end);
+    const std::int64_t shift =
+        std::int64_t{request.blocks[static_cast<std::size_t>(block)]} * block_size - std::int64_t{block} * block_size;
+    for (; position < block_end; ++position, ++token) {
+      plan.positions[token] = position;
+      plan.slots[token] = shift + position;
+    }
   }
 }
 
-void add_sample(StepPlan& plan, std::int32_t row, const Request& request) {
+void write_sample(StepPlan& plan, const Request& request, Cursor& at) {
   const RequestOptions& options = request.options;
-  const bool pending = request.num_pending > 0;
-  plan.sample_rows.push_back(row);
-  plan.temperature.push_back(options.temperature);
-  plan.top_k.push_back(options.top_k);
-  plan.top_p.push_back(options.top_p);
-  plan.min_p.push_back(options.min_p);
-  plan.repetition_penalty.push_back(options.repetition_penalty);
-  plan.presence_penalty.push_back(options.presence_penalty);
-  plan.frequency_penalty.push_back(options.frequency_penalty);
-  plan.seeds.push_back(options.seed);
-  plan.counters.push_back(request.length());
-  plan.num_logprobs.push_back(options.num_logprobs);
-  if (options.has_penalty()) {
+  const std::size_t i = at.sample++;
+  plan.sample_rows[i] = static_cast<std::int32_t>(at.row) - 1;
+  plan.temperature[i] = options.temperature;
+  plan.top_k[i] = options.top_k;
+  plan.top_p[i] = options.top_p;
+  plan.min_p[i] = options.min_p;
+  plan.repetition_penalty[i] = options.repetition_penalty;
+  plan.presence_penalty[i] = options.presence_penalty;
+  plan.frequency_penalty[i] = options.frequency_penalty;
+  plan.seeds[i] = options.seed;
+  plan.counters[i] = request.length();
+  plan.num_logprobs[i] = options.num_logprobs;
+  const bool penalised = options.has_penalty();
+  if (penalised) {
     plan.history_tokens.insert(plan.history_tokens.end(), request.tokens.begin(), request.tokens.end());
-    if (pending) plan.history_tokens.push_back(-1);
+    if (request.num_pending > 0) plan.history_tokens.push_back(-1);
   }
-  plan.history_start.push_back(static_cast<std::int32_t>(plan.history_tokens.size()));
-  plan.history_prompt_len.push_back(request.options.has_penalty() ? request.num_prompt : 0);
+  plan.history_start[i + 1] = static_cast<std::int32_t>(plan.history_tokens.size());
+  plan.history_prompt_len[i] = penalised ? request.num_prompt : 0;
   if (request.length() - request.num_prompt < options.min_tokens) {
     auto& banned = plan.banned_tokens;
     if (!options.ignore_eos) banned.insert(banned.end(), options.eos_token_ids.begin(), options.eos_token_ids.end());
     banned.insert(banned.end(), options.stop_token_ids.begin(), options.stop_token_ids.end());
   }
-  plan.banned_start.push_back(static_cast<std::int32_t>(plan.banned_tokens.size()));
+  plan.banned_start[i + 1] = static_cast<std::int32_t>(plan.banned_tokens.size());
 }
 
 void add_transfer(StepPlan& plan, const kv::Transfer& transfer) {
@@ -86,10 +137,11 @@ std::shared_ptr<StepPlan> PlanBuilder::build(StepId step, std::span<const Pick> 
                                              std::span<const kv::Transfer> transfers, std::int32_t block_size) {
   auto plan = vacant();
   plan->step = step;
+  size_arrays(*plan, picks, block_size);
+  Cursor at;
   for (const Pick& pick : picks) {
-    add_row(*plan, pick, block_size);
-    plan->num_decode_rows += pick.count == 1;
-    if (pick.start + pick.count == pick.request->length()) add_sample(*plan, plan->num_rows() - 1, *pick.request);
+    write_row(*plan, pick, block_size, at);
+    if (samples(pick)) write_sample(*plan, *pick.request, at);
   }
   for (const kv::Transfer& transfer : transfers) add_transfer(*plan, transfer);
   return plan;

@@ -1,6 +1,8 @@
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
+#include <span>
 #include <vector>
 
 #include "sched/request.h"
@@ -36,6 +38,9 @@ class Policy {
   /// The member behind `after` (nullptr: from the front) that stands in one of `places`; nullptr at the end.
   virtual Request* next(const Request* after, PlaceMask places) const = 0;
   virtual Request* prev(const Request* before, PlaceMask places) const = 0;
+  /// The members of one level behind `after` in one of `places`, in order, as far as they fit into `run`; their number,
+  /// 0 at the end. For those who walk far: one call instead of one per member.
+  virtual std::size_t next_run(const Request* after, PlaceMask places, std::span<Request*> run) const;
   /// `a` stands before `b`.
   virtual bool before(const Request& a, const Request& b) const = 0;
   /// The two stand in the same level, within which decodes go before prefill chunks.

@@ -5,26 +5,6 @@
 #include "base/error.h"
 
 namespace fastserve::sched {
-namespace {
-
-constexpr std::uint8_t bit(RequestState state) { return static_cast<std::uint8_t>(1u << static_cast<unsigned>(state)); }
-
-/// Legal next states, per state.
-constexpr std::array<std::uint8_t, kNumRequestStates> kNext = [] {
-  using enum RequestState;
-  std::array<std::uint8_t, kNumRequestStates> next{};
-  const auto allow = [&](RequestState from, auto... to) { next[static_cast<std::size_t>(from)] = (bit(to) | ...); };
-  allow(kWaiting, kReady, kRunning, kParked, kFinished);  // kParked: its cached prefix is on the host
-  allow(kReady, kRunning, kOffloading, kParked, kWaiting, kFinished);
-  allow(kRunning, kReady, kFinished);
-  allow(kOffloading, kParked, kReady, kFinished);  // kReady: the copy failed
-  allow(kParked, kUploading, kReady, kWaiting, kFinished);
-  allow(kUploading, kReady, kParked, kFinished);  // kParked: the copy failed
-  return next;
-}();
-
-}  // namespace
-
 const char* name_of(RequestState state) {
   static constexpr std::array<const char*, kNumRequestStates> kNames = {"waiting", "ready",     "running", "offloading",
                                                                         "parked",  "uploading", "finished"};
@@ -65,31 +45,15 @@ Request::Request(std::int64_t request_id, std::int64_t serial_number, std::span<
                  const RequestOptions& request_options, double now_s)
     : id(request_id),
       serial(serial_number),
-      options(request_options),
       arrival_s(now_s),
       tokens(prompt.begin(), prompt.end()),
       num_prompt(static_cast<std::int32_t>(prompt.size())),
       wait_since_s(now_s),
+      options(request_options),
       since_s_(now_s) {}
 
-double* Request::account() {
-  switch (state_) {
-    case RequestState::kRunning:
-    case RequestState::kFinished: return nullptr;
-    case RequestState::kUploading: return ran_ ? &upload_wait_s_ : &queue_s_;
-    case RequestState::kOffloading:
-    case RequestState::kParked: return ran_ ? &host_s_ : &queue_s_;
-    default: return ran_ ? &parked_s_ : &queue_s_;
-  }
-}
-
-void Request::move_to(RequestState next, double now_s) {
-  FS_CHECK((kNext[static_cast<std::size_t>(state_)] & bit(next)) != 0, "request ", id, " cannot go from ",
-           name_of(state_), " to ", name_of(next));
-  if (double* const seconds = account()) *seconds += now_s - since_s_;
-  since_s_ = now_s;
-  state_ = next;
-  ran_ = ran_ || next == RequestState::kRunning;
+void Request::refuse_move(RequestState next) const {
+  detail::raise<InternalError>("request ", id, " cannot go from ", name_of(state_), " to ", name_of(next));
 }
 
 void Request::note(Decision decision, double now_s) {

@@ -157,6 +157,7 @@ void Scheduler::Impl::commit(StepId step, std::span<const std::int32_t> sampled,
   const Commit shared{.sampled = sampled,
                       .iteration_ns = std::llround(iteration_s * 1e9),
                       .next_decode_s = core_.latency.decode_s(decodes, flight.shape.decode_ctx)};
+  events_.reserve(events_.request_ids.size() + flight.rows.size());
   for (const Row& row : flight.rows) commit_row(row, shared);
   const auto& stats = core_.stats;
   const double copy_s = std::max(stats.offload_bytes / core_.config.offload_bytes_per_s,

@@ -22,6 +22,14 @@ struct StepEvents {
   std::vector<std::int32_t> token_ids;       // -1: no token
   std::vector<std::uint8_t> finish_reasons;  // FinishReason, kNone while it goes on
   std::vector<std::int32_t> num_cached_tokens;
+
+  void reserve(std::size_t count) {
+    request_ids.reserve(count);
+    sample_indices.reserve(count);
+    token_ids.reserve(count);
+    finish_reasons.reserve(count);
+    num_cached_tokens.reserve(count);
+  }
 };
 
 /// Policy + KV + swap planner. Sole owner of request state. Single-threaded; owns no clock: the same calls with the

@@ -6,21 +6,11 @@
 #include "base/error.h"
 
 namespace fastserve::sched {
-namespace {
-
-constexpr std::uint64_t bit_of(std::int64_t ticket) { return std::uint64_t{1} << (ticket % 64); }
-
-}  // namespace
-
 std::uint64_t TicketQueue::Word::members(PlaceMask places) const {
   std::uint64_t result = 0;
   for (unsigned place = 0; place < kNumPlaces; ++place)
     result |= bits[place] & (std::uint64_t{0} - std::uint64_t{(places >> place) & 1u});
   return result;
-}
-
-TicketQueue::Word& TicketQueue::word_of(std::int64_t ticket) {
-  return group_of(ticket).words[static_cast<std::size_t>((ticket - base_) % kTicketsPerGroup / kTicketsPerWord)];
 }
 
 void TicketQueue::push_back(Request& request) {
@@ -67,21 +57,15 @@ void TicketQueue::release_group(std::int64_t index) {
   if (groups_.empty()) base_ = next_ticket_ = 0;
 }
 
-void TicketQueue::change_place(Request& request, Place from) {
-  Word& word = word_of(request.ticket);
-  word.bits[static_cast<std::size_t>(from)] &= ~bit_of(request.ticket);
-  word.bits[static_cast<std::size_t>(request.place())] |= bit_of(request.ticket);
-}
-
-void TicketQueue::add_attained(Request& request, std::int64_t ns) {
-  request.attained_ns += ns;
-  word_of(request.ticket).attained_ns += ns;
-  group_of(request.ticket).attained_ns += ns;
-  attained_ns_ += ns;
-}
-
 Request* TicketQueue::next(std::int64_t after, PlaceMask places) const {
-  if (size_ == 0) return nullptr;
+  Request* found = nullptr;
+  next_run(after, places, {&found, 1});
+  return found;
+}
+
+std::size_t TicketQueue::next_run(std::int64_t after, PlaceMask places, std::span<Request*> run) const {
+  if (size_ == 0) return 0;
+  std::size_t count = 0;
   const std::int64_t first = std::max(after + 1, base_) - base_;
   std::int64_t word_index = first % kTicketsPerGroup / kTicketsPerWord;
   std::uint64_t mask = ~std::uint64_t{0} << (first % kTicketsPerWord);
@@ -89,12 +73,16 @@ Request* TicketQueue::next(std::int64_t after, PlaceMask places) const {
     const Group* const group = groups_[static_cast<std::size_t>(g)].get();
     if (!group) continue;
     for (; word_index < kWordsPerGroup; ++word_index, mask = ~std::uint64_t{0}) {
-      const std::uint64_t members = group->words[static_cast<std::size_t>(word_index)].members(places) & mask;
-      if (members != 0)
-        return group->requests[static_cast<std::size_t>(word_index * kTicketsPerWord + std::countr_zero(members))];
+      std::uint64_t members = group->words[static_cast<std::size_t>(word_index)].members(places) & mask;
+      for (; members != 0; members &= members - 1) {
+        if (count == run.size()) return count;
+        run[count++] =
+            group->requests[static_cast<std::size_t>(word_index * kTicketsPerWord + std::countr_zero(members))];
+      }
+      if (count == run.size()) return count;
     }
   }
-  return nullptr;
+  return count;
 }
 
 Request* TicketQueue::prev(std::int64_t before, PlaceMask places) const {

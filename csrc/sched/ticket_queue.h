@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <deque>
 #include <memory>
+#include <span>
 
 #include "sched/request.h"
 
@@ -20,11 +21,22 @@ class TicketQueue {
   void push_back(Request& request);
   void erase(Request& request);
   /// The place of the member changed from `from` to request.place().
-  void change_place(Request& request, Place from);
-  void add_attained(Request& request, std::int64_t ns);
+  void change_place(Request& request, Place from) {
+    Word& word = word_of(request.ticket);
+    word.bits[static_cast<std::size_t>(from)] &= ~bit_of(request.ticket);
+    word.bits[static_cast<std::size_t>(request.place())] |= bit_of(request.ticket);
+  }
+  void add_attained(Request& request, std::int64_t ns) {
+    request.attained_ns += ns;
+    word_of(request.ticket).attained_ns += ns;
+    group_of(request.ticket).attained_ns += ns;
+    attained_ns_ += ns;
+  }
 
   /// First member with a ticket above `after` (-1: from the front) in one of `places`; nullptr at the end.
   Request* next(std::int64_t after, PlaceMask places) const;
+  /// The members with a ticket above `after` in one of `places`, in order, as far as they fit into `run`; their number.
+  std::size_t next_run(std::int64_t after, PlaceMask places, std::span<Request*> run) const;
   /// Last member with a ticket below `before` in one of `places`; kBack starts at the end.
   Request* prev(std::int64_t before, PlaceMask places) const;
   static constexpr std::int64_t kBack = INT64_MAX;
@@ -57,7 +69,10 @@ class TicketQueue {
     std::int64_t attained_ns = 0;
   };
 
-  Word& word_of(std::int64_t ticket);
+  static constexpr std::uint64_t bit_of(std::int64_t ticket) { return std::uint64_t{1} << (ticket % kTicketsPerWord); }
+  Word& word_of(std::int64_t ticket) {
+    return group_of(ticket).words[static_cast<std::size_t>((ticket - base_) % kTicketsPerGroup / kTicketsPerWord)];
+  }
   Group& group_of(std::int64_t ticket) {
     return *groups_[static_cast<std::size_t>((ticket - base_) / kTicketsPerGroup)];
   }

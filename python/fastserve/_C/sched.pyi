@@ -8,7 +8,13 @@ import fastserve._C.kv
 import numpy
 import numpy.typing
 import typing
-__all__: list[str] = ['FinishReason', 'LatencyModel', 'RequestStats', 'Scheduler', 'SchedulerStats', 'StepEvents', 'StepPlan', 'prefill_pairs']
+__all__: list[str] = ['FinishReason', 'LatencyModel', 'RequestOptions', 'RequestStats', 'Scheduler', 'SchedulerStats', 'StepEvents', 'StepPlan', 'prefill_pairs']
+class RequestOptions:
+    """
+    What the caller asks of one request; the scheduler copies it. deadline_s is absolute, <= 0 none; num_logprobs -1 none; oracle_output_tokens is its output length, for srpt.
+    """
+    def __init__(self, *, max_tokens: typing.SupportsInt | typing.SupportsIndex = 16, min_tokens: typing.SupportsInt | typing.SupportsIndex = 0, ignore_eos: bool = False, eos_token_ids: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex] = (), stop_token_ids: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex] = (), priority: typing.SupportsInt | typing.SupportsIndex = 0, cache_salt: typing.SupportsInt | typing.SupportsIndex = 0, deadline_s: typing.SupportsFloat | typing.SupportsIndex = 0.0, temperature: typing.SupportsFloat | typing.SupportsIndex = 1.0, top_k: typing.SupportsInt | typing.SupportsIndex = 0, top_p: typing.SupportsFloat | typing.SupportsIndex = 1.0, min_p: typing.SupportsFloat | typing.SupportsIndex = 0.0, repetition_penalty: typing.SupportsFloat | typing.SupportsIndex = 1.0, presence_penalty: typing.SupportsFloat | typing.SupportsIndex = 0.0, frequency_penalty: typing.SupportsFloat | typing.SupportsIndex = 0.0, seed: typing.SupportsInt | typing.SupportsIndex = 0, num_logprobs: typing.SupportsInt | typing.SupportsIndex = -1, oracle_output_tokens: typing.SupportsInt | typing.SupportsIndex = 0) -> None:
+        ...
 class FinishReason(enum.IntEnum):
     """
     Why a request ended.
@@ -251,9 +257,9 @@ class Scheduler:
         """
         End a request; False when unknown or finished. Its end comes as an event, at once or with a commit.
         """
-    def add(self, request_id: typing.SupportsInt | typing.SupportsIndex, prompt: typing.Annotated[numpy.typing.ArrayLike, numpy.int32], *, now_s: typing.SupportsFloat | typing.SupportsIndex, max_tokens: typing.SupportsInt | typing.SupportsIndex = 16, min_tokens: typing.SupportsInt | typing.SupportsIndex = 0, ignore_eos: bool = False, eos_token_ids: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex] = (), stop_token_ids: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex] = (), priority: typing.SupportsInt | typing.SupportsIndex = 0, cache_salt: typing.SupportsInt | typing.SupportsIndex = 0, deadline_s: typing.SupportsFloat | typing.SupportsIndex = 0.0, temperature: typing.SupportsFloat | typing.SupportsIndex = 1.0, top_k: typing.SupportsInt | typing.SupportsIndex = 0, top_p: typing.SupportsFloat | typing.SupportsIndex = 1.0, min_p: typing.SupportsFloat | typing.SupportsIndex = 0.0, repetition_penalty: typing.SupportsFloat | typing.SupportsIndex = 1.0, presence_penalty: typing.SupportsFloat | typing.SupportsIndex = 0.0, frequency_penalty: typing.SupportsFloat | typing.SupportsIndex = 0.0, seed: typing.SupportsInt | typing.SupportsIndex = 0, num_logprobs: typing.SupportsInt | typing.SupportsIndex = -1, oracle_output_tokens: typing.SupportsInt | typing.SupportsIndex = 0) -> None:
+    def add(self, request_id: typing.SupportsInt | typing.SupportsIndex, prompt: typing.Annotated[numpy.typing.ArrayLike, numpy.int32], options: RequestOptions = ..., *, now_s: typing.SupportsFloat | typing.SupportsIndex) -> None:
         """
-        Queue a request; prompt int32 [n]; deadline_s absolute, <= 0 none. Raises InvalidArgumentError when it can never run.
+        Queue a request; prompt int32 [n]. Raises InvalidArgumentError when it can never run.
         """
     def check_integrity(self) -> None:
         """

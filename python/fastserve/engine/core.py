@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from fastserve._C.kv import KvManager, Tier
-from fastserve._C.sched import LatencyModel, Scheduler, StepEvents, StepPlan
+from fastserve._C.sched import LatencyModel, RequestOptions, Scheduler, StepEvents, StepPlan
 from fastserve.config import EngineConfig
 from fastserve.engine.outputs import engine_outputs
 from fastserve.engine.profiler import measured_latency_model
@@ -168,10 +168,7 @@ class EngineCore:
             bad = int(prompt.min()) if prompt.min() < 0 else int(prompt.max())
             raise InvalidArgumentError(f"token ids must be between 0 and {self.info.vocab_size - 1}, got {bad}")
         sampling, now_s = request.sampling, self._clock()
-        self.scheduler.add(
-            request.request_id,
-            prompt,
-            now_s=now_s,
+        options = RequestOptions(
             max_tokens=sampling.max_tokens or self.info.max_model_len,
             min_tokens=sampling.min_tokens,
             ignore_eos=sampling.ignore_eos,
@@ -190,6 +187,7 @@ class EngineCore:
             seed=self._seed(sampling.seed),
             num_logprobs=-1 if sampling.logprobs is None else sampling.logprobs,
         )
+        self.scheduler.add(request.request_id, prompt, options, now_s=now_s)
 
     def abort(self, request_id: int) -> None:
         """End a request; its last output still comes. Unknown ids are ignored."""

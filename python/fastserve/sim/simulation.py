@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from fastserve._C.sched import RequestOptions
 from fastserve.config import CacheConfig, EngineConfig, ModelConfig, SchedulerConfig
 from fastserve.engine.core import EngineCore, Turn
 from fastserve.sim.clock import VirtualClock
@@ -215,16 +216,14 @@ class _Run:
             self._num_done += 1
             return
         tokens = self._tokens
-        self._core.scheduler.add(
-            i,
-            tokens.prompt(i),
-            now_s=self._clock.now_s,
+        options = RequestOptions(
             max_tokens=output_tokens if tokens.stop_token is None else self._core.info.max_model_len,
             ignore_eos=True,
             stop_token_ids=() if tokens.stop_token is None else (tokens.stop_token,),
             priority=self._priority[i],
             oracle_output_tokens=output_tokens if self._is_oracle else 0,
         )
+        self._core.scheduler.add(i, tokens.prompt(i), options, now_s=self._clock.now_s)
 
     def _collect(self, turn: Turn) -> None:
         """Note first tokens and ends."""

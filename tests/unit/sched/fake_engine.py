@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from fastserve._C.kv import KvManager, Tier
-from fastserve._C.sched import FinishReason, LatencyModel, Scheduler, StepPlan
+from fastserve._C.sched import FinishReason, LatencyModel, RequestOptions, Scheduler, StepPlan
 
 VOCAB = 40
 EOS = 7
@@ -114,10 +114,8 @@ class FakeEngine:
         self.scheduler.add(
             request_id,
             np.array(prompt, np.int32),
+            RequestOptions(max_tokens=max_tokens, eos_token_ids=(EOS,), **options),
             now_s=self.now_s,
-            max_tokens=max_tokens,
-            eos_token_ids=(EOS,),
-            **options,
         )
         client = Client(prompt, limit, options.get("min_tokens", 0), options.get("ignore_eos", False))
         client.level = self.scheduler.explain(request_id, self.now_s)["level"]

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fastserve._C.kv import KvManager
-from fastserve._C.sched import FinishReason, LatencyModel, Scheduler, StepPlan, prefill_pairs
+from fastserve._C.sched import FinishReason, LatencyModel, RequestOptions, Scheduler, StepPlan, prefill_pairs
 from fastserve.errors import InvalidArgumentError
 from tests.unit.sched.fake_engine import EOS, FakeEngine, expected_output
 
@@ -23,8 +23,13 @@ def make(**config: object) -> Scheduler:
 
 def filled_plan() -> StepPlan:
     scheduler = make(max_num_seqs=8, max_num_batched_tokens=64, max_prefill_chunk_tokens=16)
-    scheduler.add(1, np.arange(5, dtype=np.int32), now_s=0.0, presence_penalty=0.5, min_tokens=3, eos_token_ids=[7, 8])
-    scheduler.add(2, np.arange(9, dtype=np.int32), now_s=0.0, seed=2**64 - 1, num_logprobs=3, top_k=5)
+    scheduler.add(
+        1,
+        np.arange(5, dtype=np.int32),
+        RequestOptions(presence_penalty=0.5, min_tokens=3, eos_token_ids=[7, 8]),
+        now_s=0.0,
+    )
+    scheduler.add(2, np.arange(9, dtype=np.int32), RequestOptions(seed=2**64 - 1, num_logprobs=3, top_k=5), now_s=0.0)
     return scheduler.schedule(0.0)
 
 
@@ -75,7 +80,7 @@ def test_the_levels_of_a_policy_have_its_quanta() -> None:
 
 def test_a_plan_is_not_reused_while_a_view_of_it_lives() -> None:
     scheduler = make()
-    scheduler.add(1, np.arange(5, dtype=np.int32), now_s=0.0, max_tokens=50)
+    scheduler.add(1, np.arange(5, dtype=np.int32), RequestOptions(max_tokens=50), now_s=0.0)
     kept = []
     for step in range(20):
         plan = scheduler.schedule(float(step))
@@ -140,8 +145,8 @@ def test_wrong_calls_change_nothing() -> None:
 
 def test_explain_says_where_a_request_stands_and_why() -> None:
     scheduler = make(max_num_seqs=1)
-    scheduler.add(1, np.arange(5, dtype=np.int32), now_s=0.0, max_tokens=50)
-    scheduler.add(2, np.arange(6, dtype=np.int32), now_s=0.0, priority=3)
+    scheduler.add(1, np.arange(5, dtype=np.int32), RequestOptions(max_tokens=50), now_s=0.0)
+    scheduler.add(2, np.arange(6, dtype=np.int32), RequestOptions(priority=3), now_s=0.0)
     scheduler.schedule(1.0)
     running, waiting = scheduler.explain(1, 2.0), scheduler.explain(2, 2.0)
     assert (running["state"], running["kv"], running["waited_s"]) == ("running", "device", 0.0)
@@ -257,8 +262,8 @@ def test_the_governor_stops_preemption_that_costs_too_much() -> None:
 def test_a_shorter_request_goes_first_under_srpt_and_a_more_urgent_one_under_priority() -> None:
     for policy, options in (("srpt", {"oracle_output_tokens": 1}), ("priority", {"priority": -1})):
         scheduler = make(policy=policy, max_num_seqs=1)
-        scheduler.add(1, np.arange(5, dtype=np.int32), now_s=0.0, oracle_output_tokens=100)
+        scheduler.add(1, np.arange(5, dtype=np.int32), RequestOptions(oracle_output_tokens=100), now_s=0.0)
         plan = scheduler.schedule(0.0)
         scheduler.commit(plan.step, np.array([1], np.int32), 0.01, 0.01)
-        scheduler.add(2, np.arange(5, dtype=np.int32) + 50, now_s=0.01, **options)
+        scheduler.add(2, np.arange(5, dtype=np.int32) + 50, RequestOptions(**options), now_s=0.01)
         assert scheduler.schedule(0.02).request_ids.tolist() == [2], policy

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from fastserve._C.kv import KvManager
-from fastserve._C.sched import LatencyModel, Scheduler
+from fastserve._C.sched import LatencyModel, RequestOptions, Scheduler
 from fastserve.worker.batch import build_batch
 
 KV_CACHE = torch.zeros(64, 1, 2, 1, 16, 32)
@@ -18,7 +18,8 @@ def scheduler():
 
 
 def add(scheduler, request_id, prompt, **options):
-    scheduler.add(request_id, np.array(prompt, np.int32), now_s=0.0, max_tokens=8, ignore_eos=True, **options)
+    wanted = RequestOptions(max_tokens=8, ignore_eos=True, **options)
+    scheduler.add(request_id, np.array(prompt, np.int32), wanted, now_s=0.0)
 
 
 def test_a_prefill_and_the_decode_planned_behind_it(scheduler):
