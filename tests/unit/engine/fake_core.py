@@ -9,6 +9,7 @@ from dataclasses import replace
 
 from fastserve.config import EngineConfig
 from fastserve.errors import InvalidArgumentError, OverloadedError
+from fastserve.log import get_logger
 from fastserve.types import (
     EngineInfo,
     EngineOutput,
@@ -164,6 +165,14 @@ def make(config: EngineConfig, *, progress: Progress | None = None) -> FakeEngin
 def make_paced(config: EngineConfig, *, progress: Progress | None = None) -> FakeEngineCore:
     """A fake whose steps take 2 ms."""
     return FakeEngineCore(config, step_s=0.002)
+
+
+def make_talking(config: EngineConfig, *, progress: Progress | None = None) -> FakeEngineCore:
+    """A fake that logs."""
+    logger = get_logger("fastserve.fake")
+    logger.info("the fake says hello")
+    logger.warning("the fake says beware")
+    return FakeEngineCore(config)
 
 
 def make_broken(config: EngineConfig, *, progress: Progress | None = None) -> FakeEngineCore:

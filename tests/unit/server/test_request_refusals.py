@@ -23,6 +23,22 @@ BAD_COMPLETIONS = [
     ({"max_tokens": 0}, "max_tokens"),
     ({"max_tokens": -(2**70)}, "max_tokens"),
     ({"max_tokens": 510}, "max_tokens"),
+    ({"model": 3}, "model"),
+    ({"min_tokens": -1}, "min_tokens"),
+    ({"max_tokens": 3, "min_tokens": 4}, "min_tokens"),
+    ({"top_k": -2}, "top_k"),
+    ({"min_p": 1.5}, "min_p"),
+    ({"presence_penalty": 2.5}, "presence_penalty"),
+    ({"frequency_penalty": -2.5}, "frequency_penalty"),
+    ({"repetition_penalty": 0}, "repetition_penalty"),
+    ({"stop_token_ids": [-1]}, "stop_token_ids"),
+    ({"stop_token_ids": [1] * 65}, "stop_token_ids"),
+    ({"ignore_eos": "yes"}, "ignore_eos"),
+    ({"stream": 1}, "stream"),
+    ({"echo": 1}, "echo"),
+    ({"add_special_tokens": 0}, "add_special_tokens"),
+    ({"n": 10**9}, "n"),
+    ({"n": -1}, "n"),
     ({"logprobs": 21}, "logprobs"),
     ({"logprobs": True}, "logprobs"),
     ({"stop": ["a"] * 5}, "stop"),
@@ -49,6 +65,8 @@ BAD_COMPLETIONS = [
     ({"logit_bias": {"5": 1}}, "logit_bias"),
     ({"stream_options": {"include_usage": True}}, "stream_options"),
     ({"stream": True, "stream_options": {"x": 1}}, "stream_options.x"),
+    ({"stream": True, "stream_options": {"include_usage": 1}}, "stream_options.include_usage"),
+    ({"stream": True, "stream_options": {"include_obfuscation": True}}, "stream_options.include_obfuscation"),
 ]
 
 
@@ -81,6 +99,10 @@ async def test_bad_completion_field_is_a_400_that_names_it(direct, fields, param
         ({"logprobs": 1}, "logprobs"),
         ({"max_tokens": 3, "max_completion_tokens": 4}, "max_completion_tokens"),
         ({"chat_template": "{{ 1 }}"}, "chat_template"),
+        ({"add_generation_prompt": 1}, "add_generation_prompt"),
+        ({"add_special_tokens": "no"}, "add_special_tokens"),
+        ({"max_completion_tokens": 0}, "max_tokens"),
+        ({"messages": [{"role": "user", "content": "x", "name": 3}]}, "messages[0].name"),
     ],
 )
 async def test_bad_chat_field_is_a_400_that_names_it(direct, fields, param):
