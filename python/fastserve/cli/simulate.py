@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from fastserve.cli.flags import add_config_flags, config_of
 from fastserve.cli.lazy import load
-from fastserve.cli.simulate_report import comparison, report
+from fastserve.cli.simulate_report import comparison, explanation, report
 from fastserve.config import CacheConfig, Policy, SchedulerConfig
 from fastserve.errors import InvalidArgumentError
 from fastserve.workload import Workload, add_workload_arguments, workload_from
@@ -40,6 +40,8 @@ def run(args: argparse.Namespace) -> int:
         if several and value is not None:
             raise InvalidArgumentError(f"{flag} is written by a single run; leave out --compare and --sweep-rate")
     deployment = _deployment(args)
+    if args.explain_policy:
+        return _explain(args, deployment, policies)
     results = []
     for rate in rates:
         workload = _workload(args, rate)
@@ -107,6 +109,7 @@ def _add_runs(group: argparse._ArgumentGroup) -> None:
         action=argparse.BooleanOptionalAction,
         help="share the KV of common prefixes; default: when the workload has any",
     )
+    group.add_argument("--explain-policy", action="store_true", help="show the levels of the policy, and run nothing")
     group.add_argument("--requests-csv", metavar="FILE", help="write one line per request")
     group.add_argument("--timeline", metavar="FILE", help="write iterations, levels and copies for ui.perfetto.dev")
     group.add_argument("--json", action="store_true", help="print JSON")
@@ -152,7 +155,7 @@ def _deployment(args: argparse.Namespace) -> typing.Any:
             raise InvalidArgumentError("--profile says what was measured; leave MODEL out")
         return sim.profile_deployment(args.profile, cache=cache, max_model_len=args.max_model_len)
     if args.model is None:
-        raise InvalidArgumentError(f"MODEL must be given: one of {', '.join(sim['MODELS'])}, or a folder")
+        raise InvalidArgumentError(f"MODEL must be given: one of {', '.join(sim.MODELS)}, or a folder")
     device = sim.find_device(args.device)
     if args.layer_overhead_us is not None:
         device = replace(device, layer_overhead_s=args.layer_overhead_us * 1e-6)
@@ -165,16 +168,29 @@ def _deployment(args: argparse.Namespace) -> typing.Any:
     )
 
 
+def _explain(args: argparse.Namespace, deployment: object, policies: list[str]) -> int:
+    explain = load("fastserve.sim:explain_policy")
+    levels = {policy: explain(deployment, _scheduler(args, policy)) for policy in policies}
+    if args.json:
+        print(json.dumps({policy: [level.to_dict() for level in rows] for policy, rows in levels.items()}))
+    else:
+        print("\n\n".join(explanation(policy, rows) for policy, rows in levels.items()))
+    return 0
+
+
+def _scheduler(args: argparse.Namespace, policy: str) -> SchedulerConfig:
+    values = vars(args) | {"scheduling_policy": policy, "max_num_queued_reqs": 1}
+    return config_of(SchedulerConfig, argparse.Namespace(**values))
+
+
 def _simulate(
     args: argparse.Namespace, workload: Workload, deployment: object, policy: str, label: str, *, hide_lengths: bool
 ) -> typing.Any:
-    values = vars(args) | {"scheduling_policy": policy, "max_num_queued_reqs": max(1, len(workload))}
-    scheduler = config_of(SchedulerConfig, argparse.Namespace(**values))
     with _progress(label, len(workload)) as progress, _timeline(args) as timeline:
         return load("fastserve.sim:simulate")(
             workload,
             deployment,
-            scheduler,
+            _scheduler(args, policy),
             enable_prefix_caching=args.enable_prefix_caching,
             hide_lengths=hide_lengths,
             progress=progress,

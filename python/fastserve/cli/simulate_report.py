@@ -20,6 +20,12 @@ class _Result(Protocol):
     def summary(self) -> object: ...
 
 
+class _Level(Protocol):
+    quantum_s: float
+    max_prompt_tokens: int
+    decodes: float
+
+
 def report(result: _Result) -> str:
     """One run: latencies, throughput, where the time went, what the scheduler did."""
     s = result.summary
@@ -61,6 +67,16 @@ def comparison(results: Sequence[tuple[float | None, _Result]]) -> str:
         row += [str(s.preemptions), str(s.swaps), str(s.recomputes)]
         rows.append([f"{rate:g}", *row] if with_rate else row)
     return "\n".join([f"{first.workload} on {first.deployment}", "", *_table(rows)])
+
+
+def explanation(policy: str, levels: Sequence[_Level]) -> str:
+    """The levels of a policy, from the highest on."""
+    if not levels:
+        return f"{policy}: no levels, one order for all requests"
+    rows = [["level", "quantum, s", "prefill that fits, tokens", "full-batch iterations"]]
+    for i, level in enumerate(levels):
+        rows.append([f"Q{i + 1}", f"{level.quantum_s:.4g}", str(level.max_prompt_tokens), f"{level.decodes:.4g}"])
+    return "\n".join([policy, "", *_table(rows)])
 
 
 def _table(rows: list[list[str]]) -> list[str]:

@@ -10,6 +10,7 @@ result.summary.normalized_latency_s.mean
 from fastserve.sim.cost import CostModel
 from fastserve.sim.deployment import Deployment, roofline_deployment
 from fastserve.sim.devices import DEVICES, Device, HostLink, find_device
+from fastserve.sim.explain import Level, explain_policy
 from fastserve.sim.measure import measure_profile
 from fastserve.sim.profile import FittedCost, Profile, profile_deployment, read_profile_file
 from fastserve.sim.requests import RequestTable
@@ -28,6 +29,7 @@ __all__ = [
     "Distribution",
     "FittedCost",
     "HostLink",
+    "Level",
     "ModelShape",
     "Parallelism",
     "Profile",
@@ -36,6 +38,7 @@ __all__ = [
     "SimulationResult",
     "Summary",
     "Timeline",
+    "explain_policy",
     "find_device",
     "find_model",
     "measure_profile",

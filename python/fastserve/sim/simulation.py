@@ -6,18 +6,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from fastserve._C.sched import RequestOptions
-from fastserve.config import CacheConfig, EngineConfig, ModelConfig, SchedulerConfig
-from fastserve.engine.core import EngineCore, Turn
-from fastserve.sim.clock import VirtualClock
-from fastserve.sim.cost import fitted_latency_model
+from fastserve.config import SchedulerConfig
+from fastserve.engine.core import Turn
 from fastserve.sim.deployment import Deployment
-from fastserve.sim.executor import SimulatedExecutor
-from fastserve.sim.host_link import SimulatedLink
+from fastserve.sim.engine import simulated_engine
 from fastserve.sim.requests import RequestTable
 from fastserve.sim.summary import RunCounters, Summary, summarize
 from fastserve.sim.timeline import Timeline
 from fastserve.sim.tokens import TokenSource, token_source
-from fastserve.worker import WorkerInfo
 from fastserve.workload import Workload
 
 # Called as progress(finished requests, all requests) every so many turns of the loop, and at the end.
@@ -110,39 +106,12 @@ class _Run:
         tokens: TokenSource,
         enable_prefix_caching: bool,
     ) -> None:
-        pools, max_model_len = deployment.pools, deployment.max_model_len
-        self._clock = VirtualClock()
+        engine = simulated_engine(deployment, scheduler, tokens.sample, enable_prefix_caching=enable_prefix_caching)
+        self._core, self._executor, self._clock = engine.core, engine.executor, engine.clock
         self._tokens = tokens
-        self._executor = SimulatedExecutor(
-            WorkerInfo(
-                pools=pools,
-                max_model_len=max_model_len,
-                vocab_size=deployment.vocab_size,
-                eos_token_ids=(),
-                dtype=deployment.dtype,
-                device=deployment.device,
-            ),
-            deployment.cost,
-            SimulatedLink(deployment.link, deployment.num_devices),
-            self._clock,
-            tokens.sample,
-        )
-        latency = fitted_latency_model(
-            deployment.cost,
-            max_model_len=max_model_len,
-            max_tokens=min(scheduler.max_prefill_chunk_tokens, scheduler.max_num_batched_tokens),
-            max_num_seqs=scheduler.max_num_seqs,
-            num_blocks=pools.num_device_blocks,
-            block_size=deployment.block_size,
-        )
-        config = EngineConfig(
-            model=ModelConfig(model=deployment.name),
-            cache=CacheConfig(block_size=deployment.block_size, enable_prefix_caching=enable_prefix_caching),
-            scheduler=scheduler,
-        )
-        self._core = EngineCore(config, self._executor, latency, clock=self._clock)
         self.table = RequestTable.of(workload)
-        room = min(max_model_len, pools.num_device_blocks * deployment.block_size + 1) - workload.prompt_tokens
+        pool_tokens = deployment.pools.num_device_blocks * deployment.block_size
+        room = min(deployment.max_model_len, pool_tokens + 1) - workload.prompt_tokens
         self.table.output_tokens[:] = np.clip(room, 0, workload.output_tokens)
         # Plain lists: a million requests are walked through one by one.
         self._arrival_s = workload.arrival_s.tolist()

@@ -1,10 +1,22 @@
 """A simulation in a few numbers."""
 
+import math
 from dataclasses import asdict, dataclass
 
 import numpy as np
 
 from fastserve.sim.requests import RequestTable
+
+
+def plain_values(values: dict[str, object]) -> dict[str, object]:
+    """The same with None for what JSON has no number for: NaN and infinity."""
+
+    def plain(value: object) -> object:
+        if isinstance(value, dict):
+            return plain_values(value)
+        return None if isinstance(value, float) and not math.isfinite(value) else value
+
+    return {name: plain(value) for name, value in values.items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,8 +80,8 @@ class Summary:
     thrash_governor_trips: int
 
     def to_dict(self) -> dict[str, object]:
-        """Plain values, for JSON."""
-        return asdict(self)
+        """Plain values, for JSON; None where there is no number."""
+        return plain_values(asdict(self))
 
 
 @dataclass(frozen=True, slots=True)
