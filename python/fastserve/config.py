@@ -188,6 +188,10 @@ class ServerConfig:
         "info", "log level", choices=("debug", "info", "warning", "error")
     )
     json_logs: bool = option(False, "log as JSON lines")
+    record: str | None = option(
+        None, "write arrival and lengths of every request to this new CSV file, for replays; docs/workloads.md"
+    )
+    record_prompts: bool = option(False, "record the token ids of prompts as well: they tell what users wrote")
 
     def __post_init__(self) -> None:
         _check_types(self)

@@ -57,6 +57,8 @@ BAD = [
     (ServerConfig, "metrics_compat", ["openai"], "must be one of none, vllm"),
     (ServerConfig, "log_level", ["INFO", "trace"], "must be one of debug, info, warning, error"),
     (ServerConfig, "json_logs", ["true"], "must be true or false"),
+    (ServerConfig, "record", [7], "must be a text"),
+    (ServerConfig, "record_prompts", [1], "must be true or false"),
 ]
 
 

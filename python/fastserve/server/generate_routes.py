@@ -66,7 +66,9 @@ async def create_chat_completion(request: Request) -> Response:
 
 
 def _start(serving: Serving, plan: GenerationPlan, reply: ReplyFormat) -> Response:
-    return GenerationResponse(serving, Generation(serving.ready_engine(), plan, serving.metrics), reply)
+    return GenerationResponse(
+        serving, Generation(serving.ready_engine(), plan, serving.metrics, serving.recorder), reply
+    )
 
 
 def _jobs(

@@ -11,6 +11,7 @@ from fastserve.metrics import RequestMetrics, RequestTimer
 from fastserve.server.engine_face import EngineFace, EventFace
 from fastserve.server.errors import DeadlineError
 from fastserve.server.interleave import IndexedItem, Notice, Outbox, interleave
+from fastserve.server.recorder import Recorder
 from fastserve.server.schema import TokenIds
 from fastserve.server.usage import UsageTally
 from fastserve.types import CompletionDelta, FinishReason, SamplingParams
@@ -62,10 +63,14 @@ class GenerationPlan:
 class Generation:
     """Runs a plan on the engine; `items` may be iterated once."""
 
-    def __init__(self, engine: EngineFace, plan: GenerationPlan, metrics: RequestMetrics) -> None:
+    def __init__(
+        self, engine: EngineFace, plan: GenerationPlan, metrics: RequestMetrics, recorder: Recorder | None = None
+    ) -> None:
         self.plan = plan
         self._engine = engine
         self._metrics = metrics
+        self._recorder = recorder
+        self._output_ids: list[list[int]] = [[] for _ in range(plan.num_choices)] if recorder is not None else []
         self.usage = UsageTally(sum(len(job.token_ids) for job in plan.jobs), plan.choices_per_prompt)
         self._timers = [RequestTimer(metrics, plan.arrival_s) for _ in range(plan.num_choices)]
         self._unfinished = plan.num_choices
@@ -96,6 +101,7 @@ class Generation:
         finally:
             if not self._refused:
                 self._count_totals()
+                self._record()
 
     def _start(self, index: int, job: PromptJob) -> AsyncIterator[CompletionDelta]:
         plan = self.plan
@@ -120,6 +126,8 @@ class Generation:
         self.usage.add(choice, delta)
         if delta.token_ids:
             self._timers[choice].on_tokens(len(delta.token_ids), now_s)
+            if self._recorder is not None:
+                self._output_ids[choice] += delta.token_ids
         if delta.finish_reason is not None:
             self._unfinished -= 1
             self._timers[choice].on_finish(delta.finish_reason.value, delta.stats, now_s)
@@ -131,6 +139,14 @@ class Generation:
         if deadline_s is not None and now_s - self.plan.arrival_s >= deadline_s:
             return DeadlineError(f"the request did not finish within its deadline_s of {deadline_s:g} s")
         return RequestFailedError(delta.error or "the request failed in the engine")
+
+    def _record(self) -> None:
+        """Leave the request in the trace, when it has ended or its client has left."""
+        if self._recorder is not None:
+            plan = self.plan
+            for choice, output_ids in enumerate(self._output_ids):
+                prompt_ids = plan.jobs[choice // plan.choices_per_prompt].token_ids
+                self._recorder.record(plan.arrival_s, prompt_ids, output_ids, priority=plan.priority)
 
     def _count_totals(self) -> None:
         metrics = self._metrics

@@ -92,7 +92,7 @@ class LiveServer:
         finally:
             engine_life.cancel()
             await asyncio.gather(engine_life, return_exceptions=True)
-            self._serving.text_worker.close()
+            self._serving.close()
             for number in (signal.SIGINT, signal.SIGTERM):
                 loop.remove_signal_handler(number)
         return self._exit_code

@@ -9,6 +9,7 @@ from fastserve.server.engine_face import EngineFace
 from fastserve.server.errors import ApiError, DrainingError, LoadingError
 from fastserve.server.in_flight import InFlight
 from fastserve.server.prompts import PromptReader, TextWorker
+from fastserve.server.recorder import Recorder
 
 
 class Serving:
@@ -24,6 +25,7 @@ class Serving:
         self.metrics = RequestMetrics(model_name)
         self.exporter = MetricsExporter(self.metrics, vllm_names=config.metrics_compat == "vllm")
         self.in_flight = InFlight()
+        self.recorder = Recorder.of(config)
         self.text_worker = TextWorker()
         self.draining = False
         self.engine: EngineFace | None = None
@@ -35,6 +37,12 @@ class Serving:
         """Start serving with this engine."""
         self.engine = engine
         self._reader = PromptReader(engine, self.text_worker)
+
+    def close(self) -> None:
+        """Let go of the thread for texts and of the recording."""
+        self.text_worker.close()
+        if self.recorder is not None:
+            self.recorder.close()
 
     def ready_engine(self) -> EngineFace:
         """The engine, for work that needs it alive.

@@ -11,7 +11,16 @@ from fastserve.workload.build import (
     replay,
 )
 from fastserve.workload.lengths import lognormal_lengths, uniform_lengths
-from fastserve.workload.trace import COLUMNS, Trace, lengths_alone, read_trace, write_trace
+from fastserve.workload.trace import (
+    COLUMNS,
+    Trace,
+    lengths_alone,
+    read_trace,
+    trace_header,
+    trace_line,
+    write_trace,
+)
+from fastserve.workload.turns import TurnMatcher
 from fastserve.workload.workload import NO_CONVERSATION, Workload
 
 __all__ = [
@@ -19,6 +28,7 @@ __all__ = [
     "COLUMNS",
     "NO_CONVERSATION",
     "Trace",
+    "TurnMatcher",
     "Workload",
     "add_workload_arguments",
     "draw_conversations",
@@ -33,6 +43,8 @@ __all__ = [
     "read_trace",
     "replay",
     "replayed_arrivals",
+    "trace_header",
+    "trace_line",
     "uniform_lengths",
     "workload_from",
     "write_trace",

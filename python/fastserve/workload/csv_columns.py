@@ -3,7 +3,7 @@
 import csv
 import itertools
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NoReturn
 
@@ -60,6 +60,15 @@ def read_columns(path: Path, names: Sequence[str], *, times: str = "") -> dict[s
     except ValueError as error:
         _explain(path, header, names, times, str(error))
     return columns
+
+
+def read_texts(path: Path, name: str) -> Iterator[tuple[int, str]]:
+    """Yield (line, text) of a column, row by row; blank lines are skipped, missing fields are empty."""
+    with path.open(newline="", encoding="utf-8-sig") as lines:
+        reader = csv.reader(lines)
+        column = [header.strip() for header in next(reader)].index(name)
+        for fields in filter(None, reader):
+            yield reader.line_num, fields[column] if column < len(fields) else ""
 
 
 def require_column(path: Path, name: str, values: np.ndarray, good: np.ndarray, rule: str) -> None:

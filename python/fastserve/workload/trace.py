@@ -1,13 +1,13 @@
 """Request traces in CSV files: our own format and three public ones, told apart by their column names."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from fastserve.errors import InvalidArgumentError
-from fastserve.workload.csv_columns import read_columns, read_header, require_column
+from fastserve.workload.csv_columns import read_columns, read_header, read_texts, require_column
 from fastserve.workload.workload import MAX_TOKENS, NO_CONVERSATION, Workload
 
 # Our own format; `PROMPT_COLUMN` may follow.
@@ -55,7 +55,8 @@ def read_trace(path: str | Path) -> Trace:
     """Read request lengths, and whatever else the file has.
 
     Formats, by their columns (others are ignored):
-        arrival_s,prompt_tokens,output_tokens[,priority][,conversation]: ours, as `fastserve serve --record` writes it.
+        arrival_s,prompt_tokens,output_tokens[,priority][,conversation]: ours, as `fastserve serve --record` writes it;
+            prompt_token_ids may follow.
         TIMESTAMP,ContextTokens,GeneratedTokens: the Azure LLM inference traces.
         num_prefill_tokens,num_decode_tokens: ShareGPT turns; a prompt shorter than prompt + output of the row before
             starts a new conversation.
@@ -84,14 +85,22 @@ def read_trace(path: str | Path) -> Trace:
 def write_trace(path: str | Path, workload: Workload) -> None:
     """Write a workload in our own format, without its prompts; `read_trace` gives the same numbers back."""
     with Path(path).open("w", encoding="utf-8") as file:
-        file.write(",".join(COLUMNS) + "\n")
+        file.write(trace_header())
         rows = zip(*(getattr(workload, name).tolist() for name in COLUMNS), strict=True)
         file.writelines(trace_line(row) for row in rows)
 
 
-def trace_line(values: Iterable[object]) -> str:
+def trace_header(*, prompts: bool = False) -> str:
+    """The first line of our own format, with its line end."""
+    return ",".join((*COLUMNS, PROMPT_COLUMN) if prompts else COLUMNS) + "\n"
+
+
+def trace_line(values: Iterable[object], *, prompt_ids: Sequence[int] | None = None) -> str:
     """One row of our own format, with its line end."""
-    return ",".join(repr(value) for value in values) + "\n"
+    fields = [repr(value) for value in values]
+    if prompt_ids is not None:
+        fields.append(" ".join(map(str, prompt_ids)))
+    return ",".join(fields) + "\n"
 
 
 def lengths_alone(prompt_tokens: np.ndarray, output_tokens: np.ndarray) -> Trace:
@@ -120,7 +129,24 @@ def _read_ours(path: Path, header: list[str]) -> Trace:
         _whole(path, "output_tokens", output, 1, MAX_TOKENS),
         _whole(path, "priority", columns.get("priority", zero), -(2**31), MAX_TOKENS),
         _whole(path, "conversation", columns.get("conversation", zero + NO_CONVERSATION), NO_CONVERSATION, 2**53),
+        _read_prompts(path, prompt) if PROMPT_COLUMN in header else None,
     )
+
+
+def _read_prompts(path: Path, prompt_tokens: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Token ids, separated by spaces, as many as the prompt has."""
+    prompts = []
+    for line, text in read_texts(path, PROMPT_COLUMN):
+        try:
+            ids = np.array(text.split(), np.int32)
+        except (ValueError, OverflowError):
+            ids = np.zeros(0, np.int32)
+        wanted = prompt_tokens[len(prompts)]
+        if len(ids) != wanted or ids.min(initial=0) < 0:
+            rule = f"must be {wanted:g} token ids separated by spaces"
+            raise InvalidArgumentError(f"{path}:{line}: {PROMPT_COLUMN} {rule}, got {text!r:.60}")
+        prompts.append(ids)
+    return tuple(prompts)
 
 
 def _read_azure(path: Path) -> Trace:

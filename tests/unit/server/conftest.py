@@ -69,7 +69,7 @@ async def live_server(engine: FakeEngine | None, config: ServerConfig) -> AsyncI
     finally:
         server.should_exit = True
         await task
-        app.state.serving.text_worker.close()
+        app.state.serving.close()
 
 
 @pytest.fixture
@@ -91,7 +91,7 @@ async def direct(engine: FakeEngine) -> AsyncIterator[Live]:
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
     async with httpx.AsyncClient(base_url="http://server", transport=transport, timeout=20) as http:
         yield Live(engine, app.state.serving, 0, http, None)
-    app.state.serving.text_worker.close()
+    app.state.serving.close()
 
 
 async def until(condition, limit_s: float = 5.0) -> None:

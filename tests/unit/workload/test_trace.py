@@ -102,3 +102,14 @@ def test_two_hundred_thousand_rows_are_read_in_a_moment(tmp_path):
     start_s = time.process_time()
     assert len(read_trace(path)) == 200_000
     assert time.process_time() - start_s < 2.0  # 0.1 s on an idle core
+
+
+def test_recorded_prompts_are_read(tmp_path):
+    header = OURS[:-1] + ",prompt_token_ids\n"
+    trace = read_trace(write(tmp_path, header + "3,2,4,0,-1,7 8\n\n1,1,4,0,-1,9\n"))
+    assert [ids.tolist() for ids in trace.prompts] == [[9], [7, 8]]  # in the order of arrival
+    made = replay(trace, name="t", seed=0)
+    np.testing.assert_array_equal(made.prompt_ids(1, 10), [7, 8])
+    for ids in ("7", "7 x", "7 -8", "", "7 99999999999"):
+        with pytest.raises(InvalidArgumentError, match=r"trace.csv:2: prompt_token_ids must be 2 token ids"):
+            read_trace(write(tmp_path, header + f"3,2,4,0,-1,{ids}\n"))
