@@ -185,7 +185,7 @@ class ServerConfig:
         "none", "also export metrics under vllm's names", choices=("none", "vllm")
     )
     log_level: Literal["debug", "info", "warning", "error"] = option(
-        "info", "log level", choices=("debug", "info", "warning", "error")
+        "info", "least severe messages that are logged", choices=("debug", "info", "warning", "error")
     )
     json_logs: bool = option(False, "log as JSON lines")
     record: str | None = option(

@@ -1,6 +1,8 @@
 """Flags come from the dataclasses: every field has one that changes it, with help, unit and default."""
 
 import dataclasses
+import importlib
+import re
 
 import pytest
 
@@ -85,6 +87,17 @@ def test_help_shows_text_unit_and_default(capsys):
     assert "share the KV of common prefixes (default: on)" in text
     for _, field in CASES:
         assert "--" + field.name.replace("_", "-") in text
+
+
+@pytest.mark.parametrize("command", ["serve", "generate", "chat", "env"])
+def test_defaults_that_help_tells_are_the_defaults(command):
+    parser = OneLineParser(prog=command)
+    importlib.import_module(f"fastserve.cli.{command}").add_arguments(parser)
+    for action in parser._actions:
+        told = re.search(r"\(default: (.*)\)$", action.help)
+        is_switch = isinstance(action.default, bool)
+        shown = ("on" if action.default else "off") if is_switch else str(action.default)
+        assert told is None or told[1] == shown, action.dest
 
 
 @pytest.mark.parametrize(

@@ -54,7 +54,8 @@ class FakeTokenizer:
             raise InvalidArgumentError("the chat template refused: roles must alternate")
         if messages[0]["content"] == "slow":
             time.sleep(0.3)
-        text = "".join(f"{m['role']}: {m['content']}\n" for m in messages)
+        names = [f"{m['role']}/{m['name']}" if "name" in m else m["role"] for m in messages]
+        text = "".join(f"{name}: {m['content']}\n" for name, m in zip(names, messages, strict=True))
         return text + ("assistant: " if add_generation_prompt else "")
 
     def id_to_token(self, token_id: int) -> str:

@@ -205,7 +205,7 @@ async def test_developer_role_parts_and_names_reach_the_template(live):
         {"role": "user", "content": "hi", "name": "ann"},
     ]
     assert (await live.post("/v1/chat/completions", messages=messages)).status_code == 200
-    assert bytes(live.engine.calls[0].prompt_token_ids) == b"system: be\nbrief\nuser: hi\nassistant: "
+    assert bytes(live.engine.calls[0].prompt_token_ids) == b"system: be\nbrief\nuser/ann: hi\nassistant: "
 
 
 async def test_fields_that_are_off_are_accepted(live):
