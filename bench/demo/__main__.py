@@ -5,8 +5,8 @@ ones; under skip-join-mlfq the long ones are parked, some of them to host memory
 """
 
 import argparse
-import asyncio
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import httpx
@@ -16,8 +16,11 @@ from rich.table import Table
 from tqdm import tqdm
 
 from bench.demo.model import VOCAB_SIZE, build_demo_model
-from bench.serving.load import TimedRequest, TimedResult, poisson_arrivals, run_load, summarize
 from bench.serving.servers import fastserve_command, free_port, serving
+from fastserve.bench.client import Target
+from fastserve.bench.load import LoadOptions, LoadRun, run_load
+from fastserve.bench.metrics import summarize
+from fastserve.workload import NO_CONVERSATION, Workload, poisson_arrivals
 
 ROOT = Path(__file__).parents[2]
 POLICIES = ("fcfs", "skip-join-mlfq")
@@ -33,39 +36,51 @@ FLAGS = ("--max-num-seqs", str(BATCH_SLOTS), "--num-gpu-blocks-override", str(DE
 LOAD = 1.1  # offered tokens over those the machine can give: a queue builds up
 
 
-def mixed_load(rate: float, count: int, seed: int) -> list[TimedRequest]:
+OPTIONS = LoadOptions(vocab_size=VOCAB_SIZE, ignore_eos=True)
+
+
+def mixed_load(rate: float, count: int, seed: int) -> Workload:
     """Poisson arrivals; four of five requests are short."""
     rng = np.random.default_rng(seed)
-    requests = []
-    for arrival_s in poisson_arrivals(rate, count, rng):
-        group, lengths = ("short", SHORT) if rng.random() < SHORT_SHARE else ("long", LONG)
-        prompt = rng.integers(1, VOCAB_SIZE, rng.integers(*lengths["prompt"]))
-        requests.append(
-            TimedRequest(float(arrival_s), tuple(prompt.tolist()), int(rng.integers(*lengths["output"])), group)
-        )
-    return requests
+    short = rng.random(count) < SHORT_SHARE
+    lengths = {
+        name: np.where(short, rng.integers(*SHORT[name], count), rng.integers(*LONG[name], count))
+        for name in ("prompt", "output")
+    }
+    return _workload(poisson_arrivals(rate, count, rng), lengths["prompt"], lengths["output"], seed)
+
+
+def is_short(output_tokens: np.ndarray) -> np.ndarray:
+    """Which requests of the mixed load are short."""
+    return output_tokens < SHORT["output"][1]
+
+
+def _workload(arrival_s: np.ndarray, prompt_tokens: np.ndarray, output_tokens: np.ndarray, seed: int) -> Workload:
+    zero = np.zeros(len(arrival_s), np.int64)
+    return Workload("demo", arrival_s, prompt_tokens, output_tokens, zero, zero + NO_CONVERSATION, seed=seed)
 
 
 def capacity(model: Path, log: Path) -> float:
     """Output tokens per second of this machine with all batch slots busy."""
-    requests = [TimedRequest(0.0, tuple(range(1, 33)), 64) for _ in range(4 * BATCH_SLOTS)]
+    count = 4 * BATCH_SLOTS
+    load = _workload(np.zeros(count), np.full(count, 32), np.full(count, 64), 1)
     port = free_port()
     with serving(fastserve_command(model, port, *FLAGS), f"http://127.0.0.1:{port}", log) as url:
-        asyncio.run(run_load(url, "m", requests[:BATCH_SLOTS]))
-        return summarize(asyncio.run(run_load(url, "m", requests)))["output_tokens_per_s"]
+        target = Target(base_url=url, model="m")
+        run_load(target, replace(load, seed=2).head(BATCH_SLOTS), OPTIONS)
+        return summarize(run_load(target, load, OPTIONS))["output_throughput"]
 
 
-def run_policy(
-    policy: str, model: Path, requests: list[TimedRequest], log: Path
-) -> tuple[list[TimedResult], dict[str, float]]:
+def run_policy(policy: str, model: Path, load: Workload, log: Path) -> tuple[LoadRun, dict[str, float]]:
     """Serve the load under one policy; returns the results and the counters of /metrics."""
     port = free_port()
     command = fastserve_command(model, port, "--scheduling-policy", policy, *FLAGS)
     with serving(command, f"http://127.0.0.1:{port}", log) as url:
-        total = sum(r.output_tokens for r in requests)
+        total = int(load.output_tokens.sum())
         with tqdm(total=total, unit="tok", desc=f"{policy:>15}", dynamic_ncols=True) as bar:
-            results = asyncio.run(run_load(url, "m", requests, on_finish=lambda r: bar.update(r.output_tokens)))
-        return results, read_metrics(httpx.get(f"{url}/metrics").text)
+            target = Target(base_url=url, model="m")
+            run = run_load(target, load, OPTIONS, on_finish=lambda result: bar.update(result.output_tokens))
+        return run, read_metrics(httpx.get(f"{url}/metrics").text)
 
 
 def read_metrics(text: str) -> dict[str, float]:
@@ -79,19 +94,27 @@ def read_metrics(text: str) -> dict[str, float]:
     return values
 
 
-def report(runs: dict[str, tuple[list[TimedResult], dict[str, float]]], block_bytes: int) -> Table:
+def group_summary(run: LoadRun, load: Workload, *, short: bool) -> dict[str, object]:
+    """Figures of the short requests of a run, or of the long ones."""
+    chosen = np.flatnonzero(is_short(load.output_tokens) == short)
+    results = tuple(run.results[i] for i in chosen)
+    return summarize(LoadRun(results=results, duration_s=run.duration_s), percentiles=(95,))
+
+
+def report(runs: dict[str, tuple[LoadRun, dict[str, float]]], load: Workload, block_bytes: int) -> Table:
     """The final table: one row per policy."""
     table = Table(title="Normalised latency, milliseconds per output token (end to end)")
     for name in ("policy", "short mean", "short p95", "long mean", "long p95", "preemptions", "blocks moved", "errors"):
         table.add_column(name, justify="left" if name == "policy" else "right")
-    for policy, (results, metrics) in runs.items():
+    for policy, (run, metrics) in runs.items():
         cells = []
-        for group in ("short", "long"):
-            summary = summarize([r for r in results if r.request.group == group])
-            cells += [f"{1e3 * summary[key]:.1f}" for key in ("mean_normalized_s", "p95_normalized_s")]
+        for short in (True, False):
+            summary = group_summary(run, load, short=short)
+            values = (summary[key] for key in ("mean_normalized_ms", "p95_normalized_ms"))
+            cells += ["n/a" if value is None else f"{value:.1f}" for value in values]
         moved = metrics.get("kv_offload_store_bytes_total", 0.0) + metrics.get("kv_offload_load_bytes_total", 0.0)
         preemptions = metrics.get("num_preemptions_total", 0.0)
-        errors = sum(bool(r.error) for r in results)
+        errors = sum(bool(result.error) for result in run.results)
         table.add_row(policy, *cells, f"{preemptions:.0f}", f"{moved / block_bytes:.0f}", str(errors))
     return table
 
@@ -116,18 +139,18 @@ def main() -> None:
     console.print("measuring what this machine can serve ...")
     tokens_per_s = capacity(model, build / "capacity.log")
     rate = args.load * tokens_per_s / MEAN_OUTPUT_TOKENS
-    requests = mixed_load(rate, max(round(rate * args.seconds), 40), args.seed)
+    load = mixed_load(rate, max(round(rate * args.seconds), 40), args.seed)
     console.print(
-        f"{tokens_per_s:.0f} tokens/s; sending {len(requests)} requests, {sum(r.group == 'short' for r in requests)} of them"
+        f"{tokens_per_s:.0f} tokens/s; sending {len(load)} requests, {is_short(load.output_tokens).sum()} of them"
         f" short, {rate:.1f}/s, to {BATCH_SLOTS} batch slots and {DEVICE_BLOCKS} KV blocks"
     )
-    runs = {policy: run_policy(policy, model, requests, build / f"{policy}.log") for policy in POLICIES}
-    console.print(report(runs, kv_block_bytes(model)))
-    short = [summarize([r for r in runs[p][0] if r.request.group == "short"])["mean_normalized_s"] for p in POLICIES]
+    runs = {policy: run_policy(policy, model, load, build / f"{policy}.log") for policy in POLICIES}
+    console.print(report(runs, load, kv_block_bytes(model)))
+    short = [group_summary(runs[policy][0], load, short=True)["mean_normalized_ms"] for policy in POLICIES]
     console.print(
         f"short requests under skip-join-mlfq: {short[0] / short[1]:.1f} x lower mean latency than under fcfs"
     )
-    if any(r.error for results, _ in runs.values() for r in results):
+    if any(result.error for run, _ in runs.values() for result in run.results):
         raise SystemExit("some requests failed; see the logs in build/demo")
 
 

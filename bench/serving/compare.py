@@ -5,22 +5,24 @@ latency at light load, output rate when saturated, and the arrival rate at which
 """
 
 import argparse
-import asyncio
 import contextlib
 import json
 import shlex
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 
 from bench.lib.report import write_json
-from bench.serving.load import TimedRequest, TimedResult, run_load, summarize
 from bench.serving.model import CONFIG, build_benchmark_model
 from bench.serving.servers import fastserve_command, free_port, serving
-from bench.serving.traces import read_lengths, trace_load
+from fastserve.bench.client import Target
+from fastserve.bench.load import LoadOptions, run_load
+from fastserve.bench.metrics import summarize
+from fastserve.bench.report import lateness_warning
+from fastserve.workload import Arrivals, Workload, draw_requests, keep_short, read_trace
 
 ROOT = Path(__file__).parents[2]
 MAX_TOKENS = 2040
@@ -32,23 +34,26 @@ class Server:
 
     name: str
     url: str
-    light: dict[str, float] = field(default_factory=dict)
-    saturated: dict[str, float] = field(default_factory=dict)
-    by_rate: dict[float, dict[str, float]] = field(default_factory=dict)
+    light: dict[str, object] = field(default_factory=dict)
+    saturated: dict[str, object] = field(default_factory=dict)
+    by_rate: dict[float, dict[str, object]] = field(default_factory=dict)
     samples: dict[str, list[list[float]]] = field(default_factory=dict)
 
-    def run(self, label: str, requests: Sequence[TimedRequest]) -> dict[str, float]:
+    def run(self, label: str, workload: Workload) -> dict[str, object]:
         """Run a load and keep the raw (arrival, finish, tokens) of every request."""
-        results = asyncio.run(run_load(self.url, "m", requests))
-        self.samples[label] = [[r.request.arrival_s, r.finished_s, r.output_tokens] for r in results]
-        summary = summarize(results)
-        _print_row(self.name, label, summary, results)
+        options = LoadOptions(vocab_size=CONFIG["vocab_size"], ignore_eos=True)
+        run = run_load(Target(base_url=self.url, model="m"), workload, options)
+        self.samples[label] = [[r.due_s, r.finished_s, r.output_tokens] for r in run.results]
+        summary = summarize(run, percentiles=(95, 99))
+        _print_row(self.name, label, summary)
+        if warning := lateness_warning(run, summary):
+            print(f"warning: {warning}", flush=True)
         return summary
 
     def rate_at(self, limit_s: float) -> float:
         """Arrival rate at which mean normalised latency crosses the limit, interpolated; inf when it never does."""
         rates = sorted(self.by_rate)
-        latencies = [self.by_rate[rate]["mean_normalized_s"] for rate in rates]
+        latencies = [self.by_rate[rate]["mean_normalized_ms"] / 1e3 for rate in rates]
         for (r0, l0), (r1, l1) in zip(
             zip(rates, latencies, strict=True), zip(rates[1:], latencies[1:], strict=True), strict=False
         ):
@@ -57,12 +62,13 @@ class Server:
         return float("inf") if latencies and latencies[-1] <= limit_s else 0.0
 
 
-def _print_row(name: str, label: str, summary: dict[str, float], results: Sequence[TimedResult]) -> None:
-    errors = next((r.error for r in results if r.error), "")
+def _print_row(name: str, label: str, summary: Mapping[str, object]) -> None:
+    figures = {key: float("nan") if value is None else value for key, value in summary.items()}
     print(
-        f"{name:>14} {label:>14}  mean {summary.get('mean_normalized_s', float('nan')):7.4f} s/token"
-        f"  p95 {summary.get('p95_normalized_s', float('nan')):7.4f}  e2e {summary.get('mean_e2e_s', float('nan')):7.2f} s"
-        f"  output {summary.get('output_tokens_per_s', float('nan')):7.1f} tokens/s  errors {summary['errors']:.0f} {errors}",
+        f"{name:>14} {label:>14}  mean {figures['mean_normalized_ms'] / 1e3:7.4f} s/token"
+        f"  p95 {figures['p95_normalized_ms'] / 1e3:7.4f}  e2e {figures['mean_e2el_ms'] / 1e3:7.2f} s"
+        f"  ttft {figures['mean_ttft_ms'] / 1e3:6.2f} s  output {figures['output_throughput']:7.1f} tokens/s"
+        f"  failed {summary['failed']} {summary['errors'] or ''}",
         flush=True,
     )
 
@@ -86,11 +92,12 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="write results there")
     args = parser.parse_args()
     model = build_benchmark_model(ROOT / "build" / "bench" / "llama-12x768")
-    lengths = read_lengths(args.trace)
+    trace = keep_short(read_trace(args.trace), max_total_tokens=int(MAX_TOKENS / args.scale))
 
-    def load(rate: float, count: int) -> list[TimedRequest]:
-        return trace_load(lengths, scale=args.scale, rate=rate, count=count, vocab_size=CONFIG["vocab_size"],
-                          max_tokens=MAX_TOKENS, seed=args.seed)  # fmt: skip
+    def load(rate: float, count: int) -> Workload:
+        """Other prompts at each rate: no prefix cache may answer what an earlier load asked."""
+        drawn = draw_requests(trace, count, Arrivals(rate=rate), name=args.trace.stem, seed=args.seed)
+        return replace(drawn.scaled(args.scale), seed=args.seed + round(1e6 * min(rate, 1e6)))
 
     with contextlib.ExitStack() as stack:
         servers = _start(stack, args, model)
@@ -99,14 +106,15 @@ def main() -> None:
         for server in servers:
             server.light = server.run(f"light {args.light_rate:g}/s", load(args.light_rate, args.light_requests))
         for server in servers:
-            server.saturated = server.run("saturated", load(1e6, args.saturated_requests))
+            server.saturated = server.run("saturated", load(float("inf"), args.saturated_requests))
         for rate in args.rates:
             for server in servers:
-                latencies = [s["mean_normalized_s"] for s in server.by_rate.values()]
-                if not latencies or latencies[-1] <= 2 * args.limit_s:  # beyond that there is nothing left to learn
+                latencies = [s["mean_normalized_ms"] for s in server.by_rate.values()]
+                if not latencies or latencies[-1] <= 2e3 * args.limit_s:  # beyond that there is nothing left to learn
                     server.by_rate[rate] = server.run(f"{rate:g}/s", load(rate, args.requests))
     report = _report(servers, args.limit_s)
-    print(json.dumps(report, indent=2))
+    brief = {s.name: {"rate_at_limit": s.rate_at(args.limit_s)} for s in servers}
+    print(json.dumps(brief | {"ratios": report.get("ratios")}, indent=2))
     if args.json:
         paths = {"json", "peer", "trace"}  # of this machine
         config = {name: str(value) for name, value in vars(args).items() if name not in paths} | {
@@ -142,8 +150,8 @@ def _report(servers: Sequence[Server], limit_s: float) -> dict[str, object]:
     if len(servers) == 2:
         ours, peer = servers
         rows["ratios"] = {
-            "light_latency": ours.light["mean_normalized_s"] / peer.light["mean_normalized_s"],
-            "saturated_output_rate": ours.saturated["output_tokens_per_s"] / peer.saturated["output_tokens_per_s"],
+            "light_latency": ours.light["mean_normalized_ms"] / peer.light["mean_normalized_ms"],
+            "saturated_output_rate": ours.saturated["output_throughput"] / peer.saturated["output_throughput"],
             "rate_at_limit": ours.rate_at(limit_s) / peer.rate_at(limit_s) if peer.rate_at(limit_s) else float("nan"),
         }
     return rows

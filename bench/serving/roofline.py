@@ -19,7 +19,6 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.lib.report import write_json
-from bench.serving.load import TimedRequest, run_load
 from bench.serving.model import CONFIG, build_benchmark_model
 from bench.serving.servers import fastserve_command, free_port, serving
 from fastserve import _C
@@ -131,6 +130,20 @@ def engine_rates(model: Path, memory: torch.Tensor) -> tuple[dict[int, list[tupl
         executor.stop()
 
 
+async def complete_together(url: str, count: int) -> None:
+    """Equal requests at once, whole replies."""
+    body = {
+        "model": "m",
+        "prompt": list(range(5, 21)),
+        "max_tokens": SERVER_TOKENS,
+        "temperature": 0.0,
+        "ignore_eos": True,
+    }
+    async with httpx.AsyncClient(base_url=url, timeout=600.0) as client:
+        for reply in await asyncio.gather(*(client.post("/v1/completions", json=body) for _ in range(count))):
+            reply.raise_for_status()
+
+
 def overhead_per_step(model: Path, log: Path) -> dict[str, float]:
     """Wall time of a step at batch 16 beyond the model's own, seen through HTTP: seconds."""
     port = free_port()
@@ -145,11 +158,10 @@ def overhead_per_step(model: Path, log: Path) -> dict[str, float]:
                     values[name.split("{")[0].removeprefix("fastserve:")] = float(value)
             return values["execute_seconds_count"], values["execute_seconds_sum"]
 
-        requests = [TimedRequest(0.0, tuple(range(5, 21)), SERVER_TOKENS) for _ in range(SERVER_BATCH)]
-        asyncio.run(run_load(url, "m", requests[:1]))
+        asyncio.run(complete_together(url, 1))
         iterations, execute_s = counters()
         started_s = time.perf_counter()
-        asyncio.run(run_load(url, "m", requests))
+        asyncio.run(complete_together(url, SERVER_BATCH))
         wall_s = time.perf_counter() - started_s
         iterations_after, execute_after_s = counters()
         steps = iterations_after - iterations

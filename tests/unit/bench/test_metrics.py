@@ -1,5 +1,7 @@
 """Figures against numpy on made-up results."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -89,3 +91,13 @@ def test_limits_are_read():
             parse_limits([word])
     with pytest.raises(InvalidArgumentError, match="a metric must be one of"):
         samples_ms([], "speed")
+
+
+def test_requests_that_come_all_at_once_have_no_rate_to_keep():
+    late = [
+        RequestResult(index=i, due_s=0, start_s=0, sent_s=0.2, finished_s=1.0, token_s=np.array([0.5]), output_tokens=1)
+        for i in range(3)
+    ]
+    assert summarize(LoadRun(results=tuple(late), duration_s=1.0))["kept_offered_rate"]
+    late[-1] = replace(late[-1], due_s=0.1)
+    assert not summarize(LoadRun(results=tuple(late), duration_s=1.0))["kept_offered_rate"]
