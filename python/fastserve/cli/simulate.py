@@ -11,12 +11,13 @@ from dataclasses import replace
 
 from fastserve.cli.flags import add_config_flags, config_of
 from fastserve.cli.lazy import load
-from fastserve.cli.simulate_report import comparison, explanation, report
+from fastserve.cli.simulate_report import advice, comparison, explanation, report
 from fastserve.config import CacheConfig, Policy, SchedulerConfig
 from fastserve.errors import InvalidArgumentError
 from fastserve.workload import Workload, add_workload_arguments, workload_from
 
 POLICIES = typing.get_args(Policy)
+OBJECTIVES = ("normalized_latency_s", "e2e_s", "ttft_s", "tpot_s")  # means that --suggest can make small
 _NOT_SIMULATED = ("kv_gib", "kv_canary", "enable_prefix_caching")
 
 
@@ -42,6 +43,8 @@ def run(args: argparse.Namespace) -> int:
     deployment = _deployment(args)
     if args.explain_policy:
         return _explain(args, deployment, policies)
+    if args.suggest is not None:
+        return _suggest(args, deployment, policies, rates)
     results = []
     for rate in rates:
         workload = _workload(args, rate)
@@ -109,6 +112,13 @@ def _add_runs(group: argparse._ArgumentGroup) -> None:
         action=argparse.BooleanOptionalAction,
         help="share the KV of common prefixes; default: when the workload has any",
     )
+    group.add_argument(
+        "--suggest",
+        choices=OBJECTIVES,
+        nargs="?",
+        const=OBJECTIVES[0],
+        help="search starvation limit, quantum ratio and reserve for the workload, by the mean of this quantity (default: normalized_latency_s)",
+    )
     group.add_argument("--explain-policy", action="store_true", help="show the levels of the policy, and run nothing")
     group.add_argument("--requests-csv", metavar="FILE", help="write one line per request")
     group.add_argument("--timeline", metavar="FILE", help="write iterations, levels and copies for ui.perfetto.dev")
@@ -168,6 +178,21 @@ def _deployment(args: argparse.Namespace) -> typing.Any:
     )
 
 
+def _suggest(args: argparse.Namespace, deployment: object, policies: list[str], rates: list[float | None]) -> int:
+    if len(policies) * len(rates) > 1:
+        raise InvalidArgumentError("--suggest works on one policy and one rate; leave out --compare and --sweep-rate")
+    with _progress("simulations", 0) as progress:
+        found = load("fastserve.sim:suggest")(
+            _workload(args, rates[0]),
+            deployment,
+            _scheduler(args, policies[0]),
+            objective=args.suggest,
+            progress=progress,
+        )
+    print(json.dumps(found.to_dict()) if args.json else advice(found))
+    return 0
+
+
 def _explain(args: argparse.Namespace, deployment: object, policies: list[str]) -> int:
     explain = load("fastserve.sim:explain_policy")
     levels = {policy: explain(deployment, _scheduler(args, policy)) for policy in policies}
@@ -201,8 +226,13 @@ def _simulate(
 @contextlib.contextmanager
 def _progress(label: str, total: int) -> Iterator[typing.Callable[[int, int], None]]:
     tqdm = load("tqdm:tqdm")
-    with tqdm(total=total, desc=label, unit="request", disable=not sys.stderr.isatty(), dynamic_ncols=True) as bar:
-        yield lambda done, _all: bar.update(done - bar.n)
+    with tqdm(total=total, desc=label, disable=not sys.stderr.isatty(), dynamic_ncols=True) as bar:
+
+        def show(done: int, of: int) -> None:
+            bar.total = of
+            bar.update(done - bar.n)
+
+        yield show
 
 
 def _timeline(args: argparse.Namespace) -> typing.Any:

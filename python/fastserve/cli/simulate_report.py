@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from typing import Protocol
 
+from fastserve.config import SchedulerConfig
+
 _LATENCIES = (
     ("normalised latency, s/token", "normalized_latency_s"),
     ("end to end, s", "e2e_s"),
@@ -18,6 +20,19 @@ class _Result(Protocol):
 
     @property
     def summary(self) -> object: ...
+
+
+class _Trial(Protocol):
+    scheduler: SchedulerConfig
+    summary: object
+
+
+class _Suggestion(Protocol):
+    objective: str
+    start: _Trial
+    best: _Trial
+    fcfs: _Trial
+    trials: Sequence[_Trial]
 
 
 class _Level(Protocol):
@@ -77,6 +92,35 @@ def explanation(policy: str, levels: Sequence[_Level]) -> str:
     for i, level in enumerate(levels):
         rows.append([f"Q{i + 1}", f"{level.quantum_s:.4g}", str(level.max_prompt_tokens), f"{level.decodes:.4g}"])
     return "\n".join([policy, "", *_table(rows)])
+
+
+def advice(found: _Suggestion) -> str:
+    """What was tried, and the flags to take."""
+    rows = [
+        ["policy", "starvation limit, s", "quantum ratio", "reserve", "norm mean", "e2e mean", "ttft mean", "swaps"]
+    ]
+    for trial in (found.fcfs, *found.trials):
+        s, config = trial.summary, trial.scheduler
+        own = [f"{config.starvation_limit_s:g}", f"{config.quantum_ratio:g}", str(config.reserve_iterations)]
+        if config.scheduling_policy == "fcfs":
+            own = ["", "", ""]
+        means = [f"{value.mean:.4g}" for value in (s.normalized_latency_s, s.e2e_s, s.ttft_s)]
+        rows.append([config.scheduling_policy, *own, *means, str(s.swaps)])
+    best = found.best.scheduler
+    flags = (
+        f"--starvation-limit-s {best.starvation_limit_s:g} --quantum-ratio {best.quantum_ratio:g}"
+        f" --reserve-iterations {best.reserve_iterations}"
+    )
+    before, after, plain = (getattr(t.summary, found.objective).mean for t in (found.start, found.best, found.fcfs))
+    gain = (
+        "nothing tried is better by 1 %"
+        if found.best is found.start
+        else f"{before:.4g} s before, {after:.4g} s with these"
+    )
+    lines = [*_table(rows), "", f"{flags}   # mean {found.objective}: {gain}"]
+    if plain < after:
+        lines.append(f"--scheduling-policy fcfs is better still on this workload: {plain:.4g} s")
+    return "\n".join(lines)
 
 
 def _table(rows: list[list[str]]) -> list[str]:

@@ -17,12 +17,14 @@ from fastserve.sim.requests import RequestTable
 from fastserve.sim.roofline import Parallelism, Roofline
 from fastserve.sim.shapes import MODELS, ModelShape, find_model
 from fastserve.sim.simulation import SimulationResult, simulate
+from fastserve.sim.suggest import OBJECTIVES, Suggestion, Trial, suggest
 from fastserve.sim.summary import Distribution, Summary
 from fastserve.sim.timeline import Timeline
 
 __all__ = [
     "DEVICES",
     "MODELS",
+    "OBJECTIVES",
     "CostModel",
     "Deployment",
     "Device",
@@ -36,8 +38,10 @@ __all__ = [
     "RequestTable",
     "Roofline",
     "SimulationResult",
+    "Suggestion",
     "Summary",
     "Timeline",
+    "Trial",
     "explain_policy",
     "find_device",
     "find_model",
@@ -46,4 +50,5 @@ __all__ = [
     "read_profile_file",
     "roofline_deployment",
     "simulate",
+    "suggest",
 ]

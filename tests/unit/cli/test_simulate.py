@@ -84,6 +84,13 @@ def test_the_levels_of_a_policy_are_explained(capsys):
     assert levels == {"fcfs": [{"quantum_s": None, "max_prompt_tokens": 2047, "decodes": None}]}
 
 
+def test_settings_are_suggested_as_flags(capsys):
+    text = simulate(capsys, "--suggest", "e2e_s")
+    assert "--starvation-limit-s" in text.splitlines()[-1] + text.splitlines()[-2]
+    assert len([line for line in text.splitlines() if line.startswith("skip-join-mlfq")]) > 5
+    assert json.loads(simulate(capsys, "--suggest", "--json"))["objective"] == "normalized_latency_s"
+
+
 def test_a_timeline_is_written(capsys, tmp_path):
     simulate(capsys, "--timeline", str(tmp_path / "t.json"))
     assert len(json.loads((tmp_path / "t.json").read_text())) > 20
@@ -99,6 +106,8 @@ def test_what_was_measured_is_simulated(capsys, tmp_path):
     assert 0.0 < profile["duplex_share"] <= 1.0
     assert main(["simulate", "--profile", str(path), "--request-rate", "5", *LOAD]) == 0
     assert "measured" in capsys.readouterr().out
+    assert main(["profile", str(tiny_checkpoint("llama")), "--suggest", *flags, "--max-num-seqs", "4", *LOAD]) == 0
+    assert "--quantum-ratio" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -109,6 +118,8 @@ def test_what_was_measured_is_simulated(capsys, tmp_path):
         ([*RUN, "--device", "tpu"], "device must be one of"),
         ([*RUN, "--compare", "fcfs,lifo"], "--compare must name policies"),
         ([*RUN, "--sweep-rate", "1;2"], "--sweep-rate must be numbers"),
+        ([*RUN, "--compare", "fcfs,mlfq", "--suggest"], "one policy and one rate"),
+        (["profile", "m", "--trace", "x.csv"], "go with --suggest"),
         ([*RUN, "--compare", "fcfs,mlfq", "--requests-csv", "x.csv"], "--requests-csv is written by a single run"),
         ([*RUN, "--profile", "x.json"], "leave MODEL out"),
         (["simulate", "--profile", "/nonexistent.json"], "cannot be used"),
