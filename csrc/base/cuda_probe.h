@@ -21,6 +21,10 @@ struct CudaDevice {
 };
 
 CudaProbe probe_cuda_build();
+/// Why no device can be used: no driver, one that is too old for this build, no device, no CUDA in the build; with the
+/// remedy. "" when there is a device. Never throws.
+std::string probe_cuda_problem();
+
 /// The devices the driver shows; empty without a driver, a device or CUDA in the build. Never throws.
 std::vector<CudaDevice> probe_cuda_devices();
 

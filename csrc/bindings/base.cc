@@ -49,6 +49,8 @@ void register_base(py::module_& module) {
              "Version of the CUDA runtime linked in, for example 13.0; empty without CUDA.");
   module.def("cuda_architectures", [] { return probe_cuda_build().architectures; },
              "Architectures the CUDA code is compiled for, separated by spaces.");
+  module.def("cuda_problem", &probe_cuda_problem,
+             "Why no CUDA device can be used, with the remedy; empty when one can.");
   module.def("cuda_devices", [] {
     py::list devices;
     for (const CudaDevice& device : probe_cuda_devices()) {

@@ -10,6 +10,7 @@
 #include "bindings/bindings.h"
 #include "bindings/tensor_caster.h"
 #include "offload/factory.h"
+#include "offload/fragments.h"
 
 namespace py = pybind11;
 
@@ -185,10 +186,19 @@ void register_fault_injection(py::class_<EngineHandle>& engine) {
            py::arg("direction"), py::arg("count"), "Fault injection: the next count transfers of the direction fail.");
 }
 
+void register_fragments(py::module_& module) {
+  module.def("copy_fragments", &copy_fragments, py::arg("source"), py::arg("target"), py::arg("offsets"),
+             py::arg("sizes"), py::arg("stream") = 0, py::call_guard<py::gil_scoped_release>(),
+             "Copy ranges of bytes (int64 offsets and sizes) of one uint8 tensor to the same places in another. Between "
+             "the CPU (page-locked) and a GPU it is one kernel on `stream`, not a job for a copy engine. "
+             "InvalidArgumentError: sizes differ, a range outside; DeviceError: the launch failed.");
+}
+
 }  // namespace
 
 void register_offload(py::module_& module) {
   register_values(module);
+  register_fragments(module);
   register_host_arena(module);
   py::class_<EngineHandle> engine(
       module, "OffloadEngine",

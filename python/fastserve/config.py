@@ -74,6 +74,7 @@ class ModelConfig:
         "safetensors", "dummy = random weights of the model's shape", choices=("safetensors", "dummy")
     )
     device: Literal["auto", "cpu", "cuda"] = option("auto", "where the model runs", choices=("auto", "cpu", "cuda"))
+    enforce_eager: bool = option(False, "on a GPU, launch every decode step anew instead of replaying a captured graph")
     seed: int = option(0, "seed of dummy weights and of requests that bring none")
     num_threads: int | None = option(None, "compute threads; default: one per core this process may use")
 
@@ -93,10 +94,16 @@ class CacheConfig:
         None, "device KV blocks, instead of sizing the pool by memory", alias="num-device-blocks"
     )
     kv_gib: float = option(1.0, "device KV pool on a CPU", unit="GiB")
+    gpu_memory_utilization: float = option(
+        0.9, "share of a GPU's memory for weights, activations and the KV pool, which gets what is left of it"
+    )
     host_kv_gib: float = option(
         4.0, "host KV pool for parked requests; 0 = park by recomputing", unit="GiB", alias="swap-space"
     )
     num_host_blocks_override: int | None = option(None, "host KV blocks, instead of host_kv_gib")
+    allow_pageable_host_kv: bool = option(
+        False, "on a GPU, take a host KV pool that cannot be page-locked, with much slower copies, instead of stopping"
+    )
     enable_prefix_caching: bool = option(True, "share the KV of common prefixes")
     kv_canary: bool = option(False, "hash every KV block when it is parked and compare when it comes back")
 
@@ -107,6 +114,7 @@ class CacheConfig:
         _check_range(self, 0, _MAX_INT, "num_host_blocks_override")
         _check_range(self, 0, 1e6, "kv_gib", unit="GiB", above=True)
         _check_range(self, 0, 1_000_000, "host_kv_gib", unit="GiB")
+        _check_range(self, 0, 1, "gpu_memory_utilization", above=True)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,7 +7,7 @@ from . import kv
 from . import sched
 from . import offload
 from . import kernels
-__all__: list[str] = ['DeviceError', 'FastServeError', 'InternalError', 'InvalidArgumentError', 'cpu_isa', 'cuda_architectures', 'cuda_build_version', 'cuda_compiled', 'cuda_devices', 'kernels', 'kv', 'num_threads', 'offload', 'sched', 'set_cpu_isa', 'set_num_threads']
+__all__: list[str] = ['DeviceError', 'FastServeError', 'InternalError', 'InvalidArgumentError', 'cpu_isa', 'cuda_architectures', 'cuda_build_version', 'cuda_compiled', 'cuda_devices', 'cuda_problem', 'kernels', 'kv', 'num_threads', 'offload', 'sched', 'set_cpu_isa', 'set_num_threads']
 class FastServeError(Exception):
     pass
 class InvalidArgumentError(FastServeError, ValueError):
@@ -35,6 +35,10 @@ def cuda_compiled() -> bool:
 def cuda_devices() -> list:
     """
     CUDA devices seen by the driver: a list of {name, compute_capability, memory_bytes}; empty without a driver.
+    """
+def cuda_problem() -> str:
+    """
+    Why no CUDA device can be used, with the remedy; empty when one can.
     """
 def num_threads() -> int:
     """

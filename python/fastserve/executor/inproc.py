@@ -1,4 +1,4 @@
-"""One worker in this process, on a thread of its own, so that the engine plans the next step while it runs."""
+"""One worker in this process, on threads of its own, so that the engine plans the next step while it runs."""
 
 from concurrent.futures import Future, ThreadPoolExecutor
 
@@ -8,11 +8,18 @@ from fastserve.worker.worker import Progress
 
 
 class InprocExecutor:
-    """Plans run in the order in which they are submitted."""
+    """Plans run in the order in which they are submitted.
+
+    A device that works beside the host gets the next plan while it runs the one before: one thread launches plans, a
+    second one waits for their ends.
+    """
 
     def __init__(self, config: EngineConfig, progress: Progress | None = None) -> None:
         self.worker = Worker(config, progress)
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="fastserve-worker")
+        self._ends = ThreadPoolExecutor(
+            max_workers=1, thread_name_prefix="fastserve-worker-ends"
+        )  # starts with its use
 
     @property
     def info(self) -> WorkerInfo:
@@ -20,8 +27,16 @@ class InprocExecutor:
         return self.worker.info
 
     def submit(self, plan: StepPlan) -> "Future[StepOutput]":
-        """Run a plan after those already submitted."""
-        return self._thread.submit(self.worker.execute, plan)
+        """Run a plan after those already submitted.
+
+        Raises:
+            DeviceError: the device was lost in an earlier plan; unlike what goes wrong in this one, it ends the engine.
+        """
+        self.worker.check_device()
+        if not self.worker.works_ahead:
+            return self._thread.submit(self.worker.execute, plan)
+        launched = self._thread.submit(self.worker.launch, plan)
+        return self._ends.submit(lambda: self.worker.finish(launched.result()))
 
     def time_iteration(self, **shape: int) -> float:
         """Seconds of a made-up iteration; see Worker.time_iteration."""
@@ -30,4 +45,5 @@ class InprocExecutor:
     def stop(self) -> None:
         """Finish what was submitted and release the worker; may be called again."""
         self._thread.shutdown(wait=True)
+        self._ends.shutdown(wait=True)
         self.worker.close()

@@ -98,12 +98,13 @@ class Decoder:
         self._lm_head = lm_head
 
     @torch.inference_mode()
-    def forward(self, token_ids: torch.Tensor, ctx: ForwardContext) -> torch.Tensor:
+    def forward(self, token_ids: torch.Tensor, ctx: ForwardContext, *, out: torch.Tensor | None = None) -> torch.Tensor:
         """Run one batch: write the KV of its tokens and return the logits of the wanted ones.
 
         Args:
             token_ids: int32 [T], each below vocab_size.
             ctx: the batch; see `ForwardContext`.
+            out: where to write the logits; a new tensor by default.
         Returns:
             float32 [S, vocab_size], S = len(ctx.logit_rows), in the order of `ctx.logit_rows`.
         """
@@ -117,7 +118,7 @@ class Decoder:
         hidden = residual if self._final_norm is None else self._final_norm(update, residual=residual)
         if self._project_out is not None:
             hidden = self._project_out(hidden)
-        return self._lm_head(hidden, out_dtype=torch.float32)
+        return self._lm_head(hidden, out=out, out_dtype=torch.float32)
 
     def _embed(self, token_ids: torch.Tensor, ctx: ForwardContext) -> tuple[torch.Tensor, torch.Tensor | None]:
         hidden = embedding(token_ids, self._embedding_table)

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from fastserve.config import GIB, CacheConfig
 from fastserve.errors import InvalidArgumentError
+from fastserve.worker.device import DeviceMemory
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,13 +16,18 @@ class PoolSizes:
     block_bytes: int
 
 
-def size_pools(cache: CacheConfig, *, block_bytes: int, max_model_len: int) -> PoolSizes:
-    """Size both pools on a CPU, where `kv_gib` and `host_kv_gib` (or the overrides) say how large they are.
+def size_pools(
+    cache: CacheConfig, *, block_bytes: int, max_model_len: int, device_kv_bytes: int | None = None
+) -> PoolSizes:
+    """Size both pools: `host_kv_gib` and on a CPU `kv_gib` (or the overrides) say how large they are.
 
+    Args:
+        device_kv_bytes: of a GPU, what is left of its memory; None on a CPU.
     Raises:
         InvalidArgumentError: the device pool cannot hold one request of max_model_len tokens.
     """
-    num_device = cache.num_gpu_blocks_override or int(cache.kv_gib * GIB) // block_bytes
+    available = int(cache.kv_gib * GIB) if device_kv_bytes is None else max(device_kv_bytes, 0)
+    num_device = cache.num_gpu_blocks_override or available // block_bytes
     num_host = cache.num_host_blocks_override
     if num_host is None:
         num_host = int(cache.host_kv_gib * GIB) // block_bytes
@@ -29,6 +35,23 @@ def size_pools(cache: CacheConfig, *, block_bytes: int, max_model_len: int) -> P
     if num_device < needed:
         raise InvalidArgumentError(
             f"the device KV pool must hold one request of max_model_len = {max_model_len} tokens, that is {needed} blocks of"
-            f" {block_bytes} bytes, got {num_device} blocks: raise --kv-gib (or --num-gpu-blocks-override) or lower --max-model-len"
+            f" {block_bytes} bytes, got {num_device} blocks: raise {_pool_flag(device_kv_bytes)} (or"
+            f" --num-gpu-blocks-override) or lower --max-model-len"
         )
     return PoolSizes(num_device, num_host, block_bytes)
+
+
+def _pool_flag(device_kv_bytes: int | None) -> str:
+    return "--kv-gib" if device_kv_bytes is None else "--gpu-memory-utilization"
+
+
+def device_kv_bytes(memory: DeviceMemory, *, utilization: float, later_bytes: int) -> int:
+    """Bytes of a GPU that its KV pool may take; negative when other things need more than there is.
+
+    Args:
+        memory: after a step of the largest size, with the weights loaded.
+        utilization: share of the whole memory that this process may use.
+        later_bytes: what will be allocated besides the pool.
+    """
+    outside = memory.total - memory.free - memory.reserved  # other processes, CUDA itself
+    return int(memory.total * utilization) - outside - memory.peak - later_bytes

@@ -1,31 +1,56 @@
 """The worker's side of parking: starts the transfers of a plan and reports which ended."""
 
+import threading
+
 import numpy as np
 import torch
 
 from fastserve._C.offload import Direction, HostArena, OffloadEngine
 from fastserve._C.sched import StepPlan
+from fastserve.errors import DeviceError
+from fastserve.log import get_logger
 from fastserve.worker.step_output import TransferResults
+
+logger = get_logger(__name__)
 
 
 class Transfers:
-    """Maps the scheduler's transfer ids to tickets of the offload engine. Used by one thread."""
+    """Maps the scheduler's transfer ids to tickets of the offload engine. One thread starts them, one reads results."""
 
-    def __init__(self, kv_cache: torch.Tensor, num_host_blocks: int, *, canary: bool) -> None:
-        """Allocate the host pool.
+    def __init__(
+        self,
+        kv_cache: torch.Tensor,
+        num_host_blocks: int,
+        *,
+        canary: bool,
+        compute_stream: int = 0,
+        allow_pageable: bool = False,
+    ) -> None:
+        """Allocate the host pool, page-locked when the cache lies on a GPU.
 
         Args:
             kv_cache: the device pool, [num_blocks, ...], contiguous.
             num_host_blocks: blocks of the host pool; 0 = no transfers will come.
             canary: hash blocks when they are parked and compare when they come back.
+            compute_stream: of a GPU: copies begin after what it was given before they were started.
+            allow_pageable: on a GPU, go on with memory that cannot be page-locked.
+        Raises:
+            DeviceError: the host pool cannot be had, or not be page-locked.
         """
+        self._mutex = threading.Lock()  # over a ticket and its entry
         self._id_of_ticket: dict[int, int] = {}
         self._engine: OffloadEngine | None = None
         self.arena: HostArena | None = None
         if num_host_blocks:
             block_bytes = kv_cache[0].numel() * kv_cache.element_size()
-            self.arena = HostArena(num_host_blocks, block_bytes, prefault=False)
-            self._engine = OffloadEngine(kv_cache, self.arena, verify_checksums=canary)
+            self.arena = _host_arena(num_host_blocks, block_bytes, kv_cache.device, allow_pageable)
+            self._engine = OffloadEngine(
+                kv_cache,
+                self.arena,
+                verify_checksums=canary,
+                compute_stream=compute_stream,
+                allow_pageable=allow_pageable,
+            )
 
     @property
     def engine(self) -> OffloadEngine | None:
@@ -37,12 +62,13 @@ class Transfers:
         bounds = plan.transfer_start
         for j in range(plan.num_transfers):
             blocks = slice(bounds[j], bounds[j + 1])
-            ticket = self._engine.submit(
-                Direction.DEVICE_TO_HOST if plan.transfer_to_host[j] else Direction.HOST_TO_DEVICE,
-                plan.transfer_sources[blocks],
-                plan.transfer_targets[blocks],
-            )
-            self._id_of_ticket[ticket] = int(plan.transfer_ids[j])
+            with self._mutex:
+                ticket = self._engine.submit(
+                    Direction.DEVICE_TO_HOST if plan.transfer_to_host[j] else Direction.HOST_TO_DEVICE,
+                    plan.transfer_sources[blocks],
+                    plan.transfer_targets[blocks],
+                )
+                self._id_of_ticket[ticket] = int(plan.transfer_ids[j])
 
     def wait(self, timeout_s: float) -> None:
         """Wait until a transfer in flight ends, at most `timeout_s`."""
@@ -53,11 +79,13 @@ class Transfers:
         """The transfers that ended since the last call."""
         if not self._id_of_ticket:
             return TransferResults()
-        done = self._engine.poll()
+        with self._mutex:
+            done = self._engine.poll()
+            ids = [self._id_of_ticket.pop(c.ticket) for c in done]
         if not done:
             return TransferResults()
         return TransferResults(
-            ids=np.array([self._id_of_ticket.pop(c.ticket) for c in done], np.int64),
+            ids=np.array(ids, np.int64),
             ok=np.array([c.ok for c in done], np.uint8),
             errors=tuple(c.error for c in done if not c.ok),
             offload_bytes=sum(c.bytes for c in done if c.ok and c.direction == Direction.DEVICE_TO_HOST),
@@ -70,3 +98,18 @@ class Transfers:
         """Stop the copy threads."""
         if self._engine is not None:
             self._engine.close()
+
+
+def _host_arena(num_blocks: int, block_bytes: int, device: torch.device, allow_pageable: bool) -> HostArena:
+    if device.type == "cpu":
+        return HostArena(num_blocks, block_bytes, prefault=False)
+    try:
+        return HostArena(num_blocks, block_bytes, pin=True, device=device.index or 0)
+    except DeviceError as error:
+        if not allow_pageable:
+            raise DeviceError(
+                f"the host KV pool cannot be page-locked: {error}. Lower --host-kv-gib, or pass --allow-pageable-host-kv"
+                f" to go on with much slower copies"
+            ) from error
+        logger.warning("the host KV pool is not page-locked, KV copies will be slow: %s", error)
+        return HostArena(num_blocks, block_bytes)

@@ -4,20 +4,19 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 
 from fastserve._C import set_num_threads
 from fastserve._C.sched import StepPlan
 from fastserve.config import EngineConfig
-from fastserve.errors import InvalidArgumentError
-from fastserve.layers.context import ForwardContext
+from fastserve.errors import DeviceError, InvalidArgumentError
 from fastserve.loader import LoadedModel, load_model
 from fastserve.models.kv_cache import allocate_kv_cache, kv_block_bytes
-from fastserve.ops.attention import AttentionBatch
-from fastserve.ops.sampling import TokenLogprobs, sample, token_logprobs
-from fastserve.worker.batch import build_batch
+from fastserve.worker.cpu_runner import CpuRunner
+from fastserve.worker.device import Device, open_device
+from fastserve.worker.gpu_start import start_on_device
 from fastserve.worker.memory import PoolSizes, size_pools
+from fastserve.worker.row_inputs import made_up_rows
 from fastserve.worker.step_output import StepOutput
 from fastserve.worker.transfers import Transfers
 
@@ -38,8 +37,17 @@ class WorkerInfo:
     device: str
 
 
+@dataclass(frozen=True, slots=True)
+class LaunchedStep:
+    """A plan that was given to the device; for `Worker.finish`."""
+
+    plan: StepPlan
+    work: object
+    started_s: float
+
+
 class Worker:
-    """Used by one thread after construction."""
+    """`launch` is called by one thread and `finish`, in the same order, by one thread, which may be another."""
 
     def __init__(self, config: EngineConfig, progress: Progress | None = None) -> None:
         """Load the model and allocate both KV pools.
@@ -47,34 +55,45 @@ class Worker:
         Raises:
             CheckpointError: the checkpoint cannot be used.
             InvalidArgumentError: the configuration does not fit the model or the machine.
+            DeviceError: the GPU that is asked for cannot be used, or host memory cannot be page-locked for it.
         """
-        self._device = _resolve_device(config.model.device)
-        # All heavy work runs in the core's own threads; a second pool of torch's would fight them for the same cores.
-        torch.set_num_threads(1)
+        self._device = open_device(config.model.device)
+        if self._device is None:
+            # All heavy work runs in the core's own threads; a second pool of torch's would fight them for the cores.
+            torch.set_num_threads(1)
         if config.model.num_threads is not None:
             set_num_threads(config.model.num_threads)
-        self._model: LoadedModel = load_model(
-            config.model, device=torch.device(self._device), progress=_weights_progress(progress)
+        self._model = _load(config, self._device, progress)
+        spec, self._block_size = self._model.spec, config.cache.block_size
+        if self._device is None:
+            pools = size_pools(
+                config.cache,
+                block_bytes=kv_block_bytes(spec, self._block_size, self._model.dtype),
+                max_model_len=self._model.max_model_len,
+            )
+            self._kv_cache = allocate_kv_cache(
+                spec, pools.num_device_blocks, self._block_size, self._model.dtype, "cpu"
+            )
+            self._runner = CpuRunner(self._model.decoder, self._kv_cache)
+        else:
+            started = start_on_device(config, self._model, self._device, progress)
+            pools, self._kv_cache, self._runner = started.pools, started.kv_cache, started.runner
+        self.transfers = Transfers(
+            self._kv_cache,
+            pools.num_host_blocks,
+            canary=config.cache.kv_canary,
+            compute_stream=0 if self._device is None else self._device.stream,
+            allow_pageable=config.cache.allow_pageable_host_kv,
         )
-        spec, max_model_len = self._model.spec, self._model.max_model_len
-        self._block_size = config.cache.block_size
-        pools = size_pools(
-            config.cache,
-            block_bytes=kv_block_bytes(spec, self._block_size, self._model.dtype),
-            max_model_len=max_model_len,
-        )
-        self._kv_cache = allocate_kv_cache(
-            spec, pools.num_device_blocks, self._block_size, self._model.dtype, self._device
-        )
-        self.transfers = Transfers(self._kv_cache, pools.num_host_blocks, canary=config.cache.kv_canary)
-        self._previous_sampled = np.empty(0, np.int32)
+        self._fault: str | None = None
+        self._last_end_s = 0.0
         self.info = WorkerInfo(
             pools=pools,
-            max_model_len=max_model_len,
+            max_model_len=self._model.max_model_len,
             vocab_size=spec.vocab_size,
             eos_token_ids=tuple(self._model.eos_token_ids),
             dtype=str(self._model.dtype).removeprefix("torch."),
-            device=self._device,
+            device="cpu" if self._device is None else self._device.label,
         )
 
     @property
@@ -82,24 +101,44 @@ class Worker:
         """The device pool: [num_blocks, layers, 2, kv_heads, block_size, head_dim]."""
         return self._kv_cache
 
+    @property
+    def works_ahead(self) -> bool:
+        """Whether `launch` returns before the step has ended: `finish` then belongs on a thread of its own."""
+        return self._device is not None
+
     @torch.inference_mode()
-    def execute(self, plan: StepPlan) -> StepOutput:
-        """Start the transfers of the plan, run its forward pass, sample. A plan without rows only moves KV."""
+    def launch(self, plan: StepPlan) -> LaunchedStep:
+        """Start the transfers of the plan and its forward pass. A plan without rows only moves KV.
+
+        Raises:
+            DeviceError: the device is lost, in this step or in an earlier one.
+        """
+        self.check_device()
         started_s = time.perf_counter()
-        self.transfers.start(plan)
-        previous_sampled, sampled, logprobs = self._previous_sampled, np.empty(0, np.int32), None
-        self._previous_sampled = np.full(plan.num_samples, -1, np.int32)  # what the next plan finds if this one fails
-        if plan.num_rows:
-            batch = build_batch(plan, previous_sampled, self._kv_cache)
-            logits = self._model.decoder.forward(batch.token_ids, batch.context)
-            if plan.num_samples:
-                sampled = np.asarray(sample(logits, batch.sampling))
-                logprobs = _logprobs(logits, sampled, plan)
-        else:
+        with _FaultWatch(self):
+            self.transfers.start(plan)
+            return LaunchedStep(plan, self._runner.launch(plan), started_s)
+
+    def finish(self, launched: LaunchedStep) -> StepOutput:
+        """Wait for a launched plan and return what it sampled.
+
+        Raises:
+            DeviceError: the device is lost: what it computed and holds cannot be trusted.
+        """
+        with _FaultWatch(self):
+            sampled = self._runner.finish(launched.work)
+        self.check_device()
+        if not launched.plan.num_rows:
             self.transfers.wait(IDLE_WAIT_S)
-        self._previous_sampled = sampled
         results = self.transfers.take_results()
-        return StepOutput(sampled, logprobs, results, time.perf_counter() - started_s)
+        end_s = time.perf_counter()
+        elapsed_s = end_s - max(launched.started_s, self._last_end_s)  # not the wait behind the step before
+        self._last_end_s = end_s
+        return StepOutput(sampled.tokens, sampled.logprobs, results, elapsed_s)
+
+    def execute(self, plan: StepPlan) -> StepOutput:
+        """Run a plan from its start to its end."""
+        return self.finish(self.launch(plan))
 
     @torch.inference_mode()
     def time_iteration(self, *, prefill_tokens: int, prefill_ctx: int, num_decodes: int, decode_ctx: int) -> float:
@@ -109,49 +148,57 @@ class Worker:
             prefill_tokens: tokens of one prefill chunk (0 = none), after `prefill_ctx` tokens of context.
             num_decodes: decode rows (0 = none), each with `decode_ctx` tokens of context.
         """
-        rows = [1] * num_decodes + ([prefill_tokens] if prefill_tokens else [])
-        seq_lens = [decode_ctx] * num_decodes + ([prefill_ctx + prefill_tokens] if prefill_tokens else [])
-        blocks_of_row = [-(-n // self._block_size) for n in seq_lens]
-        num_blocks = self.info.pools.num_device_blocks
-        block_ids = np.arange(sum(blocks_of_row), dtype=np.int32) % num_blocks
-        block_start = np.concatenate([[0], np.cumsum(blocks_of_row)]).astype(np.int32)
-        positions = np.concatenate([np.arange(s - n, s) for n, s in zip(rows, seq_lens, strict=True)]).astype(np.int32)
-        row_of_token = np.repeat(np.arange(len(rows)), rows)
-        slots = block_ids[block_start[row_of_token] + positions // self._block_size].astype(np.int64)
-        slots = slots * self._block_size + positions % self._block_size
-        query_start = np.concatenate([[0], np.cumsum(rows)]).astype(np.int32)
-        context = ForwardContext(
-            positions=torch.from_numpy(positions),
-            slots=torch.from_numpy(slots),
-            attention=AttentionBatch(
-                query_start=query_start,
-                seq_lens=np.array(seq_lens, np.int32),
-                block_start=block_start,
-                block_ids=block_ids,
-                num_decode_rows=num_decodes,
-            ),
-            kv_cache=self._kv_cache,
-            logit_rows=torch.from_numpy(query_start[1:].astype(np.int64) - 1),
+        rows = made_up_rows(
+            [1] * num_decodes + ([prefill_tokens] if prefill_tokens else []),
+            [decode_ctx] * num_decodes + ([prefill_ctx + prefill_tokens] if prefill_tokens else []),
+            num_decode_rows=num_decodes,
+            num_blocks=self.info.pools.num_device_blocks,
+            block_size=self._block_size,
+            vocab_size=self.info.vocab_size,
         )
-        token_ids = torch.from_numpy(np.arange(len(positions), dtype=np.int32) % self.info.vocab_size)
-        started_s = time.perf_counter()
-        self._model.decoder.forward(token_ids, context)
-        return time.perf_counter() - started_s
+        return self._runner.time(rows)
 
     def close(self) -> None:
         """Stop the copy threads."""
         self.transfers.close()
 
+    def check_device(self) -> None:
+        """Raise DeviceError once the device was lost."""
+        if self._fault is not None:
+            raise DeviceError(self._fault)
 
-def _logprobs(logits: torch.Tensor, sampled: np.ndarray, plan: StepPlan) -> TokenLogprobs | None:
-    num_top = int(plan.num_logprobs.max())
-    return None if num_top < 0 else token_logprobs(logits, sampled, num_top)
+    def note_error(self, error: BaseException) -> None:
+        """Remember a fault of the device, so that no later step yields tokens from what it left behind."""
+        if self._fault is None and self._device is not None and self._device.is_fault(error):
+            self._fault = f"the device failed and cannot be used any more: {error}"
 
 
-def _resolve_device(device: str) -> str:
-    if device == "cuda":
-        raise InvalidArgumentError("device must be cpu or auto in this build: there is no CUDA worker yet, got cuda")
-    return "cpu"
+class _FaultWatch:
+    """Notes errors that leave its scope."""
+
+    def __init__(self, worker: Worker) -> None:
+        self._worker = worker
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, _kind: object, error: BaseException | None, _traceback: object) -> None:
+        if error is not None:
+            self._worker.note_error(error)
+
+
+def _load(config: EngineConfig, device: Device | None, progress: Progress | None) -> LoadedModel:
+    try:
+        return load_model(
+            config.model,
+            device=torch.device("cpu") if device is None else device.torch_device,
+            progress=_weights_progress(progress),
+        )
+    except torch.OutOfMemoryError as error:
+        raise InvalidArgumentError(
+            f"the weights of {config.model.model} do not fit into the memory of the GPU: use a smaller model, --dtype"
+            f" bfloat16 or a GPU with more free memory ({error})"
+        ) from error
 
 
 def _weights_progress(progress: Progress | None) -> Callable[[str, int, int], None] | None:

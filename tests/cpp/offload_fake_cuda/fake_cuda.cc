@@ -207,6 +207,10 @@ cudaError_t cudaGetDeviceCount(int* count) {
   *count = 1;
   return status_of("cudaGetDeviceCount");
 }
+cudaError_t cudaDriverGetVersion(int* version) {
+  *version = CUDART_VERSION;
+  return cudaSuccess;
+}
 cudaError_t cudaGetDevice(int* device) {
   *device = 0;
   return cudaSuccess;

@@ -15,6 +15,7 @@ OTHER_VALUES = {
     "quantum_ratio": 3.0,
     "max_num_seqs": 7,
     "port": 81,
+    "gpu_memory_utilization": 0.5,
     "max_body_bytes": 2048,
 }
 CASES = [

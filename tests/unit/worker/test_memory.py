@@ -4,7 +4,8 @@ import pytest
 
 from fastserve.config import CacheConfig
 from fastserve.errors import InvalidArgumentError
-from fastserve.worker.memory import size_pools
+from fastserve.worker.device import DeviceMemory
+from fastserve.worker.memory import device_kv_bytes, size_pools
 
 
 def test_gibibytes_become_blocks():
@@ -25,3 +26,17 @@ def test_a_host_pool_of_zero_is_allowed():
 def test_a_device_pool_that_cannot_hold_one_request_is_refused_with_the_remedy():
     with pytest.raises(InvalidArgumentError, match=r"128 blocks.*got 100 blocks.*--kv-gib"):
         size_pools(CacheConfig(num_gpu_blocks_override=100), block_bytes=4096, max_model_len=2048)
+
+
+def test_the_pool_of_a_gpu_gets_what_is_left():
+    gib = 1 << 30
+    memory = DeviceMemory(total=80 * gib, free=50 * gib, reserved=28 * gib, peak=20 * gib)
+    left = device_kv_bytes(memory, utilization=0.9, later_bytes=gib)
+    assert left == 72 * gib - 2 * gib - 20 * gib - gib
+    sizes = size_pools(CacheConfig(), block_bytes=1 << 20, max_model_len=2048, device_kv_bytes=left)
+    assert sizes.num_device_blocks == left >> 20
+
+
+def test_a_full_gpu_is_refused_with_the_remedy():
+    with pytest.raises(InvalidArgumentError, match=r"got 0 blocks.*--gpu-memory-utilization"):
+        size_pools(CacheConfig(), block_bytes=1 << 20, max_model_len=2048, device_kv_bytes=-5)

@@ -1,0 +1,196 @@
+"""Where a worker runs: the CPU, or one GPU of the NVIDIA driver. The GPU side has never run on a GPU."""
+
+import contextlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+
+from fastserve import _C
+from fastserve.errors import DeviceError, InvalidArgumentError
+from fastserve.log import get_logger
+
+logger = get_logger(__name__)
+
+MIN_CAPABILITY = (8, 0)
+
+
+class Event(Protocol):
+    """A point in the work of a device."""
+
+    def record(self) -> None:
+        """Mark what the device has been given up to now."""
+
+    def wait(self) -> None:
+        """Wait on the host until the device has done it; at once when nothing was recorded."""
+
+
+class Graph(Protocol):
+    """A step that was captured and can be run again with what its inputs hold then."""
+
+    def replay(self) -> None:
+        """Queue the step."""
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceMemory:
+    """Bytes of a device: all of it, what is free, and what torch has taken and used at most since `begin_peak`."""
+
+    total: int
+    free: int
+    reserved: int
+    peak: int
+
+
+class Device(Protocol):
+    """A device that works beside the host: calls queue work on its one compute stream and return."""
+
+    torch_device: torch.device
+    label: str
+    stream: int
+
+    def scope(self) -> contextlib.AbstractContextManager:
+        """Within it, torch and the ops queue their work on the compute stream; for any thread."""
+
+    def synchronize(self) -> None:
+        """Wait until the device has done everything."""
+
+    def event(self) -> Event:
+        """Make an event."""
+
+    def host_buffer(self, num_bytes: int) -> torch.Tensor:
+        """uint8 [num_bytes] on the CPU that the device can read and write by itself."""
+
+    def to_host(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Queue a copy to the CPU; it is there once an event recorded later was waited for."""
+
+    def capture(self, step: Callable[[], torch.Tensor]) -> tuple[Graph, torch.Tensor]:
+        """Capture a step, after it has run once for real; what it returned is written anew by every replay."""
+
+    def begin_peak(self) -> None:
+        """Give back memory that is not in use and count the peak from now on."""
+
+    def memory(self) -> DeviceMemory:
+        """State of the memory; waits for the device."""
+
+    def is_fault(self, error: BaseException) -> bool:
+        """Whether the device is lost for this process: nothing that it holds can be trusted any more."""
+
+
+class _CudaEvent:
+    def __init__(self, stream: torch.cuda.Stream) -> None:
+        self._stream = stream
+        self._event = torch.cuda.Event()
+
+    def record(self) -> None:
+        self._event.record(self._stream)
+
+    def wait(self) -> None:
+        self._event.synchronize()
+
+
+class CudaDevice:
+    """The first GPU that the process may see, with one compute stream of its own. Never run on a GPU.
+
+    Raises:
+        DeviceError: there is no usable GPU; the message says what is missing and what to do.
+    """
+
+    def __init__(self) -> None:
+        if problem := cuda_problem():
+            raise DeviceError(f"device cuda cannot be used: {problem}")
+        self.torch_device = torch.device("cuda", 0)
+        torch.cuda.set_device(self.torch_device)
+        self.label = f"cuda ({torch.cuda.get_device_name(self.torch_device)})"
+        self._stream = torch.cuda.Stream(self.torch_device)
+        self.stream: int = self._stream.cuda_stream
+        self._pool: tuple[int, int] | None = None
+
+    def scope(self) -> contextlib.AbstractContextManager:
+        """See Device."""
+        return torch.cuda.stream(self._stream)
+
+    def synchronize(self) -> None:
+        """See Device."""
+        torch.cuda.synchronize(self.torch_device)
+
+    def event(self) -> Event:
+        """See Device."""
+        return _CudaEvent(self._stream)
+
+    def host_buffer(self, num_bytes: int) -> torch.Tensor:
+        """See Device."""
+        return torch.zeros(num_bytes, dtype=torch.uint8, pin_memory=True)
+
+    def to_host(self, tensor: torch.Tensor) -> torch.Tensor:
+        """See Device."""
+        host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+        return host.copy_(tensor, non_blocking=True)
+
+    def capture(self, step: Callable[[], torch.Tensor]) -> tuple[Graph, torch.Tensor]:
+        """See Device. All graphs share one memory pool: they never run at once."""
+        with self.scope():
+            step()  # libraries set themselves up outside the capture
+        self.synchronize()
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, pool=self._pool, stream=self._stream):
+            output = step()
+        self._pool = graph.pool()
+        return graph, output
+
+    def begin_peak(self) -> None:
+        """See Device."""
+        self.synchronize()
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats(self.torch_device)
+
+    def memory(self) -> DeviceMemory:
+        """See Device."""
+        self.synchronize()
+        free, total = torch.cuda.mem_get_info(self.torch_device)
+        reserved = torch.cuda.memory_reserved(self.torch_device)
+        return DeviceMemory(total, free, reserved, torch.cuda.max_memory_allocated(self.torch_device))
+
+    def is_fault(self, error: BaseException) -> bool:
+        """See Device. Being out of memory leaves the device as it was."""
+        if isinstance(error, torch.OutOfMemoryError):
+            return False
+        return isinstance(error, torch.AcceleratorError | DeviceError)
+
+
+def open_device(requested: str) -> Device | None:
+    """The GPU when the setting "auto", "cpu" or "cuda" means it on this machine; None for the CPU.
+
+    Raises:
+        DeviceError: "cuda" is asked for and cannot be used.
+        InvalidArgumentError: the setting is none of the three.
+    """
+    if requested not in ("auto", "cpu", "cuda"):
+        raise InvalidArgumentError(f"device must be auto, cpu or cuda, got {requested}")
+    if requested == "auto" and _C.cuda_devices() and (problem := cuda_problem()):
+        logger.warning("the model runs on the CPU: %s", problem)
+        return None
+    if requested == "cpu" or (requested == "auto" and not _C.cuda_devices()):
+        return None
+    return CudaDevice()
+
+
+def cuda_problem() -> str:
+    """Why the model cannot run on a GPU here, with the remedy; empty when it can."""
+    if problem := _C.cuda_problem():
+        return problem
+    devices = _C.cuda_devices()
+    if not devices:
+        return "the driver does not describe its GPU; look at nvidia-smi"
+    major, minor = devices[0]["compute_capability"]
+    if (major, minor) < MIN_CAPABILITY:
+        return (
+            f"{devices[0]['name']} has compute capability {major}.{minor}, the kernels need"
+            f" {MIN_CAPABILITY[0]}.{MIN_CAPABILITY[1]} (Ampere) or newer; use another GPU or --device cpu"
+        )
+    if torch.version.cuda is None:
+        return "this torch is a CPU build; install a CUDA build of torch"
+    if not torch.cuda.is_available():
+        return f"torch (built for CUDA {torch.version.cuda}) cannot use the GPU; install a torch that fits the driver"
+    return ""

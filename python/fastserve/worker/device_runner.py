@@ -1,0 +1,236 @@
+"""Runs plans on a device that works beside the host: launch a step, go on, read its tokens later.
+
+Never run on a GPU; the same code runs on the CPU under a device that only pretends (tests/fake_device.py).
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from fastserve._C.offload import copy_fragments
+from fastserve._C.sched import StepPlan
+from fastserve.errors import InternalError
+from fastserve.layers.context import ForwardContext
+from fastserve.models.decoder import Decoder
+from fastserve.ops.attention import AttentionBatch
+from fastserve.ops.sampling import TokenLogprobs, sample, token_logprobs
+from fastserve.worker.cpu_runner import Sampled
+from fastserve.worker.device import Device, Event
+from fastserve.worker.graphs import DecodeGraphs, batch_buckets
+from fastserve.worker.row_inputs import RowInputs, empty_decode, padded_decode, rows_of_plan
+from fastserve.worker.sampling_inputs import SamplingInputs
+from fastserve.worker.step_inputs import NUM_SLOTS, Field, PackedInputs
+
+
+@dataclass(frozen=True, slots=True)
+class RunnerLimits:
+    """The largest step: tokens, rows, and tokens of one row's KV; and the size of a block."""
+
+    max_num_tokens: int
+    max_num_seqs: int
+    max_model_len: int
+    block_size: int
+
+
+@dataclass(slots=True)
+class _Result:
+    """Where the tokens of one step arrive on the host."""
+
+    tokens: torch.Tensor  # uint8, page-locked; int32[max_num_seqs] in it
+    ready: Event
+    num_samples: int = 0
+    logprobs: TokenLogprobs | None = None  # tensors on the host, to be read when ready
+    busy: bool = False
+
+
+class DeviceRunner:
+    """`launch` is for one thread, `finish` for one thread, which may be another; at most two steps are under way.
+
+    Order. All work of a step is queued on the compute stream: the copy of its inputs, the tokens that the step before
+    sampled (they never leave the device on their way), the forward pass, sampling, the copy of the tokens to the host. The
+    host waits once per step, for the event behind that copy.
+    """
+
+    def __init__(self, decoder: Decoder, kv_cache: torch.Tensor, device: Device, limits: RunnerLimits) -> None:
+        self._decoder = decoder
+        self._kv_cache = kv_cache
+        self._device = device
+        self._limits = limits
+        blocks_of_row = -(-limits.max_model_len // limits.block_size)
+        rows, tokens = limits.max_num_seqs, limits.max_num_tokens
+        self._inputs = PackedInputs(
+            device,
+            [
+                Field("token_ids", np.int32, tokens),
+                Field("token_sources", np.int32, tokens),
+                Field("positions", np.int32, tokens),
+                Field("slots", np.int64, tokens),
+                Field("query_start", np.int32, rows + 1),
+                Field("seq_lens", np.int32, rows),
+                Field("block_start", np.int32, rows + 1),
+                Field("block_ids", np.int32, rows * blocks_of_row),
+                Field("logit_rows", np.int64, rows),
+            ],
+        )
+        self._sampling = SamplingInputs(device, rows)
+        self._sampled = torch.full((rows,), -1, dtype=torch.int32, device=device.torch_device)
+        self._sampled_bytes = self._sampled.view(torch.uint8)
+        self._results = [_Result(device.host_buffer(4 * rows), device.event()) for _ in range(NUM_SLOTS)]
+        self._next_result = 0
+        self._graphs: DecodeGraphs | None = None
+        self._graph_logits: torch.Tensor | None = None
+
+    def use_cache(self, kv_cache: torch.Tensor) -> None:
+        """Run on another KV cache from now on; before graphs are captured."""
+        self._kv_cache = kv_cache
+
+    def capture_graphs(self, progress: Callable[[int, int], None] | None = None) -> None:
+        """Capture decode steps of every batch size; on an idle device, before the first plan."""
+        buckets = batch_buckets(self._limits.max_num_seqs)
+        self._graph_logits = torch.empty(
+            (buckets[-1], self._decoder.spec.vocab_size), dtype=torch.float32, device=self._device.torch_device
+        )
+        with self._device.scope():
+            self._send(empty_decode(buckets[-1]))
+        self._device.synchronize()
+        self._graphs = DecodeGraphs(self._device, buckets, self._decode_step, progress)
+
+    def launch(self, plan: StepPlan) -> _Result | None:
+        """Queue a plan; None for one without rows."""
+        if not plan.num_rows:
+            return None
+        result = self._take_result()
+        with self._device.scope():
+            try:
+                logits = self._forward(rows_of_plan(plan))
+                if plan.num_samples:
+                    self._sample(logits, plan, result)
+            except BaseException:
+                result.busy = False
+                self._sampled.fill_(-1)  # what the next plan finds, since this one fails
+                raise
+            result.ready.record()
+        return result
+
+    def finish(self, launched: _Result | None) -> Sampled:
+        """Wait for a step and return what it sampled."""
+        if launched is None:
+            return Sampled(np.empty(0, np.int32))
+        try:
+            launched.ready.wait()
+            tokens = launched.tokens.numpy().view(np.int32)[: launched.num_samples].copy()
+            return Sampled(tokens, _on_host(launched.logprobs))
+        finally:
+            launched.busy = False
+
+    def time(self, rows: RowInputs) -> float:
+        """Seconds of a forward pass over made-up rows, from an idle device to an idle device."""
+        self._device.synchronize()
+        started_s = time.perf_counter()
+        with self._device.scope():
+            self._forward(rows)
+        self._device.synchronize()
+        return time.perf_counter() - started_s
+
+    def _take_result(self) -> _Result:
+        result = self._results[self._next_result]
+        if result.busy:
+            raise InternalError(f"{NUM_SLOTS} steps are under way: finish one before launching the next")
+        self._next_result = (self._next_result + 1) % NUM_SLOTS
+        result.busy, result.num_samples, result.logprobs = True, 0, None
+        return result
+
+    def _forward(self, rows: RowInputs) -> torch.Tensor:
+        """Queue the forward pass; logits float32[S, vocab_size]."""
+        bucket = self._graphs.bucket(rows.num_rows) if self._graphs is not None and rows.is_plain_decode else None
+        if bucket is not None:
+            self._send(padded_decode(rows, bucket))
+            return self._graphs.replay(bucket)[: rows.num_rows]
+        self._send(rows)
+        view = self._inputs.view
+        num_logits = len(rows.logit_rows)
+        context = self._context(rows.num_tokens, rows.num_rows, rows.num_decode_rows, len(rows.block_ids), num_logits)
+        self._fill_in_tokens(rows.num_tokens)
+        return self._decoder.forward(view("token_ids", rows.num_tokens), context)
+
+    def _decode_step(self, num_rows: int) -> Callable[[], torch.Tensor]:
+        """The captured step: everything in it is at a fixed address."""
+        room_for_blocks = len(self._inputs.view("block_ids"))
+        token_ids = self._inputs.view("token_ids", num_rows)
+        context = self._context(num_rows, num_rows, num_rows, room_for_blocks, num_rows)
+        logits = self._graph_logits[:num_rows]
+
+        def step() -> torch.Tensor:
+            self._fill_in_tokens(num_rows)
+            return self._decoder.forward(token_ids, context, out=logits)
+
+        return step
+
+    def _send(self, rows: RowInputs) -> None:
+        inputs = self._inputs
+        inputs.begin()
+        inputs.put("token_ids", rows.token_ids)
+        inputs.put("token_sources", rows.token_sources)
+        inputs.put("positions", rows.positions)
+        inputs.put("slots", rows.slots)
+        inputs.put("query_start", rows.query_start)
+        inputs.put("seq_lens", rows.seq_lens)
+        inputs.put("block_start", rows.block_start)
+        inputs.put("block_ids", rows.block_ids)
+        inputs.put("logit_rows", rows.logit_rows)
+        inputs.send()
+
+    def _context(
+        self, num_tokens: int, num_rows: int, num_decode_rows: int, num_block_ids: int, num_logits: int
+    ) -> ForwardContext:
+        view = self._inputs.view
+        return ForwardContext(
+            positions=view("positions", num_tokens),
+            slots=view("slots", num_tokens),
+            attention=AttentionBatch(
+                query_start=view("query_start", num_rows + 1),
+                seq_lens=view("seq_lens", num_rows),
+                block_start=view("block_start", num_rows + 1),
+                block_ids=view("block_ids", num_block_ids),
+                num_decode_rows=num_decode_rows,
+            ),
+            kv_cache=self._kv_cache,
+            logit_rows=view("logit_rows", num_logits),
+        )
+
+    def _fill_in_tokens(self, num_tokens: int) -> None:
+        """Put the tokens of the step before where the host did not know them.
+
+        A failed sample (-1) has ended its request: its row runs on any valid token and is ignored at commit.
+        """
+        sources = self._inputs.view("token_sources", num_tokens)
+        token_ids = self._inputs.view("token_ids", num_tokens)
+        sampled = self._sampled.index_select(0, sources.clamp_min(0)).clamp_min(0)
+        token_ids.copy_(torch.where(sources >= 0, sampled, token_ids))
+
+    def _sample(self, logits: torch.Tensor, plan: StepPlan, result: _Result) -> None:
+        batch = self._sampling.send(plan, self._sampled)
+        sampled = self._sampled[: plan.num_samples]
+        sampled.copy_(torch.as_tensor(sample(logits, batch)))
+        num_top = int(plan.num_logprobs.max())
+        if num_top >= 0:
+            values = token_logprobs(logits, sampled, num_top)
+            result.logprobs = TokenLogprobs(*(self._queue_to_host(array) for array in _arrays(values)))
+        # By a kernel: a copy engine may be at work on megabytes of KV.
+        whole = (np.zeros(1, np.int64), np.array([4 * plan.num_samples], np.int64))
+        copy_fragments(self._sampled_bytes, result.tokens, *whole, stream=self._device.stream)
+        result.num_samples = plan.num_samples
+
+    def _queue_to_host(self, array: np.ndarray | torch.Tensor) -> torch.Tensor:
+        return self._device.to_host(torch.as_tensor(array))
+
+
+def _arrays(values: TokenLogprobs) -> tuple[np.ndarray, ...]:
+    return values.token_logprobs, values.ranks, values.top_ids, values.top_logprobs
+
+
+def _on_host(values: TokenLogprobs | None) -> TokenLogprobs | None:
+    return None if values is None else TokenLogprobs(*(array.numpy().copy() for array in _arrays(values)))

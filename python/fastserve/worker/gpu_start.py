@@ -1,0 +1,89 @@
+"""Start of a worker on a GPU: measure what a step needs, give the rest to the KV pool, capture the graphs.
+
+Never run on a GPU; runs on the CPU under a device that only pretends (tests/fake_device.py).
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from fastserve.config import GIB, MIB, EngineConfig
+from fastserve.errors import InvalidArgumentError
+from fastserve.loader import LoadedModel
+from fastserve.models.kv_cache import allocate_kv_cache, kv_block_bytes
+from fastserve.worker.device import Device
+from fastserve.worker.device_runner import DeviceRunner, RunnerLimits
+from fastserve.worker.memory import PoolSizes, device_kv_bytes, size_pools
+from fastserve.worker.row_inputs import RowInputs, made_up_rows
+
+GRAPHS_BYTES = 512 * MIB  # CUDA's own memory for some 35 graphs, and their activations
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """What a worker runs with."""
+
+    pools: PoolSizes
+    kv_cache: torch.Tensor
+    runner: DeviceRunner
+
+
+@torch.inference_mode()
+def start_on_device(
+    config: EngineConfig, model: LoadedModel, device: Device, progress: Callable[[str, int, int], None] | None
+) -> Started:
+    """Size and allocate the KV pool and make the runner.
+
+    Args:
+        progress: called as progress("graphs", done, total) while graphs are captured.
+    Raises:
+        InvalidArgumentError: the memory does not hold a step of the largest size, or no KV pool beside it.
+    """
+    spec, block_size = model.spec, config.cache.block_size
+    limits = RunnerLimits(
+        max_num_tokens=config.scheduler.max_num_batched_tokens,
+        max_num_seqs=config.scheduler.max_num_seqs,
+        max_model_len=model.max_model_len,
+        block_size=block_size,
+    )
+    block = allocate_kv_cache(spec, 1, block_size, model.dtype, device.torch_device)
+    runner = DeviceRunner(model.decoder, block, device, limits)
+    device.begin_peak()
+    try:
+        runner.time(_largest_step(limits, spec.vocab_size))
+    except torch.OutOfMemoryError as error:
+        raise InvalidArgumentError(
+            f"the memory of the GPU does not hold a step of {limits.max_num_tokens} tokens beside the weights: lower"
+            f" --max-num-batched-tokens or --max-num-seqs ({error})"
+        ) from error
+    memory = device.memory()
+    logits_bytes = 4 * limits.max_num_seqs * spec.vocab_size
+    left = device_kv_bytes(
+        memory,
+        utilization=config.cache.gpu_memory_utilization,
+        later_bytes=2 * logits_bytes + (0 if config.model.enforce_eager else GRAPHS_BYTES),
+    )
+    block_bytes = kv_block_bytes(spec, block_size, model.dtype)
+    if left < block_bytes and config.cache.num_gpu_blocks_override is None:
+        raise InvalidArgumentError(
+            f"the memory of the GPU ({memory.total / GIB:.1f} GiB, {memory.free / GIB:.1f} free) has no room for one KV block"
+            f" of {block_bytes} bytes beside weights and a full step ({memory.peak / GIB:.1f} GiB): raise"
+            f" --gpu-memory-utilization, lower --max-num-batched-tokens or use a smaller model"
+        )
+    pools = size_pools(config.cache, block_bytes=block_bytes, max_model_len=model.max_model_len, device_kv_bytes=left)
+    device.begin_peak()
+    kv_cache = allocate_kv_cache(spec, pools.num_device_blocks, block_size, model.dtype, device.torch_device)
+    runner.use_cache(kv_cache)
+    if not config.model.enforce_eager:
+        runner.capture_graphs(None if progress is None else lambda done, total: progress("graphs", done, total))
+    return Started(pools, kv_cache, runner)
+
+
+def _largest_step(limits: RunnerLimits, vocab_size: int) -> RowInputs:
+    """As many tokens and as many logits as a step may have; it leaves the pool, here of one block, as it is."""
+    rows = min(limits.max_num_seqs, limits.max_num_tokens)
+    share, extra = divmod(limits.max_num_tokens, rows)
+    lengths = [min(share + (row < extra), limits.max_model_len) for row in range(rows)]
+    return made_up_rows(lengths, lengths, num_decode_rows=0, num_blocks=1, block_size=limits.block_size,
+                        vocab_size=vocab_size, write_kv=False)  # fmt: skip

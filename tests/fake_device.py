@@ -1,0 +1,90 @@
+"""A device that pretends: the CPU under the interface of a GPU, so that the code for GPUs runs without one.
+
+Work is done when it is called; what a test sees of a GPU is the packing of inputs, the steps under way, the fixed
+addresses of captured steps and the waits of the host.
+"""
+
+import contextlib
+from collections.abc import Callable, Iterator
+
+import torch
+
+from fastserve.config import GIB
+from fastserve.errors import DeviceError
+from fastserve.worker.device import DeviceMemory
+
+
+class FakeEvent:
+    """Counts what happens to it."""
+
+    def __init__(self, device: "FakeDevice") -> None:
+        self._device = device
+        self.recorded = 0
+
+    def record(self) -> None:
+        self.recorded += 1
+
+    def wait(self) -> None:
+        if self.recorded:
+            self._device.waits += 1
+        if self._device.fault is not None:
+            raise DeviceError(self._device.fault)
+
+
+class FakeGraph:
+    """Runs the step again and writes its output where the capture left it."""
+
+    def __init__(self, device: "FakeDevice", step: Callable[[], torch.Tensor], output: torch.Tensor) -> None:
+        self._device = device
+        self._step = step
+        self._output = output
+
+    def replay(self) -> None:
+        self._device.replays += 1
+        output = self._step()
+        assert output.data_ptr() == self._output.data_ptr(), "a captured step writes to a fixed address"
+
+
+class FakeDevice:
+    """See Device. `fault`, once set, makes every wait fail as a lost GPU would."""
+
+    def __init__(self, total: int = GIB) -> None:
+        self.torch_device = torch.device("cpu")
+        self.label = "fake"
+        self.stream = 0
+        self.total = total
+        self.fault: str | None = None
+        self.waits = 0
+        self.replays = 0
+        self.synchronisations = 0
+        self.captured: list[int] = []
+
+    @contextlib.contextmanager
+    def scope(self) -> Iterator[None]:
+        yield
+
+    def synchronize(self) -> None:
+        self.synchronisations += 1
+
+    def event(self) -> FakeEvent:
+        return FakeEvent(self)
+
+    def host_buffer(self, num_bytes: int) -> torch.Tensor:
+        return torch.zeros(num_bytes, dtype=torch.uint8)
+
+    def to_host(self, tensor: torch.Tensor) -> torch.Tensor:
+        return tensor.clone()
+
+    def capture(self, step: Callable[[], torch.Tensor]) -> tuple[FakeGraph, torch.Tensor]:
+        output = step()
+        self.captured.append(len(output))
+        return FakeGraph(self, step, output), output
+
+    def begin_peak(self) -> None:
+        pass
+
+    def memory(self) -> DeviceMemory:
+        return DeviceMemory(total=self.total, free=self.total // 2, reserved=self.total // 4, peak=self.total // 4)
+
+    def is_fault(self, error: BaseException) -> bool:
+        return isinstance(error, DeviceError)

@@ -1,0 +1,192 @@
+"""The engine with the worker's code for GPUs, over a device that pretends: the tokens are those of the CPU worker."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+from fastserve.engine.core import EngineCore
+from fastserve.errors import DeviceError, InvalidArgumentError
+from fastserve.layers import attention as attention_layer
+from fastserve.ops.attention import AttentionBatch, attention
+from fastserve.ops.sampling import SamplingBatch, sample
+from fastserve.types import SamplingParams
+from fastserve.worker import device_runner
+from fastserve.worker import worker as worker_module
+from tests.fake_device import FakeDevice
+from tests.integration.engine_driver import GREEDY, Driver, engine_config, park_every, random_prompts, run_prompts
+
+PROMPTS = random_prompts(10)
+SEEDED = SamplingParams(temperature=0.8, top_p=0.9, top_k=40, seed=7, max_tokens=24, ignore_eos=True,
+                        repetition_penalty=1.1, frequency_penalty=0.2)  # fmt: skip
+
+
+@pytest.fixture
+def device(monkeypatch) -> FakeDevice:
+    """The next engines run on it."""
+    device = FakeDevice()
+    monkeypatch.setattr(worker_module, "open_device", lambda requested: device)
+    monkeypatch.setattr(device_runner, "sample", sample_from_tensors)
+    monkeypatch.setattr(attention_layer, "attention", attention_with_empty_rows)
+    return device
+
+
+def sample_from_tensors(logits: torch.Tensor, batch: SamplingBatch) -> np.ndarray:
+    """`sample` with settings that lie in tensors, as they do for a GPU."""
+    arrays = {field.name: getattr(batch, field.name).numpy() for field in dataclasses.fields(batch)}
+    return sample(logits, SamplingBatch(**arrays))
+
+
+def attention_with_empty_rows(q, kv_cache, batch: AttentionBatch, *, layer, scale, out) -> torch.Tensor:
+    """`attention`, with zeros for the empty rows at the end of a batch, as its kernels for GPUs give them."""
+    num_rows = int((batch.seq_lens > 0).sum())
+    filled = dataclasses.replace(
+        batch,
+        query_start=batch.query_start[: num_rows + 1],
+        seq_lens=batch.seq_lens[:num_rows],
+        block_start=batch.block_start[: num_rows + 1],
+        num_decode_rows=min(batch.num_decode_rows, num_rows),
+    )
+    if num_rows < batch.num_rows:
+        out[num_rows:] = 0
+    return attention(q, kv_cache, filled, layer=layer, scale=scale, out=out) if num_rows else out
+
+
+@pytest.fixture(scope="module")
+def greedy_tokens() -> list[list[int]]:
+    return run_prompts(PROMPTS)
+
+
+@pytest.fixture(scope="module")
+def seeded_tokens() -> list[list[int]]:
+    return run_prompts(PROMPTS, SEEDED)
+
+
+@pytest.mark.parametrize("async_scheduling", [True, False])
+@pytest.mark.parametrize("enforce_eager", [True, False])
+def test_tokens_are_those_of_the_cpu_worker(greedy_tokens, device, enforce_eager, async_scheduling):
+    assert run_prompts(PROMPTS, enforce_eager=enforce_eager, async_scheduling=async_scheduling) == greedy_tokens
+    assert (device.replays > 0) == (not enforce_eager)
+
+
+def test_sampled_tokens_and_penalties_are_those_of_the_cpu_worker(seeded_tokens, device):
+    assert run_prompts(PROMPTS, SEEDED) == seeded_tokens
+
+
+@pytest.mark.parametrize("k", [1, 3])
+def test_parking_every_request_every_k_steps_changes_no_token(greedy_tokens, device, k):
+    tokens = run_prompts(
+        PROMPTS,
+        between_steps=park_every(k),
+        prepare=lambda core: core.executor.worker.transfers.engine.inject_random_delay(0.002, 1),
+        num_gpu_blocks_override=16,
+    )
+    assert tokens == greedy_tokens
+
+
+def test_the_host_waits_once_for_a_step_and_synchronises_never(device):
+    core = EngineCore.from_config(engine_config())
+    try:
+        driver = Driver(core)
+        driver.add(0, PROMPTS[0])
+        driver.run()
+        before, waits = device.synchronisations, device.waits
+        iterations = core.stats().iterations
+        driver.add(1, PROMPTS[1])
+        driver.run()
+        assert device.synchronisations == before
+        # Besides the event of a step, which the host waits for, the slots of packed inputs were long free.
+        assert device.waits - waits <= 3 * (core.stats().iterations - iterations)
+    finally:
+        core.close()
+
+
+def test_graphs_are_captured_for_every_batch_size_largest_first(device):
+    EngineCore.from_config(engine_config(max_num_seqs=20)).close()
+    assert device.captured == [20, 16, 8, 4, 2, 1]
+
+
+def test_log_probabilities_are_those_of_the_cpu_worker(device, monkeypatch):
+    sampling = SamplingParams(temperature=0.0, max_tokens=5, ignore_eos=True, logprobs=3)
+
+    def logprobs() -> list[object]:
+        core, seen = EngineCore.from_config(engine_config()), []
+        try:
+            driver = Driver(core)
+            driver.add(0, PROMPTS[0], sampling)
+            while core.has_work():
+                seen += [output.logprobs for output in core.step() if output.logprobs]
+            return seen
+        finally:
+            core.close()
+
+    on_device = logprobs()
+    monkeypatch.setattr(worker_module, "open_device", lambda requested: None)
+    assert on_device
+    assert on_device == logprobs()
+
+
+def test_a_lost_device_ends_the_engine_and_yields_no_token(device):
+    core = EngineCore.from_config(engine_config())
+    try:
+        driver = Driver(core)
+        for request_id, prompt in enumerate(PROMPTS[:4]):
+            driver.add(request_id, prompt)
+        for _ in range(6):
+            driver.step()
+        device.fault = "an illegal memory access was encountered"
+        tokens = {request_id: list(ids) for request_id, ids in driver.tokens.items()}
+        with pytest.raises(DeviceError, match=r"cannot be used any more.*illegal memory access"):
+            for request_id in range(4, 8):
+                driver.add(request_id, PROMPTS[request_id])
+                driver.run()
+        device.fault = None  # the worker remembers: what the device holds stays untrusted
+        with pytest.raises(DeviceError, match="cannot be used any more"):
+            core.executor.worker.check_device()
+        assert all(driver.tokens[request_id] == (tokens.get(request_id) or []) for request_id in driver.tokens)
+    finally:
+        core.close()
+
+
+def test_the_pool_gets_what_the_memory_of_the_device_leaves(monkeypatch):
+    def blocks(**changes: object) -> int:
+        monkeypatch.setattr(worker_module, "open_device", lambda requested: FakeDevice(total=64 << 20))
+        core = EngineCore.from_config(engine_config(num_gpu_blocks_override=None, enforce_eager=True, **changes))
+        try:
+            return core.info.num_device_blocks
+        finally:
+            core.close()
+
+    assert blocks(gpu_memory_utilization=0.9) > blocks(gpu_memory_utilization=0.7) > 0
+
+
+def test_a_device_without_room_for_a_block_is_refused_with_the_remedy(monkeypatch):
+    monkeypatch.setattr(worker_module, "open_device", lambda requested: FakeDevice(total=1 << 20))
+    with pytest.raises(InvalidArgumentError, match=r"no room for one KV block.*--gpu-memory-utilization"):
+        EngineCore.from_config(engine_config(num_gpu_blocks_override=None, gpu_memory_utilization=0.2))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device, or torch without CUDA")
+@pytest.mark.parametrize("enforce_eager", [True, False])
+@pytest.mark.parametrize("k", [1, 2, 7])
+def test_forced_parking_on_a_gpu_changes_no_token(k, enforce_eager):
+    changes = {"device": "cuda", "enforce_eager": enforce_eager}
+    unparked = run_prompts(PROMPTS, GREEDY, **changes)
+    cores = []
+    tokens = run_prompts(
+        PROMPTS, GREEDY, between_steps=park_every(k), prepare=cores.append, num_gpu_blocks_override=16, **changes
+    )
+    assert tokens == unparked
+    engine = cores[0].executor.worker.transfers.engine
+    assert engine.num_verified > 0
+    assert engine.num_mismatches == 0
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device, or torch without CUDA")
+def test_a_gpu_gives_the_tokens_of_the_cpu(greedy_tokens):
+    on_gpu = run_prompts(PROMPTS, device="cuda")
+    same = np.mean(np.concatenate(on_gpu) == np.concatenate(greedy_tokens))
+    assert same > 0.9, "the orders of summation differ, so that a near tie may fall the other way, not more"

@@ -1,0 +1,69 @@
+"""Which device a worker gets, and what it says where there is none."""
+
+import re
+import types
+
+import pytest
+import torch
+
+from fastserve import _C
+from fastserve.errors import DeviceError, InvalidArgumentError
+from fastserve.worker import device as device_module
+from fastserve.worker.device import cuda_problem, open_device
+
+HAS_GPU = bool(_C.cuda_devices())
+
+
+def pretend(monkeypatch, *, problem: str = "", devices: list | None = None, torch_cuda: str | None = "13.0",
+            available: bool = True) -> None:  # fmt: skip
+    """Let the core and torch report another machine."""
+    core = types.SimpleNamespace(cuda_problem=lambda: problem, cuda_devices=lambda: devices or [])
+    monkeypatch.setattr(device_module, "_C", core)
+    monkeypatch.setattr(torch.version, "cuda", torch_cuda)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: available)
+
+
+H200 = {"name": "NVIDIA H200", "compute_capability": (9, 0), "memory_bytes": 1 << 37}
+T4 = {"name": "Tesla T4", "compute_capability": (7, 5), "memory_bytes": 1 << 34}
+
+
+@pytest.mark.skipif(HAS_GPU, reason="this machine has a GPU")
+def test_cuda_on_a_machine_without_a_driver_says_what_is_missing():
+    expected = "no NVIDIA driver|shows no GPU|has no CUDA|needs"
+    with pytest.raises(DeviceError, match=f"device cuda cannot be used: .*({expected})"):
+        open_device("cuda")
+
+
+@pytest.mark.skipif(HAS_GPU, reason="this machine has a GPU")
+def test_auto_takes_the_cpu_where_there_is_no_gpu():
+    assert open_device("auto") is None
+    assert open_device("cpu") is None
+
+
+def test_another_word_is_refused():
+    with pytest.raises(InvalidArgumentError, match="auto, cpu or cuda, got tpu"):
+        open_device("tpu")
+
+
+@pytest.mark.parametrize(
+    "machine, text",
+    [
+        ({"problem": "no NVIDIA driver was found"}, "no NVIDIA driver"),
+        ({"devices": [T4]}, "Tesla T4 has compute capability 7.5, the kernels need 8.0"),
+        ({"devices": [H200], "torch_cuda": None}, "torch is a CPU build"),
+        ({"devices": [H200], "available": False}, "cannot use the GPU"),
+        ({"devices": [H200]}, "^$"),
+    ],
+)
+def test_each_obstacle_has_a_message(monkeypatch, machine, text):
+    pretend(monkeypatch, **machine)
+    assert re.search(text, cuda_problem())
+
+
+def test_auto_takes_the_cpu_and_says_why_when_a_gpu_cannot_be_used(monkeypatch, caplog):
+    pretend(monkeypatch, devices=[T4])
+    with caplog.at_level("WARNING", logger="fastserve"):
+        assert open_device("auto") is None
+    assert "Tesla T4" in caplog.text
+    with pytest.raises(DeviceError, match="Tesla T4"):
+        open_device("cuda")
