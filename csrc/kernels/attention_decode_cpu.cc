@@ -1,7 +1,7 @@
 // One query token per row: bound by reading the cache, so each page is read once for all query heads of its KV head.
 // A unit of work is (row, KV head, up to kAttentionMaxHeadsPerPass query heads[, split]). Scores: keys are
 // transposed, then lanes = tokens. Values: lanes = dimensions. Memory is kept busy by prefetching, with every line that
-// is read, one that comes a few KiB later: prefetching more at once fills the miss buffers and stalls the arithmetic.
+// is read, one that comes some KiB later: prefetching more at once fills the miss buffers and stalls the arithmetic.
 
 #include "kernels/attention_tile.h"
 #include "kernels/parallel.h"
@@ -11,7 +11,7 @@ namespace {
 
 constexpr int kTile = kAttentionTileTokens;
 constexpr int kKeyFloats = 4096;   // keys transposed at a time: a third of the first-level cache
-constexpr int kAheadBytes = 8192;  // how far ahead of their use lines are prefetched, of one KV head
+constexpr int kAheadBytes = 16384;  // how far ahead of their use lines are prefetched, of one KV head
 constexpr int kMaxHeads = kAttentionMaxHeadsPerPass;
 constexpr int kMicroVecs = kLanes == 16 ? 4 : 2;  // vectors in registers beside up to 4 heads
 
