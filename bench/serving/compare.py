@@ -104,7 +104,9 @@ def main() -> None:
         for server in servers:
             server.run("warm-up", load(100.0, 20))
         for server in servers:
-            server.light = server.run(f"light {args.light_rate:g}/s", load(args.light_rate, args.light_requests))
+            server.light = server.by_rate[args.light_rate] = server.run(
+                f"light {args.light_rate:g}/s", load(args.light_rate, args.light_requests)
+            )
         for server in servers:
             server.saturated = server.run("saturated", load(float("inf"), args.saturated_requests))
         for rate in args.rates:
