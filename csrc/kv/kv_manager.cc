@@ -117,6 +117,7 @@ class KvManager::Impl {
     release_blocks(store_, Tier::kHost, seq.host);
     seq.life = ++num_lives_;
     seq.residency = Residency::kNone;
+    seq.moved = false;
     seq.num_pending = 0;
     seq.num_registered = 0;
     seq.num_computed = 0;
@@ -149,7 +150,9 @@ class KvManager::Impl {
     if (num_computed == seq.num_computed) return;
     const auto computed = static_cast<std::int32_t>(seq.num_computed);  // 32 bits: a division costs half
     const std::int32_t tail = computed / config_.block_size;
-    if (computed != tail * config_.block_size) store_.forget_copy(seq.device[tail]);  // it lacks what was written since
+    if (seq.moved && computed != tail * config_.block_size) {  // a copy of the tail lacks what was written since
+      store_.forget_copy(seq.device[tail]);
+    }
     seq.num_computed = num_computed;
     const std::int64_t room = std::int64_t{seq.num_registered + 1} * config_.block_size;
     if (config_.enable_prefix_caching && num_computed >= room) register_full_blocks(seq, tokens);

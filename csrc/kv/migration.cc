@@ -124,6 +124,7 @@ InFlight& Migration::start(const Transfer& transfer) {
 
 void Migration::start_move(Sequence& seq, const Transfer& transfer) {
   seq.move_failed = false;
+  seq.moved = true;
   if (!transfer.source.empty()) {
     start(transfer).waiters.push_back({seq.id, seq.life});
     ++seq.num_pending;

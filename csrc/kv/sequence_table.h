@@ -25,6 +25,7 @@ struct Sequence {
   std::uint64_t life = 0;  // changes whenever the KV is given up, so that late transfers know their owner is gone
   Residency residency = Residency::kNone;
   bool move_failed = false;          // one of the copies waited for
+  bool moved = false;                // was offloaded or uploaded: its last, unfinished block may have a copy
   std::int32_t num_pending = 0;      // transfers to wait for, in kOffloading and kUploading
   std::int32_t num_registered = 0;   // leading blocks that went through the prefix cache
   std::int64_t num_computed = 0;     // tokens
