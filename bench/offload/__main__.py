@@ -1,6 +1,6 @@
-"""Copy rate of the CPU offload engine each way and both ways at once, against memcpy of the same blocks in the same run.
+"""Copy rate of the offload engine each way and both ways at once, against plain copies of the same bytes in the same run.
 
-`python -m bench.offload [--output results.json]`. Blocks are scattered over arenas larger than the caches, so that
+`python -m bench.offload [--device cuda] [--output results.json]`; for a GPU see bench/offload/link.py. Blocks are scattered over arenas larger than the caches, so that
 nothing is coalesced; memcpy is numpy.copyto, one call per block, on one thread per direction.
 """
 
@@ -13,6 +13,7 @@ import numpy as np
 
 from bench.lib.report import write_json
 from bench.lib.timing import interleave
+from bench.offload.link import measure_interference, measure_link
 from fastserve._C.offload import Direction, HostArena, OffloadEngine
 
 SEED = 1
@@ -90,16 +91,31 @@ def measure(block_bytes: int, *, arena_bytes: int, rounds: int, sample_s: float 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.offload", description=__doc__.splitlines()[0])
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where the KV pool lies")
     parser.add_argument("--block-kib", type=int, nargs="+", default=[64, 2048], help="sizes of one KV block")
     parser.add_argument("--arena-mib", type=int, default=256, help="size of each arena; larger than the caches")
+    parser.add_argument("--link", action="store_true", help="the measurements of a GPU on any device (for tests)")
     parser.add_argument("--rounds", type=int, default=9, help="samples per contender")
     parser.add_argument("--output", type=Path, help="write results with all samples to this JSON file")
     args = parser.parse_args()
     results = []
     for kib in args.block_kib:
-        results += measure(kib << 10, arena_bytes=args.arena_mib << 20, rounds=args.rounds)
+        if args.device == "cuda" or args.link:
+            results += measure_link(args.device, kib << 10, pool_bytes=args.arena_mib << 20, rounds=args.rounds)
+        else:
+            results += measure(kib << 10, arena_bytes=args.arena_mib << 20, rounds=args.rounds)
+    if args.device == "cuda" or args.link:
+        pool_bytes = args.arena_mib << 20
+        results.append(measure_interference(args.device, block_bytes=args.block_kib[-1] << 10, pool_bytes=pool_bytes,
+                                            read_bytes=4 * pool_bytes, rounds=10 * args.rounds))  # fmt: skip
     if args.output:
-        config = {"arena_mib": args.arena_mib, "block_kib": args.block_kib, "rounds": args.rounds, "seed": SEED}
+        config = {
+            "device": args.device,
+            "arena_mib": args.arena_mib,
+            "block_kib": args.block_kib,
+            "rounds": args.rounds,
+            "seed": SEED,
+        }
         write_json(args.output, config=config, results=results)
 
 

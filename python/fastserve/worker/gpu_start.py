@@ -33,13 +33,22 @@ class Started:
 def start_on_device(
     config: EngineConfig, model: LoadedModel, device: Device, progress: Callable[[str, int, int], None] | None
 ) -> Started:
-    """Size and allocate the KV pool and make the runner.
+    """Size and allocate the KV pool and make the runner; all on the device's compute stream.
 
     Args:
         progress: called as progress("graphs", done, total) while graphs are captured.
     Raises:
         InvalidArgumentError: the memory does not hold a step of the largest size, or no KV pool beside it.
     """
+    with device.scope():
+        started = _start(config, model, device, progress)
+    device.synchronize()
+    return started
+
+
+def _start(
+    config: EngineConfig, model: LoadedModel, device: Device, progress: Callable[[str, int, int], None] | None
+) -> Started:
     spec, block_size = model.spec, config.cache.block_size
     limits = RunnerLimits(
         max_num_tokens=config.scheduler.max_num_batched_tokens,

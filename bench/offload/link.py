@@ -1,0 +1,137 @@
+"""The copies of KV between a GPU and the host: by block size and direction, batched or one by one, beside the compute.
+
+`python -m bench.offload --device cuda [--block-kib 64 2048] [--output FILE]`. The roof is one large copy of as
+many bytes between the same page-locked memory and the device, by the copy engine, in the same run. With a CPU as the
+device the same code runs, for tests: its numbers say nothing about a link.
+"""
+
+import time
+from collections.abc import Callable
+
+import numpy as np
+import torch
+
+from bench.lib.timing import Samples
+from fastserve._C.offload import Direction, HostArena, OffloadEngine
+
+TO_HOST, TO_DEVICE = Direction.DEVICE_TO_HOST, Direction.HOST_TO_DEVICE
+SEED = 1
+
+
+class Link:
+    """A KV pool on the device and arenas on the host; half of the blocks, scattered, move at a time."""
+
+    def __init__(self, device: str, block_bytes: int, num_blocks: int) -> None:
+        self.cuda = device == "cuda"
+        self.kv = torch.zeros((num_blocks, block_bytes), dtype=torch.uint8, device=device)
+        self.arena = HostArena(num_blocks, block_bytes, pin=self.cuda)
+        self.compute = torch.cuda.Stream() if self.cuda else None
+        options = {"compute_stream": self.compute.cuda_stream} if self.cuda else {}
+        self.batched = OffloadEngine(self.kv, self.arena, **options)
+        self.single = OffloadEngine(self.kv, self.arena, batch_copies=False, **options)
+        half = num_blocks // 2
+        rng = np.random.default_rng(SEED)
+        device_order, host_order = (rng.permutation(num_blocks).astype(np.int32) for _ in range(2))
+        self.moves = {
+            TO_HOST: (device_order[:half], host_order[:half]),
+            TO_DEVICE: (host_order[half:], device_order[half:]),
+        }
+        self.bytes = half * block_bytes
+        # The roof: whole halves, as one piece each.
+        host = torch.from_numpy(np.asarray(self.arena)).view(-1)
+        flat = self.kv.view(-1)
+        self._roof = {
+            TO_HOST: (host[: self.bytes], flat[: self.bytes]),
+            TO_DEVICE: (flat[self.bytes : 2 * self.bytes], host[self.bytes : 2 * self.bytes]),
+        }
+        self._streams = {way: torch.cuda.Stream() if self.cuda else None for way in self._roof}
+        self.synchronize()
+
+    def synchronize(self) -> None:
+        if self.cuda:
+            torch.cuda.synchronize()
+
+    def move(self, engine: OffloadEngine, *directions: Direction) -> None:
+        """Move the blocks and wait."""
+        for ticket in [engine.submit(way, *self.moves[way]) for way in directions]:
+            completion = engine.wait(ticket)
+            if not completion.ok:
+                raise RuntimeError(completion.error)
+
+    def copy_whole(self, *directions: Direction) -> None:
+        """The roof: the same bytes in large copies."""
+        for way in directions:
+            target, source = self._roof[way]
+            if self.cuda:
+                with torch.cuda.stream(self._streams[way]):
+                    target.copy_(source, non_blocking=True)
+            else:
+                target.copy_(source)
+        self.synchronize()
+
+
+def timed(call: Callable[[], object], rounds: int) -> Samples:
+    """Seconds of each of `rounds` calls after one that is not counted."""
+    call()
+    seconds = []
+    for _ in range(rounds):
+        started_s = time.perf_counter()
+        call()
+        seconds.append(time.perf_counter() - started_s)
+    return Samples(tuple(seconds))
+
+
+def measure_link(device: str, block_bytes: int, *, pool_bytes: int, rounds: int) -> list[dict[str, object]]:
+    """Rates of one block size, each way and both at once; prints a line per direction."""
+    link = Link(device, block_bytes, max(4, pool_bytes // block_bytes))
+    rows = []
+    for name, ways in (("to host", (TO_HOST,)), ("to device", (TO_DEVICE,)), ("both ways", (TO_HOST, TO_DEVICE))):
+        samples = {
+            "roof": timed(lambda ways=ways: link.copy_whole(*ways), rounds),
+            "batched": timed(lambda ways=ways: link.move(link.batched, *ways), rounds),
+            "single": timed(lambda ways=ways: link.move(link.single, *ways), rounds),
+        }
+        num_bytes = len(ways) * link.bytes
+        rates = {kind: num_bytes / sample.median_s for kind, sample in samples.items()}
+        print(f"{block_bytes >> 10:>6} KiB  {name:<10}  batched {rates['batched'] / 1e9:6.1f} GB/s"
+              f"  one by one {rates['single'] / 1e9:6.1f}  large copy {rates['roof'] / 1e9:6.1f}"
+              f"  {rates['batched'] / rates['roof']:5.2f} x large copy")  # fmt: skip
+        rows.append({
+            "name": name, "block_bytes": block_bytes, "bytes": num_bytes,
+            **{f"{kind}_bytes_per_s": rate for kind, rate in rates.items()},
+            **{f"{kind}_seconds": samples[kind].seconds for kind in samples},
+        })  # fmt: skip
+    return rows
+
+
+def measure_interference(device: str, *, block_bytes: int, pool_bytes: int, read_bytes: int, rounds: int) -> dict:
+    """How much a kernel that reads memory, as decode does, slows down while KV moves both ways."""
+    link = Link(device, block_bytes, max(4, pool_bytes // block_bytes))
+    memory = torch.ones(read_bytes // 4, dtype=torch.float32, device=device)
+
+    def read() -> None:
+        if link.cuda:
+            with torch.cuda.stream(link.compute):
+                memory.sum()
+            link.compute.synchronize()
+        else:
+            memory.sum()
+
+    alone = timed(read, rounds)
+    for way in link.moves:
+        link.batched.submit(way, *link.moves[way])
+    beside = []
+    for _ in range(rounds):
+        started_s = time.perf_counter()
+        read()
+        beside.append(time.perf_counter() - started_s)
+        for completion in link.batched.poll():  # keep both directions busy
+            link.batched.submit(completion.direction, *link.moves[completion.direction])
+    while link.batched.wait_any():
+        link.batched.poll()
+    busy = Samples(tuple(beside))
+    slowdown = busy.median_s / alone.median_s - 1
+    print(f"reading {read_bytes / 1e9:.2f} GB: {read_bytes / alone.median_s / 1e9:.0f} GB/s alone,"
+          f" {read_bytes / busy.median_s / 1e9:.0f} GB/s while KV moves both ways: {slowdown:+.1%} time")  # fmt: skip
+    return {"name": "decode beside copies", "read_bytes": read_bytes, "slowdown": slowdown,
+            "alone_seconds": alone.seconds, "beside_seconds": busy.seconds}  # fmt: skip

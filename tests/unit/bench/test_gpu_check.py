@@ -1,0 +1,66 @@
+"""The GPU check on a CPU, with tiny sizes: every stage but the build runs and leaves its results."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from bench.gpu.shapes import SHAPES, write_shape
+from fastserve.models.registry import read_spec
+
+ROOT = Path(__file__).parents[3]
+SCRIPT = ROOT / "bench" / "gpu_check.sh"
+
+
+def run(*arguments: object) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        ["bash", SCRIPT, *map(str, arguments)],
+        env=os.environ | {"PYTHON": sys.executable},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=280,
+    )
+
+
+def test_every_stage_runs_on_a_cpu(tmp_path):
+    stages = ("build", "tests", "offload", "llama", "opt")
+    done = run("--device", "cpu", "--out", tmp_path, *(word for stage in stages for word in ("--stage", stage)))
+    assert done.returncode == 0, done.stdout + done.stderr
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert [(stage["stage"], stage["result"]) for stage in summary["stages"]] == [(name, "ok") for name in stages]
+    policies = [row["policy"] for row in json.loads((tmp_path / "opt.json").read_text())["results"]]
+    assert policies == ["skip-join-mlfq", "fcfs"]
+    assert "x large copy" in done.stdout
+    assert "tokens/s" in done.stdout
+
+
+def test_a_stage_that_fails_does_not_hide_the_others(tmp_path):
+    (tmp_path / "opt.json").mkdir()  # the stage cannot write its results
+    done = run("--device", "cpu", "--out", tmp_path, "--stage", "opt", "--stage", "offload")
+    assert done.returncode == 1
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert [stage["result"] for stage in summary["stages"]] == ["failed (1)", "ok"]
+
+
+@pytest.mark.parametrize("arguments", [("--stage", "fly"), ("--device", "tpu"), ("--what",)])
+def test_an_unknown_word_is_refused_with_the_usage(arguments):
+    done = run(*arguments)
+    assert done.returncode == 2
+    assert "usage: bench/gpu_check.sh" in done.stderr
+
+
+@pytest.mark.parametrize(("name", "billions"), [("llama-3-8b", 8.0), ("opt-13b", 12.9), ("tiny", 0.0)])
+def test_the_shapes_are_those_of_their_names(tmp_path, name, billions):
+    spec = read_spec(write_shape(tmp_path, name))
+    config = SHAPES[name]
+    hidden, inner = config["hidden_size"], config.get("intermediate_size", config.get("ffn_dim"))
+    heads = spec.num_heads + 2 * spec.num_kv_heads
+    matrices = 3 if name != "opt-13b" else 2
+    layer = hidden * (heads * spec.head_dim + hidden + matrices * inner)
+    ends = spec.vocab_size * hidden * (2 if name != "opt-13b" else 1)
+    assert (spec.num_layers * layer + ends) / 1e9 == pytest.approx(billions, abs=0.1)
+    assert read_spec(write_shape(tmp_path, name, num_layers=1)).num_layers == 1
