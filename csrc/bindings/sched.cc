@@ -33,7 +33,9 @@ PolicyKind parse_policy(const std::string& name) {
   if (name == "fcfs") return PolicyKind::kFcfs;
   if (name == "priority") return PolicyKind::kPriority;
   if (name == "srpt") return PolicyKind::kSrpt;
-  detail::raise<InvalidArgumentError>("policy must be skip-join-mlfq, mlfq, fcfs, priority or srpt, got ", name);
+  if (name == "learned") return PolicyKind::kLearned;
+  detail::raise<InvalidArgumentError>("policy must be skip-join-mlfq, learned, mlfq, fcfs, priority or srpt, got ",
+                                      name);
 }
 
 PreemptionMode parse_mode(const std::string& name) {
@@ -93,7 +95,8 @@ std::unique_ptr<Scheduler> make_scheduler(kv::KvManager& kv, LatencyModel& laten
                                           std::int32_t num_levels, const std::string& preemption_mode,
                                           bool proactive_offload, bool write_through, std::int32_t reserve_iterations,
                                           std::int32_t max_parks_per_request, double thrash_parks_per_finish,
-                                          double block_bytes, double offload_bytes_per_s, double upload_bytes_per_s) {
+                                          double block_bytes, double offload_bytes_per_s, double upload_bytes_per_s,
+                                          double length_half_life, std::int32_t min_length_observations) {
   const SchedulerConfig config{.policy = parse_policy(policy),
                                .max_num_seqs = max_num_seqs,
                                .max_num_batched_tokens = max_num_batched_tokens,
@@ -103,6 +106,8 @@ std::unique_ptr<Scheduler> make_scheduler(kv::KvManager& kv, LatencyModel& laten
                                .quantum_ratio = quantum_ratio,
                                .first_quantum_s = first_quantum_s,
                                .num_levels = num_levels,
+                               .length_half_life = length_half_life,
+                               .min_length_observations = min_length_observations,
                                .preemption_mode = parse_mode(preemption_mode),
                                .proactive_offload = proactive_offload,
                                .write_through = write_through,
@@ -128,7 +133,8 @@ void define_init(py::class_<Scheduler>& scheduler) {
       py::arg("write_through") = d.write_through, py::arg("reserve_iterations") = d.reserve_iterations,
       py::arg("max_parks_per_request") = d.max_parks_per_request,
       py::arg("thrash_parks_per_finish") = d.thrash_parks_per_finish, py::arg("block_bytes") = d.block_bytes,
-      py::arg("offload_bytes_per_s") = d.offload_bytes_per_s, py::arg("upload_bytes_per_s") = d.upload_bytes_per_s);
+      py::arg("offload_bytes_per_s") = d.offload_bytes_per_s, py::arg("upload_bytes_per_s") = d.upload_bytes_per_s,
+      py::arg("length_half_life") = d.length_half_life, py::arg("min_length_observations") = d.min_length_observations);
 }
 
 void define_calls(py::class_<Scheduler>& scheduler) {
@@ -181,6 +187,14 @@ void define_calls(py::class_<Scheduler>& scheduler) {
             return to_dict(self.explain(request_id, now_s));
           },
           py::arg("request_id"), py::arg("now_s"), "Why a request is where it is, as a dict.")
+      .def(
+          "length_classes",
+          [](const Scheduler& self) {
+            py::list classes;
+            for (const LengthClassView& view : self.length_classes()) classes.append(to_dict(view));
+            return classes;
+          },
+          "What the policy learned knows of output lengths: a dict per class, in the order of length_class.")
       .def("check_integrity", &Scheduler::check_integrity,
            "Raise InternalError at the first broken invariant. For tests; slow.")
       .def_property_readonly("has_unfinished", &Scheduler::has_unfinished)

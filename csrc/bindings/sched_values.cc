@@ -191,13 +191,14 @@ void register_request_options(py::module_& module) {
   const RequestOptions d;
   py::class_<RequestOptions>(module, "RequestOptions",
                              "What the caller asks of one request; the scheduler copies it. deadline_s is absolute, <= 0 "
-                             "none; num_logprobs -1 none; oracle_output_tokens is its output length, for srpt.")
+                             "none; num_logprobs -1 none; oracle_output_tokens is its output length, for srpt; "
+                             "requests of one length_class have similar output lengths, for learned.")
       .def(py::init([](std::int32_t max_tokens, std::int32_t min_tokens, bool ignore_eos,
                        std::vector<std::int32_t> eos_token_ids, std::vector<std::int32_t> stop_token_ids,
                        std::int32_t priority, std::uint64_t cache_salt, double deadline_s, float temperature,
                        std::int32_t top_k, float top_p, float min_p, float repetition_penalty, float presence_penalty,
                        float frequency_penalty, std::uint64_t seed, std::int32_t num_logprobs,
-                       std::int32_t oracle_output_tokens) {
+                       std::int32_t oracle_output_tokens, std::uint64_t length_class) {
              return RequestOptions{max_tokens,
                                    min_tokens,
                                    ignore_eos,
@@ -215,7 +216,8 @@ void register_request_options(py::module_& module) {
                                    frequency_penalty,
                                    seed,
                                    num_logprobs,
-                                   oracle_output_tokens};
+                                   oracle_output_tokens,
+                                   length_class};
            }),
            py::kw_only(), py::arg("max_tokens") = d.max_tokens, py::arg("min_tokens") = d.min_tokens,
            py::arg("ignore_eos") = d.ignore_eos, py::arg("eos_token_ids") = py::tuple(),
@@ -225,7 +227,7 @@ void register_request_options(py::module_& module) {
            py::arg("min_p") = d.min_p, py::arg("repetition_penalty") = d.repetition_penalty,
            py::arg("presence_penalty") = d.presence_penalty, py::arg("frequency_penalty") = d.frequency_penalty,
            py::arg("seed") = d.seed, py::arg("num_logprobs") = d.num_logprobs,
-           py::arg("oracle_output_tokens") = d.oracle_output_tokens);
+           py::arg("oracle_output_tokens") = d.oracle_output_tokens, py::arg("length_class") = d.length_class);
 }
 
 }  // namespace
@@ -242,7 +244,22 @@ py::dict to_dict(const RequestView& view) {
                   "requests_ahead"_a = view.requests_ahead, "prompt_tokens"_a = view.prompt_tokens,
                   "output_tokens"_a = view.output_tokens, "computed_tokens"_a = view.computed_tokens,
                   "device_blocks"_a = view.device_blocks, "parks"_a = view.parks, "promotions"_a = view.promotions,
-                  "decisions"_a = decisions);
+                  "decisions"_a = decisions,
+                  "length_class"_a = view.length_class, "index_s"_a = view.index_s);
+}
+
+py::dict to_dict(const LengthClassView& view) {
+  using namespace py::literals;
+  py::dict quantiles;
+  py::list levels;
+  if (view.learned)
+    for (std::size_t i = 0; i < view.quantiles.size(); ++i)
+      quantiles[py::float_(LengthClassView::kQuantiles[i])] = view.quantiles[i];
+  for (const LevelStep& step : view.levels)
+    levels.append(py::dict("tokens"_a = step.tokens, "level"_a = step.level, "index_tokens"_a = step.index_tokens));
+  return py::dict("length_class"_a = view.key, "num_observations"_a = view.num_observations,
+                  "num_live"_a = view.num_live, "learned"_a = view.learned, "quantiles"_a = quantiles,
+                  "levels"_a = levels);
 }
 
 void register_sched_values(py::module_& module) {

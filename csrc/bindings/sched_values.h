@@ -2,6 +2,7 @@
 
 #include <pybind11/pybind11.h>
 
+#include "sched/length_class.h"
 #include "sched/request.h"
 
 namespace fastserve::bindings {
@@ -10,5 +11,6 @@ namespace fastserve::bindings {
 void register_sched_values(pybind11::module_& module);
 
 pybind11::dict to_dict(const sched::RequestView& view);
+pybind11::dict to_dict(const sched::LengthClassView& view);
 
 }  // namespace fastserve::bindings

@@ -4,6 +4,7 @@
 #include <limits>
 
 #include "base/error.h"
+#include "sched/learned_policy.h"
 #include "sched/mlfq.h"
 
 namespace fastserve::sched {
@@ -11,14 +12,21 @@ namespace fastserve::sched {
 std::unique_ptr<Policy> make_policy(const SchedulerConfig& config, const LatencyModel& latency) {
   const double shortest_s = latency.decode_s(1, 1);
   if (config.policy == PolicyKind::kSrpt) return std::make_unique<Srpt>(shortest_s);
+  const bool skip_join = config.policy == PolicyKind::kSkipJoinMlfq || config.policy == PolicyKind::kLearned;
   MlfqConfig mlfq{.quanta_s = {std::numeric_limits<double>::infinity()},
-                  .skip_join = config.policy == PolicyKind::kSkipJoinMlfq,
+                  .skip_join = skip_join,
                   .use_priority = config.policy != PolicyKind::kFcfs,
                   .starvation_limit_s = config.starvation_limit_s,
                   .batch_slots = config.max_num_seqs};
-  if (config.policy == PolicyKind::kSkipJoinMlfq || config.policy == PolicyKind::kMlfq) {
+  if (skip_join || config.policy == PolicyKind::kMlfq) {
     mlfq.quanta_s = make_quanta(config.first_quantum_s > 0.0 ? config.first_quantum_s : shortest_s,
                                 config.quantum_ratio, config.num_levels, latency.prefill_s(config.max_model_len, 0));
+  }
+  if (config.policy == PolicyKind::kLearned) {
+    const LearnedConfig learned{.level_ratio = config.quantum_ratio,
+                                .half_life = config.length_half_life,
+                                .min_observations = config.min_length_observations};
+    return std::make_unique<LearnedPolicy>(std::move(mlfq), learned, latency);
   }
   return std::make_unique<Mlfq>(std::move(mlfq));
 }

@@ -50,6 +50,9 @@ Mlfq::Mlfq(MlfqConfig config) : config_(std::move(config)) {
   FS_REQUIRE(!config_.quanta_s.empty() && config_.quanta_s.front() > 0.0 && std::ranges::is_sorted(config_.quanta_s),
              "quanta_s must be positive and not decreasing, one per level");
   FS_REQUIRE(config_.batch_slots >= 1, "batch_slots must be at least 1, got ", config_.batch_slots);
+  FS_REQUIRE(config_.num_levels >= 0 && config_.num_levels <= std::ssize(config_.quanta_s),
+             "num_levels must be between 0 and the number of quanta, got ", config_.num_levels);
+  if (config_.num_levels == 0) config_.num_levels = static_cast<std::int32_t>(config_.quanta_s.size());
   quanta_sum_s_.push_back(0.0);
   for (const double quantum_s : config_.quanta_s) quanta_sum_s_.push_back(quanta_sum_s_.back() + quantum_s);
 }
@@ -96,8 +99,12 @@ void Mlfq::stop_waiting(Request& request) {
 }
 
 void Mlfq::join(Request& request, double first_iteration_s) {
+  join_level(request, config_.skip_join ? covering_level(levels(), first_iteration_s) : 0);
+}
+
+void Mlfq::join_level(Request& request, std::int32_t level) {
   request.queue_class = &class_of(config_.use_priority ? request.options.priority : 0);
-  request.level = config_.skip_join ? covering_level(config_.quanta_s, first_iteration_s) : 0;
+  request.level = level;
   request.queued = true;
   enter(request);
   start_waiting(request, request.arrival_s);
@@ -127,21 +134,36 @@ void Mlfq::begin_run(Request& request) { stop_waiting(request); }
 void Mlfq::end_run(Request& request, double now_s) { start_waiting(request, now_s); }
 
 bool Mlfq::charge(Request& request, std::int64_t iteration_ns, double next_iteration_s) {
-  TicketQueue& queue = queue_of(request);
-  queue.add_attained(request, iteration_ns);
+  add_attained(request, iteration_ns);
   if (static_cast<double>(request.attained_ns) * 1e-9 < quantum_s(request)) return false;
-  const std::int32_t next_level = std::min(request.level + 1, num_levels() - 1);
-  queue.erase(request);
-  request.starving = false;
-  request.level = covering_level(config_.quanta_s, next_iteration_s, next_level);
-  request.attained_ns = 0;
-  queue_of(request).push_back(request);
+  move_to_level(request,
+                covering_level(levels(), next_iteration_s, std::min(request.level + 1, config_.num_levels - 1)));
   return true;
 }
 
-std::int64_t Mlfq::promote_starving(double now_s) {
+void Mlfq::add_attained(Request& request, std::int64_t iteration_ns) {
+  queue_of(request).add_attained(request, iteration_ns);
+}
+
+void Mlfq::move_to_level(Request& request, std::int32_t level) {
+  queue_of(request).erase(request);
+  request.starving = false;
+  request.level = level;
+  request.attained_ns = 0;
+  queue_of(request).push_back(request);
+}
+
+std::int64_t Mlfq::promote_starving(double now_s) { return promote_starving(now_s, config_.batch_slots); }
+
+std::int64_t Mlfq::num_starving() const {
+  std::int64_t count = 0;
+  for (const auto& entry : classes_) count += entry->sections.front().size();
+  return count;
+}
+
+std::int64_t Mlfq::promote_starving(double now_s, std::int64_t most) {
   std::int64_t moved = 0;
-  while (moved < config_.batch_slots && oldest_ && now_s - oldest_->wait_since_s >= config_.starvation_limit_s) {
+  while (moved < most && oldest_ && now_s - oldest_->wait_since_s >= config_.starvation_limit_s) {
     Request& request = *oldest_;
     stop_waiting(request);
     queue_of(request).erase(request);
@@ -227,7 +249,7 @@ double Mlfq::work_before_s(const Request& request) const {
     const bool own = entry.get() == request.queue_class;
     // A request of a class before never falls behind this one: all its levels count.
     const std::size_t last = own ? section_of(request) : num_sections;
-    const std::size_t level = own ? static_cast<std::size_t>(request.level) : config_.quanta_s.size();
+    const std::size_t level = own ? static_cast<std::size_t>(request.level) : levels().size();
     for (std::size_t section = 0; section < last; ++section) {
       const TicketQueue& queue = entry->sections[section];
       if (queue.size() == 0) continue;

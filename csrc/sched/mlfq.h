@@ -17,6 +17,7 @@ struct MlfqConfig {
   bool use_priority = true;      // classes by RequestOptions::priority, strict
   double starvation_limit_s = std::numeric_limits<double>::infinity();
   std::int32_t batch_slots = 1;
+  std::int32_t num_levels = 0;  // Q_1 .. that joins and demotions use; 0: all of quanta_s
 };
 
 /// Return the first level whose quantum covers `seconds`, from level `first` on; the last level if none does.
@@ -32,7 +33,7 @@ std::vector<double> make_quanta(double first_s, double ratio, std::int32_t num_l
 /// of the front section, which is served before the rest of Q_1: nobody who became starving later, and nobody who is
 /// not starving, comes before it. It counts as a member of Q_1. With a single level there is nothing to promote from:
 /// plain FIFO.
-class Mlfq final : public Policy {
+class Mlfq : public Policy {
  public:
   /// Throws InvalidArgumentError when quanta_s is empty, not positive or decreasing.
   explicit Mlfq(MlfqConfig config);
@@ -60,9 +61,21 @@ class Mlfq final : public Policy {
   std::vector<std::int32_t> level_counts() const override;
   void check_integrity() const override;
 
+ protected:
+  // For a policy that puts requests into other levels than the quanta would.
+  void join_level(Request& request, std::int32_t level);
+  /// To the end of `level`, with nothing attained there.
+  void move_to_level(Request& request, std::int32_t level);
+  void add_attained(Request& request, std::int64_t iteration_ns);
+  std::int64_t promote_starving(double now_s, std::int64_t most);
+  std::int64_t num_starving() const;
+  const MlfqConfig& config() const { return config_; }
+
  private:
-  std::int32_t num_levels() const { return static_cast<std::int32_t>(config_.quanta_s.size()); }
-  bool promotes() const { return num_levels() > 1; }
+  std::span<const double> levels() const {
+    return std::span<const double>(config_.quanta_s).first(static_cast<std::size_t>(config_.num_levels));
+  }
+  bool promotes() const { return config_.quanta_s.size() > 1; }
   static std::size_t section_of(const Request& request) {
     return request.starving ? 0 : static_cast<std::size_t>(request.level) + 1;
   }

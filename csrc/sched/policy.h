@@ -5,6 +5,7 @@
 #include <span>
 #include <vector>
 
+#include "sched/length_class.h"
 #include "sched/request.h"
 
 namespace fastserve::sched {
@@ -53,6 +54,10 @@ class Policy {
   virtual std::vector<double> level_quanta_s() const { return {}; }
   virtual std::int64_t num_ahead(const Request& request) const = 0;
   virtual std::vector<std::int32_t> level_counts() const = 0;
+  /// Expected cost over worth that the order follows, seconds; 0 where it follows no such index.
+  virtual double index_s(const Request&) const { return 0.0; }
+  /// What was learned of output lengths; empty where nothing is.
+  virtual std::vector<LengthClassView> length_classes() const { return {}; }
   virtual void check_integrity() const = 0;
 };
 

@@ -10,6 +10,7 @@
 namespace fastserve::sched {
 
 struct PriorityClass;  // queues of one priority, owned by the MLFQ
+class LengthClass;     // what is learned of one class of output lengths, owned by the learned policy
 
 /// Why a request ended; kNone while it goes on.
 enum class FinishReason : std::uint8_t { kNone, kStop, kLength, kAbort, kError, kDeadline };
@@ -49,6 +50,7 @@ struct RequestOptions {
   std::uint64_t seed = 0;
   std::int32_t num_logprobs = -1;         // -1: none
   std::int32_t oracle_output_tokens = 0;  // output length, for srpt; 0: unknown
+  std::uint64_t length_class = 0;         // requests of one class have similar output lengths, for learned
 
   bool has_penalty() const {
     return repetition_penalty != 1.0f || presence_penalty != 0.0f || frequency_penalty != 0.0f;
@@ -112,6 +114,8 @@ struct RequestView {
   double waited_s = 0.0;
   double enst_s = 0.0;
   std::int64_t requests_ahead = 0;
+  std::uint64_t length_class = 0;
+  double index_s = 0.0;  // Gittins index; 0: the level does not follow one
   std::int32_t prompt_tokens = 0;
   std::int32_t output_tokens = 0;
   std::int32_t computed_tokens = 0;
@@ -215,6 +219,9 @@ class Request {
   Request* older = nullptr;
   Request* newer = nullptr;
   PriorityClass* queue_class = nullptr;
+  LengthClass* lengths = nullptr;
+  std::int32_t length_bin = 0;          // of the outputs, as last looked at
+  std::int32_t next_length_tokens = 0;  // outputs at which to look again
 
   // --- what the caller asked ---
   RequestOptions options;

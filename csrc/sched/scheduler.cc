@@ -280,6 +280,7 @@ RequestView Scheduler::explain(std::int64_t request_id, double now_s) const {
 RequestStats Scheduler::request_stats(std::int64_t request_id, double now_s) const {
   return impl_->request_stats(request_id, now_s);
 }
+std::vector<LengthClassView> Scheduler::length_classes() const { return impl_->length_classes(); }
 void Scheduler::check_integrity() const { impl_->check_integrity(); }
 
 }  // namespace fastserve::sched

@@ -7,6 +7,7 @@
 
 #include "kv/kv_manager.h"
 #include "sched/latency_model.h"
+#include "sched/length_class.h"
 #include "sched/request.h"
 #include "sched/scheduler_config.h"
 #include "sched/stats.h"
@@ -88,6 +89,8 @@ class Scheduler {
   /// InvalidArgumentError when the request is unknown.
   RequestView explain(std::int64_t request_id, double now_s) const;
   RequestStats request_stats(std::int64_t request_id, double now_s) const;
+  /// What the policy `learned` knows of output lengths, by class; empty under another policy.
+  std::vector<LengthClassView> length_classes() const;
   /// Throws InternalError naming the first broken invariant, of the KV manager too. O(requests + blocks).
   void check_integrity() const;
 

@@ -4,7 +4,7 @@
 
 namespace fastserve::sched {
 
-enum class PolicyKind : std::uint8_t { kSkipJoinMlfq, kMlfq, kFcfs, kPriority, kSrpt };
+enum class PolicyKind : std::uint8_t { kSkipJoinMlfq, kMlfq, kFcfs, kPriority, kSrpt, kLearned };
 enum class PreemptionMode : std::uint8_t { kAuto, kSwap, kRecompute };
 
 struct SchedulerConfig {
@@ -17,6 +17,9 @@ struct SchedulerConfig {
   double quantum_ratio = 2.0;
   double first_quantum_s = 0.0;  // 0: the latency model's shortest iteration
   std::int32_t num_levels = 0;   // 0: enough for the longest prefill
+  // of `learned`: ended requests after which a length counts half, and those of a class before it goes by them
+  double length_half_life = 128.0;
+  std::int32_t min_length_observations = 1;
   PreemptionMode preemption_mode = PreemptionMode::kAuto;
   bool proactive_offload = true;
   bool write_through = true;

@@ -45,6 +45,7 @@ class Scheduler::Impl {
   std::vector<double> level_quanta_s() const { return core_.policy->level_quanta_s(); }
   RequestView explain(std::int64_t request_id, double now_s) const;
   RequestStats request_stats(std::int64_t request_id, double now_s) const;
+  std::vector<LengthClassView> length_classes() const { return core_.policy->length_classes(); }
   void check_integrity() const;
 
  private:

@@ -19,7 +19,9 @@ void check_config(const SchedulerConfig& config) {
   at_least("max_model_len", config.max_model_len, 2);
   at_least("reserve_iterations", config.reserve_iterations, 0);
   at_least("max_parks_per_request", config.max_parks_per_request, 0);
+  at_least("min_length_observations", config.min_length_observations, 1);
   positive("starvation_limit_s", config.starvation_limit_s);
+  positive("length_half_life", config.length_half_life);
   positive("thrash_parks_per_finish", config.thrash_parks_per_finish);
   positive("offload_bytes_per_s", config.offload_bytes_per_s);
   positive("upload_bytes_per_s", config.upload_bytes_per_s);
@@ -72,6 +74,7 @@ RequestView Scheduler::Impl::explain(std::int64_t request_id, double now_s) cons
   view.residency = request.has_kv ? core_.kv.residency(request.seq) : kv::Residency::kNone;
   view.finish_reason = request.finish_reason;
   view.priority = request.options.priority;
+  view.length_class = request.options.length_class;
   view.level = request.level;
   view.starving = request.starving;
   view.held = request.held;
@@ -88,6 +91,7 @@ RequestView Scheduler::Impl::explain(std::int64_t request_id, double now_s) cons
     view.waited_s = request.plans_in_flight > 0 ? 0.0 : std::max(0.0, now_s - request.wait_since_s);
     view.enst_s = core_.policy->enst_s(request, now_s);
     view.requests_ahead = core_.policy->num_ahead(request);
+    view.index_s = core_.policy->index_s(request);
   }
   return view;
 }

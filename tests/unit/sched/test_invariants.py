@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from fastserve._C.sched import FinishReason
 from tests.unit.sched.fake_engine import FakeEngine
 
-POLICIES = ("skip-join-mlfq", "mlfq", "fcfs", "priority", "srpt")
+POLICIES = ("skip-join-mlfq", "learned", "mlfq", "fcfs", "priority", "srpt")
 
 
 @st.composite
@@ -123,6 +123,16 @@ def test_one_level_with_an_infinite_quantum_is_fcfs(depth: int, host_blocks: int
             engine.drain(max_turns=3000)
             runs.append(engine.plans)
         assert runs[0] == runs[1]
+
+
+@settings(max_examples=30, deadline=None, derandomize=True)
+@given(setup=setups())
+def test_learned_is_skip_join_mlfq_where_nothing_is_learned(setup: dict) -> None:
+    plans = []
+    for policy in ("skip-join-mlfq", "learned"):
+        options = {"min_length_observations": 1_000} if policy == "learned" else {}
+        plans.append(random_run(setup | {"policy": policy} | options, check=False).plans)
+    assert plans[0] == plans[1]
 
 
 @settings(max_examples=25, deadline=None, derandomize=True)

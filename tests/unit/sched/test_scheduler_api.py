@@ -116,7 +116,8 @@ def test_damaged_bytes_are_refused_or_give_a_consistent_plan(changes: list[tuple
 
 @pytest.mark.parametrize(
     "bad", [{"policy": "lifo"}, {"max_num_seqs": 0}, {"preemption_mode": "drop"}, {"quantum_ratio": 1.0}, {"starvation_limit_s": 0.0},
-            {"num_levels": 65}, {"max_model_len": 1}]
+            {"num_levels": 65}, {"max_model_len": 1}, {"length_half_life": 0.0}, {"min_length_observations": 0},
+            {"policy": "learned", "first_quantum_s": np.inf}]
 )  # fmt: skip
 def test_configurations_out_of_range_are_refused(bad: dict) -> None:
     with pytest.raises(InvalidArgumentError):
@@ -188,6 +189,26 @@ def test_min_tokens_and_stop_tokens_decide_the_end() -> None:
     assert len(engine.clients[3].output) == 40 and engine.clients[3].reason == FinishReason.LENGTH
 
 
+def test_learned_tells_what_it_knows_of_a_class_and_of_a_request() -> None:
+    engine = FakeEngine(num_device_blocks=60, num_host_blocks=0, max_model_len=64, policy="learned")
+    for request_id in range(6):
+        engine.add(request_id, [request_id], 4, ignore_eos=True, length_class=9)
+    assert engine.scheduler.length_classes() == [
+        {"length_class": 9, "num_observations": 0, "num_live": 6, "learned": False, "quantiles": {}, "levels": []}
+    ]
+    engine.drain(max_turns=50)
+    engine.add(6, [1], 4, length_class=9)
+    view = engine.scheduler.explain(6, engine.now_s)
+    assert view["length_class"] == 9 and view["index_s"] > 0.0
+    (known,) = engine.scheduler.length_classes()
+    assert known["learned"] and known["num_observations"] == 6 and known["num_live"] == 1
+    assert known["quantiles"][0.5] == pytest.approx(4.0, abs=1.0)
+    assert known["levels"][0]["tokens"] == 0
+    levels = [step["level"] for step in known["levels"]]
+    assert levels == sorted(set(levels))
+    assert make().length_classes() == []
+
+
 def test_a_shared_prefix_is_computed_once() -> None:
     engine = FakeEngine(num_device_blocks=60, num_host_blocks=0, max_model_len=64)
     prompt = list(range(20))
@@ -200,11 +221,14 @@ def test_a_shared_prefix_is_computed_once() -> None:
     assert engine.turn().num_tokens == 21
 
 
+@pytest.mark.parametrize("policy", ["skip-join-mlfq", "learned"])
 @settings(max_examples=30, deadline=None, derandomize=True)
 @given(seed=st.integers(0, 2**32), depth=st.sampled_from((1, 2)), host=st.sampled_from((0, 30)))
-def test_nobody_waits_longer_than_the_limit_and_the_turns_of_those_before(seed: int, depth: int, host: int) -> None:
+def test_nobody_waits_longer_than_the_limit_and_the_turns_of_those_before(
+    seed: int, depth: int, host: int, policy: str
+) -> None:
     alpha_s, iteration_s, slots = 0.5, 0.01, 2
-    engine = FakeEngine(num_device_blocks=12, num_host_blocks=host, depth=depth, max_num_seqs=slots, starvation_limit_s=alpha_s,
+    engine = FakeEngine(policy=policy, num_device_blocks=12, num_host_blocks=host, depth=depth, max_num_seqs=slots, starvation_limit_s=alpha_s,
                         max_model_len=40, thrash_parks_per_finish=1e9, prefix_caching=False)  # fmt: skip
     rng = random.Random(seed)
     engine.end_transfers = 1.0

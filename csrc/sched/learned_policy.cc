@@ -1,0 +1,155 @@
+#include "sched/learned_policy.h"
+
+#include <algorithm>
+#include <cmath>
+#include <utility>
+
+#include "base/error.h"
+
+namespace fastserve::sched {
+namespace {
+
+constexpr double kLargestIndexOctaves = 27.0;  // that of a request that is sure to go on to 11,000 tokens
+constexpr double kMostLevels = 64.0;
+
+double levels_per_octave(double level_ratio) {
+  return std::min(1.0 / std::log2(level_ratio), (kMostLevels - 1.0) / kLargestIndexOctaves);
+}
+
+}  // namespace
+
+MlfqConfig LearnedPolicy::with_levels(MlfqConfig mlfq, double level_ratio) {
+  FS_REQUIRE(!mlfq.quanta_s.empty() && std::isfinite(mlfq.quanta_s.back()),
+             "the policy learned needs finite quanta: leave first_quantum_s at its default");
+  FS_REQUIRE(level_ratio > 1.0, "the ratio of two levels must be above 1, got ", level_ratio);
+  const double per_octave = levels_per_octave(level_ratio);
+  const auto wanted = static_cast<std::size_t>(per_octave * kLargestIndexOctaves) + 1;
+  mlfq.num_levels = static_cast<std::int32_t>(mlfq.quanta_s.size());
+  // The index grows about with the square of the tokens produced, the time in a level with the tokens.
+  while (mlfq.quanta_s.size() < wanted) {
+    const double tokens = std::exp2(static_cast<double>(mlfq.quanta_s.size()) / per_octave / 2.0);
+    mlfq.quanta_s.push_back(std::max(mlfq.quanta_s.back(), mlfq.quanta_s.front() * tokens));
+  }
+  return mlfq;
+}
+
+LearnedPolicy::LearnedPolicy(MlfqConfig mlfq, const LearnedConfig& config, const LatencyModel& latency)
+    : Mlfq(with_levels(std::move(mlfq), config.level_ratio)),
+      levels_per_octave_(levels_per_octave(config.level_ratio)),
+      latency_(latency),
+      classes_(config.half_life, config.min_observations),
+      token_s_(latency.decode_s(1, 1)) {}
+
+double LearnedPolicy::prefill_left_s(const Request& request) const {
+  const std::int32_t remaining = request.length() - request.scheduled();
+  return remaining > 1 ? latency_.prefill_s(remaining, request.scheduled()) - latency_.prefill_s(0, 0) : 0.0;
+}
+
+double LearnedPolicy::index_tokens(const Request& request, double prefill_s) const {
+  return request.lengths->index().index(request.length_bin, prefill_s / token_s_,
+                                        request.max_total - request.num_prompt);
+}
+
+std::int32_t LearnedPolicy::level_of(double index_tokens) const {
+  const double level = std::log2(std::max(index_tokens, 1.0)) * levels_per_octave_;
+  return static_cast<std::int32_t>(std::min(level, static_cast<double>(config().quanta_s.size()) - 1.0));
+}
+
+void LearnedPolicy::join(Request& request, double first_iteration_s) {
+  request.lengths = &classes_.of(request.options.length_class);
+  request.length_bin = 0;
+  request.next_length_tokens = 1;
+  request.lengths->enters(0);
+  if (!request.lengths->learned()) return Mlfq::join(request, first_iteration_s);
+  const double prefill_s = std::max(0.0, first_iteration_s - latency_.prefill_s(0, 0));  // rides on decode iterations
+  join_level(request, level_of(index_tokens(request, prefill_s)));
+}
+
+void LearnedPolicy::leave(Request& request) {
+  Mlfq::leave(request);
+  LengthClass& lengths = *request.lengths;
+  lengths.leaves(request.length_bin);
+  const bool goes_its_own_way = request.options.ignore_eos && request.options.stop_token_ids.empty();
+  switch (request.finish_reason) {
+    case FinishReason::kNone:
+      return;  // held
+    case FinishReason::kStop:
+      break;
+    case FinishReason::kLength:
+      if (goes_its_own_way) break;  // the limit is the length of such requests
+      [[fallthrough]];
+    default:
+      return lengths.censored(request.num_outputs());
+  }
+  lengths.ended(request.num_outputs());
+  learned_any_ = learned_any_ || lengths.learned();
+}
+
+void LearnedPolicy::rejoin(Request& request, double now_s) {
+  Mlfq::rejoin(request, now_s);
+  request.lengths = &classes_.of(request.options.length_class);  // the old one may have made way meanwhile
+  request.lengths->enters(request.length_bin);
+}
+
+void LearnedPolicy::note_progress(Request& request) {
+  const std::int32_t bin = LengthBins::of(request.num_outputs());
+  request.lengths->moves(request.length_bin, bin);
+  request.length_bin = bin;
+  request.next_length_tokens = LengthBins::edge(bin + 1);
+}
+
+bool LearnedPolicy::charge(Request& request, std::int64_t iteration_ns, double next_iteration_s) {
+  ++num_charged_;
+  const bool entered_bin = request.num_outputs() >= request.next_length_tokens;
+  if (entered_bin) note_progress(request);
+  if (!request.lengths->learned()) return Mlfq::charge(request, iteration_ns, next_iteration_s);
+  add_attained(request, iteration_ns);
+  const bool served =
+      request.starving && static_cast<double>(request.attained_ns) * 1e-9 >= config().starvation_limit_s;
+  if (!served && (request.starving || !entered_bin)) return false;
+  const double prefill_s = prefill_left_s(request);
+  if (prefill_s == 0.0) token_s_ = next_iteration_s / static_cast<double>(num_rows_);
+  const std::int32_t level = level_of(index_tokens(request, prefill_s));
+  if (!served && level <= request.level) return false;
+  const bool demoted = level > request.level;
+  move_to_level(request, level);
+  return demoted;
+}
+
+std::int64_t LearnedPolicy::promote_starving(double now_s) {
+  if (num_charged_ > 0) num_rows_ = std::exchange(num_charged_, 0);
+  if (!learned_any_) return Mlfq::promote_starving(now_s);
+  return Mlfq::promote_starving(now_s, kServedAtOnce - num_starving());
+}
+
+double LearnedPolicy::index_s(const Request& request) const {
+  if (!request.queued || !request.lengths->learned()) return 0.0;
+  return token_s_ * index_tokens(request, prefill_left_s(request));
+}
+
+std::vector<LengthClassView> LearnedPolicy::length_classes() const {
+  std::vector<LengthClassView> views;
+  for (const LengthClass* const lengths : classes_.all()) views.push_back(view_of(*lengths));
+  return views;
+}
+
+LengthClassView LearnedPolicy::view_of(const LengthClass& lengths) const {
+  LengthClassView view{.key = lengths.key(),
+                       .num_observations = lengths.num_observations(),
+                       .num_live = lengths.num_live(),
+                       .learned = lengths.learned(),
+                       .quantiles = {},
+                       .levels = {}};
+  if (!view.learned) return view;
+  for (std::size_t i = 0; i < view.quantiles.size(); ++i)
+    view.quantiles[i] = lengths.index().quantile(LengthClassView::kQuantiles[i]);
+  for (std::int32_t bin = 0; bin < LengthBins::kNum; ++bin) {
+    const double index = lengths.index().index(bin);
+    const std::int32_t level = level_of(index);
+    if (view.levels.empty() || level > view.levels.back().level)
+      view.levels.push_back({LengthBins::edge(bin), level, index});
+  }
+  return view;
+}
+
+}  // namespace fastserve::sched

@@ -1,0 +1,61 @@
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "sched/latency_model.h"
+#include "sched/length_class.h"
+#include "sched/mlfq.h"
+
+namespace fastserve::sched {
+
+struct LearnedConfig {
+  double level_ratio = 2.0;           // of the indices of two levels, above 1
+  double half_life = 128.0;           // ended requests after which an observation counts half
+  std::int64_t min_observations = 1;  // ends of a class before it is scheduled by what they say
+};
+
+/// Levels by the Gittins index of the output lengths seen so far (see gittins.h, with worth 1 / length: the order for
+/// mean normalised latency). A request whose class is not learned yet is scheduled by skip-join MLFQ.
+///
+/// - Level = floor(log_ratio(G)), G in tokens of decoding at the present batch. A request joins at G(0) with its
+/// prefill,
+///   and its level is looked at again when its outputs enter another length bin, never between: it is preempted only at
+///   a change of level. Between two promotions the level only rises in number.
+/// - Starving requests are served in the order of starving, kServedAtOnce at a time, each until it has run for the
+///   starvation limit. So whoever becomes starving waits at most for a further starvation limit per kServedAtOnce of
+///   those before it, and under overload, when everyone starves, the rest of the batch still follows the index.
+class LearnedPolicy final : public Mlfq {
+ public:
+  static constexpr std::int64_t kServedAtOnce = 1;
+
+  /// `mlfq.quanta_s` are those of skip-join MLFQ; the levels of the index are added. `latency` outlives the policy.
+  /// Throws InvalidArgumentError for a half-life that is not positive, or an infinite first quantum.
+  LearnedPolicy(MlfqConfig mlfq, const LearnedConfig& config, const LatencyModel& latency);
+
+  void join(Request& request, double first_iteration_s) override;
+  void leave(Request& request) override;
+  void rejoin(Request& request, double now_s) override;
+  bool charge(Request& request, std::int64_t iteration_ns, double next_iteration_s) override;
+  std::int64_t promote_starving(double now_s) override;
+  double index_s(const Request& request) const override;
+  std::vector<LengthClassView> length_classes() const override;
+
+ private:
+  static MlfqConfig with_levels(MlfqConfig mlfq, double level_ratio);
+  double prefill_left_s(const Request& request) const;
+  double index_tokens(const Request& request, double prefill_s) const;
+  std::int32_t level_of(double index_tokens) const;
+  void note_progress(Request& request);
+  LengthClassView view_of(const LengthClass& lengths) const;
+
+  double levels_per_octave_;
+  const LatencyModel& latency_;
+  LengthClasses classes_;
+  bool learned_any_ = false;
+  double token_s_;                // c: seconds of a decode iteration over its rows
+  std::int64_t num_rows_ = 1;     // of the last iteration
+  std::int64_t num_charged_ = 0;  // since the last plan was made
+};
+
+}  // namespace fastserve::sched
