@@ -8,7 +8,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from fastserve.errors import InvalidArgumentError
 
-Policy = Literal["skip-join-mlfq", "mlfq", "fcfs", "priority", "srpt"]
+Policy = Literal["skip-join-mlfq", "learned", "mlfq", "fcfs", "priority", "srpt"]
 DTypeName = Literal["auto", "float32", "bfloat16", "float16"]
 
 MIB = 1 << 20
@@ -122,7 +122,9 @@ class SchedulerConfig:
     """The scheduling method; the defaults and their reasons are in docs/scheduling.md."""
 
     scheduling_policy: Policy = option(
-        "skip-join-mlfq", "order in which requests run", choices=("skip-join-mlfq", "mlfq", "fcfs", "priority")
+        "skip-join-mlfq",
+        "order in which requests run",
+        choices=("skip-join-mlfq", "learned", "mlfq", "fcfs", "priority"),
     )
     max_num_seqs: int = option(256, "batch slots", unit="requests")
     max_num_batched_tokens: int = option(2048, "most tokens in one iteration", unit="tokens")
@@ -133,6 +135,12 @@ class SchedulerConfig:
         None, "quantum of the first level; default: the shortest iteration", unit="seconds"
     )
     num_levels: int | None = option(None, "levels; default: enough for the longest prefill")
+    length_half_life: float = option(
+        128.0, "learned: an output length counts half after so many more ended requests", unit="requests"
+    )
+    min_length_observations: int = option(
+        1, "learned: ended requests of a class before its lengths decide; skip-join-mlfq until then", unit="requests"
+    )
     preemption_mode: Literal["auto", "swap", "recompute"] = option(
         "auto",
         "KV that must leave the device: swap = copied to the host, recompute = dropped and computed again, auto = the cheaper",
@@ -164,6 +172,8 @@ class SchedulerConfig:
         _check_range(self, 0, 1e9, "starvation_limit_s", "first_quantum_s", unit="seconds", above=True)
         _check_range(self, 1, 1024, "quantum_ratio", above=True)
         _check_range(self, 1, 64, "num_levels")
+        _check_range(self, 0, 1e9, "length_half_life", unit="requests", above=True)
+        _check_range(self, 1, _MAX_INT, "min_length_observations", unit="requests")
         _check_range(self, 0, 1e9, "thrash_parks_per_finish", above=True)
 
 

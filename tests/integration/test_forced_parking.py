@@ -10,7 +10,7 @@ from fastserve.engine.core import EngineCore
 from fastserve.types import SamplingParams
 from tests.integration.engine_driver import GREEDY, Driver, engine_config, park_every, random_prompts, run_prompts
 
-POLICIES = ("skip-join-mlfq", "mlfq", "fcfs", "priority")
+POLICIES = ("skip-join-mlfq", "learned", "mlfq", "fcfs", "priority")
 PROMPTS = random_prompts(10)
 SEEDED = SamplingParams(temperature=0.8, top_p=0.9, top_k=40, seed=7, max_tokens=24, ignore_eos=True,
                         repetition_penalty=1.1, frequency_penalty=0.2)  # fmt: skip

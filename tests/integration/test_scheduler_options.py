@@ -62,7 +62,13 @@ def test_max_num_seqs_is_the_width_of_the_batch(make_driver, max_num_seqs, itera
 
 @pytest.mark.parametrize(
     ("policy", "level", "time_sliced", "ahead_of_urgent"),
-    [("skip-join-mlfq", 3, True, 0), ("mlfq", 0, True, 0), ("fcfs", 0, False, 1), ("priority", 0, False, 0)],
+    [
+        ("skip-join-mlfq", 3, True, 0),
+        ("learned", 3, True, 0),
+        ("mlfq", 0, True, 0),
+        ("fcfs", 0, False, 1),
+        ("priority", 0, False, 0),
+    ],
 )
 def test_scheduling_policy_places_a_long_prompt_and_an_urgent_one(
     make_driver, policy, level, time_sliced, ahead_of_urgent

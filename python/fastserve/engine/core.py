@@ -103,6 +103,8 @@ class EngineCore:
             quantum_ratio=scheduler.quantum_ratio,
             first_quantum_s=scheduler.first_quantum_s or 0.0,
             num_levels=scheduler.num_levels or 0,
+            length_half_life=scheduler.length_half_life,
+            min_length_observations=scheduler.min_length_observations,
             preemption_mode=scheduler.preemption_mode,
             proactive_offload=scheduler.proactive_offload,
             write_through=scheduler.write_through,

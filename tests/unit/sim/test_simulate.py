@@ -32,7 +32,7 @@ def test_a_lone_request_takes_the_sum_of_its_iterations():
     assert table.queue_s[0] == 0.0
 
 
-@pytest.mark.parametrize("policy", ["fcfs", "mlfq", "skip-join-mlfq", "priority", "srpt"])
+@pytest.mark.parametrize("policy", ["fcfs", "mlfq", "skip-join-mlfq", "learned", "priority", "srpt"])
 def test_every_request_ends_once_with_all_its_tokens(policy):
     load = workload(rate=1000.0)
     result = simulate(load, deployment(), scheduler(policy))
