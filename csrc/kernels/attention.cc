@@ -2,33 +2,31 @@
 
 #include <algorithm>
 #include <memory>
+#include <string_view>
 #include <vector>
 
 #include "base/tensor_view.h"
 #include "base/thread_pool.h"
+#include "kernels/attention_gpu.h"
+#include "kernels/operand.h"
 
 namespace fastserve::kernels {
 namespace {
 
 void require_index_array(const TensorView& array, std::int64_t size, const char* name) {
-  require_cpu(array, name);
   require_dtype(array, DType::kInt32, name);
   require_contiguous(array, name);
   require_shape(array, {size}, name);
 }
 
 void check_tensors(const AttentionInputs& in) {
-  require_cpu(in.q, "q");
-  require_cpu(in.kv_cache, "kv_cache");
-  require_cpu(in.out, "out");
   require_ndim(in.q, 3, "q");
   require_ndim(in.kv_cache, 6, "kv_cache");
   require_dense_rows(in.q, "q");
   require_dense_rows(in.out, "out");
   require_contiguous(in.kv_cache, "kv_cache");
+  require_model_tensor(in.q, "q");
   const DType dtype = in.q.dtype;
-  FS_REQUIRE(dtype == DType::kFloat32 || dtype == DType::kFloat16 || dtype == DType::kBFloat16,
-             "q must be float32, float16 or bfloat16, got ", in.q.describe());
   require_dtype(in.kv_cache, dtype, "kv_cache");
   require_dtype(in.out, dtype, "out");
   require_shape(in.out, {in.q.size(0), in.q.size(1), in.q.size(2)}, "out");
@@ -62,18 +60,21 @@ void check_block_ids(const std::int32_t* ids, std::int64_t count, std::int64_t n
              num_blocks, "), got ", lowest < 0 ? lowest : highest);
 }
 
-void check_rows(const AttentionInputs& in, bool decode) {
+void check_index_arrays(const AttentionInputs& in) {
   FS_REQUIRE(in.seq_lens.ndim == 1, "seq_lens must have 1 dimension, got ", in.seq_lens.describe());
   const std::int64_t num_rows = in.seq_lens.size(0);
   require_index_array(in.seq_lens, num_rows, "seq_lens");
   require_index_array(in.query_start, num_rows + 1, "query_start");
   require_index_array(in.block_start, num_rows + 1, "block_start");
   FS_REQUIRE(in.block_ids.ndim == 1, "block_ids must have 1 dimension, got ", in.block_ids.describe());
-  const std::int64_t num_ids = in.block_ids.size(0);
-  require_index_array(in.block_ids, num_ids, "block_ids");
+  require_index_array(in.block_ids, in.block_ids.size(0), "block_ids");
   FS_REQUIRE(in.row_begin >= 0 && in.row_begin <= in.row_end && in.row_end <= num_rows, "the rows must lie in [0, ",
              num_rows, "], got [", in.row_begin, ", ", in.row_end, ")");
+}
 
+/// The values of the arrays, which are on the CPU.
+void check_rows(const AttentionInputs& in, bool decode) {
+  const std::int64_t num_ids = in.block_ids.size(0);
   const auto* query_start = in.query_start.as<std::int32_t>();
   const auto* block_start = in.block_start.as<std::int32_t>();
   for (std::int64_t row = in.row_begin; row < in.row_end; ++row) {
@@ -95,9 +96,24 @@ void check_rows(const AttentionInputs& in, bool decode) {
   }
 }
 
-AttentionParams checked_params(const AttentionInputs& in, bool decode) {
+/// Whether the operands are on a GPU, after all checks that shapes allow.
+bool checked_on_gpu(const AttentionInputs& in) {
+  const DeviceType device = device_of(in.stream, {{&in.q, "q"},
+                                                  {&in.kv_cache, "kv_cache"},
+                                                  {&in.query_start, "query_start"},
+                                                  {&in.seq_lens, "seq_lens"},
+                                                  {&in.block_start, "block_start"},
+                                                  {&in.block_ids, "block_ids"},
+                                                  {&in.out, "out"},
+                                                  {in.workspace, "workspace"}});
   check_tensors(in);
-  check_rows(in, decode);
+  check_index_arrays(in);
+  FS_REQUIRE(device == DeviceType::kCuda || in.backend == AttentionBackend::kNative,
+             "the naive kernels are for tensors on a GPU, got ", in.q.describe(), "; use native");
+  return device == DeviceType::kCuda;
+}
+
+AttentionParams make_params(const AttentionInputs& in) {
   AttentionParams params;
   params.q = in.q.data;
   params.kv = in.kv_cache.as<char>() + in.layer * in.kv_cache.stride(1) * dtype_bytes(in.q.dtype);
@@ -124,8 +140,17 @@ AttentionParams checked_params(const AttentionInputs& in, bool decode) {
 
 }  // namespace
 
+AttentionBackend parse_attention_backend(const char* name) {
+  if (std::string_view(name) == "native") return AttentionBackend::kNative;
+  if (std::string_view(name) == "naive") return AttentionBackend::kNaive;
+  detail::raise<InvalidArgumentError>("the attention kernels must be native or naive, got ", name);
+}
+
 void attention_decode(const AttentionInputs& inputs, ThreadPool& pool) {
-  AttentionParams params = checked_params(inputs, true);
+  const bool on_gpu = checked_on_gpu(inputs);
+  AttentionParams params = make_params(inputs);
+  if (on_gpu) return attention_decode_on_gpu(params, inputs);
+  check_rows(inputs, true);
   const std::int64_t num_rows = params.row_end - params.row_begin;
   if (num_rows == 0 || params.num_q_heads == 0) return;
   std::int64_t longest = 0;  // splits
@@ -151,7 +176,10 @@ void attention_decode(const AttentionInputs& inputs, ThreadPool& pool) {
 }
 
 void attention_prefill(const AttentionInputs& inputs, ThreadPool& pool) {
-  const AttentionParams params = checked_params(inputs, false);
+  const bool on_gpu = checked_on_gpu(inputs);
+  const AttentionParams params = make_params(inputs);
+  if (on_gpu) return attention_prefill_on_gpu(params, inputs);
+  check_rows(inputs, false);
   if (params.row_begin == params.row_end || params.num_q_heads == 0) return;
   FS_DISPATCH_CPU(attention_prefill, params, pool);
 }

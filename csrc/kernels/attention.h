@@ -56,6 +56,13 @@ struct AttentionParams {
 FS_DECLARE_CPU(void attention_decode(const AttentionParams& params, ThreadPool& pool))
 FS_DECLARE_CPU(void attention_prefill(const AttentionParams& params, ThreadPool& pool))
 
+/// Which kernels run on a GPU: those for tensor cores where they take the shape and else the naive one, or always the
+/// naive one, which is for comparison. The CPU has native ones only.
+enum class AttentionBackend : std::uint8_t { kNative, kNaive };
+
+/// "native" or "naive"; throws InvalidArgumentError for any other name.
+AttentionBackend parse_attention_backend(const char* name);
+
 /// What a caller passes; see AttentionParams for the meaning of each array.
 struct AttentionInputs {
   const TensorView& q;            // float [num_tokens, num_q_heads, head_dim]; tokens and heads may be strided
@@ -69,10 +76,25 @@ struct AttentionInputs {
   std::int64_t row_end = 0;
   std::int64_t layer = 0;
   double scale = 1.0;
+  // For tensors on a GPU only:
+  const TensorView* workspace = nullptr;  // uint8, at least attention_workspace_bytes; null where nothing needs it
+  std::int64_t max_seq_len = 0;           // no row is longer
+  AttentionBackend backend = AttentionBackend::kNative;
+  std::int64_t stream = 0;  // a cudaStream_t
 };
 
+/// Bytes of workspace for attention_decode of up to `num_rows` rows of up to max_seq_len tokens on a GPU. The caller fills
+/// it with zeros once; every launch leaves it fit for the next one, of any shape, on the same stream.
+/// Throws InvalidArgumentError when an argument is not positive.
+std::int64_t attention_workspace_bytes(std::int64_t num_rows, std::int64_t num_q_heads, std::int64_t head_dim,
+                                       std::int64_t max_seq_len);
+
+// On a GPU the kernels are queued on `stream` and nothing waits. What they do depends on shapes, max_seq_len and addresses
+// alone, so a captured launch may be replayed with other values in the arrays. The host cannot see those values: only the
+// CPU checks them. A row of length 0 gets zeros there, and its blocks are not looked at.
+
 /// Attention of the rows [row_begin, row_end), each of which has exactly one query token.
-/// Throws InvalidArgumentError when a shape, dtype, length or block id does not fit.
+/// Throws InvalidArgumentError when a shape, dtype, length or block id does not fit, DeviceError when a launch fails.
 void attention_decode(const AttentionInputs& inputs, ThreadPool& pool);
 
 /// Attention of the rows [row_begin, row_end) with any number of query tokens each, the last ones of their sequences:

@@ -1,0 +1,38 @@
+// Paged prefill attention; see attention_prefill_gpu.h for thread mapping and shared memory. Compiled for sm_80 and
+// sm_90a; it has never run on a GPU. Its body has, under the emulator of tests/cpp/kernels.
+
+#include "kernels/attention_prefill_gpu.h"
+#include "kernels/cuda/attention_dispatch.cuh"
+#include "kernels/cuda/machine.cuh"
+#include "kernels/cuda/residency.cuh"
+
+namespace fastserve::kernels {
+namespace {
+
+using namespace cuda;
+
+template <DType kType, int kHeadDim>
+__global__ void __launch_bounds__(32 * prefill_warps(kHeadDim), kHeadDim > 128 ? 1 : 2)
+    prefill_kernel(const __grid_constant__ AttentionLaunch launch) {
+  AttentionPrefill<CudaMachine, kType, kHeadDim>::run(launch);
+}
+
+}  // namespace
+
+void attention_prefill_cuda(const AttentionLaunch& launch, void* stream) {
+  const AttentionParams& p = launch.params;
+  with_attention_shape(p, [&]<DType kType, int kHeadDim>() {
+    constexpr auto kKernel = prefill_kernel<kType, kHeadDim>;
+    constexpr int kThreads = 32 * prefill_warps(kHeadDim);
+    constexpr int kSharedBytes = AttentionPrefill<CudaMachine, kType, kHeadDim>::kSharedBytes;
+    const Site site = FS_SITE("attention_prefill");
+    resident_ctas<kKernel, kThreads, kSharedBytes>(site);
+    // The host does not know the rows: every one may end with a tile that is not full.
+    const std::int64_t group = p.num_q_heads / p.num_kv_heads;
+    const std::int64_t most_tiles = launch.num_tokens * group / kPrefillRows + (p.row_end - p.row_begin);
+    launch_with_shared<kKernel, kThreads, kSharedBytes>(site, static_cast<unsigned>(most_tiles * p.num_kv_heads),
+                                                        stream, launch);
+  });
+}
+
+}  // namespace fastserve::kernels
