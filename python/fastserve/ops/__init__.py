@@ -2,8 +2,11 @@
 
 from fastserve.ops.activation import ActivationKind as ActivationKind
 from fastserve.ops.activation import activation as activation
-from fastserve.ops.attention import AttentionBatch as AttentionBatch
 from fastserve.ops.attention import attention as attention
+from fastserve.ops.attention import attention_workspace as attention_workspace
+from fastserve.ops.attention_batch import AttentionBackend as AttentionBackend
+from fastserve.ops.attention_batch import AttentionBatch as AttentionBatch
+from fastserve.ops.attention_check import check_attention as check_attention
 from fastserve.ops.copy_blocks import checksum_blocks as checksum_blocks
 from fastserve.ops.copy_blocks import copy_blocks as copy_blocks
 from fastserve.ops.embedding import embedding as embedding

@@ -1,0 +1,114 @@
+"""Whether the attention kernels can be trusted on the device they are about to serve on."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+
+from fastserve.ops.attention import attention, attention_workspace
+from fastserve.ops.attention_batch import AttentionBackend, AttentionBatch, on_device
+from fastserve.ops.attention_torch import attention_torch
+
+_LAYER = 1
+_NUM_LAYERS = 2
+_ROUNDING = {torch.float32: 2.0**-20, torch.bfloat16: 2.0**-8, torch.float16: 2.0**-11}
+
+
+@dataclass(frozen=True, slots=True)
+class _Step:
+    """Rows as (KV tokens, query tokens); the first `num_decode_rows` have one query token each."""
+
+    name: str
+    rows: Sequence[tuple[int, int]]
+    num_decode_rows: int
+
+
+_STEPS = (
+    _Step("decode, lengths around a page and a tile", [(n, 1) for n in (1, 15, 16, 17, 63, 64, 65, 129)], 8),
+    _Step("decode in several splits", [(300, 1), (1, 1), (2100, 1)], 3),
+    _Step("prefill", [(70, 70), (1, 1)], 0),
+    _Step("mixed, with a chunk after its prefix", [(40, 1), (200, 37), (65, 65)], 1),
+)
+
+
+def check_attention(
+    device: torch.device | str,
+    dtype: torch.dtype,
+    *,
+    head_dim: int,
+    num_q_heads: int,
+    num_kv_heads: int,
+    block_size: int,
+    backend: AttentionBackend = AttentionBackend.NATIVE,
+) -> list[str]:
+    """Compare a backend with torch in fp32 on a few small steps, in a cache whose unwritten slots are NaN.
+
+    Each step runs twice over different garbage in the output, and must give the same bits. Takes about a second at most.
+
+    Returns:
+        What went wrong, one line per step; empty when everything agrees.
+    """
+    generator = torch.Generator(device="cpu").manual_seed(1)
+    mismatches = []
+    for step in _STEPS:
+        cpu_cache, cpu_batch = _make_step(step, (num_kv_heads, block_size, head_dim), generator)
+        cache = cpu_cache.to(device, dtype)
+        max_seq_len = max(length for length, _ in step.rows)
+        batch = replace(
+            on_device(cpu_batch, device),
+            max_seq_len=max_seq_len,
+            workspace=attention_workspace(len(step.rows), num_q_heads, head_dim, max_seq_len, device),
+            backend=backend,
+        )
+        num_tokens = sum(num_queries for _, num_queries in step.rows)
+        q = torch.randn(num_tokens, num_q_heads, head_dim, generator=generator).to(device, dtype)
+        results = [
+            attention(q, cache, batch, layer=_LAYER, scale=head_dim**-0.5, out=torch.full_like(q, garbage))
+            for garbage in (float("nan"), 7.0)
+        ]
+        expected = attention_torch(
+            q, cache, batch, layer=_LAYER, scale=head_dim**-0.5, out=torch.empty_like(q), compute_dtype=torch.float32
+        )
+        mismatches += [f"{step.name}: {fault}" for fault in _faults(results, expected)]
+    return mismatches
+
+
+def _faults(results: Sequence[torch.Tensor], expected: torch.Tensor) -> list[str]:
+    """At most one fault: the first kind that is found."""
+    first, second = (result.float() for result in results)
+    if not first.isfinite().all():
+        return [f"{int((~first.isfinite()).any(dim=(1, 2)).sum())} of {len(first)} tokens are not finite"]
+    # Values are below 5 and mostly around 1; weights, and the result, are rounded to the dtype once each.
+    error = (first - expected.float()).abs().max().item()
+    allowed = 6 * _ROUNDING[expected.dtype]
+    if error > allowed:
+        return [f"off by {error:.3g}, allowed is {allowed:.3g}"]
+    if not torch.equal(first, second):
+        return ["the same step gave other bits the second time"]
+    return []
+
+
+def _make_step(
+    step: _Step, page_shape: tuple[int, int, int], generator: torch.Generator
+) -> tuple[torch.Tensor, AttentionBatch]:
+    """A cache of pages [num_kv_heads, block_size, head_dim] in random order; what no token has written is NaN."""
+    num_kv_heads, block_size, head_dim = page_shape
+    num_blocks = [-(-length // block_size) for length, _ in step.rows]
+    total = sum(num_blocks) + 1
+    order = torch.randperm(total, generator=generator)[: sum(num_blocks)]
+    cache = torch.full((total, _NUM_LAYERS, 2, num_kv_heads, block_size, head_dim), float("nan"))
+    tokens = torch.randn(len(order), 2, num_kv_heads, block_size, head_dim, generator=generator)
+    first = 0
+    for (length, _), count in zip(step.rows, num_blocks, strict=True):
+        if length % block_size:
+            tokens[first + count - 1, :, :, length % block_size :] = float("nan")
+        first += count
+    cache[order, _LAYER] = tokens
+    batch = AttentionBatch(
+        query_start=torch.tensor([0, *(n for _, n in step.rows)]).cumsum(0),
+        seq_lens=torch.tensor([length for length, _ in step.rows]),
+        block_start=torch.tensor([0, *num_blocks]).cumsum(0),
+        block_ids=order,
+        num_decode_rows=step.num_decode_rows,
+    )
+    return cache, batch
