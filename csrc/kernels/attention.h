@@ -83,14 +83,14 @@ struct AttentionInputs {
   std::int64_t stream = 0;  // a cudaStream_t
 };
 
-/// Bytes of workspace for attention_decode of up to `num_rows` rows of up to max_seq_len tokens on a GPU. The caller fills
-/// it with zeros once; every launch leaves it fit for the next one, of any shape, on the same stream.
+/// Bytes of workspace for attention_decode of up to `num_rows` rows of up to max_seq_len tokens on a GPU. The caller
+/// fills it with zeros once; every launch leaves it fit for the next one, of any shape, on the same stream.
 /// Throws InvalidArgumentError when an argument is not positive.
 std::int64_t attention_workspace_bytes(std::int64_t num_rows, std::int64_t num_q_heads, std::int64_t head_dim,
                                        std::int64_t max_seq_len);
 
-// On a GPU the kernels are queued on `stream` and nothing waits. What they do depends on shapes, max_seq_len and addresses
-// alone, so a captured launch may be replayed with other values in the arrays. The host cannot see those values: only the
+// On a GPU the kernels are queued on `stream` and nothing waits. A launch depends on shapes, max_seq_len and addresses
+// alone, so a captured one may be replayed with other values in the arrays. The host cannot see those values: only the
 // CPU checks them. A row of length 0 gets zeros there, and its blocks are not looked at.
 
 /// Attention of the rows [row_begin, row_end), each of which has exactly one query token.

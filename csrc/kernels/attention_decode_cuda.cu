@@ -1,5 +1,5 @@
-// Paged decode attention; see attention_decode_gpu.h for thread mapping and shared memory. Compiled for sm_80 and sm_90a;
-// it has never run on a GPU. Its body has, under the emulator of tests/cpp/kernels.
+// Paged decode attention; see attention_decode_gpu.h for thread mapping and shared memory. Compiled for sm_80 and
+// sm_90a; it has never run on a GPU. Its body has run only under the emulator of tests/cpp/kernels.
 
 #include <algorithm>
 

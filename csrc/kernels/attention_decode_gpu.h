@@ -8,11 +8,13 @@
 // Paged decode on a GPU: one query token per row, so the cost is reading the cache once. See attention_schedule.h for
 // who does what.
 //
-// Thread block: 4 warps. A tile is 64 tokens; each warp loads, with asynchronous copies kStages deep, and works on its own
-// 16 of them, so warps meet only at the end of an item. The query heads of a unit are the 16 rows of the tensor-core tile.
-// Shared memory: the ring of tiles, [warp][stage][K|V][16 tokens]; one fp32 [16][head_dim + 8] in which the warps add up
-// their values; maxima and sums [4][16]. The thread block that finishes the last split of a unit of a row merges all of
-// them from the left, so the result does not depend on who was last.
+// Thread block: 4 warps. A tile is 64 tokens; each warp loads, with asynchronous copies kStages deep, and works on its
+// own 16 of them, so warps meet only at the end of an item. The query heads of a unit are the 16 rows of the tensor-core
+// tile. Shared memory: the ring of tiles, [warp][stage][K|V][16 tokens]; one fp32 [16][head_dim + 8] in which the warps
+// add up their values; maxima and sums [4][16]; in all 71 (head_dim 64) to 152 KB (256). The thread block that finishes
+// the last split of a unit of a row merges all of them from the left, so the result does not depend on who was last.
+//
+// Compiled for sm_80 and sm_90a; it has never run on a GPU, only under the emulator of tests/cpp/kernels.
 
 namespace fastserve::kernels {
 

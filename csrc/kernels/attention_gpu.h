@@ -28,8 +28,8 @@ struct AttentionLaunch {
 void attention_decode_on_gpu(const AttentionParams& params, const AttentionInputs& inputs);
 void attention_prefill_on_gpu(const AttentionParams& params, const AttentionInputs& inputs);
 
-/// Whether the tensor-core kernels take this: 16-bit dtype, head_dim 64, 80, 96, 128 or 256, blocks of a multiple of 16
-/// tokens, heads aligned to 16 bytes. The naive kernel takes everything.
+/// Whether the tensor-core kernels take this: 16-bit dtype, head_dim 64, 80, 96, 128 or 256, blocks of a multiple of
+/// 16 tokens, heads aligned to 16 bytes. The naive kernel takes everything.
 bool attention_fits_tensor_cores(const AttentionParams& params);
 
 #ifdef FASTSERVE_WITH_CUDA

@@ -6,14 +6,14 @@
 
 // Who does which part of paged decode on a GPU. The KV tokens of a row are cut into splits whose size depends on the
 // length of the row alone, so that a row gives the same bits in every batch. A unit is up to 16 query heads of one KV
-// head; an item is a split of a unit of a row. Items are ordered by row, unit, split; each thread block takes those that
-// begin in its equal share of all tiles. Everything is computed from seq_lens on the device: nothing depends on the host.
+// head; an item is a split of a unit of a row. Items are ordered by row, unit, split; each thread block takes those
+// that begin in its equal share of all tiles. All of it is computed from seq_lens on the device.
 
 namespace fastserve::kernels {
 
 inline constexpr int kDecodeWarps = 4;
 inline constexpr int kDecodeThreads = 32 * kDecodeWarps;
-inline constexpr int kDecodeWarpTokens = 16;  // of a tile: one page or a part of one
+inline constexpr int kDecodeWarpTokens = 16;  // of a tile: a block or a part of one
 inline constexpr int kDecodeTileTokens = kDecodeWarps * kDecodeWarpTokens;
 inline constexpr int kDecodeMaxSplits = 32;  // the lanes of a warp, which weighs them against each other
 inline constexpr int kDecodeUnitHeads = 16;  // rows of a tensor-core tile
@@ -77,7 +77,7 @@ struct DecodeItem {
   }
 };
 
-/// The first item that begins at tile `begin` or after it, when `row`, before which there are `row_start` tiles, holds it.
+/// The first item that begins at tile `begin` or after it; `begin` lies in `row`, before which there are `row_start`.
 template <typename Lengths>
 FS_DEVICE DecodeItem first_decode_item(std::int64_t begin, int row, std::int64_t row_start, int num_rows, int num_units,
                                        const Lengths& lengths) {

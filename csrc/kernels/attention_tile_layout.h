@@ -4,10 +4,10 @@
 
 namespace fastserve::kernels {
 
-/// A tile in shared memory whose rows are heads of kHeadDim 16-bit elements, in chunks of 16 bytes. Rows are padded to an
-/// odd number of chunks, so that eight rows read at the same chunk lie in different banks, as ldmatrix wants. (Swizzled
-/// chunks would save the padding, but each step along a row would need an address register of its own; here they are
-/// constants in the instructions.)
+/// A tile in shared memory whose rows are heads of kHeadDim 16-bit elements, in chunks of 16 bytes. Rows are padded to
+/// an odd number of chunks, so that eight rows read at the same chunk lie in different banks, as ldmatrix wants.
+/// (Swizzled chunks would save the padding, but each step along a row would need an address register of its own; here
+/// they are constants in the instructions.)
 template <int kHeadDim>
 struct TileLayout {
   static_assert(kHeadDim % 16 == 0);

@@ -10,7 +10,7 @@
 
 // What the tensor-core attention kernels share: a warp's online softmax over tiles of m16n8k16, and paged tiles.
 //
-// Lane l holds, of each 16 x 8 result of an mma, the columns 2 (l % 4) and 2 (l % 4) + 1 of the rows l / 4 and l / 4 + 8.
+// Lane l holds, of each 16 x 8 result of an mma, columns 2 (l % 4) and 2 (l % 4) + 1 of the rows l / 4 and l / 4 + 8.
 
 namespace fastserve::kernels {
 
@@ -23,8 +23,8 @@ FS_DEVICE int row_length(const AttentionLaunch& launch, int row) {
   return length < launch.max_seq_len ? length : launch.max_seq_len;
 }
 
-/// The keys of the tokens of one row from `token` on, up to the end of its block. One layer of a block has less than 2^31
-/// elements; the cache may have more.
+/// The keys of the tokens of one row from `token` on, up to the end of its block. One layer of a block has less than
+/// 2^31 elements; the cache may have more.
 FS_DEVICE const std::uint16_t* keys_at(const AttentionParams& p, int block_id, int kv_head, int token) {
   const int within = (kv_head * p.block_size + (token & (p.block_size - 1))) * p.head_dim;
   return static_cast<const std::uint16_t*>(p.kv) + block_id * p.block_stride + within;
@@ -80,8 +80,8 @@ struct RunningSoftmax {
   }
 };
 
-/// A warp copies kRows tokens that follow each other in memory into a tile. Those from `visible` on become zeros: a value
-/// that no token has written could be NaN, and 0 * NaN is NaN.
+/// A warp copies kRows tokens that follow each other in memory into a tile. Those from `visible` on become zeros: a
+/// value that no token has written could be NaN, and 0 * NaN is NaN.
 template <typename Machine, int kHeadDim, int kRows>
 FS_DEVICE void copy_tokens(char* tile, const std::uint16_t* tokens, int visible) {
   using Layout = TileLayout<kHeadDim>;

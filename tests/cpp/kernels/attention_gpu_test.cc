@@ -198,7 +198,7 @@ class Batch {
         size += weights[static_cast<std::size_t>(t)] / sum * std::fabs(value);
       }
       const float result = get(out_, static_cast<std::int64_t>(token) * out_stride_ + head * shape_.head_dim + d);
-      ASSERT_NEAR(result, expected, 1e-5 + 2 * rounding * size) << "row " << row << " token " << token << " head " << head;
+      ASSERT_NEAR(result, expected, 1e-5 + 2 * rounding * size) << row << " token " << token << " head " << head;
     }
   }
 
@@ -236,7 +236,8 @@ template <DType kType>
 void naive(Batch& batch, const Shape& shape) {
   const AttentionLaunch launch = batch.launch(1);
   const int warps = batch.num_tokens() * shape.num_q_heads;
-  GpuEmulator::run((warps + 3) / 4, kNaiveThreads, 16, {}, [&] { AttentionNaive<EmulatedMachine, kType>::run(launch); });
+  GpuEmulator::run((warps + 3) / 4, kNaiveThreads, 16, {},
+                   [&] { AttentionNaive<EmulatedMachine, kType>::run(launch); });
 }
 
 template <int kHeadDim>
@@ -278,7 +279,9 @@ TEST(AttentionSchedule, EveryItemIsTakenByOneThreadBlock) {
     const int num_rows = static_cast<int>(lengths.size());
     const auto length_of = [&](int row) { return lengths[static_cast<std::size_t>(row)]; };
     std::vector<std::int64_t> row_start{0};
-    for (const int length : lengths) row_start.push_back(row_start.back() + std::int64_t{decode_row_tiles(length)} * units);
+    for (const int length : lengths) {
+      row_start.push_back(row_start.back() + std::int64_t{decode_row_tiles(length)} * units);
+    }
     DecodeItem expected;
     expected.shape = decode_row(lengths[0]);
     for (int cta = 0; cta < num_ctas; ++cta) {
@@ -286,8 +289,8 @@ TEST(AttentionSchedule, EveryItemIsTakenByOneThreadBlock) {
       const std::int64_t end = row_start.back() * (cta + 1) / num_ctas;
       if (begin == end) continue;
       const auto row = std::ranges::upper_bound(row_start, begin) - row_start.begin() - 1;
-      for (auto item = first_decode_item(begin, static_cast<int>(row), row_start[static_cast<std::size_t>(row)], num_rows,
-                                         units, length_of);
+      for (auto item = first_decode_item(begin, static_cast<int>(row), row_start[static_cast<std::size_t>(row)],
+                                         num_rows, units, length_of);
            item.start < end; item.next(num_rows, units, length_of)) {
         ASSERT_EQ(item.row, expected.row);
         ASSERT_EQ(item.unit, expected.unit);

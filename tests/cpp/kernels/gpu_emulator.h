@@ -1,9 +1,9 @@
 #pragma once
 
 // Runs the bodies of GPU kernels (kernels/simt.h) on the CPU: every thread of a thread block is a fiber, and a warp
-// instruction waits for all of its lanes. What goes wrong only sometimes on a GPU goes wrong every time here: copied bytes
-// arrive when they are waited for and not before, their target holds NaN until then, shared memory begins as NaN, and the
-// order in which warps run can be turned around.
+// instruction waits for all of its lanes. What goes wrong only sometimes on a GPU goes wrong every time here: copied
+// bytes arrive when they are waited for and not before, their target holds NaN until then, shared memory begins as NaN,
+// and the order in which warps run can be turned around.
 
 #include <ucontext.h>
 
