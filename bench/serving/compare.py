@@ -45,6 +45,8 @@ class Server:
         run = run_load(Target(base_url=self.url, model="m"), workload, options)
         self.samples[label] = [[r.due_s, r.finished_s, r.output_tokens] for r in run.results]
         summary = summarize(run, percentiles=(95, 99))
+        if not summary["completed"]:
+            raise SystemExit(f"{self.name}, {label}: no request completed: {summary['error_samples']}")
         _print_row(self.name, label, summary)
         if warning := lateness_warning(run, summary):
             print(f"warning: {warning}", flush=True)

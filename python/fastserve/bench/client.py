@@ -56,8 +56,8 @@ class Reply:
 
 
 class _Usage(msgspec.Struct):
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
     fastserve: dict[str, float] | None = None
 
 

@@ -161,9 +161,11 @@ def _result(reply: Reply, origin_s: float, prompt_tokens: int) -> RequestResult:
 
 
 def _body(target: Target, workload: Workload, options: LoadOptions, i: int) -> bytes:
+    # What was recorded is sent as it is: whether it fits the model is for the server to say.
+    ids = workload.prompt_ids(i, options.vocab_size) if workload.prompts is None else workload.prompts[i]
     fields: dict[str, object] = {
         "model": target.model,
-        "prompt": workload.prompt_ids(i, options.vocab_size).tolist(),
+        "prompt": ids.tolist(),
         "max_tokens": int(workload.output_tokens[i]),
         "temperature": options.temperature,
         "stream": True,

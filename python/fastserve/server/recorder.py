@@ -1,5 +1,6 @@
 """Writes the requests of a server to a trace that benchmarks and the simulator replay."""
 
+import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,7 +21,7 @@ class Recorder:
         """Create the file and write its first line; times count from now.
 
         Args:
-            path: must not hold anything yet.
+            path: must not hold a request yet; readable by its owner alone when it is created.
             prompts: write the token ids of prompts as well.
         Raises:
             InvalidArgumentError: the file cannot be written, or holds something.
@@ -29,12 +30,16 @@ class Recorder:
         self._turns = TurnMatcher()
         self._start_s = time.monotonic()
         self._path = Path(path)
+        header = trace_header(prompts=prompts)
         try:
-            self._file = self._path.open("a", encoding="utf-8")
-            if self._file.tell():
+            self._file = open(self._path, "a+", encoding="utf-8", opener=_open_private)  # noqa: SIM115 - held open
+            self._file.seek(0)
+            # A server that did not get as far as listening leaves a first line.
+            if self._file.read(len(header) + 1) not in ("", header):
                 self._file.close()
                 raise InvalidArgumentError(f"--record must name a new file, but {path} holds something; name another")
-            self._write(trace_header(prompts=prompts))
+            self._file.truncate(0)
+            self._write(header)
         except OSError as error:
             raise InvalidArgumentError(f"--record {path} cannot be written: {error.strerror}") from None
 
@@ -79,3 +84,7 @@ class Recorder:
     def _write(self, line: str) -> None:
         self._file.write(line)
         self._file.flush()
+
+
+def _open_private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)

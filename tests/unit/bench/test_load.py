@@ -114,6 +114,12 @@ def test_priority_key_and_extra_fields_are_sent():
     assert fake.bodies[0]["priority"] == 3 and fake.bodies[0]["top_p"] == 0.5 and fake.bodies[0]["temperature"] == 0.7
 
 
+def test_recorded_prompts_are_sent_whatever_the_vocabulary():
+    with fake_openai.fake_openai() as fake:
+        run(fake, workload([31_999]), vocab_size=10)
+    assert fake.bodies[0]["prompt"] == [31_999, 7, 8]
+
+
 def test_limits_that_make_no_sense_are_refused():
     with pytest.raises(InvalidArgumentError, match="max_concurrency must be at least 1, got 0"):
         LoadOptions(max_concurrency=0)

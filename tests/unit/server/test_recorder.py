@@ -69,6 +69,10 @@ def test_unwritable_or_used_file_is_refused_before_anything_starts(tmp_path):
         with pytest.raises(InvalidArgumentError, match=message):
             Recorder(str(path), prompts=False)
     assert used.read_text() == "x"
+    for _ in range(2):  # a start that failed later leaves a file without requests
+        Recorder(str(tmp_path / "new.csv"), prompts=False).close()
+    assert (tmp_path / "new.csv").read_text() == HEADER + "\n"
+    assert (tmp_path / "new.csv").stat().st_mode & 0o777 == 0o600
     assert Recorder.of(ServerConfig()) is None
     with pytest.raises(InvalidArgumentError, match="--record-prompts needs a file"):
         Recorder.of(ServerConfig(record_prompts=True))
