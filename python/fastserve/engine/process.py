@@ -151,7 +151,7 @@ class EngineLoop:
         else:
             self._take_in(channel.receive())
             # The later the next iteration is planned, the more new requests it can hold.
-            while not self._stopping and (delay_s := core.planning_delay_s()) >= 0.001:
+            while not self._stopping and (delay_s := core.planning_delay_s()) > 0.0:
                 self._take_in(channel.receive(min(delay_s, _MAX_PLANNING_WAIT_S)))
                 self._beat()
         if core.has_work() and not self._stopping and (outputs := core.step()):

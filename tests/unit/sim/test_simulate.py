@@ -1,12 +1,13 @@
 """A workload through the real scheduler on a virtual clock."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from fastserve.errors import InvalidArgumentError
-from fastserve.sim import Timeline, simulate
+from fastserve.sim import FittedCost, Timeline, simulate
 from tests.unit.sim.small import COEFFICIENTS, deployment, scheduler, workload
 
 
@@ -84,6 +85,18 @@ def test_hidden_lengths_change_no_output_length():
     assert table.is_finished.all()
     told = simulate(load, deployment(), scheduler(), hide_lengths=False).requests
     assert table.finish_s.max() == pytest.approx(told.finish_s.max(), rel=0.2)
+
+
+@pytest.mark.parametrize(("share", "iterations"), [(0.5, 1.5), (0.9, 2.1)])
+def test_a_request_joins_the_next_iteration_when_it_comes_before_that_is_planned(share, iterations):
+    flat = replace(deployment(), cost=FittedCost((0.01, 0.0, 0.0, 0.0, 0.0)))  # every iteration takes 10 ms
+    load = workload(
+        2,
+        arrival_s=np.array([0.0, 0.01 * (4 + share)]),
+        prompt_tokens=np.array([8, 8]),
+        output_tokens=np.array([20, 1]),
+    )
+    assert simulate(load, flat, scheduler()).requests.ttft_s[1] == pytest.approx(0.01 * iterations)
 
 
 def test_srpt_serves_the_short_before_the_long():
