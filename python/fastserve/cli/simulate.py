@@ -7,7 +7,7 @@ import json
 import sys
 import typing
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import fields, replace
 
 from fastserve.cli.flags import add_config_flags, config_of
 from fastserve.cli.lazy import load
@@ -18,7 +18,7 @@ from fastserve.workload import Workload, add_workload_arguments, workload_from
 
 POLICIES = typing.get_args(Policy)
 OBJECTIVES = ("normalized_latency_s", "e2e_s", "ttft_s", "tpot_s")  # means that --suggest can make small
-_NOT_SIMULATED = ("kv_gib", "kv_canary", "enable_prefix_caching")
+_NOT_SIMULATED = ("kv_gib", "kv_canary", "allow_pageable_host_kv", "enable_prefix_caching")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -157,8 +157,7 @@ def _hides(args: argparse.Namespace) -> bool:
 
 
 def _deployment(args: argparse.Namespace) -> typing.Any:
-    values = vars(args) | {"kv_gib": 1.0, "kv_canary": False, "enable_prefix_caching": True}
-    cache = config_of(CacheConfig, argparse.Namespace(**values))
+    cache = CacheConfig(**{f.name: getattr(args, f.name) for f in fields(CacheConfig) if f.name not in _NOT_SIMULATED})
     sim = importlib.import_module("fastserve.sim")
     if args.profile is not None:
         if args.model is not None:

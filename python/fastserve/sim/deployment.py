@@ -10,8 +10,6 @@ from fastserve.sim.roofline import Parallelism, Roofline
 from fastserve.sim.shapes import ModelShape, find_model
 from fastserve.worker.memory import PoolSizes
 
-MEMORY_SHARE = 0.9  # of a device's memory, for weights and KV
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Deployment:
@@ -51,7 +49,8 @@ def roofline_deployment(
     Args:
         model: a name or folder as `find_model` takes it, or a shape.
         device: a name as `find_device` takes it, or a device.
-        cache: block size and pools; without num_gpu_blocks_override, what the weights leave of 90 % of the memory is for KV.
+        cache: block size and pools; without num_gpu_blocks_override, KV gets what the weights leave of
+            gpu_memory_utilization.
         max_model_len: longest prompt + output, tokens; default: the model's own limit.
     Raises:
         InvalidArgumentError: unknown names, or a model or a request of max_model_len that does not fit the memory.
@@ -92,7 +91,7 @@ def _pools(shape: ModelShape, device: Device, parallelism: Parallelism, cache: C
     block_bytes = shape.kv_token_bytes * cache.block_size
     num_device = cache.num_gpu_blocks_override
     if num_device is None:
-        room = MEMORY_SHARE * device.memory_bytes * parallelism.num_devices - shape.weight_bytes
+        room = cache.gpu_memory_utilization * device.memory_bytes * parallelism.num_devices - shape.weight_bytes
         num_device = int(room // block_bytes)
     num_host = cache.num_host_blocks_override
     if num_host is None:
