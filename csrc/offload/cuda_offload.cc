@@ -152,7 +152,8 @@ void CudaOffloadEngine::queue_batch(Direction direction, std::span<const CopyPie
 
 #if CUDART_VERSION >= 12080
 
-/// One call for the whole group; false where the driver does not know it, and then never tried again.
+/// One call for the whole group; false where the driver does not take it, and then never tried again. An invalid value
+/// counts as well: single copies show whether an address is at fault or the driver wants its attributes another way.
 bool CudaOffloadEngine::try_batch_call(Direction direction, std::span<const CopyPiece> group) {
   const bool to_host = direction == Direction::kDeviceToHost;
   std::vector<void*> targets(group.size());
@@ -178,7 +179,8 @@ bool CudaOffloadEngine::try_batch_call(Direction direction, std::span<const Copy
   const cudaError_t status = cudaMemcpyBatchAsync(targets.data(), sources.data(), sizes.data(), group.size(),
                                                   &attributes, &first_of_attributes, 1, &failed, stream);
 #endif
-  if (status == cudaErrorNotSupported || status == cudaErrorCallRequiresNewerDriver) {
+  if (status == cudaErrorNotSupported || status == cudaErrorCallRequiresNewerDriver ||
+      status == cudaErrorInvalidValue) {
     (void)cudaGetLastError();
     batch_call_ = false;
     return false;

@@ -74,6 +74,11 @@ class ModelConfig:
         "safetensors", "dummy = random weights of the model's shape", choices=("safetensors", "dummy")
     )
     device: Literal["auto", "cpu", "cuda"] = option("auto", "where the model runs", choices=("auto", "cpu", "cuda"))
+    attention_backend: Literal["auto", "native", "torch"] = option(
+        "auto",
+        "who computes attention: our kernels, torch, or (on a GPU) our kernels unless they fail a check at start",
+        choices=("auto", "native", "torch"),
+    )
     enforce_eager: bool = option(False, "on a GPU, launch every decode step anew instead of replaying a captured graph")
     seed: int = option(0, "seed of dummy weights and of requests that bring none")
     num_threads: int | None = option(None, "compute threads; default: one per core this process may use")

@@ -254,7 +254,10 @@ class RequestOutput:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineInfo:
-    """What the engine found out at start; fixed while it runs. Sizes in bytes unless named."""
+    """What the engine found out at start; fixed while it runs. Sizes in bytes unless named.
+
+    `kernel_fallback` says why torch computes attention although our kernels were wanted; empty when they do.
+    """
 
     model: str
     max_model_len: int
@@ -268,6 +271,7 @@ class EngineInfo:
     block_bytes: int
     scheduling_policy: str
     max_num_seqs: int
+    kernel_fallback: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

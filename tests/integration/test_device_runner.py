@@ -9,11 +9,12 @@ import torch
 from fastserve.engine.core import EngineCore
 from fastserve.errors import DeviceError, InvalidArgumentError
 from fastserve.layers import attention as attention_layer
-from fastserve.ops.attention import AttentionBatch, attention
+from fastserve.ops.attention import AttentionBackend, AttentionBatch, attention
 from fastserve.ops.sampling import SamplingBatch, sample
 from fastserve.types import SamplingParams
-from fastserve.worker import device_runner
+from fastserve.worker import device_runner, gpu_start
 from fastserve.worker import worker as worker_module
+from fastserve.worker.attention_choice import AttentionChoice
 from tests.fake_device import FakeDevice
 from tests.integration.engine_driver import GREEDY, Driver, engine_config, park_every, random_prompts, run_prompts
 
@@ -68,6 +69,23 @@ def seeded_tokens() -> list[list[int]]:
 def test_tokens_are_those_of_the_cpu_worker(greedy_tokens, device, enforce_eager, async_scheduling):
     assert run_prompts(PROMPTS, enforce_eager=enforce_eager, async_scheduling=async_scheduling) == greedy_tokens
     assert (device.replays > 0) == (not enforce_eager)
+
+
+def test_torch_computes_attention_when_asked_to_without_graphs(greedy_tokens, device):
+    assert run_prompts(PROMPTS, attention_backend="torch") == greedy_tokens
+    assert device.replays == 0
+
+
+def test_attention_of_torch_gives_the_same_tokens_on_the_cpu(greedy_tokens):
+    assert run_prompts(PROMPTS, attention_backend="torch") == greedy_tokens
+
+
+def test_kernels_that_fail_their_check_are_replaced_and_the_engine_says_so(greedy_tokens, device, monkeypatch):
+    failed = AttentionChoice(AttentionBackend.TORCH, "decode: off by 3")
+    monkeypatch.setattr(gpu_start, "choose_attention", lambda *_, **__: failed)
+    cores = []
+    assert run_prompts(PROMPTS, prepare=cores.append) == greedy_tokens
+    assert cores[0].info.kernel_fallback == "decode: off by 3"
 
 
 def test_sampled_tokens_and_penalties_are_those_of_the_cpu_worker(seeded_tokens, device):

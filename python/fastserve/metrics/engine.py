@@ -94,3 +94,12 @@ def info_family(info: EngineInfo, labels: Labels) -> Metric:
     )
     family.add_metric((*labels, *map(str, facts.values())), 1)
     return family
+
+
+def fallback_family(info: EngineInfo, labels: Labels) -> Metric:
+    """1 where a slow reference computes what our kernels should, because they failed their check at start; else 0."""
+    family = GaugeMetricFamily(
+        PREFIX + "kernel_fallback", "a reference replaces kernels that failed a check", labels=(*LABEL_NAMES, "kernel")
+    )
+    family.add_metric((*labels, "attention"), 1.0 if info.kernel_fallback else 0.0)
+    return family

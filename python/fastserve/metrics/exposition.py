@@ -7,7 +7,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_l
 from prometheus_client.core import Metric
 from prometheus_client.samples import Sample
 
-from fastserve.metrics.engine import engine_families, info_family
+from fastserve.metrics.engine import engine_families, fallback_family, info_family
 from fastserve.metrics.names import PREFIX, VLLM_PREFIX
 from fastserve.metrics.requests import RequestMetrics
 from fastserve.types import EngineInfo, EngineStats
@@ -42,6 +42,7 @@ class MetricsExporter:
         families = [_without_creation_times(family) for family in self._requests.registry.collect()]
         if info is not None:
             families.append(info_family(info, self._requests.labels))
+            families.append(fallback_family(info, self._requests.labels))
         if stats is not None:
             families.extend(engine_families(stats, self._requests.labels))
         if self._vllm_names:

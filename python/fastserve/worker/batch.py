@@ -7,7 +7,7 @@ import torch
 
 from fastserve._C.sched import StepPlan
 from fastserve.layers.context import ForwardContext
-from fastserve.ops.attention import AttentionBatch
+from fastserve.ops.attention import AttentionBackend, AttentionBatch
 from fastserve.ops.sampling import SamplingBatch
 
 
@@ -20,13 +20,19 @@ class Batch:
     sampling: SamplingBatch
 
 
-def build_batch(plan: StepPlan, previous_sampled: np.ndarray, kv_cache: torch.Tensor) -> Batch:
+def build_batch(
+    plan: StepPlan,
+    previous_sampled: np.ndarray,
+    kv_cache: torch.Tensor,
+    backend: AttentionBackend = AttentionBackend.NATIVE,
+) -> Batch:
     """Fill in the tokens that the previous step sampled and view the plan as kernel inputs.
 
     Args:
         plan: a plan with at least one row.
         previous_sampled: int32, the sampled tokens of the plan executed just before, which `plan.token_sources` index.
         kv_cache: [num_blocks, layers, 2, kv_heads, block_size, head_dim].
+        backend: who computes attention.
     """
     token_ids = np.array(plan.token_ids)
     history = np.array(plan.history_tokens)
@@ -45,8 +51,10 @@ def build_batch(plan: StepPlan, previous_sampled: np.ndarray, kv_cache: torch.Te
             query_start=query_start,
             seq_lens=plan.seq_lens,
             block_start=plan.block_start,
-            block_ids=plan.block_ids,
+            # torch takes no read-only arrays
+            block_ids=plan.block_ids.copy() if backend is AttentionBackend.TORCH else plan.block_ids,
             num_decode_rows=plan.num_decode_rows,
+            backend=backend,
         ),
         kv_cache=kv_cache,
         logit_rows=torch.from_numpy(query_start[1:][plan.sample_rows].astype(np.int64) - 1),

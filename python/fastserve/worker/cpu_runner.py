@@ -9,7 +9,7 @@ import torch
 from fastserve._C.sched import StepPlan
 from fastserve.layers.context import ForwardContext
 from fastserve.models.decoder import Decoder
-from fastserve.ops.attention import AttentionBatch
+from fastserve.ops.attention import AttentionBackend, AttentionBatch
 from fastserve.ops.sampling import TokenLogprobs, sample, token_logprobs
 from fastserve.worker.batch import build_batch
 from fastserve.worker.row_inputs import RowInputs
@@ -26,8 +26,11 @@ class Sampled:
 class CpuRunner:
     """Used by one thread."""
 
-    def __init__(self, decoder: Decoder, kv_cache: torch.Tensor) -> None:
+    def __init__(
+        self, decoder: Decoder, kv_cache: torch.Tensor, backend: AttentionBackend = AttentionBackend.NATIVE
+    ) -> None:
         self._decoder = decoder
+        self._backend = backend
         self._kv_cache = kv_cache
         self._previous_sampled = np.empty(0, np.int32)
 
@@ -37,7 +40,7 @@ class CpuRunner:
         self._previous_sampled = np.full(plan.num_samples, -1, np.int32)  # what the next plan finds if this one fails
         result = Sampled(np.empty(0, np.int32))
         if plan.num_rows:
-            batch = build_batch(plan, previous_sampled, self._kv_cache)
+            batch = build_batch(plan, previous_sampled, self._kv_cache, self._backend)
             logits = self._decoder.forward(batch.token_ids, batch.context)
             if plan.num_samples:
                 tokens = np.asarray(sample(logits, batch.sampling))
@@ -60,6 +63,7 @@ class CpuRunner:
                 block_start=rows.block_start,
                 block_ids=rows.block_ids,
                 num_decode_rows=rows.num_decode_rows,
+                backend=self._backend,
             ),
             kv_cache=self._kv_cache,
             logit_rows=torch.from_numpy(rows.logit_rows),

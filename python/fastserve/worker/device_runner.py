@@ -15,7 +15,7 @@ from fastserve._C.sched import StepPlan
 from fastserve.errors import InternalError
 from fastserve.layers.context import ForwardContext
 from fastserve.models.decoder import Decoder
-from fastserve.ops.attention import AttentionBatch
+from fastserve.ops.attention import AttentionBackend, AttentionBatch, attention_workspace
 from fastserve.ops.sampling import TokenLogprobs, sample, token_logprobs
 from fastserve.worker.cpu_runner import Sampled
 from fastserve.worker.device import Device, Event
@@ -54,11 +54,23 @@ class DeviceRunner:
     host waits once per step, for the event behind that copy.
     """
 
-    def __init__(self, decoder: Decoder, kv_cache: torch.Tensor, device: Device, limits: RunnerLimits) -> None:
+    def __init__(
+        self,
+        decoder: Decoder,
+        kv_cache: torch.Tensor,
+        device: Device,
+        limits: RunnerLimits,
+        backend: AttentionBackend = AttentionBackend.NATIVE,
+    ) -> None:
         self._decoder = decoder
         self._kv_cache = kv_cache
         self._device = device
         self._limits = limits
+        self._backend = backend
+        spec = decoder.spec
+        self._workspace = attention_workspace(
+            limits.max_num_seqs, spec.num_heads, spec.head_dim, limits.max_model_len, device.torch_device
+        )
         blocks_of_row = -(-limits.max_model_len // limits.block_size)
         rows, tokens = limits.max_num_seqs, limits.max_num_tokens
         self._inputs = PackedInputs(
@@ -88,7 +100,12 @@ class DeviceRunner:
         self._kv_cache = kv_cache
 
     def capture_graphs(self, progress: Callable[[int, int], None] | None = None) -> None:
-        """Capture decode steps of every batch size; on an idle device, before the first plan."""
+        """Capture decode steps of every batch size; on an idle device, before the first plan.
+
+        Torch's attention waits for the device within a step, so with it nothing can be captured and this does nothing.
+        """
+        if self._backend is AttentionBackend.TORCH:
+            return
         buckets = batch_buckets(self._limits.max_num_seqs)
         self._graph_logits = torch.empty(
             (buckets[-1], self._decoder.spec.vocab_size), dtype=torch.float32, device=self._device.torch_device
@@ -196,6 +213,9 @@ class DeviceRunner:
                 block_start=view("block_start", num_rows + 1),
                 block_ids=view("block_ids", num_block_ids),
                 num_decode_rows=num_decode_rows,
+                max_seq_len=self._limits.max_model_len,
+                workspace=self._workspace,
+                backend=self._backend,
             ),
             kv_cache=self._kv_cache,
             logit_rows=view("logit_rows", num_logits),

@@ -12,6 +12,7 @@ from fastserve.config import GIB, MIB, EngineConfig
 from fastserve.errors import InvalidArgumentError
 from fastserve.loader import LoadedModel
 from fastserve.models.kv_cache import allocate_kv_cache, kv_block_bytes
+from fastserve.worker.attention_choice import AttentionChoice, choose_attention
 from fastserve.worker.device import Device
 from fastserve.worker.device_runner import DeviceRunner, RunnerLimits
 from fastserve.worker.memory import PoolSizes, device_kv_bytes, size_pools
@@ -27,13 +28,14 @@ class Started:
     pools: PoolSizes
     kv_cache: torch.Tensor
     runner: DeviceRunner
+    attention: AttentionChoice
 
 
 @torch.inference_mode()
 def start_on_device(
     config: EngineConfig, model: LoadedModel, device: Device, progress: Callable[[str, int, int], None] | None
 ) -> Started:
-    """Size and allocate the KV pool and make the runner; all on the device's compute stream.
+    """Check the attention kernels, size and allocate the KV pool, make the runner; all on the device's compute stream.
 
     Args:
         progress: called as progress("graphs", done, total) while graphs are captured.
@@ -57,7 +59,10 @@ def _start(
         block_size=block_size,
     )
     block = allocate_kv_cache(spec, 1, block_size, model.dtype, device.torch_device)
-    runner = DeviceRunner(model.decoder, block, device, limits)
+    attention = choose_attention(
+        config.model.attention_backend, model, block_size=block_size, device=device.torch_device
+    )
+    runner = DeviceRunner(model.decoder, block, device, limits, attention.backend)
     device.begin_peak()
     try:
         runner.time(_largest_step(limits, spec.vocab_size))
@@ -86,7 +91,7 @@ def _start(
     runner.use_cache(kv_cache)
     if not config.model.enforce_eager:
         runner.capture_graphs(None if progress is None else lambda done, total: progress("graphs", done, total))
-    return Started(pools, kv_cache, runner)
+    return Started(pools, kv_cache, runner, attention)
 
 
 def _largest_step(limits: RunnerLimits, vocab_size: int) -> RowInputs:

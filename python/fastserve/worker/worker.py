@@ -12,6 +12,7 @@ from fastserve.config import EngineConfig
 from fastserve.errors import DeviceError, InvalidArgumentError
 from fastserve.loader import LoadedModel, load_model
 from fastserve.models.kv_cache import allocate_kv_cache, kv_block_bytes
+from fastserve.worker.attention_choice import choose_attention
 from fastserve.worker.cpu_runner import CpuRunner
 from fastserve.worker.device import Device, open_device
 from fastserve.worker.gpu_start import start_on_device
@@ -35,6 +36,7 @@ class WorkerInfo:
     eos_token_ids: tuple[int, ...]
     dtype: str
     device: str
+    kernel_fallback: str = ""  # why torch computes attention although our kernels were wanted
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,10 +76,14 @@ class Worker:
             self._kv_cache = allocate_kv_cache(
                 spec, pools.num_device_blocks, self._block_size, self._model.dtype, "cpu"
             )
-            self._runner = CpuRunner(self._model.decoder, self._kv_cache)
+            attention = choose_attention(
+                config.model.attention_backend, self._model, block_size=self._block_size, device=torch.device("cpu")
+            )
+            self._runner = CpuRunner(self._model.decoder, self._kv_cache, attention.backend)
         else:
             started = start_on_device(config, self._model, self._device, progress)
             pools, self._kv_cache, self._runner = started.pools, started.kv_cache, started.runner
+            attention = started.attention
         self.transfers = Transfers(
             self._kv_cache,
             pools.num_host_blocks,
@@ -94,6 +100,7 @@ class Worker:
             eos_token_ids=tuple(self._model.eos_token_ids),
             dtype=str(self._model.dtype).removeprefix("torch."),
             device="cpu" if self._device is None else self._device.label,
+            kernel_fallback=attention.fallback,
         )
 
     @property

@@ -160,10 +160,19 @@ TEST_F(CudaOffloadTest, ScatteredBlocksGoInOneCall) {
 
 TEST_F(CudaOffloadTest, ADriverWithoutBatchesGetsSingleCopies) {
   make(64, 64 << 10);
-  fake_cuda::fail_calls_from_now_on("cudaMemcpyBatchAsync", cudaErrorCallRequiresNewerDriver);
+  fake_cuda::fail_call("cudaMemcpyBatchAsync", cudaErrorCallRequiresNewerDriver);
   const Ids even{0, 2, 4};
   for (int i = 0; i < 2; ++i) ASSERT_TRUE(run(kUpload, even, even).ok);
-  EXPECT_EQ(fake_cuda::counters().copies, 6);
+  EXPECT_EQ(fake_cuda::counters().copies, 6);  // of both transfers: it is not tried again
+  EXPECT_EQ(fake_cuda::counters().batches, 0);
+}
+
+TEST_F(CudaOffloadTest, AnotherErrorOfABatchFailsItsTransfer) {
+  make(64, 64 << 10);
+  fake_cuda::fail_call("cudaMemcpyBatchAsync", cudaErrorIllegalAddress);
+  const auto failed = run(kUpload, {0, 2, 4}, {0, 2, 4});
+  EXPECT_FALSE(failed.ok);
+  EXPECT_NE(failed.error.find("cudaMemcpyBatchAsync"), std::string::npos) << failed.error;
 }
 
 TEST_F(CudaOffloadTest, ManySmallBlocksAreCopiedByAKernel) {

@@ -1,5 +1,7 @@
 """Names and values of `/metrics`, read back with prometheus_client's own parser."""
 
+import dataclasses
+
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -95,6 +97,15 @@ def test_engine_values_are_those_of_the_stats():
     info = families["fastserve:cache_config_info"].samples[0].labels
     assert (info["block_size"], info["num_gpu_blocks"], info["scheduling_policy"]) == ("16", "8", "fcfs")
     assert families["fastserve:num_requests_running"].samples[0].labels == {"model_name": "m", "engine": "0"}
+
+
+@pytest.mark.parametrize(("reason", "value"), [("", 0.0), ("decode: off by 3", 1.0)])
+def test_a_reference_in_place_of_our_kernels_shows(reason, value):
+    info = dataclasses.replace(INFO, kernel_fallback=reason)
+    sample = families_of(MetricsExporter(RequestMetrics("m")).render(info, None))["fastserve:kernel_fallback"].samples[
+        0
+    ]
+    assert (sample.labels["kernel"], sample.value) == ("attention", value)
 
 
 def test_model_name_with_quotes_and_line_breaks_is_escaped():
