@@ -127,6 +127,7 @@ class EngineRequest:
         prompt_token_ids: 1..max_model_len - 1 ids, each inside the vocabulary.
         priority: lower runs first (vLLM's meaning).
         cache_salt: requests share prefix-cache blocks only with the same salt.
+        length_class: requests of one class have outputs of similar length; policy `learned` learns them apart.
         deadline_s: seconds after arrival at which the request fails unless finished; None = never.
     """
 
@@ -135,6 +136,7 @@ class EngineRequest:
     sampling: SamplingParams
     priority: int = 0
     cache_salt: str = ""
+    length_class: str = ""
     deadline_s: float | None = None
 
     def __post_init__(self) -> None:

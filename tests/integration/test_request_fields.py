@@ -112,6 +112,15 @@ def test_cache_salt_keeps_prefixes_apart(driver):
     assert [cached(salt) > 0 for salt in ("a", "b", "a", "")] == [False, False, True, False]
 
 
+def test_length_class_reaches_the_scheduler(driver):
+    first = len(driver.tokens)
+    for request_id, name in enumerate(("chat", "code", "chat", ""), start=first):
+        driver.add(request_id, PROMPT, GREEDY, length_class=name)
+    chat, code, again, none = (driver.core.explain(first + i)["length_class"] for i in range(4))
+    assert chat == again and len({chat, code, none}) == 3 and none == 0
+    driver.run()
+
+
 def test_priority_goes_before_arrival(driver):
     first, second, urgent = range(len(driver.tokens), len(driver.tokens) + 3)
     for request_id, priority in ((first, 0), (second, 0), (urgent, -3)):

@@ -112,6 +112,7 @@ class AsyncEngine:
         request_id: str,
         priority: int = 0,
         cache_salt: str = "",
+        length_class: str = "",
         deadline_s: float | None = None,
         on_event: Callable[[RequestEvent], None] | None = None,
     ) -> AsyncIterator[CompletionDelta]:
@@ -121,7 +122,7 @@ class AsyncEngine:
         it, ends the request in the engine. Deltas that were not taken in time are merged into one per completion.
 
         Args:
-            prompt_token_ids: see `EngineRequest`, as are priority, cache_salt and deadline_s.
+            prompt_token_ids: see `EngineRequest`, as are priority, cache_salt, length_class and deadline_s.
             sampling: how to choose tokens and when to stop.
             request_id: unique among live requests.
             on_event: called in the loop when a completion is parked, resumed or moved.
@@ -138,6 +139,7 @@ class AsyncEngine:
             sampling=sampling,
             priority=priority,
             cache_salt=cache_salt,
+            length_class=length_class,
             deadline_s=deadline_s,
         )
         return self._generate(request_id, template, on_event)

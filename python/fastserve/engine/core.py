@@ -179,7 +179,8 @@ class EngineCore:
             eos_token_ids=self.info.eos_token_ids,
             stop_token_ids=sampling.stop_token_ids,
             priority=request.priority,
-            cache_salt=_salt(request.cache_salt),
+            cache_salt=_hashed(request.cache_salt),
+            length_class=_hashed(request.length_class),
             deadline_s=0.0 if request.deadline_s is None else now_s + request.deadline_s,
             temperature=sampling.temperature,
             top_k=max(sampling.top_k, 0),
@@ -345,5 +346,6 @@ class EngineCore:
         return seed % 2**64
 
 
-def _salt(cache_salt: str) -> int:
-    return int.from_bytes(hashlib.blake2b(cache_salt.encode(), digest_size=8).digest()) if cache_salt else 0
+def _hashed(name: str) -> int:
+    """64 bits of a name; 0 for none."""
+    return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest()) if name else 0

@@ -90,6 +90,7 @@ class Add(_Message):
     sampling: SamplingParams
     priority: int
     cache_salt: str
+    length_class: str
     deadline_s: float | None
     watch: bool
 
@@ -102,6 +103,7 @@ class Add(_Message):
             request.sampling,
             request.priority,
             request.cache_salt,
+            request.length_class,
             request.deadline_s,
             watch,
         )
@@ -114,6 +116,7 @@ class Add(_Message):
             sampling=self.sampling,
             priority=self.priority,
             cache_salt=self.cache_salt,
+            length_class=self.length_class,
             deadline_s=self.deadline_s,
         )
 

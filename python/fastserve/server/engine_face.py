@@ -52,6 +52,7 @@ class EngineFace(Protocol):
         request_id: str,
         priority: int = 0,
         cache_salt: str = "",
+        length_class: str = "",
         deadline_s: float | None = None,
         on_event: Callable[[EventFace], None] | None = None,
     ) -> AsyncIterator[CompletionDelta]:

@@ -95,6 +95,7 @@ def _plan(
         arrival_s=arrival_s,
         priority=body.priority,
         cache_salt=body.cache_salt,
+        length_class=body.length_class,
         deadline_s=body.deadline_s,
         stream=body.stream,
         include_usage=options is not None and options.include_usage,

@@ -43,6 +43,7 @@ class GenerationPlan:
     arrival_s: float
     priority: int = 0
     cache_salt: str = ""
+    length_class: str = ""
     deadline_s: float | None = None
     stream: bool = False
     include_usage: bool = False
@@ -114,6 +115,7 @@ class Generation:
             request_id=plan.request_id if len(plan.jobs) == 1 else f"{plan.request_id}-{index}",
             priority=plan.priority,
             cache_salt=plan.cache_salt,
+            length_class=plan.length_class,
             deadline_s=deadline_s,
             on_event=None if self._outbox is None else partial(self._note, index * plan.choices_per_prompt),
         )

@@ -20,6 +20,7 @@ MAX_COMPLAINTS = 256
 TokenIds = Annotated[list[int], Field(fail_fast=True)]
 Texts = Annotated[list[str], Field(fail_fast=True)]
 RequestId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._:\-]{1,128}$")]
+LengthClass = Annotated[str, StringConstraints(max_length=256)]
 CacheSalt = Annotated[str, StringConstraints(max_length=256)]
 Deadline = Annotated[float, Field(gt=0, le=1e9)]
 Priority = Annotated[int, Field(ge=-(2**31), lt=2**31)]
@@ -62,6 +63,7 @@ class _Generation(_Body):
     priority: Priority = 0
     request_id: RequestId | None = None
     cache_salt: CacheSalt = ""
+    length_class: LengthClass = ""
     deadline_s: Deadline | None = None
 
     def sampling(self, *, max_tokens: int | None, logprobs: int | None) -> SamplingParams:

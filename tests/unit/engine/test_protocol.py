@@ -47,6 +47,7 @@ REQUEST = EngineRequest(
     sampling=SamplingParams(max_tokens=None, seed=-(2**63), stop=("a",), stop_token_ids=(3,), logprobs=2, top_k=-1),
     priority=-3,
     cache_salt="tenant é",
+    length_class="chat",
     deadline_s=1.5,
 )
 TO_ENGINE = [Add.of(REQUEST, watch=True), Abort(3), Explain(3, 4), GetStats(5), Shutdown()]
@@ -90,7 +91,8 @@ def test_a_request_survives_the_wire_with_its_prompt_packed() -> None:
     assert len(message.prompt) == 12
     assert list(request.prompt_token_ids) == list(REQUEST.prompt_token_ids)
     assert request.sampling == REQUEST.sampling
-    assert (request.priority, request.cache_salt, request.deadline_s) == (-3, "tenant é", 1.5)
+    assert (request.priority, request.cache_salt, request.length_class) == (-3, "tenant é", "chat")
+    assert request.deadline_s == 1.5
 
 
 def test_an_unpacked_prompt_is_seen_by_numpy_without_a_copy() -> None:

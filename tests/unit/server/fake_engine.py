@@ -105,6 +105,7 @@ class Call:
     request_id: str
     priority: int
     cache_salt: str
+    length_class: str
     deadline_s: float | None
 
 
@@ -127,9 +128,18 @@ class FakeEngine:
     closed: bool = False
 
     def generate(
-        self, prompt_token_ids, sampling, *, request_id, priority=0, cache_salt="", deadline_s=None, on_event=None
+        self,
+        prompt_token_ids,
+        sampling,
+        *,
+        request_id,
+        priority=0,
+        cache_salt="",
+        length_class="",
+        deadline_s=None,
+        on_event=None,
     ) -> AsyncIterator[CompletionDelta]:
-        self.calls.append(Call(prompt_token_ids, sampling, request_id, priority, cache_salt, deadline_s))
+        self.calls.append(Call(prompt_token_ids, sampling, request_id, priority, cache_salt, length_class, deadline_s))
         if self.overloaded:
             raise OverloadedError("the queue is full")
         return self._generate(request_id, sampling, on_event)

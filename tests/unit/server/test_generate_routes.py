@@ -115,7 +115,14 @@ async def test_sampling_fields_reach_the_engine(live, path, body):
         "ignore_eos": True,
         "n": 2,
     }
-    names = {"stop": "x", "priority": -4, "cache_salt": "tenant", "request_id": "mine", "deadline_s": 60}
+    names = {
+        "stop": "x",
+        "priority": -4,
+        "cache_salt": "tenant",
+        "length_class": "chat",
+        "request_id": "mine",
+        "deadline_s": 60,
+    }
     reply = await live.post(f"/v1/{path}", **body, **fields, **names)
     assert reply.status_code == 200
     call = live.engine.calls[0]
@@ -123,7 +130,7 @@ async def test_sampling_fields_reach_the_engine(live, path, body):
         assert getattr(call.sampling, name) == (tuple(value) if isinstance(value, list) else value)
     assert call.sampling.stop == ("x",)
     assert call.sampling.logprobs == 3
-    assert (call.priority, call.cache_salt, call.request_id) == (-4, "tenant", "mine")
+    assert (call.priority, call.cache_salt, call.length_class, call.request_id) == (-4, "tenant", "chat", "mine")
     assert 59 < call.deadline_s <= 60
     assert reply.json()["id"] == "mine"
 

@@ -49,6 +49,7 @@ BAD_COMPLETIONS = [
     ({"deadline_s": 0}, "deadline_s"),
     ({"request_id": "a\nb"}, "request_id"),
     ({"cache_salt": "x" * 257}, "cache_salt"),
+    ({"length_class": "x" * 257}, "length_class"),
     ({"prompt": ""}, None),
     ({"prompt": []}, "prompt"),
     ({"prompt": [[]]}, "prompt"),
