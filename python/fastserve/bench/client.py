@@ -82,7 +82,7 @@ async def complete(session: aiohttp.ClientSession, target: Target, body: bytes) 
             if response.status == 200:
                 await _follow(response.content, reply)
             else:
-                reply.error, reply.detail = f"HTTP {response.status}", (await response.text(errors="replace"))
+                reply.error, reply.detail = f"HTTP {response.status}", (await response.text("utf-8", "replace"))
     except TimeoutError:
         reply.error, reply.detail = "timeout", f"no whole reply within {target.timeout_s:g} s"
     except (aiohttp.ClientError, OSError) as error:

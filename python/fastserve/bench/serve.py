@@ -16,6 +16,9 @@ from fastserve.bench.report import detailed, lateness_warning, text_report, writ
 from fastserve.errors import FastServeError
 from fastserve.workload import Workload
 
+# Flipped in the seed of warm-up prompts: no seed that a person would choose gives the same ones.
+WARM_UP_SEED = 1 << 40
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServeReport:
@@ -80,7 +83,7 @@ def warm_up(target: Target, workload: Workload, options: LoadOptions, count: int
     """
     if count:
         part = workload.head(count)
-        first = replace(part, arrival_s=0.0 * part.arrival_s, seed=workload.seed ^ 1, prompts=None)
+        first = replace(part, arrival_s=0.0 * part.arrival_s, seed=workload.seed ^ WARM_UP_SEED, prompts=None)
         for result in run_load(target, first, options).results:
             if result.error:
                 raise FastServeError(f"the warm-up request failed: {result.error}: {result.detail}")

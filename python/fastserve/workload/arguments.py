@@ -151,6 +151,7 @@ def _add_arrival_arguments(arrivals: argparse._ArgumentGroup) -> None:
 
 def _replayed(args: argparse.Namespace) -> Workload:
     given = {"--dataset-path": args.dataset_path, "--dataset-name": args.dataset_name}
+    given["--multi-turn"] = args.multi_turn or None
     given["--request-rate"] = None if np.isinf(args.request_rate) else args.request_rate
     for flag, value in given.items():
         if value is not None:

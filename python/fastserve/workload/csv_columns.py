@@ -11,6 +11,8 @@ import numpy as np
 
 from fastserve.errors import InvalidArgumentError
 
+csv.field_size_limit(1 << 30)  # recorded prompts are long fields; the module's own limit is 128 KiB
+
 
 def read_header(path: Path) -> list[str]:
     """The names in the first line.
@@ -18,11 +20,7 @@ def read_header(path: Path) -> list[str]:
     Raises:
         InvalidArgumentError: the file cannot be read, or has no first line.
     """
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as lines:
-            header = next(csv.reader(lines), [])
-    except (OSError, UnicodeDecodeError) as error:
-        raise InvalidArgumentError(f"the trace {path} cannot be read: {error}") from None
+    _, header = next(_rows(path), (1, []))
     if not header:
         raise InvalidArgumentError(f"{path}:1: a trace must begin with a line of column names, got an empty line")
     return [name.strip() for name in header]
@@ -64,11 +62,9 @@ def read_columns(path: Path, names: Sequence[str], *, times: str = "") -> dict[s
 
 def read_texts(path: Path, name: str) -> Iterator[tuple[int, str]]:
     """Yield (line, text) of a column, row by row; blank lines are skipped, missing fields are empty."""
-    with path.open(newline="", encoding="utf-8-sig") as lines:
-        reader = csv.reader(lines)
-        column = [header.strip() for header in next(reader)].index(name)
-        for fields in filter(None, reader):
-            yield reader.line_num, fields[column] if column < len(fields) else ""
+    column = read_header(path).index(name)
+    for line, fields in itertools.islice(_rows(path), 1, None):
+        yield line, fields[column] if column < len(fields) else ""
 
 
 def require_column(path: Path, name: str, values: np.ndarray, good: np.ndarray, rule: str) -> None:
@@ -86,11 +82,24 @@ def require_column(path: Path, name: str, values: np.ndarray, good: np.ndarray, 
 
 def line_of_row(path: Path, row: int) -> int:
     """The line, from 1, on which a row stands."""
-    with path.open(newline="", encoding="utf-8-sig") as lines:
-        reader = csv.reader(lines)
-        next(reader)
-        next(itertools.islice(filter(None, reader), row, None))
-        return reader.line_num
+    line, _ = next(itertools.islice(_rows(path), row + 1, None))
+    return line
+
+
+def _rows(path: Path) -> Iterator[tuple[int, list[str]]]:
+    """Yield (line, fields) of the header and of every row, the slow way; what is not UTF-8 is replaced.
+
+    Raises:
+        InvalidArgumentError: the file cannot be opened, or a line is no CSV.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8-sig", errors="replace") as lines:
+            reader = csv.reader(lines)
+            yield reader.line_num + 1, next(reader, [])
+            for fields in filter(None, reader):
+                yield reader.line_num, fields
+    except (OSError, csv.Error) as error:
+        raise InvalidArgumentError(f"the trace {path} cannot be read: {error}") from None
 
 
 def _dates(texts: np.ndarray) -> np.ndarray:
@@ -103,20 +112,15 @@ def _dates(texts: np.ndarray) -> np.ndarray:
 
 def _explain(path: Path, header: list[str], names: Sequence[str], times: str, fallback: str) -> NoReturn:
     """Find the line that the fast reader could not take."""
-    with path.open(newline="", encoding="utf-8-sig") as lines:
-        reader = csv.reader(lines)
-        next(reader)
-        for fields in filter(None, reader):
-            for name in names:
-                column = header.index(name)
-                where = f"{path}:{reader.line_num}: {name}"
-                if column >= len(fields):
-                    raise InvalidArgumentError(
-                        f"{where} is missing; the line has {len(fields)} of {len(header)} fields"
-                    )
-                kind = "a date and time" if name == times else "a number"
-                if not _is_readable(fields[column], name == times):
-                    raise InvalidArgumentError(f"{where} must be {kind}, got {fields[column]!r:.100}")
+    for line, fields in itertools.islice(_rows(path), 1, None):
+        for name in names:
+            column = header.index(name)
+            where = f"{path}:{line}: {name}"
+            if column >= len(fields):
+                raise InvalidArgumentError(f"{where} is missing; the line has {len(fields)} of {len(header)} fields")
+            kind = "a date and time" if name == times else "a number"
+            if not _is_readable(fields[column], name == times):
+                raise InvalidArgumentError(f"{where} must be {kind}, got {fields[column]!r:.100}")
     raise InvalidArgumentError(f"the trace {path} cannot be read: {fallback}")
 
 

@@ -142,6 +142,7 @@ def test_trace_flags(talks, timed):
         (["--priority-shares", "high"], "--priority-shares must be priority:share pairs .*, got 'high'"),
         (["--replay", "x.csv", "--request-rate", 1], "leave --request-rate out"),
         (["--replay", "x.csv", "--trace", "y.csv"], "leave --dataset-path out"),
+        (["--replay", "x.csv", "--multi-turn"], "leave --multi-turn out"),
         (["--request-rate", 0], "rate must be above 0"),
     ],
 )

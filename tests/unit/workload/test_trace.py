@@ -92,6 +92,12 @@ def test_bad_rows_are_named_with_file_line_value_and_rule(tmp_path, text, messag
         read_trace(write(tmp_path, text))
 
 
+def test_recorded_prompt_may_be_long(tmp_path):
+    ids = " ".join(["100000"] * 50_000)
+    trace = read_trace(write(tmp_path, OURS[:-1] + f",prompt_token_ids\n0,50000,1,0,-1,{ids}\n"))
+    assert len(trace.prompts[0]) == 50_000
+
+
 def test_missing_file_is_named(tmp_path):
     with pytest.raises(InvalidArgumentError, match=r"none.csv cannot be read"):
         read_trace(tmp_path / "none.csv")
