@@ -1,3 +1,7 @@
+#include <pybind11/stl.h>
+
+#include <optional>
+
 #include "base/tensor_view.h"
 #include "bindings/compute_pool.h"
 #include "bindings/kernels.h"
@@ -17,30 +21,38 @@ void register_sampling(py::module_& module) {
                          const TensorView& seeds, const TensorView& counters, const TensorView& history_start,
                          const TensorView& history_tokens, const TensorView& history_prompt_len,
                          const TensorView& banned_start, const TensorView& banned_tokens, const TensorView& out,
-                         std::int64_t stream) {
+                         const std::optional<TensorView>& workspace, std::int64_t stream) {
     ThreadPool& pool = compute_pool();
     py::gil_scoped_release release;
     kernels::sample(
         {logits, temperature, top_k, top_p, min_p, repetition_penalty, presence_penalty, frequency_penalty, seeds,
-         counters, history_start, history_tokens, history_prompt_len, banned_start, banned_tokens, out},
+         counters, history_start, history_tokens, history_prompt_len, banned_start, banned_tokens, out,
+         workspace ? &*workspace : nullptr},
         stream, pool);
   };
   module.def("sample", sample, py::arg("logits"), py::arg("temperature"), py::arg("top_k"), py::arg("top_p"),
              py::arg("min_p"), py::arg("repetition_penalty"), py::arg("presence_penalty"), py::arg("frequency_penalty"),
              py::arg("seeds"), py::arg("counters"), py::arg("history_start"), py::arg("history_tokens"),
              py::arg("history_prompt_len"), py::arg("banned_start"), py::arg("banned_tokens"), py::arg("out"),
-             py::kw_only(), py::arg("stream") = 0, "Choose a token per row of logits; see kernels/sampling.h.");
+             py::kw_only(), py::arg("workspace") = py::none(), py::arg("stream") = 0,
+             "Choose a token per row of logits; see kernels/sampling.h.");
 
   const auto read = [](const TensorView& logits, const TensorView& tokens, const TensorView& token_logprobs,
                        const TensorView& ranks, const TensorView& top_ids, const TensorView& top_logprobs,
-                       std::int64_t stream) {
+                       const std::optional<TensorView>& workspace, std::int64_t stream) {
     ThreadPool& pool = compute_pool();
     py::gil_scoped_release release;
-    kernels::token_logprobs({logits, tokens, token_logprobs, ranks, top_ids, top_logprobs}, stream, pool);
+    kernels::token_logprobs({logits, tokens, token_logprobs, ranks, top_ids, top_logprobs,
+                             workspace ? &*workspace : nullptr},
+                            stream, pool);
   };
   module.def("token_logprobs", read, py::arg("logits"), py::arg("tokens"), py::arg("token_logprobs"), py::arg("ranks"),
-             py::arg("top_ids"), py::arg("top_logprobs"), py::kw_only(), py::arg("stream") = 0,
+             py::arg("top_ids"), py::arg("top_logprobs"), py::kw_only(), py::arg("workspace") = py::none(),
+             py::arg("stream") = 0,
              "Log-softmax of the logits at chosen tokens, ranks, largest ones; see kernels/token_logprobs.h.");
+
+  module.def("sampling_workspace_bytes", kernels::sampling_workspace_bytes, py::arg("num_rows"), py::arg("vocab_size"),
+             py::arg("changes_logits"), "Bytes of GPU memory that sample and token_logprobs need as workspace.");
 }
 
 void register_copy_blocks(py::module_& module) {

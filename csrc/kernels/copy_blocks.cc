@@ -77,6 +77,16 @@ void copy_on_cpu(const CopyBlocksParams& params, ThreadPool& pool) {
   });
 }
 
+void checksum_on_cpu(const ChecksumBlocksParams& params, ThreadPool& pool) {
+  pool.parallel_for(params.num_blocks, 1, [&](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t i = begin; i < end; ++i) {
+      const auto* block = reinterpret_cast<const std::byte*>(params.cache + params.ids[i] * params.block_bytes);
+      const std::span bytes(block, static_cast<std::size_t>(params.block_bytes));
+      params.out[i] = static_cast<std::int64_t>(hash_block(bytes));
+    }
+  });
+}
+
 }  // namespace
 
 void copy_blocks(const TensorView& src, const TensorView& dst, const TensorView& src_ids, const TensorView& dst_ids,
@@ -92,21 +102,22 @@ void copy_blocks(const TensorView& src, const TensorView& dst, const TensorView&
 
 void checksum_blocks(const TensorView& cache, const TensorView& ids, const TensorView& out, std::int64_t stream,
                      ThreadPool& pool) {
-  device_of(stream, {{&cache, "cache"}, {&out, "out"}});
+  const DeviceType device = device_of(stream, {{&cache, "cache"}});
   FS_REQUIRE(cache.ndim >= 1, "cache must have a dimension of blocks, got ", cache.describe());
-  require_cpu(cache, "cache");
   require_contiguous(cache, "cache");
   FS_REQUIRE(ids.ndim == 1, "ids must have 1 dimension, got ", ids.describe());
   const auto blocks = checked_ids(ids, ids.size(0), cache.size(0), "ids");
   require_vector(out, ids.size(0), DType::kInt64, "out");
-  const auto bytes = static_cast<std::size_t>(block_bytes(cache));
-  pool.parallel_for(ids.size(0), 1, [&](std::int64_t begin, std::int64_t end) {
-    for (std::int64_t i = begin; i < end; ++i) {
-      const auto* block =
-          cache.as<const std::byte>() + static_cast<std::size_t>(blocks[static_cast<std::size_t>(i)]) * bytes;
-      out.as<std::int64_t>()[i] = static_cast<std::int64_t>(hash_block({block, bytes}));
-    }
-  });
+  ChecksumBlocksParams params{cache.as<const char>(), out.as<std::int64_t>(), block_bytes(cache), ids.size(0),
+                              blocks.data()};
+  if (device == DeviceType::kCpu) {
+    require_cpu(out, "out");
+    return checksum_on_cpu(params, pool);
+  }
+#ifdef FASTSERVE_WITH_CUDA
+  params.out = static_cast<std::int64_t*>(device_address(out, cache, "out"));
+  checksum_blocks_cuda(params, reinterpret_cast<void*>(stream));
+#endif
 }
 
 }  // namespace fastserve::kernels

@@ -28,14 +28,25 @@ struct CopyBlocksParams {
 void copy_blocks(const TensorView& src, const TensorView& dst, const TensorView& src_ids, const TensorView& dst_ids,
                  std::int64_t stream, ThreadPool& pool);
 
+/// Checked input of the checksums; the ids are host memory.
+struct ChecksumBlocksParams {
+  const char* cache;  // [..., block_bytes]
+  std::int64_t* out;  // [num_blocks]
+  std::int64_t block_bytes;
+  std::int64_t num_blocks;
+  const std::int32_t* ids;  // [num_blocks]
+};
+
 /// out[i] = hash_block (base/block_hash.h) of the bytes of block ids[i]; the bits of an unsigned number as int64.
-/// `cache` is contiguous [num_blocks, ...] on the CPU, ids int32 [n], out int64 [n].
+/// `cache` is contiguous [num_blocks, ...], ids int32 [n] on the CPU, out int64 [n]. With a cache on a GPU the work is
+/// queued on `stream` (a cudaStream_t as an integer; 0 on the CPU), and out is on that GPU or in pinned memory.
 void checksum_blocks(const TensorView& cache, const TensorView& ids, const TensorView& out, std::int64_t stream,
                      ThreadPool& pool);
 
 #ifdef FASTSERVE_WITH_CUDA
 /// Queue the copy on `stream` (a cudaStream_t); throws DeviceError when the launch fails.
 void copy_blocks_cuda(const CopyBlocksParams& params, void* stream);
+void checksum_blocks_cuda(const ChecksumBlocksParams& params, void* stream);
 #endif
 
 }  // namespace fastserve::kernels

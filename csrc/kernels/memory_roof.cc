@@ -31,7 +31,9 @@ void memory_roof(const TensorView& x, const TensorView& out, std::int64_t stream
   require_vector(out, out.size(0), DType::kFloat32, "out");
   FS_REQUIRE(out.size(0) >= 1, "out must have an entry to put a sum in, got ", out.describe());
   if (device == DeviceType::kCpu) return read_on_cpu(x, out, pool);
-  require_cpu(x, "x");
+#ifdef FASTSERVE_WITH_CUDA
+  memory_roof_cuda(x.as<const float>(), x.numel(), out.as<float>(), out.size(0), reinterpret_cast<void*>(stream));
+#endif
 }
 
 }  // namespace fastserve::kernels

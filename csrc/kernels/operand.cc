@@ -1,5 +1,9 @@
 #include "kernels/operand.h"
 
+#ifdef FASTSERVE_WITH_CUDA
+#include <cuda_runtime_api.h>
+#endif
+
 namespace fastserve::kernels {
 
 DeviceType device_of(std::int64_t stream, std::initializer_list<Operand> operands) {
@@ -22,6 +26,23 @@ DeviceType device_of(std::int64_t stream, std::initializer_list<Operand> operand
   detail::raise<InvalidArgumentError>("this build has no CUDA kernels: ", first.name, " must be on the cpu, got ",
                                       first.tensor->describe());
 #endif
+}
+
+void* device_address(const TensorView& tensor, const TensorView& device, const char* name) {
+  if (tensor.device == device.device) {
+    FS_REQUIRE(tensor.device_index == device.device_index, name, " must be on device ", device.device_index, ", got ",
+               tensor.device_index);
+    return tensor.data;
+  }
+#ifdef FASTSERVE_WITH_CUDA
+  if (tensor.numel() == 0) return nullptr;
+  cudaPointerAttributes attributes{};
+  if (cudaPointerGetAttributes(&attributes, tensor.data) == cudaSuccess && attributes.type == cudaMemoryTypeHost) {
+    return attributes.devicePointer;
+  }
+#endif
+  detail::raise<InvalidArgumentError>(name, " must be on the GPU or in pinned memory, got ", tensor.describe(),
+                                      " in pageable memory: allocate it with pin_memory");
 }
 
 void require_model_tensor(const TensorView& tensor, const char* name) {

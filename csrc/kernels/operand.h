@@ -17,6 +17,10 @@ struct Operand {
 /// as an integer, and 0 on the CPU. A build without CUDA refuses tensors on a GPU here.
 DeviceType device_of(std::int64_t stream, std::initializer_list<Operand> operands);
 
+/// Address for the kernels on `device` of an array that may also lie in pinned host memory: the one at which the GPU
+/// sees it. Throws InvalidArgumentError for memory that the GPU does not see.
+void* device_address(const TensorView& tensor, const TensorView& device, const char* name);
+
 /// float32, bfloat16 or float16: the dtypes a model may have.
 void require_model_tensor(const TensorView& tensor, const char* name);
 /// [rows, columns] of `dtype`, dense in the last dimension; rows may be strided.

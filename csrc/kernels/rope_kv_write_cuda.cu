@@ -3,9 +3,9 @@
 //
 // Thread mapping: grid (tokens, pieces of a token's heads), 128 threads. The heads of a token are its query heads, its
 // key heads and its value heads, in this order. Where the whole head rotates in halves and everything is aligned, a
-// head is the work of a group of kLanes = head_dim / 2 / (elements in 16 bytes) lanes, each of which holds one vector of
-// the first half and the vector of the second half that it is paired with; otherwise a warp takes a head, pair by pair.
-// A pair is read and written by the same lane, so q may change in place. No shared memory.
+// head is the work of a group of kLanes = head_dim / 2 / (elements in 16 bytes) lanes, each of which holds one vector
+// of the first half and the vector of the second half that it is paired with; otherwise a warp takes a head, pair by
+// pair. A pair is read and written by the same lane, so q may change in place. No shared memory.
 
 #include "kernels/cuda/device.cuh"
 #include "kernels/cuda/launch.cuh"

@@ -183,11 +183,14 @@ std::int32_t sample_row(const Row& row, const float* logits, VocabRow& vocab) {
   return draw_from(kept_tokens(row, vocab, weigh), weigh, number);
 }
 
-void check_ragged(const TensorView& start, const TensorView& tokens, std::int64_t num_rows, std::int64_t vocab_size,
-                  const char* name) {
+void check_ragged_shape(const TensorView& start, const TensorView& tokens, std::int64_t num_rows, const char* name) {
   require_vector(start, num_rows + 1, DType::kInt32, name);
   require_ndim(tokens, 1, name);
   require_vector(tokens, tokens.size(0), DType::kInt32, name);
+}
+
+void check_ragged(const TensorView& start, const TensorView& tokens, std::int64_t num_rows, std::int64_t vocab_size,
+                  const char* name) {
   const auto* offsets = start.as<std::int32_t>();
   FS_REQUIRE(offsets[0] >= 0 && offsets[num_rows] <= tokens.size(0), name, " must lie within its ", tokens.size(0),
              " tokens, got ", offsets[0], " to ", offsets[num_rows]);
@@ -202,7 +205,7 @@ void check_ragged(const TensorView& start, const TensorView& tokens, std::int64_
   }
 }
 
-void check_values(const Row& row, std::int64_t index) {
+void check_settings(const Row& row, std::int64_t index) {
   FS_REQUIRE(row.temperature >= 0, "temperature must be 0 or more, got ", row.temperature, " at row ", index);
   FS_REQUIRE(row.top_p >= 0 && row.top_p <= 1, "top_p must be in [0, 1], got ", row.top_p, " at row ", index);
   FS_REQUIRE(row.min_p >= 0 && row.min_p <= 1, "min_p must be in [0, 1], got ", row.min_p, " at row ", index);
@@ -210,11 +213,10 @@ void check_values(const Row& row, std::int64_t index) {
              " at row ", index);
 }
 
-void check(const SamplingInputs& in) {
+void check_shapes(const SamplingInputs& in) {
   require_ndim(in.logits, 2, "logits");
   const std::int64_t num_rows = in.logits.size(0);
-  const std::int64_t vocab_size = in.logits.size(1);
-  require_matrix(in.logits, num_rows, vocab_size, DType::kFloat32, "logits");
+  require_matrix(in.logits, num_rows, in.logits.size(1), DType::kFloat32, "logits");
   require_vector(in.temperature, num_rows, DType::kFloat32, "temperature");
   require_vector(in.top_k, num_rows, DType::kInt32, "top_k");
   require_vector(in.top_p, num_rows, DType::kFloat32, "top_p");
@@ -226,6 +228,13 @@ void check(const SamplingInputs& in) {
   require_vector(in.counters, num_rows, DType::kInt64, "counters");
   require_vector(in.history_prompt_len, num_rows, DType::kInt32, "history_prompt_len");
   require_vector(in.out, num_rows, DType::kInt32, "out");
+  check_ragged_shape(in.history_start, in.history_tokens, num_rows, "history");
+  check_ragged_shape(in.banned_start, in.banned_tokens, num_rows, "banned");
+}
+
+void check_values(const SamplingInputs& in) {
+  const std::int64_t num_rows = in.logits.size(0);
+  const std::int64_t vocab_size = in.logits.size(1);
   check_ragged(in.history_start, in.history_tokens, num_rows, vocab_size, "history");
   check_ragged(in.banned_start, in.banned_tokens, num_rows, vocab_size, "banned");
   for (std::int64_t row = 0; row < num_rows; ++row) {
@@ -233,20 +242,62 @@ void check(const SamplingInputs& in) {
     const std::size_t history = ragged(in.history_start, in.history_tokens, row).size();
     FS_REQUIRE(prompt_len >= 0 && static_cast<std::size_t>(prompt_len) <= history, "history_prompt_len must be in [0, ",
                history, "], the length of the history, got ", prompt_len, " at row ", row);
-    check_values(row_of(in, row), row);
+    check_settings(row_of(in, row), row);
   }
 }
+
+void sample_on_cpu(const SamplingInputs& in, ThreadPool& pool) {
+  for (const auto* array : {&in.temperature, &in.top_k, &in.top_p, &in.min_p, &in.repetition_penalty,
+                            &in.presence_penalty, &in.frequency_penalty, &in.seeds, &in.counters, &in.history_start,
+                            &in.history_tokens, &in.history_prompt_len, &in.banned_start, &in.banned_tokens, &in.out}) {
+    require_cpu(*array, "every array beside logits on the CPU");
+  }
+  check_values(in);
+  for_each_row(pool, in.logits.size(0), in.logits.size(1), [&](std::int64_t row, VocabRow& vocab) {
+    const float* logits = in.logits.as<float>() + row * row_stride(in.logits);
+    in.out.as<std::int32_t>()[row] = sample_row(row_of(in, row), logits, vocab);
+  });
+}
+
+#ifdef FASTSERVE_WITH_CUDA
+
+SamplingParams device_params(const SamplingInputs& in) {
+  const auto address = [&]<typename T>(const TensorView& array, const char* name, T*& pointer) {
+    pointer = static_cast<T*>(device_address(array, in.logits, name));
+  };
+  SamplingParams params{};
+  address(in.temperature, "temperature", params.temperature);
+  address(in.top_k, "top_k", params.top_k);
+  address(in.top_p, "top_p", params.top_p);
+  address(in.min_p, "min_p", params.min_p);
+  address(in.repetition_penalty, "repetition_penalty", params.repetition_penalty);
+  address(in.presence_penalty, "presence_penalty", params.presence_penalty);
+  address(in.frequency_penalty, "frequency_penalty", params.frequency_penalty);
+  address(in.seeds, "seeds", params.seeds);
+  address(in.counters, "counters", params.counters);
+  address(in.history_start, "history_start", params.history_start);
+  address(in.history_tokens, "history_tokens", params.history_tokens);
+  address(in.history_prompt_len, "history_prompt_len", params.history_prompt_len);
+  address(in.banned_start, "banned_start", params.banned_start);
+  address(in.banned_tokens, "banned_tokens", params.banned_tokens);
+  address(in.out, "out", params.out);
+  params.num_history = in.history_tokens.size(0);
+  params.num_banned = in.banned_tokens.size(0);
+  params.rows = vocab_rows_on_gpu(in.logits, in.workspace, params.num_history + params.num_banned > 0);
+  return params;
+}
+
+#endif
 
 }  // namespace
 
 void sample(const SamplingInputs& inputs, std::int64_t stream, ThreadPool& pool) {
-  device_of(stream, {{&inputs.logits, "logits"}, {&inputs.out, "out"}});
-  require_cpu(inputs.logits, "logits");
-  check(inputs);
-  for_each_row(pool, inputs.logits.size(0), inputs.logits.size(1), [&](std::int64_t row, VocabRow& vocab) {
-    const float* logits = inputs.logits.as<float>() + row * row_stride(inputs.logits);
-    inputs.out.as<std::int32_t>()[row] = sample_row(row_of(inputs, row), logits, vocab);
-  });
+  const DeviceType device = device_of(stream, {{&inputs.logits, "logits"}, {inputs.workspace, "workspace"}});
+  check_shapes(inputs);
+  if (device == DeviceType::kCpu) return sample_on_cpu(inputs, pool);
+#ifdef FASTSERVE_WITH_CUDA
+  if (inputs.logits.size(0) > 0) sample_cuda(device_params(inputs), reinterpret_cast<void*>(stream));
+#endif
 }
 
 }  // namespace fastserve::kernels

@@ -1,6 +1,7 @@
 #pragma once
 
 #include "base/tensor_view.h"
+#include "kernels/cuda/vocab_rows.h"
 
 namespace fastserve {
 class ThreadPool;
@@ -29,12 +30,50 @@ struct SamplingInputs {
   const TensorView& banned_start;        // int32 [num_rows + 1]
   const TensorView& banned_tokens;       // int32
   const TensorView& out;                 // int32 [num_rows]
+  const TensorView* workspace = nullptr;  // uint8 [sampling_workspace_bytes] on the GPU; null on the CPU
+};
+
+/// Checked input of the CUDA kernels; the arrays are those of SamplingInputs, at addresses that the GPU sees.
+struct SamplingParams {
+  cuda::VocabRows rows;
+  const float* temperature;
+  const std::int32_t* top_k;
+  const float* top_p;
+  const float* min_p;
+  const float* repetition_penalty;
+  const float* presence_penalty;
+  const float* frequency_penalty;
+  const std::int64_t* seeds;
+  const std::int64_t* counters;
+  const std::int32_t* history_start;
+  const std::int32_t* history_tokens;
+  const std::int32_t* history_prompt_len;
+  const std::int32_t* banned_start;
+  const std::int32_t* banned_tokens;
+  std::int32_t* out;
+  std::int64_t num_history;  // entries of history_tokens
+  std::int64_t num_banned;
 };
 
 /// Choose a token per row; -1 where no logit is finite. In this order: penalties, bans, temperature, top_k, top_p,
 /// min_p, draw. Tokens with equal logits are ordered by id, so greedy is top_k 1 and each filter keeps an exact set.
 /// The number drawn is a function of (seed, counter) alone. Throws InvalidArgumentError when a shape, dtype or value
 /// does not fit.
+///
+/// With logits on a GPU the work is queued on `stream` (a cudaStream_t as an integer; 0 on the CPU). Every other array
+/// is on the same GPU or in pinned host memory, so `out` may be read on the host once an event after this is reached.
+/// Values cannot be checked there: a token outside the vocabulary is left out, and a row with settings out of range
+/// gets some token. The choice is that of the CPU kernels, except where the random number falls within rounding of the
+/// border between two tokens.
 void sample(const SamplingInputs& inputs, std::int64_t stream, ThreadPool& pool);
+
+/// Bytes that `sample` and `token_logprobs` need on the GPU, aligned to 16; the contents need not be kept between
+/// calls. `changes_logits` is whether any row may have history or banned tokens, which takes 8 bytes per logit.
+std::int64_t sampling_workspace_bytes(std::int64_t num_rows, std::int64_t vocab_size, bool changes_logits);
+
+#ifdef FASTSERVE_WITH_CUDA
+/// Queue the kernels on `stream` (a cudaStream_t); throws DeviceError when a launch fails.
+void sample_cuda(const SamplingParams& params, void* stream);
+#endif
 
 }  // namespace fastserve::kernels

@@ -40,11 +40,33 @@ void read_row(const TokenLogprobsInputs& in, std::int64_t row, VocabRow& vocab) 
   }
 }
 
+#ifdef FASTSERVE_WITH_CUDA
+
+TokenLogprobsParams device_params(const TokenLogprobsInputs& in) {
+  const auto address = [&](const TensorView& array, const char* name) {
+    return device_address(array, in.logits, name);
+  };
+  const std::int64_t num_top = in.top_ids.size(1);
+  FS_REQUIRE(num_top <= kMaxTopLogprobs, "on a GPU num_top must be at most ", kMaxTopLogprobs, ", got ", num_top);
+  TokenLogprobsParams params{
+      .rows = vocab_rows_on_gpu(in.logits, in.workspace, false),
+      .tokens = static_cast<const std::int32_t*>(address(in.tokens, "tokens")),
+      .token_logprobs = static_cast<float*>(address(in.token_logprobs, "token_logprobs")),
+      .ranks = static_cast<std::int32_t*>(address(in.ranks, "ranks")),
+      .top_ids = static_cast<std::int32_t*>(address(in.top_ids, "top_ids")),
+      .top_logprobs = static_cast<float*>(address(in.top_logprobs, "top_logprobs")),
+      .num_top = num_top,
+  };
+  params.rows.inverse_temperature = nullptr;  // 1 for every row
+  return params;
+}
+
+#endif
+
 }  // namespace
 
 void token_logprobs(const TokenLogprobsInputs& inputs, std::int64_t stream, ThreadPool& pool) {
-  device_of(stream, {{&inputs.logits, "logits"}, {&inputs.tokens, "tokens"}});
-  require_cpu(inputs.logits, "logits");
+  const DeviceType device = device_of(stream, {{&inputs.logits, "logits"}, {inputs.workspace, "workspace"}});
   require_ndim(inputs.logits, 2, "logits");
   const std::int64_t num_rows = inputs.logits.size(0);
   const std::int64_t vocab_size = inputs.logits.size(1);
@@ -58,7 +80,17 @@ void token_logprobs(const TokenLogprobsInputs& inputs, std::int64_t stream, Thre
   require_matrix(inputs.top_logprobs, num_rows, num_top, DType::kFloat32, "top_logprobs");
   require_contiguous(inputs.top_ids, "top_ids");
   require_contiguous(inputs.top_logprobs, "top_logprobs");
-  for_each_row(pool, num_rows, vocab_size, [&](std::int64_t row, VocabRow& vocab) { read_row(inputs, row, vocab); });
+  if (device == DeviceType::kCpu) {
+    for (const auto* array : {&inputs.tokens, &inputs.token_logprobs, &inputs.ranks, &inputs.top_ids,
+                              &inputs.top_logprobs}) {
+      require_cpu(*array, "every array beside logits on the CPU");
+    }
+    for_each_row(pool, num_rows, vocab_size, [&](std::int64_t row, VocabRow& vocab) { read_row(inputs, row, vocab); });
+    return;
+  }
+#ifdef FASTSERVE_WITH_CUDA
+  if (num_rows > 0) token_logprobs_cuda(device_params(inputs), reinterpret_cast<void*>(stream));
+#endif
 }
 
 }  // namespace fastserve::kernels

@@ -31,7 +31,8 @@ inline void check(cudaError_t status, Site site, const char* what) {
                              " failed: ", cudaGetErrorString(status));
 }
 
-/// Queue a kernel on `stream` (a cudaStream_t) with `threads` per CTA and static shared memory only; no CTAs, no launch.
+/// Queue a kernel on `stream` (a cudaStream_t) with `threads` per CTA and static shared memory only; no CTAs, no
+/// launch.
 template <typename... Params, typename... Arguments>
 void launch(Site site, void (*kernel)(Params...), dim3 grid, unsigned threads, void* stream,
             Arguments&&... arguments) {

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy
 import torch
 import typing
-__all__: list[str] = ['activation', 'attention_decode', 'attention_prefill', 'attention_workspace_bytes', 'checksum_blocks', 'copy_blocks', 'embedding', 'layer_norm', 'linear', 'linear_panel_width', 'memory_roof', 'pack_linear_weight', 'rms_norm', 'rope_kv_write', 'sample', 'token_logprobs']
+__all__: list[str] = ['activation', 'attention_decode', 'attention_prefill', 'attention_workspace_bytes', 'checksum_blocks', 'copy_blocks', 'embedding', 'layer_norm', 'linear', 'linear_panel_width', 'memory_roof', 'pack_linear_weight', 'rms_norm', 'rope_kv_write', 'sample', 'sampling_workspace_bytes', 'token_logprobs']
 def activation(out: numpy.ndarray | torch.Tensor, x: numpy.ndarray | torch.Tensor, kind: str, gated: bool, *, stream: typing.SupportsInt | typing.SupportsIndex = 0) -> None:
     """
     out = act(x), or act(x[:, :I]) * x[:, I:] when gated; kind is silu, gelu, gelu_tanh or relu.
@@ -58,11 +58,15 @@ def rope_kv_write(q: numpy.ndarray | torch.Tensor, k: numpy.ndarray | torch.Tens
     """
     Normalise and rotate q in place, k on its way into kv_cache; write v into kv_cache.
     """
-def sample(logits: numpy.ndarray | torch.Tensor, temperature: numpy.ndarray | torch.Tensor, top_k: numpy.ndarray | torch.Tensor, top_p: numpy.ndarray | torch.Tensor, min_p: numpy.ndarray | torch.Tensor, repetition_penalty: numpy.ndarray | torch.Tensor, presence_penalty: numpy.ndarray | torch.Tensor, frequency_penalty: numpy.ndarray | torch.Tensor, seeds: numpy.ndarray | torch.Tensor, counters: numpy.ndarray | torch.Tensor, history_start: numpy.ndarray | torch.Tensor, history_tokens: numpy.ndarray | torch.Tensor, history_prompt_len: numpy.ndarray | torch.Tensor, banned_start: numpy.ndarray | torch.Tensor, banned_tokens: numpy.ndarray | torch.Tensor, out: numpy.ndarray | torch.Tensor, *, stream: typing.SupportsInt | typing.SupportsIndex = 0) -> None:
+def sample(logits: numpy.ndarray | torch.Tensor, temperature: numpy.ndarray | torch.Tensor, top_k: numpy.ndarray | torch.Tensor, top_p: numpy.ndarray | torch.Tensor, min_p: numpy.ndarray | torch.Tensor, repetition_penalty: numpy.ndarray | torch.Tensor, presence_penalty: numpy.ndarray | torch.Tensor, frequency_penalty: numpy.ndarray | torch.Tensor, seeds: numpy.ndarray | torch.Tensor, counters: numpy.ndarray | torch.Tensor, history_start: numpy.ndarray | torch.Tensor, history_tokens: numpy.ndarray | torch.Tensor, history_prompt_len: numpy.ndarray | torch.Tensor, banned_start: numpy.ndarray | torch.Tensor, banned_tokens: numpy.ndarray | torch.Tensor, out: numpy.ndarray | torch.Tensor, *, workspace: numpy.ndarray | torch.Tensor | None = None, stream: typing.SupportsInt | typing.SupportsIndex = 0) -> None:
     """
     Choose a token per row of logits; see kernels/sampling.h.
     """
-def token_logprobs(logits: numpy.ndarray | torch.Tensor, tokens: numpy.ndarray | torch.Tensor, token_logprobs: numpy.ndarray | torch.Tensor, ranks: numpy.ndarray | torch.Tensor, top_ids: numpy.ndarray | torch.Tensor, top_logprobs: numpy.ndarray | torch.Tensor, *, stream: typing.SupportsInt | typing.SupportsIndex = 0) -> None:
+def sampling_workspace_bytes(num_rows: typing.SupportsInt | typing.SupportsIndex, vocab_size: typing.SupportsInt | typing.SupportsIndex, changes_logits: bool) -> int:
+    """
+    Bytes of GPU memory that sample and token_logprobs need as workspace.
+    """
+def token_logprobs(logits: numpy.ndarray | torch.Tensor, tokens: numpy.ndarray | torch.Tensor, token_logprobs: numpy.ndarray | torch.Tensor, ranks: numpy.ndarray | torch.Tensor, top_ids: numpy.ndarray | torch.Tensor, top_logprobs: numpy.ndarray | torch.Tensor, *, workspace: numpy.ndarray | torch.Tensor | None = None, stream: typing.SupportsInt | typing.SupportsIndex = 0) -> None:
     """
     Log-softmax of the logits at chosen tokens, ranks, largest ones; see kernels/token_logprobs.h.
     """

@@ -19,5 +19,6 @@ from fastserve.ops.rope import rope_kv_write as rope_kv_write
 from fastserve.ops.sampling import SamplingBatch as SamplingBatch
 from fastserve.ops.sampling import TokenLogprobs as TokenLogprobs
 from fastserve.ops.sampling import sample as sample
+from fastserve.ops.sampling import sampling_workspace_bytes as sampling_workspace_bytes
 from fastserve.ops.sampling import token_logprobs as token_logprobs
 from fastserve.ops.stream import stream_of as stream_of

@@ -4,6 +4,7 @@ import numpy as np
 import torch
 
 from fastserve._C import kernels
+from fastserve.ops.stream import stream_of
 
 
 def copy_blocks(
@@ -24,17 +25,22 @@ def copy_blocks(
     kernels.copy_blocks(src, dst, src_ids, dst_ids, stream=stream)
 
 
-def checksum_blocks(cache: torch.Tensor, ids: np.ndarray) -> np.ndarray:
+def checksum_blocks(
+    cache: torch.Tensor, ids: np.ndarray, *, out: np.ndarray | torch.Tensor | None = None
+) -> np.ndarray | torch.Tensor:
     """Return a 64-bit hash of the bytes of each block, the same on every machine; not for use against an adversary.
 
     Args:
-        cache: `[num_blocks, ...]`, contiguous, on the CPU.
-        ids: int32 `[n]`.
+        cache: `[num_blocks, ...]`, contiguous.
+        ids: int32 `[n]` on the CPU.
+        out: int64 `[n]` where the cache is, or with a cache on a GPU in pinned memory; made when None.
     Returns:
-        int64 `[n]`, the bits of the unsigned hashes.
+        int64 `[n]`, the bits of the unsigned hashes. On the CPU an array of numpy, on a GPU a tensor.
     Raises:
         InvalidArgumentError: the cache or an id does not fit.
+        DeviceError: the launch on the GPU failed.
     """
-    out = np.empty(len(ids), dtype=np.int64)
-    kernels.checksum_blocks(cache, ids, out)
+    if out is None:
+        out = cache.new_empty(len(ids), dtype=torch.int64) if cache.is_cuda else np.empty(len(ids), dtype=np.int64)
+    kernels.checksum_blocks(cache, ids, out, stream=stream_of(cache))
     return out

@@ -8,6 +8,9 @@ import torch
 from fastserve._C import kernels
 from fastserve.ops.stream import stream_of
 
+Array = np.ndarray | torch.Tensor
+"""On the CPU anything dense; for logits on a GPU a tensor on that GPU or one in pinned memory."""
+
 
 @dataclass(frozen=True, slots=True)
 class SamplingBatch:
@@ -24,7 +27,7 @@ class SamplingBatch:
             negative ones, 1 is off.
         presence_penalty: float32; taken from the logits of tokens in the output, 0 is off.
         frequency_penalty: float32; taken from them once per occurrence, 0 is off.
-        seeds: uint64 (int64 with the same bits will do).
+        seeds: uint64 (int64 with the same bits will do; int64 in a tensor).
         counters: int64; position of the token to draw. The number drawn depends on (seed, counter) alone, so a request
             that is preempted, resumed or batched with others samples the same tokens.
         history_start: int32 `[num_rows + 1]`.
@@ -34,20 +37,20 @@ class SamplingBatch:
         banned_tokens: int32; never sampled.
     """
 
-    temperature: np.ndarray
-    top_k: np.ndarray
-    top_p: np.ndarray
-    min_p: np.ndarray
-    repetition_penalty: np.ndarray
-    presence_penalty: np.ndarray
-    frequency_penalty: np.ndarray
-    seeds: np.ndarray
-    counters: np.ndarray
-    history_start: np.ndarray
-    history_tokens: np.ndarray
-    history_prompt_len: np.ndarray
-    banned_start: np.ndarray
-    banned_tokens: np.ndarray
+    temperature: Array
+    top_k: Array
+    top_p: Array
+    min_p: Array
+    repetition_penalty: Array
+    presence_penalty: Array
+    frequency_penalty: Array
+    seeds: Array
+    counters: Array
+    history_start: Array
+    history_tokens: Array
+    history_prompt_len: Array
+    banned_start: Array
+    banned_tokens: Array
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,13 +65,24 @@ class TokenLogprobs:
         top_logprobs: float32 `[num_rows, num_top]`; -inf where the id is -1.
     """
 
-    token_logprobs: np.ndarray
-    ranks: np.ndarray
-    top_ids: np.ndarray
-    top_logprobs: np.ndarray
+    token_logprobs: Array
+    ranks: Array
+    top_ids: Array
+    top_logprobs: Array
 
 
-def sample(logits: torch.Tensor | np.ndarray, batch: SamplingBatch) -> np.ndarray:
+def sampling_workspace_bytes(num_rows: int, vocab_size: int, *, changes_logits: bool) -> int:
+    """Bytes of GPU memory that `sample` and `token_logprobs` need; `changes_logits` with any history or banned token."""
+    return kernels.sampling_workspace_bytes(num_rows, vocab_size, changes_logits)
+
+
+def sample(
+    logits: torch.Tensor | np.ndarray,
+    batch: SamplingBatch,
+    *,
+    out: Array | None = None,
+    workspace: torch.Tensor | None = None,
+) -> Array:
     """Choose a token per row: penalties, bans, temperature, top_k, top_p, min_p, draw, in this order.
 
     Tokens with equal logits are ordered by id, so greedy takes the lowest id and each filter keeps an exact set. A
@@ -77,12 +91,21 @@ def sample(logits: torch.Tensor | np.ndarray, batch: SamplingBatch) -> np.ndarra
     Args:
         logits: float32 `[num_rows, vocab_size]`, rows may be strided.
         batch: the settings.
+        out: int32 `[num_rows]`; made when None. With logits on a GPU it may be pinned memory, to be read on the host
+            once an event recorded after this call is reached.
+        workspace: on a GPU, uint8 of at least `sampling_workspace_bytes`; made when None. Contents need not be kept.
     Returns:
-        int32 `[num_rows]`; -1 where no logit is finite.
+        int32 `[num_rows]`; -1 where no logit is finite. On the CPU an array of numpy, on a GPU a tensor.
     Raises:
-        InvalidArgumentError: a shape, dtype or value does not fit.
+        InvalidArgumentError: a shape, dtype or value does not fit. On a GPU values are not looked at: tokens outside the
+            vocabulary are left out, and settings out of range give some token.
     """
-    out = np.empty(logits.shape[0], dtype=np.int32)
+    if isinstance(logits, torch.Tensor) and logits.is_cuda:
+        changes = len(batch.history_tokens) + len(batch.banned_tokens) > 0
+        workspace = workspace if workspace is not None else _workspace(logits, changes_logits=changes)
+        out = out if out is not None else logits.new_empty(len(logits), dtype=torch.int32)
+    elif out is None:
+        out = np.empty(logits.shape[0], dtype=np.int32)
     kernels.sample(
         logits,
         batch.temperature,
@@ -92,7 +115,7 @@ def sample(logits: torch.Tensor | np.ndarray, batch: SamplingBatch) -> np.ndarra
         batch.repetition_penalty,
         batch.presence_penalty,
         batch.frequency_penalty,
-        batch.seeds.view(np.int64),
+        batch.seeds if isinstance(batch.seeds, torch.Tensor) else batch.seeds.view(np.int64),
         batch.counters,
         batch.history_start,
         batch.history_tokens,
@@ -100,28 +123,34 @@ def sample(logits: torch.Tensor | np.ndarray, batch: SamplingBatch) -> np.ndarra
         batch.banned_start,
         batch.banned_tokens,
         out,
+        workspace=workspace,
         stream=stream_of(logits),
     )
     return out
 
 
-def token_logprobs(logits: torch.Tensor | np.ndarray, tokens: np.ndarray, num_top: int) -> TokenLogprobs:
+def token_logprobs(
+    logits: torch.Tensor | np.ndarray,
+    tokens: Array,
+    num_top: int,
+    *,
+    out: TokenLogprobs | None = None,
+    workspace: torch.Tensor | None = None,
+) -> TokenLogprobs:
     """Read the log-probability of one token per row, its rank, and the `num_top` likeliest tokens.
 
     Args:
         logits: float32 `[num_rows, vocab_size]`, rows may be strided; not changed.
         tokens: int32 `[num_rows]`; -1 (no token) gets -inf and rank 0.
-        num_top: how many of the likeliest tokens to list; 0 or more.
+        num_top: how many of the likeliest tokens to list; 0 or more, on a GPU up to 2048.
+        out: where to put the result; made when None, where the logits are. With logits on a GPU it may be pinned memory.
+        workspace: as for `sample`.
     Raises:
         InvalidArgumentError: a shape or dtype does not fit.
     """
-    num_rows = logits.shape[0]
-    result = TokenLogprobs(
-        token_logprobs=np.empty(num_rows, dtype=np.float32),
-        ranks=np.empty(num_rows, dtype=np.int32),
-        top_ids=np.empty((num_rows, num_top), dtype=np.int32),
-        top_logprobs=np.empty((num_rows, num_top), dtype=np.float32),
-    )
+    if isinstance(logits, torch.Tensor) and logits.is_cuda:
+        workspace = workspace if workspace is not None else _workspace(logits, changes_logits=False)
+    result = out if out is not None else _empty_logprobs(logits, num_top)
     kernels.token_logprobs(
         logits,
         tokens,
@@ -129,6 +158,29 @@ def token_logprobs(logits: torch.Tensor | np.ndarray, tokens: np.ndarray, num_to
         result.ranks,
         result.top_ids,
         result.top_logprobs,
+        workspace=workspace,
         stream=stream_of(logits),
     )
     return result
+
+
+def _workspace(logits: torch.Tensor, *, changes_logits: bool) -> torch.Tensor:
+    size = sampling_workspace_bytes(*logits.shape, changes_logits=changes_logits)
+    return logits.new_empty(size, dtype=torch.uint8)
+
+
+def _empty_logprobs(logits: torch.Tensor | np.ndarray, num_top: int) -> TokenLogprobs:
+    num_rows = logits.shape[0]
+    on_gpu = isinstance(logits, torch.Tensor) and logits.is_cuda
+
+    def empty(shape: tuple[int, ...], dtype: str) -> Array:
+        if on_gpu:
+            return torch.empty(shape, dtype=getattr(torch, dtype), device=logits.device)
+        return np.empty(shape, dtype=dtype)
+
+    return TokenLogprobs(
+        token_logprobs=empty((num_rows,), "float32"),
+        ranks=empty((num_rows,), "int32"),
+        top_ids=empty((num_rows, num_top), "int32"),
+        top_logprobs=empty((num_rows, num_top), "float32"),
+    )

@@ -22,6 +22,6 @@ inline __half __float2half_rn(float x) {
   if (size >= 65520.0f) return {static_cast<std::uint16_t>(sign | 0x7c00)};
   int exponent = size == 0 ? -14 : std::max(std::ilogb(size), -14);
   const auto steps = static_cast<int>(std::nearbyint(std::ldexp(size, 10 - exponent)));  // to even, 0 .. 2048
-  const int bits = steps < 1024 ? steps : ((exponent + 14) << 10) + steps;               // 2048 carries into the exponent
+  const int bits = steps < 1024 ? steps : ((exponent + 14) << 10) + steps;  // 2048 carries into the exponent
   return {static_cast<std::uint16_t>(sign | bits)};
 }

@@ -1,11 +1,12 @@
 #pragma once
 
 // A small emulator of CUDA on the CPU, for machines without a GPU: it runs the sources of our kernels, compiled as C++,
-// so that their index arithmetic, tails and synchronisation are tested. It knows nothing of time, caches or memory order.
+// so that their index arithmetic, tails and synchronisation are tested. It knows nothing of time, caches or memory
+// order.
 //
 // The threads of a CTA are fibers that switch at __syncthreads and at warp exchanges only, in an order that a test may
-// turn around: a missing barrier then shows as a wrong result. CTAs run one after the other, so `__shared__` is `static`.
-// A barrier that some threads never reach throws std::logic_error.
+// turn around: a missing barrier then shows as a wrong result. CTAs run one after the other, so `__shared__` is
+// `static`. A barrier that some threads never reach throws std::logic_error.
 
 #include <algorithm>
 #include <bit>
@@ -100,6 +101,7 @@ __extension__ typedef unsigned __int128 WideInteger;
 inline std::uint64_t __umul64hi(std::uint64_t a, std::uint64_t b) {
   return static_cast<std::uint64_t>(static_cast<WideInteger>(a) * b >> 64);
 }
+inline int __ffs(int bits) { return bits == 0 ? 0 : std::countr_zero(static_cast<unsigned>(bits)) + 1; }
 inline int __popc(unsigned bits) { return std::popcount(bits); }
 using std::max;
 using std::min;

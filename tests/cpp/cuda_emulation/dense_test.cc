@@ -4,7 +4,9 @@
 #include "base/thread_pool.h"
 #include "cuda_runtime.h"
 #include "kernels/activation.h"
+#include "kernels/copy_blocks.h"
 #include "kernels/embedding.h"
+#include "kernels/memory_roof.h"
 #include "kernels/norm.h"
 #include "kernels/rope_kv_write.h"
 #include "model_tensor.h"
@@ -96,12 +98,14 @@ TEST_P(EmulatedDense, ActivationsEqualThoseOfTheCpu) {
 
 TEST_P(EmulatedDense, EmbeddingCopiesRowsAndMarksUnknownIds) {
   for (const Rows& rows : kRows) {
-    ModelTensor weight(7, rows.width, GetParam(), rows.gap, rows.margin), out(3, rows.width, GetParam(), rows.gap, rows.margin);
+    ModelTensor weight(7, rows.width, GetParam(), rows.gap, rows.margin);
+    ModelTensor out(3, rows.width, GetParam(), rows.gap, rows.margin);
     weight.randomize(1);
     std::vector<std::int32_t> ids{6, 0, 3};
     embedding(out.view(kCuda), view_of(ids, DType::kInt32, kCuda), weight.view(kCuda), 0, pool_);
     for (std::int64_t t = 0; t < 3; ++t) {
-      for (std::int64_t c = 0; c < rows.width; ++c) ASSERT_EQ(out.at(t, c), weight.at(ids[static_cast<std::size_t>(t)], c));
+      const std::int32_t id = ids[static_cast<std::size_t>(t)];
+      for (std::int64_t c = 0; c < rows.width; ++c) ASSERT_EQ(out.at(t, c), weight.at(id, c));
     }
     out.expect_intact_around();
     ids = {-1, 7, 6};
@@ -140,7 +144,8 @@ class RopeCase {
       stride *= kv_cache.size(d);
     }
     const TensorView cos_sin = table.view(device), q_weight = q_norm.vector(device), k_weight = k_norm.vector(device);
-    rope_kv_write({q, k, v, view_of(positions, DType::kInt32, device), heads_.rot_dim < 0 ? nullptr : &cos_sin, kv_cache,
+    const TensorView position_view = view_of(positions, DType::kInt32, device);
+    rope_kv_write({q, k, v, position_view, heads_.rot_dim < 0 ? nullptr : &cos_sin, kv_cache,
                    view_of(slots, DType::kInt64, device), norms ? &q_weight : nullptr, norms ? &k_weight : nullptr},
                   1, heads_.interleaved, 1e-6f, 0, pool);
   }
@@ -198,6 +203,71 @@ TEST_P(EmulatedDense, PlacesOutsideTheTableAndTheCacheTouchNothingForeign) {
     expect_close(result.cache, expected.cache, 1e-5f);
     EXPECT_TRUE(std::isnan(result.qkv.at(1, 0)) && std::isnan(result.qkv.at(2, heads.dim - 1)));
     EXPECT_FALSE(std::isnan(result.qkv.at(3, 0)));
+  }
+}
+
+class EmulatedBlocks : public testing::Test {
+ protected:
+  static TensorView blocks(std::vector<std::uint8_t>& bytes, std::int64_t count, DeviceType device, std::int64_t skip) {
+    TensorView view = view_of(bytes, DType::kUInt8, device);
+    view.data = bytes.data() + skip;
+    view.ndim = 2;
+    view.shape = {count, (static_cast<std::int64_t>(bytes.size()) - skip) / count};
+    view.strides = {view.size(1), 1};
+    return view;
+  }
+  ThreadPool pool_{1};
+};
+
+TEST_F(EmulatedBlocks, AreCopiedAndHashedAsOnTheCpu) {
+  constexpr std::int64_t kBlocks = 9;
+  for (const std::int64_t size : {1, 8, 63, 4096, 4097, 40000, 300000}) {
+    for (const std::int64_t skip : {0, 3}) {
+      std::vector<std::uint8_t> bytes(static_cast<std::size_t>(kBlocks * size + skip));
+      std::mt19937 random(5);
+      for (auto& byte : bytes) byte = static_cast<std::uint8_t>(random());
+      auto expected_bytes = bytes;
+      std::vector<std::int32_t> from{0, 4, 4}, to{7, 1, 8}, all{8, 0, 7, 4, 1, 2};
+      const TensorView from_view = view_of(from, DType::kInt32, kCpu), to_view = view_of(to, DType::kInt32, kCpu);
+      const TensorView cpu = blocks(expected_bytes, kBlocks, kCpu, skip), cuda = blocks(bytes, kBlocks, kCuda, skip);
+      copy_blocks(cpu, cpu, from_view, to_view, 0, pool_);
+      copy_blocks(cuda, cuda, from_view, to_view, 0, pool_);
+      ASSERT_EQ(bytes, expected_bytes) << size;
+      std::vector<std::int64_t> expected(all.size()), sums(all.size());
+      checksum_blocks(cpu, view_of(all, DType::kInt32, kCpu), view_of(expected, DType::kInt64, kCpu), 0, pool_);
+      checksum_blocks(cuda, view_of(all, DType::kInt32, kCpu), view_of(sums, DType::kInt64, kCuda), 0, pool_);
+      ASSERT_EQ(sums, expected) << size;
+    }
+  }
+}
+
+TEST_F(EmulatedBlocks, MoreCopiesAndChecksumsThanOneLaunchTakes) {
+  constexpr std::int64_t kBlocks = 2000;
+  std::vector<std::uint8_t> bytes(kBlocks * 16);
+  for (std::size_t i = 0; i < bytes.size(); ++i) bytes[i] = static_cast<std::uint8_t>(i / 16);
+  std::vector<std::int32_t> from, to;
+  for (int i = 0; i < 1000; ++i) {
+    from.push_back(i);
+    to.push_back(1999 - i);
+  }
+  const TensorView cuda = blocks(bytes, kBlocks, kCuda, 0);
+  copy_blocks(cuda, cuda, view_of(from, DType::kInt32, kCpu), view_of(to, DType::kInt32, kCpu), 0, pool_);
+  std::vector<std::int64_t> before(1000), after(1000);
+  checksum_blocks(cuda, view_of(from, DType::kInt32, kCpu), view_of(before, DType::kInt64, kCuda), 0, pool_);
+  checksum_blocks(cuda, view_of(to, DType::kInt32, kCpu), view_of(after, DType::kInt64, kCuda), 0, pool_);
+  EXPECT_EQ(before, after);
+}
+
+TEST_F(EmulatedBlocks, MemoryRoofReadsEveryElementOnce) {
+  for (const std::size_t size : {0, 1, 3, 2048, 100001}) {
+    for (const std::size_t skip : {0, 1}) {
+      std::vector<float> x(size + skip, 1.0f), sums(3, NAN);
+      TensorView view = view_of(x, DType::kFloat32, kCuda);
+      view.data = x.data() + skip;
+      view.shape = {static_cast<std::int64_t>(size)};
+      memory_roof(view, view_of(sums, DType::kFloat32, kCuda), 0, pool_);
+      ASSERT_EQ(sums[0] + sums[1] + sums[2], static_cast<float>(size));
+    }
   }
 }
 

@@ -42,7 +42,9 @@ class ModelTensor {
   ModelTensor& randomize(unsigned seed) {
     std::mt19937 random(seed);
     for (std::int64_t r = 0; r < rows_; ++r) {
-      for (std::int64_t c = 0; c < width_; ++c) set(r, c, static_cast<float>(static_cast<int>(random() % 65) - 32) / 16);
+      for (std::int64_t c = 0; c < width_; ++c) {
+        set(r, c, static_cast<float>(static_cast<int>(random() % 65) - 32) / 16);
+      }
     }
     return *this;
   }
