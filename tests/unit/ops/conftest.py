@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from fastserve import _C
+from tests.devices import device  # noqa: F401 (a fixture)
 
 
 @pytest.fixture(params=["scalar", "avx2", "avx512"])

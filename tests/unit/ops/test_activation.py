@@ -22,7 +22,7 @@ FP32_ERROR = 1e-6
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("num_tokens", [0, 1, 3, 17, 129])
 @pytest.mark.parametrize("size", [1, 33, 160])
-def test_activation_matches_float64(isa, dtype, kind, num_tokens, size):
+def test_activation_matches_float64(device, dtype, kind, num_tokens, size):
     x = (3 * torch.randn(num_tokens, 2 * size)).to(dtype)
     activated = TRUTH[kind](x[:, :size].double())
     scale = FP32_ERROR * x[:, :size].double().abs()
@@ -32,21 +32,21 @@ def test_activation_matches_float64(isa, dtype, kind, num_tokens, size):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_activation_holds_from_the_far_left_to_the_far_right(isa, kind):
+def test_activation_holds_from_the_far_left_to_the_far_right(device, kind):
     x = torch.cat([torch.linspace(-120, 120, 4801), torch.linspace(-1e-3, 1e-3, 99)])[None]
     error = FP32_ERROR * x.double().abs()
     assert_rounded(ops.activation(x, kind=kind, gated=False), TRUTH[kind](x.double()), error=error)
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_nan_stays_nan(isa, dtype, kind):
+def test_nan_stays_nan(device, dtype, kind):
     x = torch.ones(1, 21, dtype=dtype)
     x[0, [0, 7, 20]] = float("nan")
     assert torch.equal(ops.activation(x, kind=kind, gated=False).isnan(), x.isnan())
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_row_has_the_same_bits_in_every_batch(isa, dtype, kind, set_num_threads):
+def test_a_row_has_the_same_bits_in_every_batch(device, dtype, kind, set_num_threads):
     x = torch.randn(300, 2 * 97).to(dtype)
     set_num_threads(3)
     together = ops.activation(x, kind=kind, gated=True)
@@ -57,7 +57,7 @@ def test_a_row_has_the_same_bits_in_every_batch(isa, dtype, kind, set_num_thread
 
 
 @pytest.mark.parametrize("gated", [False, True])
-def test_activation_reads_and_writes_nothing_beside_strided_rows(isa, dtype, gated):
+def test_activation_reads_and_writes_nothing_beside_strided_rows(device, dtype, gated):
     x = poisoned(torch.randn(7, 90 if gated else 45).to(dtype))
     out = poisoned(torch.zeros(7, 45, dtype=dtype))
     assert ops.activation(x.view, kind="silu", gated=gated, out=out.view) is out.view

@@ -14,7 +14,7 @@ def ids(*values):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.uint8])
 @pytest.mark.parametrize("block_shape", [(1,), (3, 5), (2, 2, 2, 16, 64), (300_001,)])
-def test_blocks_move_between_tensors_and_nothing_else_changes(dtype, block_shape):
+def test_blocks_move_between_tensors_and_nothing_else_changes(device, dtype, block_shape):
     src = torch.randint(0, 100, (7, *block_shape)).to(dtype)
     dst = torch.randint(0, 100, (5, *block_shape)).to(dtype)
     expected = dst.clone()
@@ -23,7 +23,7 @@ def test_blocks_move_between_tensors_and_nothing_else_changes(dtype, block_shape
     assert torch.equal(dst, expected)
 
 
-def test_blocks_move_within_one_tensor():
+def test_blocks_move_within_one_tensor(device):
     cache = torch.arange(40.0).view(10, 4)
     expected = cache.clone()
     expected[[7, 3]] = cache[[0, 1]]
@@ -31,7 +31,7 @@ def test_blocks_move_within_one_tensor():
     assert torch.equal(cache, expected)
 
 
-def test_nothing_to_copy_is_fine():
+def test_nothing_to_copy_is_fine(device):
     ops.copy_blocks(torch.zeros(2, 3), torch.zeros(2, 3), ids(), ids())
     ops.copy_blocks(torch.zeros(2, 0), torch.zeros(2, 0), ids(0), ids(1))
     assert ops.checksum_blocks(torch.zeros(2, 3), ids()).shape == (0,)
@@ -66,7 +66,7 @@ def test_tensors_that_do_not_fit_are_refused():
         ops.copy_blocks(cache, cache.clone(), ids(0), ids(5), stream=7)
 
 
-def test_a_checksum_sees_every_byte_and_only_its_block():
+def test_a_checksum_sees_every_byte_and_only_its_block(device):
     cache = torch.randint(0, 255, (4, 3, 1000), dtype=torch.uint8)
     before = ops.checksum_blocks(cache, ids(2, 0, 2))
     assert before[0] == before[2] != before[1]
@@ -78,7 +78,7 @@ def test_a_checksum_sees_every_byte_and_only_its_block():
         assert after[1] == before[1]
 
 
-def test_a_copied_block_keeps_its_checksum_on_every_instruction_set(isa, dtype):
+def test_a_copied_block_keeps_its_checksum_on_every_device(device, dtype):
     cache = torch.arange(6 * 1000).view(6, 1000).to(dtype)
     ops.copy_blocks(cache, cache, ids(1), ids(4))
     sums = ops.checksum_blocks(cache, ids(1, 4, 0))

@@ -10,13 +10,13 @@ from tests.unit.ops.oracle import poisoned
 
 @pytest.mark.parametrize("num_tokens", [0, 1, 3, 17, 1000])
 @pytest.mark.parametrize("hidden", [1, 33, 768])
-def test_embedding_copies_rows(dtype, num_tokens, hidden):
+def test_embedding_copies_rows(device, dtype, num_tokens, hidden):
     weight = torch.randn(50, hidden).to(dtype)
     ids = torch.randint(0, 50, (num_tokens,), dtype=torch.int32)
     assert torch.equal(ops.embedding(ids, weight), weight[ids.long()])
 
 
-def test_embedding_reads_and_writes_nothing_beside_strided_rows(dtype):
+def test_embedding_reads_and_writes_nothing_beside_strided_rows(device, dtype):
     weight = poisoned(torch.randn(9, 13).to(dtype))
     out = poisoned(torch.zeros(4, 13, dtype=dtype))
     ids = torch.tensor([8, 0, 3, 8], dtype=torch.int32)
@@ -32,6 +32,16 @@ def test_an_id_outside_the_vocabulary_is_named_and_nothing_is_written(bad):
     with pytest.raises(InvalidArgumentError, match=rf"ids\[2\] must be between 0 and 49 .*, got {bad}"):
         ops.embedding(ids, torch.randn(50, 4), out=out)
     assert torch.all(out == 7.0)
+
+
+@pytest.mark.gpu
+def test_on_a_gpu_the_row_of_an_id_outside_the_vocabulary_is_nan(dtype):
+    if not torch.cuda.is_available():
+        pytest.skip("there is no CUDA device")
+    weight = torch.randn(50, 40).to(dtype).cuda()
+    out = ops.embedding(torch.tensor([1, -1, 50], dtype=torch.int32, device="cuda"), weight)
+    assert torch.equal(out[0], weight[1])
+    assert out[1:].isnan().all()
 
 
 def test_ids_must_be_int32():

@@ -7,7 +7,7 @@ from fastserve._C import kernels
 
 
 @pytest.mark.parametrize("size", [0, 1, 127, 128, 1000, 300_001])
-def test_memory_roof_reads_every_element_once(isa, size):
+def test_memory_roof_reads_every_element_once(device, size):
     for parts in [1, 3, 64]:
         out = torch.full((parts,), torch.nan)
         kernels.memory_roof(torch.ones(size), out)

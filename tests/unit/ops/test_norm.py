@@ -33,7 +33,7 @@ FP32_ERROR = 4e-6
 @pytest.mark.parametrize("norm", NORMS)
 @pytest.mark.parametrize("num_tokens", [0, 1, 3, 17, 129])
 @pytest.mark.parametrize("hidden", [1, 33, 70, 768])
-def test_norm_matches_float64(isa, dtype, norm, num_tokens, hidden):
+def test_norm_matches_float64(device, dtype, norm, num_tokens, hidden):
     x, residual = torch.randn(2, num_tokens, hidden).to(dtype)
     weight, bias = torch.randn(2, hidden).to(dtype)
     assert_rounded(run(norm, x, weight, bias), truth(norm, x, weight, bias), error=FP32_ERROR)
@@ -44,7 +44,7 @@ def test_norm_matches_float64(isa, dtype, norm, num_tokens, hidden):
 
 
 @pytest.mark.parametrize("norm", NORMS)
-def test_a_row_has_the_same_bits_in_every_batch(isa, dtype, norm, set_num_threads):
+def test_a_row_has_the_same_bits_in_every_batch(device, dtype, norm, set_num_threads):
     x, residual = torch.randn(2, 300, 769).to(dtype)
     weight, bias = torch.randn(2, 769).to(dtype)
     set_num_threads(3)
@@ -58,7 +58,7 @@ def test_a_row_has_the_same_bits_in_every_batch(isa, dtype, norm, set_num_thread
 
 @pytest.mark.parametrize("norm", NORMS)
 @pytest.mark.parametrize("hidden", [3, 45, 129])
-def test_norm_reads_and_writes_nothing_beside_strided_rows(isa, dtype, norm, hidden):
+def test_norm_reads_and_writes_nothing_beside_strided_rows(device, dtype, norm, hidden):
     x, residual = (poisoned(torch.randn(7, hidden).to(dtype)) for _ in range(2))
     out = poisoned(torch.zeros(7, hidden, dtype=dtype))
     weight, bias = (poisoned(torch.randn(1, hidden).to(dtype)) for _ in range(2))
@@ -71,7 +71,7 @@ def test_norm_reads_and_writes_nothing_beside_strided_rows(isa, dtype, norm, hid
 
 
 @pytest.mark.parametrize("norm", NORMS)
-def test_norm_in_place_equals_norm_into_a_buffer(isa, dtype, norm):
+def test_norm_in_place_equals_norm_into_a_buffer(device, dtype, norm):
     x = torch.randn(5, 77).to(dtype)
     weight, bias = torch.randn(2, 77).to(dtype)
     expected = run(norm, x, weight, bias)
@@ -80,7 +80,7 @@ def test_norm_in_place_equals_norm_into_a_buffer(isa, dtype, norm):
 
 
 @pytest.mark.parametrize("norm", NORMS)
-def test_norm_of_zeros_is_finite(isa, norm):
+def test_norm_of_zeros_is_finite(device, norm):
     result = run(norm, torch.zeros(2, 40), torch.ones(40), torch.full((40,), 3.0))
     assert torch.all(result == (0.0 if norm == "rms" else 3.0))
 

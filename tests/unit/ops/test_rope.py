@@ -77,7 +77,7 @@ def cached(kv_cache, slots):
 @pytest.mark.parametrize("interleaved", [False, True], ids=["halves", "pairs"])
 @pytest.mark.parametrize(("head_dim", "rot_dim"), [(64, 64), (80, 32), (20, 20), (34, 2), (7, 6), (16, None), (16, 0)])
 @pytest.mark.parametrize("with_norm", [False, True], ids=["plain", "normed"])
-def test_rope_kv_write_matches_float64(isa, dtype, interleaved, head_dim, rot_dim, with_norm):
+def test_rope_kv_write_matches_float64(device, dtype, interleaved, head_dim, rot_dim, with_norm):
     case = make_case(dtype, head_dim=head_dim)
     cos_sin = None if rot_dim is None else make_table(rot_dim)
     q_norm, k_norm = (torch.randn(2, head_dim).to(dtype)) if with_norm else (None, None)
@@ -92,7 +92,7 @@ def test_rope_kv_write_matches_float64(isa, dtype, interleaved, head_dim, rot_di
     assert torch.equal(case.v, v)
 
 
-def test_only_the_slots_of_the_layer_are_written(isa, dtype):
+def test_only_the_slots_of_the_layer_are_written(device, dtype):
     case = make_case(dtype)
     case.run(make_table(20))
     blocks, rows = case.slots // BLOCK_SIZE, case.slots % BLOCK_SIZE
@@ -101,7 +101,7 @@ def test_only_the_slots_of_the_layer_are_written(isa, dtype):
     assert torch.all(case.qkv[:, -7:].isnan())
 
 
-def test_slot_minus_one_rotates_q_and_writes_no_cache(isa, dtype):
+def test_slot_minus_one_rotates_q_and_writes_no_cache(device, dtype):
     case, all_written = make_case(dtype), None
     reference = case.q.clone()
     case.slots[2] = -1
@@ -113,14 +113,14 @@ def test_slot_minus_one_rotates_q_and_writes_no_cache(isa, dtype):
 
 
 @pytest.mark.parametrize("num_tokens", [0, 1, 3, 17, 129])
-def test_every_number_of_tokens_works(isa, num_tokens):
+def test_every_number_of_tokens_works(device, num_tokens):
     case = make_case(torch.float32, num_tokens)
     q = case.q.clone()
     case.run(make_table(20))
     assert_rounded(case.q, rotated(q, case.positions, make_table(20)), error=FP32_ERROR)
 
 
-def test_a_token_has_the_same_bits_in_every_batch(isa, dtype, set_num_threads):
+def test_a_token_has_the_same_bits_in_every_batch(device, dtype, set_num_threads):
     cos_sin, norm = make_table(20), torch.randn(20).to(dtype)
     case = make_case(dtype, 300)
     start = case.qkv.clone()

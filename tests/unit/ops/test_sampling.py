@@ -1,6 +1,6 @@
 """ops.sample: exact sets and formulas against a float64 oracle, distributions by chi-square."""
 
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
@@ -41,6 +41,16 @@ def settings(num_rows, **changes):
     )
 
 
+def sample(logits, batch):
+    """ops.sample with the settings where the logits are, and an array as result."""
+    if isinstance(logits, torch.Tensor) and logits.is_cuda:
+        arrays = {field.name: getattr(batch, field.name) for field in fields(batch)}
+        arrays["seeds"] = arrays["seeds"].view(np.int64)
+        on_gpu = {name: torch.from_numpy(array).to(logits.device) for name, array in arrays.items()}
+        return ops.sample(logits, ops.SamplingBatch(**on_gpu)).cpu().numpy()
+    return ops.sample(logits, batch)
+
+
 def starts(lists):
     return np.cumsum([0, *map(len, lists)]).astype(np.int32)
 
@@ -52,15 +62,15 @@ def flat(lists):
 def draw_many(row, count, **changes):
     """Sample one row of logits `count` times with the seeds 0, 1, ..."""
     logits = row.expand(count, -1)
-    return ops.sample(logits, settings(count, **{"temperature": 1.0, "seeds": np.arange(count), **changes}))
+    return sample(logits, settings(count, **{"temperature": 1.0, "seeds": np.arange(count), **changes}))
 
 
 def kept_set(row, *, temperature=1.0, top_k=0, top_p=1.0, min_p=0.0):
     """The tokens the filters keep, by their definition, in float64."""
-    order = np.lexsort((np.arange(len(row)), -row.double().numpy()))
+    order = np.lexsort((np.arange(len(row)), -row.double().cpu().numpy()))
     if top_k > 0:
         order = order[:top_k]
-    weights = np.exp((row.double().numpy()[order] - float(row.max())) / temperature)
+    weights = np.exp((row.double().cpu().numpy()[order] - float(row.max())) / temperature)
     probabilities = weights / weights.sum()
     before = np.cumsum(probabilities) - probabilities
     keep = before < top_p
@@ -84,26 +94,26 @@ def assert_distribution(tokens, probabilities):
 
 
 @pytest.mark.parametrize("vocab_size", [1, 5, 63, 64, 65, 1000, 32001])
-def test_greedy_takes_the_largest_logit(isa, vocab_size):
+def test_greedy_takes_the_largest_logit(device, vocab_size):
     logits = torch.randn(9, vocab_size)
-    assert ops.sample(logits, settings(9)).tolist() == logits.argmax(1).tolist()
+    assert sample(logits, settings(9)).tolist() == logits.argmax(1).tolist()
 
 
-def test_greedy_takes_the_lowest_id_of_equal_logits(isa):
+def test_greedy_takes_the_lowest_id_of_equal_logits(device):
     logits = torch.zeros(1, 500)
-    assert ops.sample(logits, settings(1)).tolist() == [0]
+    assert sample(logits, settings(1)).tolist() == [0]
     logits[0, [130, 131, 400]] = 2.0
-    assert ops.sample(logits, settings(1)).tolist() == [130]
+    assert sample(logits, settings(1)).tolist() == [130]
 
 
-def test_top_k_one_and_tiny_values_are_greedy(isa):
+def test_top_k_one_and_tiny_values_are_greedy(device):
     logits = torch.randn(20, 300).round(decimals=1)
-    greedy = ops.sample(logits, settings(20))
-    assert ops.sample(logits, settings(20, temperature=5.0, top_k=1)).tolist() == greedy.tolist()
-    assert ops.sample(logits, settings(20, temperature=5.0, top_p=0.0)).tolist() == greedy.tolist()
-    assert ops.sample(logits, settings(20, temperature=1e-6)).tolist() == greedy.tolist()
+    greedy = sample(logits, settings(20))
+    assert sample(logits, settings(20, temperature=5.0, top_k=1)).tolist() == greedy.tolist()
+    assert sample(logits, settings(20, temperature=5.0, top_p=0.0)).tolist() == greedy.tolist()
+    assert sample(logits, settings(20, temperature=1e-6)).tolist() == greedy.tolist()
     unique = torch.stack([torch.randperm(300) for _ in range(20)]).float()
-    assert ops.sample(unique, settings(20, temperature=5.0, min_p=1.0)).tolist() == unique.argmax(1).tolist()
+    assert sample(unique, settings(20, temperature=5.0, min_p=1.0)).tolist() == unique.argmax(1).tolist()
 
 
 @pytest.mark.parametrize(
@@ -120,7 +130,7 @@ def test_top_k_one_and_tiny_values_are_greedy(isa):
     ],
     ids=str,
 )
-def test_filters_keep_exactly_the_set_of_their_definition(isa, filters):
+def test_filters_keep_exactly_the_set_of_their_definition(device, filters):
     row = torch.randn(400) * 3
     drawn = set(draw_many(row, 20000, **filters).tolist())
     kept = kept_set(row, **filters)
@@ -130,58 +140,58 @@ def test_filters_keep_exactly_the_set_of_their_definition(isa, filters):
     assert {token for token in kept if probabilities[token] > 1e-3} <= drawn
 
 
-def test_equal_logits_at_the_edge_of_top_k_are_kept_by_id(isa):
+def test_equal_logits_at_the_edge_of_top_k_are_kept_by_id(device):
     row = torch.zeros(300)
     row[200] = 1.0
     assert set(draw_many(row, 2000, top_k=4).tolist()) == {200, 0, 1, 2}
 
 
 @pytest.mark.parametrize("top_k", [1000, 20000, 49999])
-def test_a_top_k_of_much_of_the_vocabulary(isa, top_k):
+def test_a_top_k_of_much_of_the_vocabulary(device, top_k):
     row = torch.randn(50000) * 0.01
     tokens = draw_many(row, 40, top_k=top_k)
     assert set(tokens.tolist()) <= kept_set(row, top_k=top_k)
 
 
 @pytest.mark.parametrize("filters", [{}, {"top_k": 20}, {"top_p": 0.8}, {"min_p": 0.1}, {"temperature": 0.5}], ids=str)
-def test_draws_follow_the_distribution(isa, filters):
+def test_draws_follow_the_distribution(device, filters):
     row = torch.randn(200) * 2
     tokens = draw_many(row, 20000, **filters)
-    weights = torch.softmax(row.double() / filters.get("temperature", 1.0), 0).numpy()
+    weights = torch.softmax(row.double() / filters.get("temperature", 1.0), 0).cpu().numpy()
     kept = np.zeros(200, dtype=bool)
     kept[list(kept_set(row, **filters))] = True
     weights = np.where(kept, weights, 0)
     assert_distribution(tokens, weights / weights.sum())
 
 
-def test_counters_give_draws_as_independent_as_seeds():
+def test_counters_give_draws_as_independent_as_seeds(device):
     row = torch.randn(50)
     tokens = draw_many(row, 20000, seeds=np.full(20000, 7), counters=np.arange(20000))
-    assert_distribution(tokens, torch.softmax(row.double(), 0).numpy())
+    assert_distribution(tokens, torch.softmax(row.double(), 0).cpu().numpy())
     pairs = tokens[:-1] * 50 + tokens[1:]
-    p = torch.softmax(row.double(), 0).numpy()
+    p = torch.softmax(row.double(), 0).cpu().numpy()
     assert_distribution(pairs, np.outer(p, p).ravel())
 
 
-def test_a_draw_depends_on_seed_and_counter_alone(isa, set_num_threads):
+def test_a_draw_depends_on_seed_and_counter_alone(device, set_num_threads):
     logits = torch.randn(64, 5000)
     seeds = np.random.default_rng(1).integers(0, 2**64, 64, dtype=np.uint64)
     batch = settings(64, temperature=1.0, seeds=seeds, counters=np.arange(64) + 2**40, top_k=np.arange(64) % 3 * 40)
-    together = ops.sample(logits, batch)
+    together = sample(logits, batch)
     set_num_threads(1)
-    assert ops.sample(logits, batch).tolist() == together.tolist()
+    assert sample(logits, batch).tolist() == together.tolist()
     for row in (0, 1, 17, 63):
         alone = settings(1, temperature=1.0, seeds=seeds[row], counters=row + 2**40, top_k=row % 3 * 40)
-        assert ops.sample(logits[row : row + 1], alone).tolist() == [together[row]]
+        assert sample(logits[row : row + 1], alone).tolist() == [together[row]]
     signed = replace(batch, seeds=seeds.view(np.int64))
-    assert ops.sample(logits, signed).tolist() == together.tolist()
+    assert sample(logits, signed).tolist() == together.tolist()
 
 
-def test_the_random_numbers_are_philox():
+def test_the_random_numbers_are_philox(device):
     # Known answer of Philox4x32-10 for counter 0, key 0: 6627e8d5 e169c58d ...
     number = (0x6627E8D5E169C58D >> 11) * 2.0**-53
     levels = torch.zeros(1, 1000)
-    assert ops.sample(levels, settings(1, temperature=1.0)).tolist() == [int(number * 1000)]
+    assert sample(levels, settings(1, temperature=1.0)).tolist() == [int(number * 1000)]
 
 
 def penalised(row, prompt, output, repetition, presence, frequency):
@@ -193,7 +203,7 @@ def penalised(row, prompt, output, repetition, presence, frequency):
     return expected
 
 
-def test_penalties_follow_the_formula(isa):
+def test_penalties_follow_the_formula(device):
     generator = np.random.default_rng(3)
     rows, prompts, outputs = torch.randn(200, 40), [], []
     for _ in range(200):
@@ -204,61 +214,83 @@ def test_penalties_follow_the_formula(isa):
     )
     expected = [penalised(r, p, o, 1.4, 0.3, 0.21).argmax() for r, p, o in zip(rows, prompts, outputs, strict=True)]
     before = rows.clone()
-    assert ops.sample(rows, batch).tolist() == [int(token) for token in expected]
+    assert sample(rows, batch).tolist() == [int(token) for token in expected]
     assert torch.equal(rows, before)
 
 
-def test_presence_and_frequency_leave_the_prompt_alone(isa):
+def test_presence_and_frequency_leave_the_prompt_alone(device):
     row = torch.tensor([[2.0, 1.0, 0.0]])
-    assert ops.sample(row, settings(1, presence_penalty=5.0, prompts=[[0, 0]])).tolist() == [0]
-    assert ops.sample(row, settings(1, presence_penalty=1.5, outputs=[[0, 0]])).tolist() == [1]
-    assert ops.sample(row, settings(1, frequency_penalty=0.6, outputs=[[0, 0]])).tolist() == [1]
-    assert ops.sample(row, settings(1, frequency_penalty=0.6, outputs=[[0]])).tolist() == [0]
-    assert ops.sample(row, settings(1, repetition_penalty=3.0, prompts=[[0, 0]])).tolist() == [1]
-    assert ops.sample(row, settings(1, presence_penalty=-3.0, outputs=[[1]])).tolist() == [1]
+    assert sample(row, settings(1, presence_penalty=5.0, prompts=[[0, 0]])).tolist() == [0]
+    assert sample(row, settings(1, presence_penalty=1.5, outputs=[[0, 0]])).tolist() == [1]
+    assert sample(row, settings(1, frequency_penalty=0.6, outputs=[[0, 0]])).tolist() == [1]
+    assert sample(row, settings(1, frequency_penalty=0.6, outputs=[[0]])).tolist() == [0]
+    assert sample(row, settings(1, repetition_penalty=3.0, prompts=[[0, 0]])).tolist() == [1]
+    assert sample(row, settings(1, presence_penalty=-3.0, outputs=[[1]])).tolist() == [1]
 
 
-def test_penalties_do_not_linger_from_row_to_row(isa, set_num_threads):
+def test_penalties_do_not_linger_from_row_to_row(device, set_num_threads):
     set_num_threads(1)
     row = torch.tensor([2.0, 1.9, 0.0])
     batch = settings(2, frequency_penalty=0.2, prompts=[[0, 1], []], outputs=[[0, 0], [0]])
-    assert ops.sample(row.expand(2, -1), batch).tolist() == [1, 1]
+    assert sample(row.expand(2, -1), batch).tolist() == [1, 1]
 
 
-def test_banned_tokens_are_never_sampled(isa):
+def test_banned_tokens_are_never_sampled(device):
     logits = torch.randn(1, 80)
     order = logits[0].argsort(descending=True).tolist()
-    assert ops.sample(logits, settings(1, banned=[order[:3]])).tolist() == [order[3]]
+    assert sample(logits, settings(1, banned=[order[:3]])).tolist() == [order[3]]
     tokens = draw_many(logits[0], 2000, banned=[order[:3]] * 2000, top_k=2)
     assert set(tokens.tolist()) == set(order[3:5])
-    assert ops.sample(logits, settings(1, banned=[list(range(80))])).tolist() == [-1]
+    assert sample(logits, settings(1, banned=[list(range(80))])).tolist() == [-1]
 
 
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])
 @pytest.mark.parametrize("filters", [{}, {"temperature": 1.0}, {"temperature": 1.0, "top_k": 5, "top_p": 0.9}], ids=str)
-def test_logits_that_are_not_finite_are_never_sampled(isa, bad, filters):
+def test_logits_that_are_not_finite_are_never_sampled(device, bad, filters):
     logits = torch.full((40, 130), bad)
-    assert ops.sample(logits, settings(40, seeds=np.arange(40), **filters)).tolist() == [-1] * 40
+    assert sample(logits, settings(40, seeds=np.arange(40), **filters)).tolist() == [-1] * 40
     logits[:, 77] = -3.0
-    assert ops.sample(logits, settings(40, seeds=np.arange(40), **filters)).tolist() == [77] * 40
+    assert sample(logits, settings(40, seeds=np.arange(40), **filters)).tolist() == [77] * 40
     logits[:, 128] = -3.5
-    assert set(ops.sample(logits, settings(40, seeds=np.arange(40), **filters)).tolist()) <= {77, 128}
+    assert set(sample(logits, settings(40, seeds=np.arange(40), **filters)).tolist()) <= {77, 128}
 
 
-def test_extreme_finite_logits_stay_in_range(isa):
+def test_extreme_finite_logits_stay_in_range(device):
     largest = torch.finfo(torch.float32).max
     logits = torch.tensor([[largest, -largest, 0.0], [-largest, -largest, -largest]])
     for temperature in (1e-4, 1.0, 1e30):
-        tokens = ops.sample(logits, settings(2, temperature=temperature, seeds=[5, 6]))
+        tokens = sample(logits, settings(2, temperature=temperature, seeds=[5, 6]))
         assert all(0 <= token < 3 for token in tokens)
 
 
-def test_empty_batches_and_strided_rows(isa):
-    assert ops.sample(torch.empty(0, 100), settings(0)).shape == (0,)
-    assert ops.sample(torch.empty(2, 0), settings(2)).tolist() == [-1, -1]
+def test_empty_batches_and_strided_rows(device):
+    assert sample(torch.empty(0, 100), settings(0)).shape == (0,)
+    assert sample(torch.empty(2, 0), settings(2)).tolist() == [-1, -1]
     wide = torch.randn(4, 300)
-    assert ops.sample(wide[:, 50:250], settings(4)).tolist() == wide[:, 50:250].argmax(1).tolist()
-    assert ops.sample(wide.numpy(), settings(4)).tolist() == wide.argmax(1).tolist()
+    assert sample(wide[:, 50:250], settings(4)).tolist() == wide[:, 50:250].argmax(1).tolist()
+    assert sample(wide.cpu().numpy(), settings(4)).tolist() == wide.argmax(1).tolist()
+
+
+@pytest.mark.gpu
+def test_a_gpu_chooses_the_tokens_of_the_cpu_into_pinned_memory():
+    if not torch.cuda.is_available():
+        pytest.skip("there is no CUDA device")
+    logits = torch.randn(64, 128_256) * 3
+    batch = settings(
+        64,
+        temperature=np.linspace(0.0, 2.0, 64),
+        top_k=np.arange(64) % 4 * 20,
+        top_p=1 - np.arange(64) % 3 * 0.2,
+        min_p=np.arange(64) % 5 * 0.02,
+        seeds=np.arange(64),
+    )
+    arrays = {field.name: getattr(batch, field.name) for field in fields(batch)}
+    arrays["seeds"] = arrays["seeds"].view(np.int64)
+    pinned = ops.SamplingBatch(**{name: torch.from_numpy(array).pin_memory() for name, array in arrays.items()})
+    out = torch.full((64,), -7, dtype=torch.int32).pin_memory()
+    assert ops.sample(logits.cuda(), pinned, out=out) is out
+    torch.cuda.synchronize()
+    assert out.tolist() == ops.sample(logits, batch).tolist()
 
 
 @pytest.mark.parametrize(
@@ -276,15 +308,15 @@ def test_empty_batches_and_strided_rows(isa):
 )
 def test_settings_out_of_range_are_refused(changes, message):
     with pytest.raises(InvalidArgumentError, match=message):
-        ops.sample(torch.zeros(1, 10), settings(1, **changes))
+        sample(torch.zeros(1, 10), settings(1, **changes))
 
 
 def test_arrays_that_do_not_fit_are_refused():
     good = settings(2)
     for name in ("temperature", "top_k", "seeds", "history_start", "history_prompt_len"):
         with pytest.raises(InvalidArgumentError, match=name.removesuffix("_start")):
-            ops.sample(torch.zeros(2, 10), replace(good, **{name: getattr(good, name)[:-1]}))
+            sample(torch.zeros(2, 10), replace(good, **{name: getattr(good, name)[:-1]}))
     with pytest.raises(InvalidArgumentError, match="logits must be float32"):
-        ops.sample(torch.zeros(2, 10, dtype=torch.float64).half(), good)
+        sample(torch.zeros(2, 10, dtype=torch.float64).half(), good)
     with pytest.raises(InvalidArgumentError, match="history_prompt_len"):
-        ops.sample(torch.zeros(2, 10), replace(good, history_prompt_len=np.array([0, 1], dtype=np.int32)))
+        sample(torch.zeros(2, 10), replace(good, history_prompt_len=np.array([0, 1], dtype=np.int32)))

@@ -1,0 +1,29 @@
+"""Where the kernels under test run."""
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+from fastserve import _C
+
+
+@pytest.fixture(params=["scalar", "avx2", "avx512", pytest.param("cuda", marks=pytest.mark.gpu)])
+def device(request: pytest.FixtureRequest) -> Iterator[torch.device]:
+    """Run a test on the CPU with each instruction set, and on a GPU; what the machine does not have is skipped.
+
+    Tensors that the test makes lie on this device by default.
+    """
+    if request.param == "cuda":
+        if not torch.cuda.is_available():
+            pytest.skip("there is no CUDA device")
+        with torch.device("cuda"):
+            yield torch.device("cuda", torch.cuda.current_device())
+        return
+    before = _C.cpu_isa()
+    try:
+        _C.set_cpu_isa(request.param)
+    except ValueError as error:
+        pytest.skip(str(error))
+    yield torch.device("cpu")
+    _C.set_cpu_isa(before)
