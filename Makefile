@@ -8,7 +8,7 @@ STAMP := $(VENV)/.stamp
 export PATH := $(abspath $(BIN)):$(PATH)
 export CMAKE_BUILD_PARALLEL_LEVEL ?= $(shell nproc)
 
-.PHONY: build test test-cpp test-sanitizers lint demo stubs wheel clean
+.PHONY: build test test-cpp test-sanitizers lint demo stubs cuda-report wheel clean
 
 # torch first and alone, so that nothing else pulls another build of it; no build isolation, for the same reason.
 $(STAMP): pyproject.toml
@@ -44,6 +44,11 @@ demo: build
 stubs: build
 	$(BIN)/python -m pybind11_stubgen fastserve._C --output-dir build/stubs --exit-code
 	cp build/stubs/fastserve/_C/*.pyi python/fastserve/_C/
+
+# Registers, spills and shared memory of every CUDA kernel; needs nvcc, no GPU. Fails when a kernel spills.
+cuda-report: $(STAMP)
+	cmake --preset dev -DPython_EXECUTABLE=$(abspath $(BIN))/python >/dev/null
+	$(BIN)/python -m bench.cuda_report build/dev
 
 wheel: $(STAMP)
 	$(BIN)/pip wheel -q --no-build-isolation --no-deps -w dist .
