@@ -1,4 +1,7 @@
-"""Time the CPU kernels beside torch in the same run: `python -m bench.kernels [--quick] [--only linear] [--json FILE]`."""
+"""Time the kernels beside torch in the same run: `python -m bench.kernels [--quick] [--only linear] [--json FILE]`.
+
+With `--device cuda` on a GPU, see bench/kernels/gpu.py.
+"""
 
 import argparse
 from pathlib import Path
@@ -6,6 +9,7 @@ from pathlib import Path
 import torch
 
 from bench.kernels.case import FASTSERVE, Case, all_cases
+from bench.kernels.gpu import run_gpu_cases
 from bench.lib.report import write_json
 from bench.lib.timing import Samples, interleave
 from fastserve import _C
@@ -20,7 +24,28 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="fewer shapes and rounds")
     parser.add_argument("--only", metavar="NAME", help="one kernel, by the name of its module in bench/kernels")
     parser.add_argument("--threads", type=int, default=_C.num_threads(), help="compute threads, of torch too")
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="where the kernels run")
     arguments = parser.parse_args()
+    results = _run_on_gpu(arguments) if arguments.device == "cuda" else _run_on_cpu(arguments)
+    if arguments.json is not None:
+        config = {
+            "command": "bench.kernels",
+            "quick": arguments.quick,
+            "device": arguments.device,
+            "threads": arguments.threads,
+            "cpu_isa": _C.cpu_isa(),
+            "torch": torch.__version__,
+        }
+        write_json(arguments.json, config=config, results=results)
+
+
+def _run_on_gpu(arguments: argparse.Namespace) -> list[dict[str, object]]:
+    if not torch.cuda.is_available():
+        raise SystemExit("there is no CUDA device")
+    return run_gpu_cases(quick=arguments.quick, only=arguments.only)
+
+
+def _run_on_cpu(arguments: argparse.Namespace) -> list[dict[str, object]]:
     _C.set_num_threads(arguments.threads)
     torch.set_num_threads(arguments.threads)
     rounds, sample_s = (5, 0.004) if arguments.quick else (15, 0.01)
@@ -39,15 +64,7 @@ def main() -> None:
             samples[ROOF] = scaled(samples[ROOF], case.bytes_moved / ROOF_BYTES)
         print(format_row(case, samples), flush=True)
         results.append(result_of(case, samples))
-    if arguments.json is not None:
-        config = {
-            "command": "bench.kernels",
-            "quick": arguments.quick,
-            "threads": arguments.threads,
-            "cpu_isa": _C.cpu_isa(),
-            "torch": torch.__version__,
-        }
-        write_json(arguments.json, config=config, results=results)
+    return results
 
 
 def scaled(samples: Samples, factor: float) -> Samples:

@@ -24,11 +24,22 @@ def cases(*, quick: bool) -> Iterator[Case]:
                 yield Case("activation", f"{kind} gated T={num_tokens} I={SIZE} {name}", _case(kind, num_tokens, dtype))
 
 
-def _case(kind: ops.ActivationKind, num_tokens: int, dtype: torch.dtype) -> dict[str, Callable[[], object]]:
-    x = torch.randn(num_tokens, 2 * SIZE).to(dtype)
-    out = torch.empty(num_tokens, SIZE, dtype=dtype)
+def gpu_cases(*, quick: bool) -> Iterator[Case]:
+    size = 14336
+    for num_tokens in [1, 4096] if quick else [1, 64, 512, 4096]:
+        for kind in ["silu"] if quick else TORCH:
+            contenders = _case(kind, num_tokens, torch.bfloat16, size)
+            shape = f"{kind} gated T={num_tokens} I={size} bf16"
+            yield Case("activation", shape, contenders, bytes_moved=3 * num_tokens * size * 2)
+
+
+def _case(
+    kind: ops.ActivationKind, num_tokens: int, dtype: torch.dtype, size: int = SIZE
+) -> dict[str, Callable[[], object]]:
+    x = torch.randn(num_tokens, 2 * size).to(dtype)
+    out = torch.empty(num_tokens, size, dtype=dtype)
     act = TORCH[kind]
     return {
         FASTSERVE: lambda: ops.activation(x, kind=kind, gated=True, out=out),
-        "torch": lambda: act(x[:, :SIZE]) * x[:, SIZE:],
+        "torch": lambda: act(x[:, :size]) * x[:, size:],
     }

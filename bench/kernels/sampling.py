@@ -1,6 +1,7 @@
 """ops.sample and ops.token_logprobs against the usual torch code, which sorts the vocabulary."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import fields, replace
 
 import numpy as np
 import torch
@@ -14,15 +15,25 @@ NUM_TOP = 5
 def cases(*, quick: bool) -> Iterator[Case]:
     for vocab_size in [32000] if quick else [32000, 152064]:
         for num_rows in [16] if quick else [1, 16]:
-            # Token frequencies fall like a power of the rank, so few tokens hold the mass.
-            ranks = torch.stack([torch.randperm(vocab_size) for _ in range(num_rows)])
-            logits = -1.5 * (ranks + 1.0).log()
-            shape = f"R={num_rows} V={vocab_size}"
-            yield Case("sample greedy", shape, _sample(logits))
-            yield Case("sample t=1", shape, _sample(logits, temperature=1.0))
-            yield Case("sample top_k", shape, _sample(logits, temperature=1.0, top_k=50))
-            yield Case("sample top_p", shape, _sample(logits, temperature=0.8, top_p=0.9))
-            yield Case("logprobs", shape, _logprobs(logits))
+            yield from _cases(num_rows, vocab_size)
+
+
+def gpu_cases(*, quick: bool) -> Iterator[Case]:
+    for num_rows in [128] if quick else [1, 16, 128]:
+        for case in _cases(num_rows, 128_256):
+            yield replace(case, bytes_moved=num_rows * 128_256 * 4)
+
+
+def _cases(num_rows: int, vocab_size: int) -> Iterator[Case]:
+    # Token frequencies fall like a power of the rank, so few tokens hold the mass.
+    ranks = torch.stack([torch.randperm(vocab_size) for _ in range(num_rows)])
+    logits = -1.5 * (ranks + 1.0).log()
+    shape = f"R={num_rows} V={vocab_size}"
+    yield Case("sample greedy", shape, _sample(logits))
+    yield Case("sample t=1", shape, _sample(logits, temperature=1.0))
+    yield Case("sample top_k", shape, _sample(logits, temperature=1.0, top_k=50))
+    yield Case("sample top_p", shape, _sample(logits, temperature=0.8, top_p=0.9))
+    yield Case("logprobs", shape, _logprobs(logits))
 
 
 def _sample(
@@ -39,7 +50,7 @@ def _sample(
         repetition_penalty=np.ones(num_rows, dtype=np.float32),
         presence_penalty=np.zeros(num_rows, dtype=np.float32),
         frequency_penalty=np.zeros(num_rows, dtype=np.float32),
-        seeds=np.arange(num_rows, dtype=np.uint64),
+        seeds=np.arange(num_rows, dtype=np.int64),
         counters=np.zeros(num_rows, dtype=np.int64),
         history_start=zeros,
         history_tokens=empty,
@@ -47,6 +58,9 @@ def _sample(
         banned_start=zeros,
         banned_tokens=empty,
     )
+    if logits.is_cuda:
+        arrays = {field.name: getattr(batch, field.name) for field in fields(batch)}
+        batch = ops.SamplingBatch(**{name: torch.from_numpy(array).to(logits.device) for name, array in arrays.items()})
 
     def with_torch() -> torch.Tensor:
         if temperature == 0:
@@ -65,8 +79,8 @@ def _sample(
 
 
 def _logprobs(logits: torch.Tensor) -> dict[str, Callable[[], object]]:
-    tokens = logits.argmax(1).to(torch.int32).numpy()
-    chosen = torch.from_numpy(tokens).long()[:, None]
+    chosen = logits.argmax(1, keepdim=True)
+    tokens = chosen[:, 0].to(torch.int32)
 
     def with_torch() -> tuple[torch.Tensor, ...]:
         logprobs = logits.log_softmax(1)
