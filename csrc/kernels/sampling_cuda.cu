@@ -110,7 +110,7 @@ FS_DEVICE void penalise(const SamplingParams& p, std::int64_t row, Span history,
   });
 }
 
-__global__ void __launch_bounds__(kThreads) prepare_kernel(SamplingParams p) {
+__global__ void __launch_bounds__(kThreads, 1) prepare_kernel(SamplingParams p) {
   const std::int64_t row = blockIdx.x;
   const Span history = span_of(p.history_start, row, p.num_history);
   const Span banned = span_of(p.banned_start, row, p.num_banned);
@@ -305,7 +305,7 @@ FS_DEVICE bool gather_candidates(const WholeRow& row, const BlockMaxima& maxima,
   return false;
 }
 
-__global__ void __launch_bounds__(kThreads) pick_kernel(SamplingParams p) {
+__global__ void __launch_bounds__(kThreads, 1) pick_kernel(SamplingParams p) {
   __shared__ Scratch scratch;
   const std::int64_t index = blockIdx.x;
   const KeyFormat format(p.rows.vocab_size);

@@ -54,7 +54,7 @@ FS_DEVICE void gather_top(const WholeRow& row, const BlockMaxima& maxima, std::i
   gather(row, maxima, descend(row, row.format, static_cast<Key>(count), scratch.bins, one), scratch.candidates);
 }
 
-__global__ void __launch_bounds__(kThreads) token_logprobs_kernel(TokenLogprobsParams p) {
+__global__ void __launch_bounds__(kThreads, 1) token_logprobs_kernel(TokenLogprobsParams p) {
   __shared__ Scratch scratch;
   const std::int64_t index = blockIdx.x;
   const KeyFormat format(p.rows.vocab_size);
