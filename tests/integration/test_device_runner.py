@@ -145,7 +145,7 @@ def test_log_probabilities_are_those_of_the_cpu_worker(device, monkeypatch):
     assert on_device == logprobs()
 
 
-def test_a_lost_device_ends_the_engine_and_yields_no_token(device):
+def test_a_lost_device_ends_the_engine_and_yields_no_token(greedy_tokens, device):
     core = EngineCore.from_config(engine_config())
     try:
         driver = Driver(core)
@@ -154,7 +154,8 @@ def test_a_lost_device_ends_the_engine_and_yields_no_token(device):
         for _ in range(6):
             driver.step()
         device.fault = "an illegal memory access was encountered"
-        tokens = {request_id: list(ids) for request_id, ids in driver.tokens.items()}
+        # The step under way may have ended before: its tokens are good.
+        most = {request_id: len(tokens) + 1 for request_id, tokens in driver.tokens.items()}
         with pytest.raises(DeviceError, match=r"cannot be used any more.*illegal memory access"):
             for request_id in range(4, 8):
                 driver.add(request_id, PROMPTS[request_id])
@@ -162,7 +163,8 @@ def test_a_lost_device_ends_the_engine_and_yields_no_token(device):
         device.fault = None  # the worker remembers: what the device holds stays untrusted
         with pytest.raises(DeviceError, match="cannot be used any more"):
             core.executor.worker.check_device()
-        assert all(driver.tokens[request_id] == (tokens.get(request_id) or []) for request_id in driver.tokens)
+        for request_id, tokens in driver.tokens.items():
+            assert tokens == greedy_tokens[request_id][: most.get(request_id, 0)][: len(tokens)]
     finally:
         core.close()
 
