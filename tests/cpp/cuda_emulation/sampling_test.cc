@@ -154,8 +154,10 @@ TEST_F(EmulatedSampling, EveryFilterChoosesTheTokenOfTheCpu) {
 TEST_F(EmulatedSampling, TheOrderOfThreadsChangesNothing) {
   for (const auto order : {cuda_emulation::Order::kBackward, cuda_emulation::Order::kShuffled}) {
     cuda_emulation::set_order(order);
-    Batch batch(1500, kFilters, 2.0f);
-    batch.add_history(20, 30, 5);
+    std::vector<Settings> rows = kFilters;
+    for (Settings& settings : rows) settings.repetition = settings.frequency = 1.2f;
+    Batch batch(100, rows, 2.0f);
+    batch.add_history(20, 60, 5);
     batch.expect_the_tokens_of_the_cpu(pool_);
   }
 }
