@@ -7,7 +7,7 @@ import json
 import sys
 import typing
 from collections.abc import Iterator
-from dataclasses import fields, replace
+from dataclasses import asdict, fields, replace
 
 from fastserve.cli.flags import add_config_flags, config_of
 from fastserve.cli.lazy import load
@@ -42,7 +42,7 @@ def run(args: argparse.Namespace) -> int:
             raise InvalidArgumentError(f"{flag} is written by a single run; leave out --compare and --sweep-rate")
     deployment = _deployment(args)
     if args.explain_policy:
-        return _explain(args, deployment, policies)
+        return _explain(args, deployment, policies, rates[0])
     if args.suggest is not None:
         return _suggest(args, deployment, policies, rates)
     results = []
@@ -119,7 +119,9 @@ def _add_runs(group: argparse._ArgumentGroup) -> None:
         const=OBJECTIVES[0],
         help="search starvation limit, quantum ratio and reserve for the workload, by the mean of this quantity (default: normalized_latency_s)",
     )
-    group.add_argument("--explain-policy", action="store_true", help="show the levels of the policy, and run nothing")
+    group.add_argument(
+        "--explain-policy", action="store_true", help="show the levels of the policy instead of a summary"
+    )
     group.add_argument("--requests-csv", metavar="FILE", help="write one line per request")
     group.add_argument("--timeline", metavar="FILE", help="write iterations, levels and copies for ui.perfetto.dev")
     group.add_argument("--json", action="store_true", help="print JSON")
@@ -192,13 +194,19 @@ def _suggest(args: argparse.Namespace, deployment: object, policies: list[str], 
     return 0
 
 
-def _explain(args: argparse.Namespace, deployment: object, policies: list[str]) -> int:
+def _explain(args: argparse.Namespace, deployment: object, policies: list[str], rate: float | None) -> int:
+    """The levels; for `learned` also what it makes of the workload."""
     explain = load("fastserve.sim:explain_policy")
     levels = {policy: explain(deployment, _scheduler(args, policy)) for policy in policies}
+    classes = ()
+    if "learned" in policies:
+        result = _simulate(args, _workload(args, rate), deployment, "learned", "learned", hide_lengths=_hides(args))
+        classes = result.length_classes
     if args.json:
-        print(json.dumps({policy: [level.to_dict() for level in rows] for policy, rows in levels.items()}))
+        rows = {policy: [level.to_dict() for level in rows] for policy, rows in levels.items()}
+        print(json.dumps(rows | ({"length_classes": [asdict(found) for found in classes]} if classes else {})))
     else:
-        print("\n\n".join(explanation(policy, rows) for policy, rows in levels.items()))
+        print("\n\n".join(explanation(policy, rows, classes) for policy, rows in levels.items()))
     return 0
 
 

@@ -35,6 +35,17 @@ class _Suggestion(Protocol):
     trials: Sequence[_Trial]
 
 
+class _LengthStep(Protocol):
+    tokens: int
+    level: int
+
+
+class _LengthClass(Protocol):
+    num_observations: int
+    quantiles: Sequence[tuple[float, float]]
+    steps: Sequence[_LengthStep]
+
+
 class _Level(Protocol):
     quantum_s: float
     max_prompt_tokens: int
@@ -84,14 +95,24 @@ def comparison(results: Sequence[tuple[float | None, _Result]]) -> str:
     return "\n".join([f"{first.workload} on {first.deployment}", "", *_table(rows)])
 
 
-def explanation(policy: str, levels: Sequence[_Level]) -> str:
-    """The levels of a policy, from the highest on."""
+def explanation(policy: str, levels: Sequence[_Level], classes: Sequence[_LengthClass] = ()) -> str:
+    """The levels of a policy, from the highest on; for `learned` also the levels by tokens produced."""
     if not levels:
         return f"{policy}: no levels, one order for all requests"
     rows = [["level", "quantum, s", "prefill that fits, tokens", "full-batch iterations"]]
     for i, level in enumerate(levels):
         rows.append([f"Q{i + 1}", f"{level.quantum_s:.4g}", str(level.max_prompt_tokens), f"{level.decodes:.4g}"])
-    return "\n".join([policy, "", *_table(rows)])
+    lines = [policy, "", *_table(rows)]
+    for found in classes if policy == "learned" else ():
+        lines += ["", *_learned(found)]
+    return "\n".join(lines)
+
+
+def _learned(found: _LengthClass) -> list[str]:
+    quantiles = ", ".join(f"{100 * share:g} %: {tokens:.0f}" for share, tokens in found.quantiles)
+    rows = [["output tokens so far", "level"]]
+    rows += [[f"from {step.tokens}", f"Q{step.level + 1}"] for step in found.steps]
+    return [f"lengths learned from {found.num_observations} requests: {quantiles}", "", *_table(rows)]
 
 
 def advice(found: _Suggestion) -> str:

@@ -11,6 +11,7 @@ from fastserve.sim.cost import CostModel
 from fastserve.sim.deployment import Deployment, roofline_deployment
 from fastserve.sim.devices import DEVICES, Device, HostLink, find_device
 from fastserve.sim.explain import Level, explain_policy
+from fastserve.sim.learned import LengthClass, LengthStep
 from fastserve.sim.measure import measure_profile
 from fastserve.sim.profile import FittedCost, Profile, profile_deployment, read_profile_file
 from fastserve.sim.requests import RequestTable
@@ -31,6 +32,8 @@ __all__ = [
     "Distribution",
     "FittedCost",
     "HostLink",
+    "LengthClass",
+    "LengthStep",
     "Level",
     "ModelShape",
     "Parallelism",

@@ -10,6 +10,7 @@ from fastserve.config import SchedulerConfig
 from fastserve.engine.core import Turn
 from fastserve.sim.deployment import Deployment
 from fastserve.sim.engine import simulated_engine
+from fastserve.sim.learned import LengthClass, length_classes
 from fastserve.sim.requests import RequestTable
 from fastserve.sim.summary import RunCounters, Summary, summarize
 from fastserve.sim.timeline import Timeline
@@ -30,6 +31,7 @@ class SimulationResult:
         policy: that ran it.
         requests: what became of each.
         summary: in a few numbers.
+        length_classes: what the policy `learned` knew in the end; empty for the others.
     """
 
     workload: str
@@ -37,6 +39,7 @@ class SimulationResult:
     policy: str
     requests: RequestTable
     summary: Summary
+    length_classes: tuple[LengthClass, ...] = ()
 
     def to_dict(self) -> dict[str, object]:
         """Names and summary as plain values, for JSON."""
@@ -92,6 +95,7 @@ def simulate(
         policy=scheduler.scheduling_policy,
         requests=run.table,
         summary=summarize(run.table, run.counters()),
+        length_classes=run.length_classes(),
     )
 
 
@@ -168,6 +172,10 @@ class _Run:
             upload_blocks=scheduler.upload_blocks,
             thrash_governor_trips=scheduler.thrash_governor_trips,
         )
+
+    def length_classes(self) -> tuple[LengthClass, ...]:
+        """What the policy has learned."""
+        return length_classes(self._core.scheduler.length_classes())
 
     def _add_arrived(self, until_s: float) -> None:
         """Add the requests that arrive up to a time, each at its own."""

@@ -84,6 +84,16 @@ def test_the_levels_of_a_policy_are_explained(capsys):
     assert levels == {"fcfs": [{"quantum_s": None, "max_prompt_tokens": 2047, "decodes": None}]}
 
 
+def test_learned_is_explained_by_what_the_workload_taught_it(capsys):
+    flags = ("--explain-policy", "--compare", "learned", "--random-range-ratio", "0.9")
+    text = simulate(capsys, *flags)
+    assert "lengths learned from 30 requests" in text
+    assert "from 0 " in text
+    (found,) = json.loads(simulate(capsys, *flags, "--json"))["length_classes"]
+    lengths = [tokens for _share, tokens in found["quantiles"]]
+    assert 0 < lengths[0] < 20 < lengths[-1] < 40
+
+
 def test_settings_are_suggested_as_flags(capsys):
     text = simulate(capsys, "--suggest", "e2e_s")
     assert "--starvation-limit-s" in text.splitlines()[-1] + text.splitlines()[-2]
