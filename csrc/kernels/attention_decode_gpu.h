@@ -9,10 +9,11 @@
 // who does what.
 //
 // Thread block: 4 warps. A tile is 64 tokens; each warp loads, with asynchronous copies kStages deep, and works on its
-// own 16 of them, so warps meet only at the end of an item. The query heads of a unit are the 16 rows of the tensor-core
-// tile. Shared memory: the ring of tiles, [warp][stage][K|V][16 tokens]; one fp32 [16][head_dim + 8] in which the warps
-// add up their values; maxima and sums [4][16]; in all 71 (head_dim 64) to 152 KB (256). The thread block that finishes
-// the last split of a unit of a row merges all of them from the left, so the result does not depend on who was last.
+// own 16 of them, so warps meet only at the end of an item. The query heads of a unit are the 16 rows of the tile of the
+// tensor cores. Shared memory: the ring of tiles, [warp][stage][K|V][16 tokens]; one fp32 [16][head_dim + 8] in which
+// the warps add up their values; maxima and sums [4][16]; in all 72 to 111 KiB, 149 for head_dim 256. The thread block
+// that finishes the last split of a unit of a row merges all of them from the left, so the result does not depend on who
+// was last.
 //
 // Compiled for sm_80 and sm_90a; it has never run on a GPU, only under the emulator of tests/cpp/kernels.
 
@@ -366,16 +367,16 @@ class AttentionDecode {
   /// Hand in a split; true in all threads of the thread block that handed in the last one.
   FS_DEVICE bool is_last_split(const DecodeItem& item) {
     std::uint32_t* ticket = launch_.tickets + static_cast<std::int64_t>(item.row) * num_units_ + item.unit;
-    Machine::fence();
     Machine::sync();
     if (Machine::thread() == 0) {
       const auto last = static_cast<std::uint32_t>(item.shape.num_splits() - 1);
+      Machine::fence();  // what all threads wrote before the barrier comes before the ticket
       const bool is_last = Machine::fetch_add(ticket, 1) == last;
+      Machine::fence();  // and what others wrote before theirs comes before what we read below
       if (is_last) *ticket = 0;  // as the next launch wants it
       note_[6] = is_last ? 1 : 0;
     }
     Machine::sync();
-    Machine::fence();
     return note_[6] != 0;
   }
 

@@ -33,8 +33,8 @@ void attention_prefill_on_gpu(const AttentionParams& params, const AttentionInpu
 bool attention_fits_tensor_cores(const AttentionParams& params);
 
 #ifdef FASTSERVE_WITH_CUDA
-// Queue one kernel on `stream`, a cudaStream_t; throw DeviceError when the launch fails. decode and prefill are for what
-// fits tensor cores.
+// Queue one kernel on `stream`, a cudaStream_t; throw DeviceError when the launch fails. decode and prefill are for
+// what fits tensor cores.
 void attention_naive_cuda(const AttentionLaunch& launch, void* stream);
 void attention_decode_cuda(const AttentionLaunch& launch, void* stream);
 void attention_prefill_cuda(const AttentionLaunch& launch, void* stream);

@@ -9,7 +9,8 @@
 // kernels, and the one for fp32.
 //
 // A warp per (query token, query head): lane l holds the elements l, l + 32, ... of the head and walks the keys one by
-// one. No shared memory. Compiled for sm_80 and sm_90a; never run on a GPU, only under the emulator of tests/cpp/kernels.
+// one. No shared memory. Compiled for sm_80 and sm_90a; it has never run on a GPU, only under the emulator of
+// tests/cpp/kernels.
 
 namespace fastserve::kernels {
 

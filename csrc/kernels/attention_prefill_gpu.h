@@ -7,13 +7,13 @@
 // Paged causal attention of many query tokens on a GPU.
 //
 // The query heads of a KV head are packed: query (token i, head h of the group) is packed row i * group + h of its
-// batch row, and a thread block takes 128 packed rows of one KV head. It walks the KV tokens in tiles of 32 or 64 counted
-// from position 0, so that a query gives the same bits wherever a prompt is cut into chunks. Thread blocks are numbered
-// from the end of the last row, where the work of a tile is largest; those beyond the last tile return at once.
+// batch row, and a thread block takes 128 packed rows of one KV head. It walks the KV tokens in tiles of 32 or 64,
+// counted from position 0, so that a query gives the same bits wherever a prompt is cut into chunks. Thread blocks are
+// numbered from the end of the last row, where the work of a tile is largest; those beyond the last tile return at once.
 //
 // Thread mapping: 4 warps of 32 packed rows, or 8 of 16 where the accumulators would not fit the registers. Shared
-// memory: queries [128][head_dim], keys [tile][head_dim], values [tile][head_dim]; 37 (head_dim 64) to 135 KB (256). Keys
-// of the next tile arrive while the values of this one are multiplied, and its values while its scores are computed.
+// memory: queries [128][head_dim], keys [tile][head_dim], values [tile][head_dim]; 36 to 52 KiB, 132 for head_dim 256.
+// Keys of the next tile arrive while the values of this one are multiplied, its values while its scores are computed.
 //
 // Compiled for sm_80 and sm_90a; it has never run on a GPU, only under the emulator of tests/cpp/kernels.
 

@@ -24,16 +24,20 @@ int resident_ctas(Site site) {
   FS_CHECK(device < static_cast<int>(known.size()), "more devices than expected: ", device);
   std::atomic<int>& ctas = known[static_cast<std::size_t>(device)];
   if (const int count = ctas.load(std::memory_order_relaxed); count > 0) return count;
+  int most_bytes = 0;
+  check(cudaDeviceGetAttribute(&most_bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device), site, "shared memory");
+  if (kSharedBytes > most_bytes) {
+    detail::raise<DeviceError>(site.file, ":", site.line, ": ", site.kernel, " needs ", kSharedBytes,
+                               " bytes of shared memory at this shape, the GPU has ", most_bytes,
+                               "; use another backend");
+  }
   check(cudaFuncSetAttribute(kKernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kSharedBytes), site,
         "shared memory");
   int per_sm = 0;
   int num_sms = 0;
   check(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&per_sm, kKernel, kThreads, kSharedBytes), site, "occupancy");
   check(cudaDeviceGetAttribute(&num_sms, cudaDevAttrMultiProcessorCount, device), site, "number of processors");
-  if (per_sm == 0) {
-    detail::raise<DeviceError>(site.file, ":", site.line, ": ", site.kernel, " needs ", kSharedBytes,
-                               " bytes of shared memory, more than the GPU has; use the attention backend torch");
-  }
+  FS_CHECK(per_sm > 0, site.kernel, " does not fit a processor of this GPU");
   ctas.store(per_sm * num_sms, std::memory_order_relaxed);
   return per_sm * num_sms;
 }
