@@ -9,11 +9,10 @@
 // who does what.
 //
 // Thread block: 4 warps. A tile is 64 tokens; each warp loads, with asynchronous copies kStages deep, and works on its
-// own 16 of them, so warps meet only at the end of an item. The query heads of a unit are the 16 rows of the tile of the
-// tensor cores. Shared memory: the ring of tiles, [warp][stage][K|V][16 tokens]; one fp32 [16][head_dim + 8] in which
-// the warps add up their values; maxima and sums [4][16]; in all 72 to 111 KiB, 149 for head_dim 256. The thread block
-// that finishes the last split of a unit of a row merges all of them from the left, so the result does not depend on who
-// was last.
+// own 16 of them, so warps meet only at the end of an item. The query heads of a unit are the 16 rows of an mma. Shared
+// memory: the ring of tiles, [warp][stage][K|V][16 tokens]; one fp32 [16][head_dim + 8] in which the warps add up their
+// values; maxima and sums [4][16]; in all 72 to 111 KiB, 149 for head_dim 256. The thread block that finishes the last
+// split of a unit of a row merges all of them from the left, so the result does not depend on who was last.
 //
 // Compiled for sm_80 and sm_90a; it has never run on a GPU, only under the emulator of tests/cpp/kernels.
 

@@ -9,7 +9,7 @@
 // The query heads of a KV head are packed: query (token i, head h of the group) is packed row i * group + h of its
 // batch row, and a thread block takes 128 packed rows of one KV head. It walks the KV tokens in tiles of 32 or 64,
 // counted from position 0, so that a query gives the same bits wherever a prompt is cut into chunks. Thread blocks are
-// numbered from the end of the last row, where the work of a tile is largest; those beyond the last tile return at once.
+// numbered from the end of the last row, where the work of a tile is largest; those beyond the last tile just return.
 //
 // Thread mapping: 4 warps of 32 packed rows, or 8 of 16 where the accumulators would not fit the registers. Shared
 // memory: queries [128][head_dim], keys [tile][head_dim], values [tile][head_dim]; 36 to 52 KiB, 132 for head_dim 256.
