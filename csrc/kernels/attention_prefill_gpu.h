@@ -131,6 +131,7 @@ class AttentionPrefill {
       for (int m = 0; m < kRowTiles; ++m) {
         float factor[2];
         softmax[m].update(scores[m], factor);
+        if (Machine::all(factor[0] == 1.0f && factor[1] == 1.0f)) continue;  // as mostly in long rows: no maximum grew
         FS_UNROLL
         for (int n = 0; n < 2 * kSteps; ++n) {
           FS_UNROLL

@@ -10,6 +10,7 @@
 //   char* shared()                                  the dynamic shared memory, aligned to 16 bytes
 //   void sync(), sync_warp(), fence()               barriers; memory fence for the whole device
 //   T shfl(value, lane), shfl_up, shfl_xor          whole warps only
+//   bool all(bool)                                  whether it is true in every lane; whole warps only
 //   uint32_t fetch_add(uint32_t*, uint32_t)         atomic, on global memory
 //   float load_fresh(const float*)                  global load that no stale first-level cache line answers
 //   void copy16(void* shared, const void* global, bool wanted)   asynchronous; if not wanted, zeros and nothing is read

@@ -39,6 +39,8 @@ struct CudaMachine {
     return __shfl_xor_sync(kWholeWarp, value, mask);
   }
 
+  static FS_DEVICE bool all(bool mine) { return __all_sync(kWholeWarp, mine ? 1 : 0) != 0; }
+
   static FS_DEVICE std::uint32_t fetch_add(std::uint32_t* address, std::uint32_t value) {
     return atomicAdd(address, value);
   }

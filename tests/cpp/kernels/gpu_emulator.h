@@ -7,6 +7,7 @@
 
 #include <ucontext.h>
 
+#include <algorithm>
 #include <array>
 #include <bit>
 #include <cmath>
@@ -291,6 +292,18 @@ struct EmulatedMachine {
   template <typename T>
   static T shfl_xor(T value, int mask) {
     return shuffle("shfl_xor", value, thread() % 32 ^ mask);
+  }
+
+  static bool all(bool mine) {
+    struct Vote {
+      bool mine;
+      bool result;
+    } vote{mine, mine};
+    together("all", vote, [](std::array<Vote*, 32>& lanes) {
+      const bool every = std::ranges::all_of(lanes, [](const Vote* lane) { return lane->mine; });
+      for (Vote* lane : lanes) lane->result = every;
+    });
+    return vote.result;
   }
 
   static std::uint32_t fetch_add(std::uint32_t* address, std::uint32_t value) {
