@@ -14,8 +14,9 @@
 
 namespace fastserve::kernels::cuda {
 
-/// CTAs of kKernel that the current device runs at once. The first call on a device lets the kernel have its shared
-/// memory; it must not be made while a graph is captured, so every kernel runs once before.
+/// CTAs of kKernel that the current device runs at once; InvalidArgumentError when it has too little shared memory, before
+/// anything is launched. The first call on a device lets the kernel have its shared memory; it must not be made while a
+/// graph is captured, so every kernel runs once before.
 template <auto kKernel, int kThreads, int kSharedBytes>
 int resident_ctas(Site site) {
   static std::array<std::atomic<int>, 64> known{};
@@ -26,11 +27,8 @@ int resident_ctas(Site site) {
   if (const int count = ctas.load(std::memory_order_relaxed); count > 0) return count;
   int most_bytes = 0;
   check(cudaDeviceGetAttribute(&most_bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device), site, "shared memory");
-  if (kSharedBytes > most_bytes) {
-    detail::raise<DeviceError>(site.file, ":", site.line, ": ", site.kernel, " needs ", kSharedBytes,
-                               " bytes of shared memory at this shape, the GPU has ", most_bytes,
-                               "; use another backend");
-  }
+  FS_REQUIRE(kSharedBytes <= most_bytes, site.kernel, " needs ", kSharedBytes,
+             " bytes of shared memory at this shape, and the GPU has ", most_bytes, "; use another backend");
   check(cudaFuncSetAttribute(kKernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kSharedBytes), site,
         "shared memory");
   int per_sm = 0;

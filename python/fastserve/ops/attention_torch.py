@@ -35,7 +35,7 @@ def attention_torch(
     """
     query_start = _to_list(batch.query_start)
     block_start = _to_list(batch.block_start)
-    block_ids = torch.as_tensor(batch.block_ids, dtype=torch.int64, device=q.device)
+    block_ids = _to_tensor(batch.block_ids, q.device)
     dtype = compute_dtype or q.dtype
     for row, seq_len in enumerate(_to_list(batch.seq_lens)):
         tokens = slice(query_start[row], query_start[row + 1])
@@ -69,3 +69,9 @@ def _gather(
 
 def _to_list(array: IndexArray) -> list[int]:
     return (array.cpu().numpy() if isinstance(array, torch.Tensor) else np.asarray(array)).tolist()
+
+
+def _to_tensor(array: IndexArray, device: torch.device) -> torch.Tensor:
+    if isinstance(array, np.ndarray):
+        array = torch.from_numpy(np.array(array))  # a copy: torch takes no read-only arrays
+    return array.to(device=device, dtype=torch.int64)

@@ -177,3 +177,13 @@ def test_a_captured_decode_follows_the_arrays(contender):
         expected = attend_float64(q[: len(rows)].cpu(), part, [1] * len(rows), scale=64**-0.5)
         assert_rounded(out[: len(rows)].cpu(), expected, error=FP32_ERROR + 4 * ROUNDING[torch.bfloat16])
         assert (out[len(rows) :] == 0).all()
+
+
+def test_torch_takes_index_arrays_that_are_read_only():
+    paged = random_rows([20, 30], num_kv_heads=2, head_dim=64, block_size=16)
+    batch = replace(batch_of(paged, [3, 4]), backend=AttentionBackend.TORCH)
+    for array in (batch.query_start, batch.seq_lens, batch.block_start, batch.block_ids):
+        array.setflags(write=False)
+    q = torch.randn(7, 4, 64)
+    result = ops.attention(q, paged.cache, batch, layer=LAYER, scale=64**-0.5)
+    assert_rounded(result, attend_float64(q, paged, [3, 4], scale=64**-0.5), error=FP32_ERROR)
