@@ -1,4 +1,4 @@
-"""One streamed completion of an OpenAI-compatible server, timed; whatever goes wrong is a result, never an exception."""
+"""One streamed completion of an OpenAI-compatible server, timed; what goes wrong is a result, never an exception."""
 
 import time
 from collections.abc import Mapping

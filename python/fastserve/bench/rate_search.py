@@ -54,7 +54,7 @@ class RateSearch:
         return None if number is None else self._grid.rate(number)
 
     def record(self, excess: float) -> None:
-        """Take the result for the rate last asked for: the measured value over its limit; above 1 = missed, inf = failed."""
+        """Take the result for the rate last asked for: measured value over limit; above 1 = missed, inf = failed."""
         number = self._next_number()
         self.excess[self._grid.rate(number)] = excess
         if excess <= 1.0:

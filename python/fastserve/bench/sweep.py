@@ -153,15 +153,13 @@ def bench_sweep(
 def table(contenders: Sequence[Contender], plan: SweepPlan) -> str:
     """Rates within the limit, and the ratio of the first server's to each other's."""
     lines = [f"highest rate with {plan.slo.figure} <= {plan.slo.limit_ms:g} and no failed request"]
-    first = contenders[0].search.rate
+    first = contenders[0]
     for contender in contenders:
         search = contender.search
         more = "" if search.is_bounded else " or more"
-        ratio = (
-            ""
-            if contender is contenders[0] or not search.rate
-            else f"  ({contenders[0].name} takes {first / search.rate:.2f} x as many)"
-        )
+        ratio = ""
+        if contender is not first and search.rate and search.is_bounded and first.search.is_bounded:
+            ratio = f"  ({first.name} takes {first.search.rate / search.rate:.2f} x as many)"
         lines.append(f"{contender.name:>12} {search.rate:9.3f} requests/s{more}{ratio}")
     return "\n".join(lines)
 

@@ -45,7 +45,7 @@ class Recorder:
 
     @classmethod
     def of(cls, config: ServerConfig) -> Self | None:
-        """The recorder that the configuration asks for, if any; raises as `__init__`, and for prompts without a file."""
+        """The recorder asked for, if any; raises as `__init__`, or when prompts are to be recorded without a file."""
         if config.record is not None:
             return cls(config.record, prompts=config.record_prompts)
         if config.record_prompts:

@@ -123,7 +123,7 @@ def _shuffled(size: int, count: int, rng: np.random.Generator) -> np.ndarray:
 def _conversation_rows(
     conversation: np.ndarray, count: int, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Choose conversations: rows of the trace, a new number for each conversation chosen, and the turn; int64[count]."""
+    """Choose conversations: rows of the trace, a new number for each conversation, and the turn; int64[count]."""
     alone = conversation == NO_CONVERSATION
     key = np.where(alone, conversation.max(initial=0) + 1 + np.arange(len(conversation)), conversation)
     by_key = np.argsort(key, kind="stable")

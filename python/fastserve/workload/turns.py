@@ -20,7 +20,7 @@ class _Ended:
 
 
 class TurnMatcher:
-    """Numbers conversations: a prompt that begins with an earlier prompt and its output is that conversation's next turn.
+    """Numbers conversations: a prompt that begins with an earlier prompt and its output is the next turn of the same.
 
     Compares whole blocks of tokens by their hashes and remembers the latest ends of turns only. A turn has one
     successor at most: a second answer to the same question is a conversation of its own.

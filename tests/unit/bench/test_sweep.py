@@ -83,6 +83,8 @@ def test_two_servers_take_turns_and_are_compared(monkeypatch, capsys):
     assert servers[0].search.rate == pytest.approx(8.0) and servers[1].search.rate == pytest.approx(2.0)
     assert all(count == max(10, math.ceil(5 * rate)) for _, (rate, count) in asked)
     assert "a takes 4.00 x as many" in table(servers, plan)
+    servers[0].search = RateSearch(grid)  # never missed the limit: there is no ratio to tell
+    assert "x as many" not in table(servers, plan) and "or more" in table(servers, plan)
     document = report(servers, plan)["servers"]
     assert document["b"]["rate"] == pytest.approx(2.0) and len(document["b"]["runs"]) == len(servers[1].runs)
     assert "missed" in capsys.readouterr().out

@@ -1,4 +1,4 @@
-"""`fastserve bench serve|latency|throughput|sweep`: each a module of this package, as the commands of the command line."""
+"""`fastserve bench serve|latency|throughput|sweep`: each a module of this package."""
 
 import argparse
 

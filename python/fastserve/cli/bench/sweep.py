@@ -76,7 +76,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _workload(args: argparse.Namespace, rate: float, count: int) -> Workload:
-    """The same requests at every rate, with other prompts: a prefix cache must not answer what an earlier rate asked."""
+    """The same requests at every rate, with other prompts: no prefix cache may answer what an earlier rate asked."""
     chosen = argparse.Namespace(**vars(args) | {"request_rate": rate, "num_prompts": count})
     workload = workload_from(chosen, read_dataset=read_text_dataset)
     return dataclasses.replace(workload, seed=args.seed + round(1e6 * rate))
