@@ -10,9 +10,8 @@ from fastserve.engine.core import EngineCore
 from fastserve.errors import DeviceError, InvalidArgumentError
 from fastserve.layers import attention as attention_layer
 from fastserve.ops.attention import AttentionBackend, AttentionBatch, attention
-from fastserve.ops.sampling import SamplingBatch, sample
 from fastserve.types import SamplingParams
-from fastserve.worker import device_runner, gpu_start
+from fastserve.worker import gpu_start
 from fastserve.worker import worker as worker_module
 from fastserve.worker.attention_choice import AttentionChoice
 from tests.fake_device import FakeDevice
@@ -28,15 +27,8 @@ def device(monkeypatch) -> FakeDevice:
     """The next engines run on it."""
     device = FakeDevice()
     monkeypatch.setattr(worker_module, "open_device", lambda requested: device)
-    monkeypatch.setattr(device_runner, "sample", sample_from_tensors)
     monkeypatch.setattr(attention_layer, "attention", attention_with_empty_rows)
     return device
-
-
-def sample_from_tensors(logits: torch.Tensor, batch: SamplingBatch) -> np.ndarray:
-    """`sample` with settings that lie in tensors, as they do for a GPU."""
-    arrays = {field.name: getattr(batch, field.name).numpy() for field in dataclasses.fields(batch)}
-    return sample(logits, SamplingBatch(**arrays))
 
 
 def attention_with_empty_rows(q, kv_cache, batch: AttentionBatch, *, layer, scale, out) -> torch.Tensor:

@@ -234,7 +234,7 @@ class DeviceRunner:
     def _sample(self, logits: torch.Tensor, plan: StepPlan, result: _Result) -> None:
         batch = self._sampling.send(plan, self._sampled)
         sampled = self._sampled[: plan.num_samples]
-        sampled.copy_(torch.as_tensor(sample(logits, batch)))
+        sample(logits, batch, out=sampled)
         num_top = int(plan.num_logprobs.max())
         if num_top >= 0:
             values = token_logprobs(logits, sampled, num_top)
