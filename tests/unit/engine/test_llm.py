@@ -152,6 +152,7 @@ def test_ctrl_c_empties_the_engine_and_leaves_it_usable(llm: LLM, monkeypatch: p
         return step()
 
     monkeypatch.setattr(llm._core, "step", interrupted_step)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job starts with it ignored
     with pytest.raises(KeyboardInterrupt):
         llm.generate([[3], [fake_core.SILENT]], SamplingParams(max_tokens=1000), use_tqdm=False)
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
