@@ -6,6 +6,7 @@ from collections.abc import Callable
 import numpy as np
 
 from fastserve._C.sched import StepPlan
+from fastserve.errors import InternalError
 from fastserve.sim.clock import VirtualClock
 from fastserve.sim.cost import CostModel
 from fastserve.sim.host_link import Copy, SimulatedLink
@@ -78,7 +79,7 @@ class SimulatedExecutor:
     def finish(self, step: SimulatedStep) -> StepOutput:
         """Let the clock run to the end of the oldest plan and report it; plans are finished in order."""
         if not self._steps or self._steps[0] is not step:
-            raise RuntimeError("plans are finished once, in the order in which they were submitted")
+            raise InternalError("plans are finished once, in the order in which they were submitted")
         self._steps.popleft()
         plan, end_s = step.plan, step.end_s
         self.clock.advance_to(end_s)

@@ -76,7 +76,7 @@ class Roofline:
         decode_s = decode_ctx * max(self._pair_flop_s, self._kv_read_s)
         prefill_s = 0.0
         if prefill_tokens:
-            context = prefill_pairs / prefill_tokens + prefill_tokens / 2  # of one chunk; smaller for several
+            context = prefill_pairs / prefill_tokens + prefill_tokens / 2  # exact for one chunk, too little for several
             prefill_s = max(prefill_pairs * self._pair_flop_s, context * self._kv_read_s)
         attention_s = (decode_s + prefill_s) / stages
         return linear_s + head_s + attention_s + self._fixed_s + tokens * self._token_s
