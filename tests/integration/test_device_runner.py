@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from fastserve._C import cuda_devices
 from fastserve.engine.core import EngineCore
 from fastserve.errors import DeviceError, InvalidArgumentError
 from fastserve.layers import attention as attention_layer
@@ -177,6 +178,12 @@ def test_a_device_without_room_for_a_block_is_refused_with_the_remedy(monkeypatc
     monkeypatch.setattr(worker_module, "open_device", lambda requested: FakeDevice(total=1 << 20))
     with pytest.raises(InvalidArgumentError, match=r"no room for one KV block.*--gpu-memory-utilization"):
         EngineCore.from_config(engine_config(num_gpu_blocks_override=None, gpu_memory_utilization=0.2))
+
+
+@pytest.mark.skipif(bool(cuda_devices()), reason="this machine has a GPU")
+def test_asking_for_a_gpu_that_is_not_there_says_what_is_missing():
+    with pytest.raises(DeviceError, match=r"device cuda cannot be used: .*(driver|GPU|CUDA)"):
+        EngineCore.from_config(engine_config(device="cuda"))
 
 
 @pytest.mark.gpu
