@@ -31,10 +31,13 @@ class Linear:
         """
         if self._packed is not None:
             return linear(x, self._packed, self._bias, out=out, out_dtype=out_dtype)
-        y = torch.nn.functional.linear(x, self._weight, self._bias)
+        weight = self._weight.t()
         if out is not None:
-            return out.copy_(y)
-        return y if out_dtype is None else y.to(out_dtype)
+            return torch.mm(x, weight, out=out) if self._bias is None else torch.addmm(self._bias, x, weight, out=out)
+        if out_dtype in (None, x.dtype):
+            return torch.nn.functional.linear(x, self._weight, self._bias)
+        y = torch.mm(x, weight, out_dtype=out_dtype)  # not rounded to the dtype of x on the way
+        return y if self._bias is None else y.add_(self._bias)
 
 
 def load_linear(
