@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch.nn import functional
 
+from bench.kernels.attention_gpu import attention_gpu_cases
 from bench.kernels.case import FASTSERVE, Case
 from fastserve import ops
 
@@ -31,6 +32,10 @@ class Heads:
 
 SMALL = Heads(12, 4, 64)
 LARGE = Heads(32, 8, 128)
+
+
+def gpu_cases(*, quick: bool) -> Iterator[Case]:
+    yield from attention_gpu_cases(quick=quick)
 
 
 def cases(*, quick: bool) -> Iterator[Case]:

@@ -40,7 +40,8 @@ class Shape:
         return f"B={len(self.seq_lens)} ctx={lengths}{queries} {num_q_heads}/{num_kv_heads} D={head_dim}"
 
 
-def gpu_cases(*, quick: bool) -> Iterator[Case]:
+def attention_gpu_cases(*, quick: bool) -> Iterator[Case]:
+    """Decode against the read rate of memory, prefill against the rate of large matrix products."""
     gqa, mha = (32, 8, 128), (32, 32, 128)
     decode = [Shape(gqa, [4096] * 32, 1), Shape(gqa, [1024], 1)]
     prefill = [Shape((16, 16, 128), [4096] * 8, 4096), Shape(gqa, [4096] * 2, 512)]
