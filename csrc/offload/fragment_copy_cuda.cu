@@ -5,6 +5,8 @@
 // bytes, one warp width apart: 128 KiB in flight over the whole grid, enough for the latency of a PCIe 5 link. All
 // loads are issued before the first store. No shared memory.
 
+#include <cuda_runtime.h>
+
 #include "base/cuda_check.h"
 #include "offload/fragment_copy.h"
 
@@ -22,7 +24,7 @@ template <typename Unit>
 __device__ void copy_units(Unit* target, const Unit* source, std::int64_t num_units, int lane) {
   constexpr std::int64_t kStep = kWarpLanes * kVectorsPerLane;
   for (std::int64_t base = lane; base < num_units; base += kStep) {
-    Unit units[kVectorsPerLane];
+    Unit units[kVectorsPerLane] = {};
 #pragma unroll
     for (int i = 0; i < kVectorsPerLane; ++i) {
       if (base + i * kWarpLanes < num_units) units[i] = source[base + i * kWarpLanes];
@@ -58,8 +60,11 @@ __global__ void __launch_bounds__(kThreads) fragment_copy_kernel(const __grid_co
 void launch_fragment_copy(const FragmentList& list, cudaStream_t stream) {
   if (list.count == 0) return;
   const int thread_blocks = list.count <= kWarps ? 1 : kMostThreadBlocks;
-  fragment_copy_kernel<<<thread_blocks, kThreads, 0, stream>>>(list);
-  FS_CUDA(cudaGetLastError());
+  cudaLaunchConfig_t config{};
+  config.gridDim = dim3(static_cast<unsigned>(thread_blocks));
+  config.blockDim = dim3(kThreads);
+  config.stream = stream;
+  FS_CUDA(cudaLaunchKernelEx(&config, fragment_copy_kernel, list));
 }
 
 }  // namespace fastserve::offload
