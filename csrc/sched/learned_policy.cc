@@ -38,7 +38,9 @@ LearnedPolicy::LearnedPolicy(MlfqConfig mlfq, const LearnedConfig& config, const
       levels_per_octave_(levels_per_octave(config.level_ratio)),
       latency_(latency),
       classes_(config.half_life, config.min_observations),
-      token_s_(latency.decode_s(1, 1)) {}
+      token_s_(latency.decode_s(1, 1)) {
+  FS_REQUIRE(config.half_life > 0.0, "the half-life must be above 0 requests, got ", config.half_life);
+}
 
 double LearnedPolicy::prefill_left_s(const Request& request) const {
   const std::int32_t remaining = request.length() - request.scheduled();

@@ -19,9 +19,8 @@ struct LearnedConfig {
 /// mean normalised latency). A request whose class is not learned yet is scheduled by skip-join MLFQ.
 ///
 /// - Level = floor(log_ratio(G)), G in tokens of decoding at the present batch. A request joins at G(0) with its
-/// prefill,
-///   and its level is looked at again when its outputs enter another length bin, never between: it is preempted only at
-///   a change of level. Between two promotions the level only rises in number.
+///   prefill, and its level is looked at again when its outputs enter another length bin, never between: it is
+///   preempted only at a change of level. Between two promotions the level only rises in number.
 /// - Starving requests are served in the order of starving, kServedAtOnce at a time, each until it has run for the
 ///   starvation limit. So whoever becomes starving waits at most for a further starvation limit per kServedAtOnce of
 ///   those before it, and under overload, when everyone starves, the rest of the batch still follows the index.

@@ -66,7 +66,7 @@ class LengthClass {
 /// for longest ago makes way; when all have live requests, the newcomer shares a class with all who come after it.
 class LengthClasses {
  public:
-  static constexpr std::size_t kMost = 256;  // about 5 KB each
+  static constexpr std::size_t kMost = 256;  // about 8 KB each
 
   LengthClasses(double half_life, std::int64_t min_observations)
       : half_life_(half_life), min_observations_(min_observations) {}

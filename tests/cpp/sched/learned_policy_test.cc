@@ -212,6 +212,7 @@ TEST_F(LearnedPolicyTest, SurvivesThatTheClassOfAHeldRequestIsForgotten) {
 
 TEST_F(LearnedPolicyTest, RefusesWhatItCannotWorkWith) {
   EXPECT_THROW(LearnedPolicy(mlfq_, {.level_ratio = 1.0}, latency_), InvalidArgumentError);
+  EXPECT_THROW(LearnedPolicy(mlfq_, {.half_life = 0.0}, latency_), InvalidArgumentError);
   mlfq_.quanta_s = {std::numeric_limits<double>::infinity()};
   EXPECT_THROW(LearnedPolicy(mlfq_, config_, latency_), InvalidArgumentError);
 }
