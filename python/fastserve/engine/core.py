@@ -11,6 +11,7 @@ from fastserve._C.kv import KvManager, Tier
 from fastserve._C.sched import LatencyModel, RequestOptions, Scheduler, StepEvents, StepPlan
 from fastserve.config import EngineConfig
 from fastserve.engine.outputs import engine_outputs
+from fastserve.engine.pacing import PLANNING_SHARE, WAIT_STEP_S
 from fastserve.engine.profiler import measured_latency_model
 from fastserve.errors import DeviceError, InvalidArgumentError, OverloadedError
 from fastserve.executor import Executor, InprocExecutor, PendingStep
@@ -21,10 +22,6 @@ from fastserve.worker.worker import Progress
 
 logger = get_logger(__name__)
 
-# The next plan is made after this share of the time that the running iteration should take. Later would let a few more new
-# requests in; but an iteration that ends early would leave the worker idle, and the estimate is good to some 20 %.
-PLANNING_SHARE = 0.7
-MIN_PLANNING_WAIT_S = 0.001  # a shorter delay than this is not worth waiting for
 MAX_FAILED_STEPS = 3  # consecutive iterations that may fail before the engine gives up
 
 
@@ -201,13 +198,13 @@ class EngineCore:
     def planning_delay_s(self) -> float:
         """How long new requests may still be taken in before step() should plan the next iteration, seconds.
 
-        0 also where the time left is too short to wait for.
+        Whole milliseconds, as long as one can wait for messages; 0 also where the time left is too short to wait for.
         """
         if self._running is None or self._running.result.done():
             return 0.0
         elapsed_s = self._clock() - self._running.started_s
         delay_s = PLANNING_SHARE * self._running.expected_s - elapsed_s
-        return delay_s if delay_s >= MIN_PLANNING_WAIT_S else 0.0
+        return max(0.0, delay_s // WAIT_STEP_S * WAIT_STEP_S)
 
     def step(self) -> list[EngineOutput]:
         """One turn, and what it did for each request."""

@@ -16,6 +16,7 @@ from typing import Protocol
 
 from fastserve.config import EngineConfig
 from fastserve.engine.channel import EngineChannel
+from fastserve.engine.pacing import LONGEST_WAIT_S
 from fastserve.engine.protocol import (
     Abort,
     Add,
@@ -48,8 +49,6 @@ logger = get_logger(__name__)
 
 HEARTBEAT_INTERVAL_S = 0.5
 DEFAULT_CORE_FACTORY = "fastserve.engine.core:EngineCore.from_config"
-# Longest single wait for messages while an iteration runs: it may end earlier than predicted.
-_MAX_PLANNING_WAIT_S = 0.002
 _PR_SET_PDEATHSIG = 1
 
 
@@ -152,7 +151,7 @@ class EngineLoop:
             self._take_in(channel.receive())
             # The later the next iteration is planned, the more new requests it can hold.
             while not self._stopping and (delay_s := core.planning_delay_s()) > 0.0:
-                self._take_in(channel.receive(min(delay_s, _MAX_PLANNING_WAIT_S)))
+                self._take_in(channel.receive(min(delay_s, LONGEST_WAIT_S)))
                 self._beat()
         if core.has_work() and not self._stopping and (outputs := core.step()):
             self._send(Outputs(outputs))

@@ -64,6 +64,11 @@ class SimulatedExecutor:
         """See Executor."""
         return self._info
 
+    @property
+    def end_s(self) -> float:
+        """When the plan under way ends; the past when there is none."""
+        return self._steps[0].end_s if self._steps else 0.0
+
     def tell(self, on_step: OnStep) -> None:
         """Call `on_step` whenever a plan has ended."""
         self._on_step = on_step

@@ -1,5 +1,6 @@
 """Runs a workload through the engine's own loop, scheduler and KV manager on a virtual clock."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -8,6 +9,7 @@ import numpy as np
 from fastserve._C.sched import RequestOptions
 from fastserve.config import SchedulerConfig
 from fastserve.engine.core import Turn
+from fastserve.engine.pacing import LONGEST_WAIT_S
 from fastserve.sim.deployment import Deployment
 from fastserve.sim.engine import simulated_engine
 from fastserve.sim.learned import LengthClass, length_classes
@@ -130,6 +132,10 @@ class _Run:
         scheduler = self._core.scheduler
         self._executor.tell(lambda *step: timeline.add(*step, scheduler.stats()))
 
+    def counters(self) -> RunCounters:
+        """Of the run so far."""
+        return RunCounters.of(self._core)
+
     def to_the_end(self, progress: Progress | None) -> None:
         """Turn the loop until every request has ended."""
         core, clock = self._core, self._clock
@@ -145,7 +151,9 @@ class _Run:
             self._add_arrived(clock.now_s)
             delay_s = core.planning_delay_s()
             if delay_s > 0.0:
-                planned_s = clock.now_s + delay_s
+                # The process looks again after each wait whether the iteration has ended before it should.
+                waits = math.ceil((self._executor.end_s - clock.now_s) / LONGEST_WAIT_S)
+                planned_s = clock.now_s + min(delay_s, waits * LONGEST_WAIT_S)
                 self._add_arrived(planned_s)
                 clock.advance_to(planned_s)
             self._collect(core.turn())
@@ -154,24 +162,6 @@ class _Run:
                 progress(self._num_done, total)
         if progress is not None:
             progress(self._num_done, total)
-
-    def counters(self) -> RunCounters:
-        """Of the run so far."""
-        engine, scheduler = self._core.stats(), self._core.scheduler.stats()
-        return RunCounters(
-            iterations=engine.iterations,
-            busy_s=engine.execute_s,
-            preemptions=scheduler.preemptions,
-            promotions=scheduler.promotions,
-            demotions=scheduler.demotions,
-            swaps=scheduler.swaps,
-            recomputes=scheduler.recomputes,
-            recomputed_tokens=scheduler.recomputed_tokens,
-            offload_blocks=scheduler.offload_blocks,
-            mirror_blocks=scheduler.mirror_blocks,
-            upload_blocks=scheduler.upload_blocks,
-            thrash_governor_trips=scheduler.thrash_governor_trips,
-        )
 
     def length_classes(self) -> tuple[LengthClass, ...]:
         """What the policy has learned."""

@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
+from fastserve.engine.core import EngineCore
 from fastserve.sim.requests import RequestTable
 
 
@@ -100,6 +101,25 @@ class RunCounters:
     mirror_blocks: int
     upload_blocks: int
     thrash_governor_trips: int
+
+    @classmethod
+    def of(cls, core: EngineCore) -> "RunCounters":
+        """Of a core, since it was made."""
+        engine, scheduler = core.stats(), core.scheduler.stats()
+        return cls(
+            iterations=engine.iterations,
+            busy_s=engine.execute_s,
+            preemptions=scheduler.preemptions,
+            promotions=scheduler.promotions,
+            demotions=scheduler.demotions,
+            swaps=scheduler.swaps,
+            recomputes=scheduler.recomputes,
+            recomputed_tokens=scheduler.recomputed_tokens,
+            offload_blocks=scheduler.offload_blocks,
+            mirror_blocks=scheduler.mirror_blocks,
+            upload_blocks=scheduler.upload_blocks,
+            thrash_governor_trips=scheduler.thrash_governor_trips,
+        )
 
 
 def summarize(table: RequestTable, counters: RunCounters) -> Summary:
