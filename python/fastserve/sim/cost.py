@@ -5,6 +5,9 @@ from typing import Protocol
 from fastserve._C.sched import LatencyModel
 from fastserve.engine.profiler import profile_samples
 
+# Of a latency model: base, per prefill token, per prefill pair, per decode, per token of decode context; seconds.
+Coefficients = tuple[float, float, float, float, float]
+
 
 class CostModel(Protocol):
     """Seconds of an iteration; the same shape always takes the same time."""

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from fastserve.config import GIB, CacheConfig
 from fastserve.errors import InvalidArgumentError
-from fastserve.sim.cost import CostModel
+from fastserve.sim.cost import Coefficients, CostModel
 from fastserve.sim.devices import Device, HostLink, find_device
 from fastserve.sim.roofline import Parallelism, Roofline
 from fastserve.sim.shapes import ModelShape, find_model
@@ -22,6 +22,7 @@ class Deployment:
         link: to host memory, of each device.
         num_devices: each carries its share of every block.
         max_model_len: longest prompt + output, tokens.
+        latency: coefficients of the latency model with which the engine starts; None = as it would measure `cost`.
     """
 
     name: str
@@ -34,6 +35,7 @@ class Deployment:
     vocab_size: int
     dtype: str
     device: str
+    latency: Coefficients | None = None
 
 
 def roofline_deployment(

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from fastserve._C.sched import LatencyModel
 from fastserve.config import CacheConfig, EngineConfig, ModelConfig, SchedulerConfig
 from fastserve.engine.core import EngineCore
 from fastserve.sim.clock import VirtualClock
@@ -24,7 +25,7 @@ class SimulatedEngine:
 def simulated_engine(
     deployment: Deployment, scheduler: SchedulerConfig, sample: SampleTokens, *, enable_prefix_caching: bool
 ) -> SimulatedEngine:
-    """Make the engine of a deployment, with a latency model as it would measure it at start.
+    """Make the engine of a deployment, with the latency model that it has at start.
 
     Raises:
         InvalidArgumentError: the configuration is out of the scheduler's range.
@@ -42,7 +43,17 @@ def simulated_engine(
         cache=CacheConfig(block_size=deployment.block_size, enable_prefix_caching=enable_prefix_caching),
         scheduler=scheduler,
     )
-    latency = fitted_latency_model(
+    clock = VirtualClock()
+    link = SimulatedLink(deployment.link, deployment.num_devices)
+    executor = SimulatedExecutor(info, deployment.cost, link, clock, sample)
+    latency = _latency_model(deployment, scheduler)
+    return SimulatedEngine(EngineCore(config, executor, latency, clock=clock), executor, clock)
+
+
+def _latency_model(deployment: Deployment, scheduler: SchedulerConfig) -> LatencyModel:
+    if deployment.latency is not None:
+        return LatencyModel(deployment.latency)
+    return fitted_latency_model(
         deployment.cost,
         max_model_len=deployment.max_model_len,
         max_tokens=min(scheduler.max_prefill_chunk_tokens, scheduler.max_num_batched_tokens),
@@ -50,7 +61,3 @@ def simulated_engine(
         num_blocks=deployment.pools.num_device_blocks,
         block_size=deployment.block_size,
     )
-    clock = VirtualClock()
-    link = SimulatedLink(deployment.link, deployment.num_devices)
-    executor = SimulatedExecutor(info, deployment.cost, link, clock, sample)
-    return SimulatedEngine(EngineCore(config, executor, latency, clock=clock), executor, clock)

@@ -11,6 +11,7 @@ from fastserve._C.offload import Direction, OffloadEngine
 from fastserve.config import EngineConfig
 from fastserve.engine.profiler import measured_latency_model
 from fastserve.executor import InprocExecutor
+from fastserve.sim.calibrate import loop_coefficients
 from fastserve.sim.profile import Profile
 from fastserve.worker import Transfers
 from fastserve.worker.worker import Progress
@@ -20,7 +21,7 @@ _REPEATS = 5
 
 
 def measure_profile(config: EngineConfig, progress: Progress | None = None) -> Profile:
-    """Load a model as an engine does and measure it; the latency model is read from its cache where it was measured before.
+    """Load a model as an engine does and measure it: iterations in the engine's loop, and copies of KV.
 
     Args:
         progress: called as progress(stage, done, total).
@@ -31,6 +32,7 @@ def measure_profile(config: EngineConfig, progress: Progress | None = None) -> P
     executor = InprocExecutor(config, progress)
     try:
         latency = measured_latency_model(config, executor, progress)
+        coefficients = loop_coefficients(config, executor, latency)
         info = executor.info
         offload, upload, share = _copy_rates(executor.worker.transfers, info.pools.num_device_blocks)
     finally:
@@ -46,7 +48,8 @@ def measure_profile(config: EngineConfig, progress: Progress | None = None) -> P
         block_bytes=info.pools.block_bytes,
         num_device_blocks=info.pools.num_device_blocks,
         num_host_blocks=info.pools.num_host_blocks,
-        coefficients=tuple(latency.coefficients()),
+        coefficients=coefficients,
+        latency_coefficients=tuple(latency.coefficients()),
         offload_bytes_per_s=offload,
         upload_bytes_per_s=upload,
         duplex_share=share,

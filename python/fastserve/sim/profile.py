@@ -7,11 +7,12 @@ from pathlib import Path
 from fastserve._C.sched import LatencyModel
 from fastserve.config import GIB, CacheConfig
 from fastserve.errors import InvalidArgumentError
+from fastserve.sim.cost import Coefficients
 from fastserve.sim.deployment import Deployment
 from fastserve.sim.devices import HostLink
 from fastserve.worker.memory import PoolSizes
 
-FORMAT = "fastserve-profile-1"
+FORMAT = "fastserve-profile-2"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -19,7 +20,9 @@ class Profile:
     """Facts and measurements of one model on one machine.
 
     Attributes:
-        coefficients: of the latency model: base, per prefill token, per prefill pair, per decode, per token of decode context.
+        coefficients: of iterations in the engine's loop: base, per prefill token, per prefill pair, per decode, per token of
+            decode context.
+        latency_coefficients: the same of the forward pass alone: the latency model with which the engine starts.
         offload_bytes_per_s, upload_bytes_per_s: copies of KV blocks, one direction at a time; 0 = there is no host pool.
         duplex_share: share of its rate that each direction kept while both were busy.
         fastserve: version that measured.
@@ -35,7 +38,8 @@ class Profile:
     block_bytes: int
     num_device_blocks: int
     num_host_blocks: int
-    coefficients: tuple[float, float, float, float, float]
+    coefficients: Coefficients
+    latency_coefficients: Coefficients
     offload_bytes_per_s: float
     upload_bytes_per_s: float
     duplex_share: float
@@ -60,18 +64,19 @@ def read_profile_file(path: str | Path) -> Profile:
         values = json.loads(Path(path).read_text())
         if values.pop("format", None) != FORMAT:
             raise InvalidArgumentError(f"{path} must be a profile of format {FORMAT}: write one with fastserve profile")
-        values["coefficients"] = tuple(float(value) for value in values["coefficients"])
+        for name in ("coefficients", "latency_coefficients"):
+            values[name] = tuple(float(value) for value in values[name])
+            LatencyModel(values[name])
         profile = Profile(**values)
-        LatencyModel(profile.coefficients)
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise InvalidArgumentError(f"the profile {path} cannot be used: {error}") from error
     return profile
 
 
 class FittedCost:
-    """The latency model that an engine measured, as costs."""
+    """A latency model as costs."""
 
-    def __init__(self, coefficients: tuple[float, float, float, float, float]) -> None:
+    def __init__(self, coefficients: Coefficients) -> None:
         """See Profile.coefficients."""
         self._model = LatencyModel(coefficients)  # never told of an iteration, so it stays as it is
         self.iteration_s = self._model.iteration_s
@@ -102,6 +107,7 @@ def profile_deployment(
     return Deployment(
         name=f"{Path(found.model).name} on {found.device}, measured",
         cost=FittedCost(found.coefficients),
+        latency=found.latency_coefficients,
         pools=PoolSizes(cache.num_gpu_blocks_override or found.num_device_blocks, num_host, found.block_bytes),
         block_size=found.block_size,
         link=HostLink(

@@ -30,6 +30,7 @@ PROFILE = Profile(
     num_device_blocks=64,
     num_host_blocks=128,
     coefficients=(1e-3, 1e-5, 1e-9, 1e-4, 1e-8),
+    latency_coefficients=(9e-4, 1e-5, 1e-9, 9e-5, 1e-8),
     offload_bytes_per_s=1e9,
     upload_bytes_per_s=2e9,
     duplex_share=0.6,
@@ -105,7 +106,7 @@ def test_flags_replace_the_pools_of_a_profile():
 
 
 @pytest.mark.parametrize(
-    "text", ["", "[]", "{}", '{"format": "fastserve-profile-1"}', replace(PROFILE, coefficients=(-1,) * 5).to_json()]
+    "text", ["", "[]", "{}", '{"format": "fastserve-profile-2"}', replace(PROFILE, coefficients=(-1,) * 5).to_json()]
 )
 def test_a_file_that_is_no_profile_is_refused(tmp_path, text):
     path = tmp_path / "p.json"
