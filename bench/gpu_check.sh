@@ -56,9 +56,13 @@ stage_build() {
 
 stage_tests() {
   # Only files with GPU tests are collected: others import packages that a GPU image may lack. No configuration file, as
-  # its plugins may be missing too.
+  # its plugins may be missing too. The tests of the operators get their device from a fixture of that name.
   local files
-  mapfile -t files < <(grep -rlE 'mark\.gpu' tests --include='test_*.py')
+  mapfile -t files < <(
+    grep -rlE 'mark\.gpu' tests --include='test_*.py'
+    grep -lwE 'device' tests/unit/ops/test_*.py
+  )
+  mapfile -t files < <(printf '%s\n' "${files[@]}" | sort -u)
   "$PYTHON" -m pytest -c /dev/null --rootdir=. --import-mode=importlib -p no:cacheprovider -q -W ignore -rfE \
     -m "$([ "$DEVICE" = cuda ] && echo 'gpu and not slow' || echo 'gpu and slow')" "${files[@]}"
   local code=$?
