@@ -7,6 +7,7 @@ from pathlib import Path
 
 from bench.figures.paper import PaperCurves, read_paper
 from bench.figures.plot import draw_figure
+from bench.figures.ratios import ratio_table, ratios_as_markdown
 from bench.figures.report import as_json, document
 from bench.figures.run import run_figure
 from bench.figures.spec import FOLDER, figure_names, read_figure
@@ -34,13 +35,15 @@ def make_figure(name: str, args: argparse.Namespace, paper: PaperCurves) -> None
     spec = read_figure(FOLDER / f"{name}.toml")
     started = time.perf_counter()
     results = run_figure(spec, traces=args.traces, quick=args.quick, processes=args.processes, progress=_progress(name))
-    rows = slo_table(spec, results)
+    rows, ratios = slo_table(spec, results), ratio_table(spec, results)
     folder = args.output or ROOT / ("build/figures" if args.quick else "bench/results/figures")
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / f"{name}.json").write_text(as_json(document(spec, results, rows)) + "\n", encoding="utf-8")
+    (folder / f"{name}.json").write_text(as_json(document(spec, results, rows, ratios)) + "\n", encoding="utf-8")
     pictures = draw_figure(spec, results, paper, folder / name)
     if rows:
         print(as_markdown(rows))
+    if ratios:
+        print(ratios_as_markdown(ratios, spec.compared))
     print(f"{name}: {time.perf_counter() - started:.0f} s, {', '.join(map(str, pictures))}")
 
 

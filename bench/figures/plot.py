@@ -21,6 +21,8 @@ from bench.figures.run import PanelResult, Point
 from bench.figures.spec import FigureSpec, Line, Panel
 
 PANEL_INCHES = (4.3, 3.1)
+INCHES_PER_BAR = 1.1  # so that the names below the bars have room
+LOWEST_BAR_S = 0.01  # bottom of a logarithmic axis
 DPI = 100
 COLORS = ("#4477aa", "#ee7733", "#228833", "#aa3377", "#66ccee", "#997700", "#bbbbbb")
 MARKERS = "osD^vPX"
@@ -43,8 +45,8 @@ LABELS = {
     "ttft_s.p95": "p95 time to first token [s]",
     "ttft_s.p99": "p99 time to first token [s]",
     "queue_s": "queue",
-    "swap_s": "KV away",
-    "parked_s": "parked on device",
+    "swap_s": "KV on the host or on its way",
+    "parked_s": "parked, KV on the device or dropped",
     "run_s": "run",
     "short_s": f"< {CLASS_EDGES[0]} tokens",
     "middling_s": f"{CLASS_EDGES[0]} to {CLASS_EDGES[1] - 1}",
@@ -80,7 +82,8 @@ def _draw(
 ) -> Path:
     columns = min(spec.columns, len(results))
     rows = -(-len(results) // columns)
-    size = (PANEL_INCHES[0] * columns, PANEL_INCHES[1] * rows + 0.9)
+    bars = max(sum(map(len, result.points.values())) for result in results) if spec.draw == "bars" else 0
+    size = (max(PANEL_INCHES[0], INCHES_PER_BAR * bars) * columns, PANEL_INCHES[1] * rows + 0.9)
     with plt.rc_context({"font.size": 10, "axes.grid": True, "grid.alpha": 0.3, "axes.axisbelow": True}):
         figure, axes = plt.subplots(rows, columns, figsize=size, squeeze=False, layout="constrained")
         for ax in axes.flat[len(results) :]:
@@ -93,21 +96,23 @@ def _draw(
         handles: dict[str, object] = {}
         for ax in axes.flat:
             handles |= dict(zip(*reversed(ax.get_legend_handles_labels()), strict=True))
-        figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=min(len(handles), 6))
+        figure.legend(
+            handles.values(), handles.keys(), loc="outside lower center", ncols=min(len(handles), 2 * columns)
+        )
         _write(figure, path)
         plt.close(figure)
     return path
 
 
 def _write(figure: plt.Figure, path: Path) -> None:
-    """A PNG of few colours and no dates, so that it is small and the same every time."""
+    """A PNG with a palette and without a date, so that it is small and the same every time."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=DPI)
     buffer.seek(0)
     image = (
         Image.open(buffer)
         .convert("RGB")
-        .quantize(colors=96, method=Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
+        .quantize(colors=255, method=Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
     )
     image.save(path, format="PNG", optimize=True)
 
@@ -118,6 +123,8 @@ def _curves(picture: _Picture, ax: Axes, panel: Panel, result: PanelResult) -> N
         points = result.points[line.name]
         x = [point.x for point in points]
         samples = np.array([point.samples[quantity] for point in points])
+        if panel.relative_to is not None:
+            samples /= samples[x.index(panel.relative_to)]
         # The first lines are broader: where curves coincide, both show.
         style = {"color": COLORS[i % len(COLORS)], "linewidth": max(1.6, 4.0 - 1.2 * i)}
         ax.plot(x, samples.mean(axis=1), marker=MARKERS[i % len(MARKERS)], markersize=4, label=line.name, **style)
@@ -128,8 +135,13 @@ def _curves(picture: _Picture, ax: Axes, panel: Panel, result: PanelResult) -> N
     if panel.slo_s is not None:
         ax.axhline(panel.slo_s, color="black", linewidth=1, linestyle=":", label="SLO")
     _scale(ax, spec, panel, quantity)
-    ax.set_xlabel(LABELS[spec.x])
-    ax.set_ylabel(LABELS[quantity])
+    ax.set_xlabel(LABELS[spec.x_of(panel)])
+    label = LABELS[quantity]
+    ax.set_ylabel(
+        label
+        if panel.relative_to is None
+        else f"{label.partition(' [')[0].strip()}\nover that at {panel.relative_to:g}"
+    )
 
 
 def _scale(ax: Axes, spec: FigureSpec, panel: Panel, quantity: str) -> None:
@@ -186,3 +198,4 @@ def _bars(ax: Axes, spec: FigureSpec, result: PanelResult) -> None:
     ax.set_ylabel("mean seconds of a request" if spec.stacked else LABELS["normalized_latency_s.mean"])
     if spec.log_y:
         ax.set_yscale("log")
+        ax.set_ylim(bottom=LOWEST_BAR_S)

@@ -4,12 +4,15 @@ import json
 import math
 from dataclasses import asdict
 
+from bench.figures.ratios import RatioRow
 from bench.figures.run import PanelResult, Point
 from bench.figures.spec import FigureSpec
 from bench.figures.table import SloRow
 
 
-def document(spec: FigureSpec, results: list[PanelResult], rows: list[SloRow]) -> dict[str, object]:
+def document(
+    spec: FigureSpec, results: list[PanelResult], rows: list[SloRow], ratios: list[RatioRow]
+) -> dict[str, object]:
     """Plain values; None where there is no number."""
     panels = {panel.title: panel for panel in spec.panels}
     return {
@@ -23,12 +26,13 @@ def document(spec: FigureSpec, results: list[PanelResult], rows: list[SloRow]) -
             {
                 "title": result.title,
                 "settings": dict(panels[result.title].settings),
-                "saturation_rate": result.saturation_rate,
+                "saturation_rates": _plain(result.saturation_rates),
                 "points": {name: [_point(p) for p in points] for name, points in result.points.items()},
             }
             for result in results
         ],
-        "rate_at_slo": [row.to_dict() for row in rows],
+        "rate_at_slo": [asdict(row) for row in rows],
+        "ratios": [asdict(row) for row in ratios],
     }
 
 

@@ -4,7 +4,7 @@ import math
 import multiprocessing
 from collections.abc import Callable, Iterable
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -42,11 +42,11 @@ class Point:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PanelResult:
-    """The points of each line by its name, and the request rate at which fcfs is saturated where x is the load."""
+    """The points of each line by its name, and, where lines say their load, the request rate that is a load of 1."""
 
     title: str
     points: dict[str, list[Point]]
-    saturation_rate: float | None = None
+    saturation_rates: dict[str, float] = field(default_factory=dict)
 
 
 def run_figure(
@@ -71,47 +71,59 @@ def run_figure(
         saturation = _saturation(spec, panels, quick, partial(run_all, partial(_saturated_rate, traces)))
         tasks = list(_tasks(spec, panels, saturation, quick))
         runs = []
-        for run in run_all(partial(_simulate, traces, spec.draw == "series"), [settings for *_, settings in tasks]):
+        for run in run_all(partial(_simulate, traces, spec.draw == "series"), [task.settings for task in tasks]):
             runs.append(run)
             if progress is not None:
                 progress(len(runs), len(tasks))
     results = [
-        PanelResult(title=p.title, points={}, saturation_rate=s) for p, s in zip(panels, saturation, strict=True)
+        PanelResult(
+            title=panel.title,
+            points={line.name: [] for line in spec.lines},
+            saturation_rates={line: rate for (title, line), rate in saturation.items() if title == panel.title},
+        )
+        for panel in panels
     ]
-    for (panel, line, index, _), seeds in zip(tasks, runs, strict=True):
-        point = _point(spec, panels[panel].values[index], seeds)
-        results[panel].points.setdefault(line, []).append(point)
+    for task, seeds in zip(tasks, runs, strict=True):
+        results[task.panel].points[task.line].append(_point(spec, task.x, seeds))
     return results
 
 
+@dataclass(frozen=True, slots=True)
+class _Task:
+    """The runs of one point."""
+
+    panel: int
+    line: str
+    x: float
+    settings: RunSettings
+
+
 def _tasks(
-    spec: FigureSpec, panels: list[Panel], saturation: list[float | None], quick: bool
-) -> Iterable[tuple[int, str, int, RunSettings]]:
-    """Panel, line, index of the value and settings of every point."""
+    spec: FigureSpec, panels: list[Panel], saturation: dict[tuple[str, str], float], quick: bool
+) -> Iterable[_Task]:
     for number, panel in enumerate(panels):
         for line in spec.lines:
-            for index in range(len(panel.values)):
+            for index, x in enumerate(panel.values):
                 settings = _shrunk(spec.settings(panel, line, index), quick)
                 if settings.load is not None:
-                    settings = replace(settings, rate=settings.load * saturation[number], load=None)
-                yield number, line.name, index, settings
+                    rate = settings.load * saturation[panel.title, line.name]
+                    settings = replace(settings, rate=rate, load=None)
+                yield _Task(number, line.name, x, settings)
 
 
 def _saturation(
     spec: FigureSpec, panels: list[Panel], quick: bool, rates: Callable[[list[RunSettings]], Iterable[float]]
-) -> list[float | None]:
-    """Of each panel, the requests per second that fcfs finishes when all are there at once; None where nothing needs it."""
-    wanted = {}
-    for number, panel in enumerate(panels):
-        settings = _shrunk(spec.settings(panel, spec.lines[0], 0), quick)
-        if settings.load is not None:
-            wanted[number] = replace(settings, scheduler=_as_fcfs(settings), seeds=1, load=None)
-    found = dict(zip(wanted, rates(list(wanted.values())), strict=True))
-    return [found.get(number) for number in range(len(panels))]
-
-
-def _as_fcfs(settings: RunSettings) -> tuple[tuple[str, object], ...]:
-    return tuple(sorted((dict(settings.scheduler) | {"scheduling_policy": "fcfs"}).items()))
+) -> dict[tuple[str, str], float]:
+    """By panel and line, the requests per second that fcfs finishes when all are there at once; only where loads are said."""
+    wanted = {
+        (panel.title, line.name): _shrunk(spec.saturation_settings(panel, line), quick)
+        for panel in panels
+        for line in spec.lines
+        if spec.settings(panel, line, 0).load is not None
+    }
+    different = list(dict.fromkeys(wanted.values()))
+    found = dict(zip(different, rates(different), strict=True))
+    return {names: found[settings] for names, settings in wanted.items()}
 
 
 def _saturated_rate(traces: Path | None, settings: RunSettings) -> float:

@@ -1,10 +1,10 @@
 """Everything that one simulation of a figure depends on."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 from fastserve.config import CacheConfig, SchedulerConfig
 from fastserve.errors import InvalidArgumentError
-from fastserve.sim import Deployment, Parallelism, roofline_deployment
+from fastserve.sim import CostModel, Deployment, Parallelism, roofline_deployment
 
 SCHEDULER_NAMES = tuple(field.name for field in fields(SchedulerConfig))
 
@@ -16,6 +16,7 @@ class RunSettings:
     Attributes:
         model, device, tensor, pipeline, max_model_len: as `roofline_deployment` takes them.
         host_kv_gib, num_gpu_blocks_override: KV pools, as in `CacheConfig`.
+        row_overhead_us: time of an iteration per decoding row, for engines that handle rows in Python, microseconds.
         prefix_caching: None = when the workload has conversations.
         workload: a name in workloads.toml.
         rate: requests per second; `load` instead says it in multiples of the rate at which `fcfs` is saturated.
@@ -31,6 +32,7 @@ class RunSettings:
     max_model_len: int | None = None
     host_kv_gib: float = 50.0
     num_gpu_blocks_override: int | None = None
+    row_overhead_us: float = 0.0
     prefix_caching: bool | None = None
     workload: str = "sharegpt"
     rate: float = 1.0
@@ -55,13 +57,27 @@ class RunSettings:
     def deployment(self) -> Deployment:
         """The model on its devices; raises as `roofline_deployment` does."""
         cache = CacheConfig(host_kv_gib=self.host_kv_gib, num_gpu_blocks_override=self.num_gpu_blocks_override)
-        return roofline_deployment(
+        deployment = roofline_deployment(
             self.model,
             self.device,
             parallelism=Parallelism(tensor=self.tensor, pipeline=self.pipeline),
             cache=cache,
             max_model_len=self.max_model_len,
         )
+        return replace(deployment, cost=_CostWithRows(deployment.cost, 1e-6 * self.row_overhead_us))
+
+
+@dataclass(frozen=True, slots=True)
+class _CostWithRows:
+    """The costs of a device, and a time per decoding row."""
+
+    cost: CostModel
+    row_s: float
+
+    def iteration_s(self, prefill_tokens: float, prefill_pairs: float, num_decodes: float, decode_ctx: float) -> float:
+        """See CostModel."""
+        spent_s = self.cost.iteration_s(prefill_tokens, prefill_pairs, num_decodes, decode_ctx)
+        return spent_s + self.row_s * num_decodes
 
 
 RUN_NAMES = tuple(field.name for field in fields(RunSettings) if field.name != "scheduler")

@@ -35,7 +35,9 @@ class Panel:
     """One plot: a title, an x axis, and the settings that its runs share.
 
     Attributes:
+        x: name of the setting on the x axis, where it is not that of the figure.
         values: of the x axis.
+        relative_to: value at which each line counts as 1; None = lines show what they are.
         requests: per value; empty = the same for all, as `settings` says.
         slo_s: limit of the quantity, or None.
         y_max: top of the y axis, or None for as much as there is.
@@ -43,6 +45,8 @@ class Panel:
 
     title: str
     values: tuple[float, ...]
+    x: str | None = None
+    relative_to: float | None = None
     requests: tuple[int, ...] = ()
     slo_s: float | None = None
     y_max: float | None = None
@@ -52,10 +56,17 @@ class Panel:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Line:
-    """One system: its name in the legend, the paper's name for it, and its settings."""
+    """One system.
+
+    Attributes:
+        name: in the legend.
+        paper: the paper's name for it.
+        oracle: it knows what no system can know, so no comparison counts it.
+    """
 
     name: str
     paper: str | None = None
+    oracle: bool = False
     settings: Mapping[str, object] = field(default_factory=dict)
 
 
@@ -70,7 +81,8 @@ class FigureSpec:
         stacked: bars stand on each other.
         columns: of panels.
         log_x, log_y: axes.
-        baseline: line that the table compares with.
+        baseline: line that the table of rates at the limit compares with.
+        compared: line that the table of ratios compares with each other line.
     """
 
     name: str
@@ -85,14 +97,26 @@ class FigureSpec:
     log_x: bool = False
     log_y: bool = False
     baseline: str | None = None
+    compared: str | None = None
     base: Mapping[str, object] = field(default_factory=dict)
 
     def settings(self, panel: Panel, line: Line, index: int) -> RunSettings:
         """Of the run of a line at value `index` of a panel."""
-        values = dict(self.base) | dict(panel.settings) | {self.x: panel.values[index]}
+        values = dict(self.base) | dict(panel.settings)
         if panel.requests:
             values["requests"] = panel.requests[index]
-        return settings_from(values | dict(line.settings))
+        return settings_from(values | dict(line.settings) | {self.x_of(panel): panel.values[index]})
+
+    def saturation_settings(self, panel: Panel, line: Line) -> RunSettings:
+        """Of the run that says what a load of 1 is: fcfs, with what the line says of all but the scheduler."""
+        own = {name: value for name, value in line.settings.items() if name in RUN_NAMES}
+        values = dict(self.base) | dict(panel.settings) | own | {"scheduling_policy": "fcfs", "seeds": 1}
+        values.pop("load", None)
+        return settings_from(values)
+
+    def x_of(self, panel: Panel) -> str:
+        """Name of the setting on the x axis of a panel."""
+        return panel.x or self.x
 
 
 def figure_names() -> list[str]:
@@ -134,8 +158,10 @@ def _figure(name: str, document: dict[str, object]) -> FigureSpec:
     names = [line.name for line in lines]
     if len(set(names)) != len(names):
         raise InvalidArgumentError(f"lines must have different names, got {', '.join(names)}")
-    if spec.baseline is not None and spec.baseline not in names:
-        raise InvalidArgumentError(f"baseline must be one of the lines {', '.join(names)}, got {spec.baseline!r}")
+    for role in ("baseline", "compared"):
+        line = getattr(spec, role)
+        if line is not None and line not in names:
+            raise InvalidArgumentError(f"{role} must be one of the lines {', '.join(names)}, got {line!r}")
     return spec
 
 
@@ -157,6 +183,8 @@ def _panel(i: int, table: dict[str, object]) -> Panel:
     own["requests"] = tuple(own.get("requests", ()))
     if not own["values"]:
         raise InvalidArgumentError(f"{where}: values must not be empty")
+    if own.get("relative_to") is not None and own["relative_to"] not in own["values"]:
+        raise InvalidArgumentError(f"{where}: relative_to must be one of the values, got {own['relative_to']}")
     if own["requests"] and len(own["requests"]) != len(own["values"]):
         raise InvalidArgumentError(
             f"{where}: requests must have a number per value ({len(own['values'])}), got {len(own['requests'])};"
@@ -178,9 +206,9 @@ def _line(i: int, table: dict[str, object]) -> Line:
     return Line(settings=settings, **own)
 
 
-_OWN_KEYS = ("title", "draw", "x", "quantities", "stacked", "columns", "log_x", "log_y", "baseline")
-_PANEL_KEYS = ("title", "values", "requests", "num_requests", "slo_s", "y_max", "paper")
-_LINE_KEYS = ("name", "paper")
+_OWN_KEYS = ("title", "draw", "x", "quantities", "stacked", "columns", "log_x", "log_y", "baseline", "compared")
+_PANEL_KEYS = ("title", "x", "values", "relative_to", "requests", "num_requests", "slo_s", "y_max", "paper")
+_LINE_KEYS = ("name", "paper", "oracle")
 _PAPER_KEYS = ("dataset", "setting", "rate_at_slo")
 
 

@@ -1,6 +1,6 @@
 """The table of a figure: what each system bears, and the paper's."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 from bench.figures.run import PanelResult
 from bench.figures.slo import rate_at_slo
@@ -26,10 +26,6 @@ class SloRow:
     over_baseline: float | None
     paper: float | None
     paper_over_baseline: float | None
-
-    def to_dict(self) -> dict[str, object]:
-        """Plain values, for JSON."""
-        return asdict(self)
 
 
 def slo_table(spec: FigureSpec, results: list[PanelResult]) -> list[SloRow]:

@@ -8,9 +8,10 @@ import pytest
 from bench.figures.__main__ import main
 from bench.figures.paper import PaperCurves
 from bench.figures.plot import draw_figure
+from bench.figures.ratios import BEST_OF_ALL, ratio_table
 from bench.figures.report import as_json, document
-from bench.figures.run import run_figure
-from bench.figures.spec import read_figure
+from bench.figures.run import PanelResult, Point, run_figure
+from bench.figures.spec import FigureSpec, Line, read_figure
 from bench.figures.table import slo_table
 from bench.figures.workloads import find_workload, make_workload
 from fastserve.errors import InvalidArgumentError
@@ -49,7 +50,9 @@ def small_figure(tmp_path, **parts):
 def make(spec, folder):
     folder.mkdir()
     results = run_figure(spec, processes=1)
-    (folder / "small.json").write_text(as_json(document(spec, results, slo_table(spec, results))))
+    (folder / "small.json").write_text(
+        as_json(document(spec, results, slo_table(spec, results), ratio_table(spec, results)))
+    )
     return [folder / "small.json", *draw_figure(spec, results, PaperCurves({}), folder / "small")]
 
 
@@ -75,7 +78,7 @@ def test_json_holds_every_sample_and_the_table(tmp_path):
 def test_load_is_counted_in_the_rate_at_which_fcfs_is_saturated(tmp_path):
     spec = small_figure(tmp_path, x="load", values=[0.5])
     (result,) = run_figure(spec, processes=1)
-    expected = run_figure(small_figure(tmp_path, values=[0.5 * result.saturation_rate]), processes=1)
+    expected = run_figure(small_figure(tmp_path, values=[0.5 * result.saturation_rates["fcfs"]]), processes=1)
     assert result.points["fcfs"][0].samples == expected[0].points["fcfs"][0].samples
 
 
@@ -121,3 +124,25 @@ def test_scaled_outputs_are_shorter_and_prompts_are_not(tmp_path):
     )
     assert (plain.output_tokens[0], scaled.output_tokens[0]) == (1000, 600)
     assert scaled.prompt_tokens[0] == 100
+
+
+def test_ratios_tell_the_best_and_the_worst_point_of_the_compared_line():
+    def points(*latencies_s):
+        return [
+            Point(x=x, samples={}, measures={"e2e_s.mean": value}, series={})
+            for x, value in enumerate(latencies_s, start=1)
+        ]
+
+    spec = FigureSpec(
+        name="f",
+        title="t",
+        panels=(),
+        lines=(Line(name="new"), Line(name="a"), Line(name="b"), Line(name="oracle", oracle=True)),
+        quantities=("e2e_s.mean",),
+        compared="new",
+    )
+    result = PanelResult(
+        title="p", points={"new": points(2, 3), "a": points(4, 2), "b": points(1, 6), "oracle": points(0.1, 0.1)}
+    )
+    rows = {row.other: (row.lowest, row.lowest_at, row.highest, row.highest_at) for row in ratio_table(spec, [result])}
+    assert rows == {"a": (0.5, 1, 1.5, 2), "b": (0.5, 2, 2.0, 1), BEST_OF_ALL: (1.5, 2, 2.0, 1)}
