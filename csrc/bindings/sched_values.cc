@@ -168,6 +168,7 @@ void register_statistics(py::module_& module) {
   FS_STAT(recomputes_copy_failed);
   FS_STAT(recomputes_empty);
   FS_STAT(recomputed_tokens);
+  FS_STAT(dropped_s);
   FS_STAT(offload_blocks);
   FS_STAT(mirror_blocks);
   FS_STAT(upload_blocks);

@@ -7,7 +7,7 @@
 
 namespace fastserve::sched {
 
-std::span<const Pick> BatchPicker::pick(bool may_evict) {
+std::span<const Pick> BatchPicker::pick(bool may_evict, double drop_budget_s) {
   picks_.clear();
   prefills_.clear();
   level_prefills_.clear();
@@ -17,6 +17,7 @@ std::span<const Pick> BatchPicker::pick(bool may_evict) {
   level_decodes_ = level_wanted_ = growth_blocks_ = claimed_ = left_out_ = 0;
   places_ = kAnyPlace;
   may_evict_ = may_evict;
+  drop_budget_s_ = drop_budget_s;
   evicted_ = blocked_ = false;
   victims_ = {};
   exhausted_ = {};
@@ -176,9 +177,19 @@ void BatchPicker::free_behind(Request& behind, std::int32_t need, std::int32_t h
       left_out_ += victim.num_blocks;
       continue;
     }
-    mover_.evict(*victim.request, planner_.how_to_evict(*victim.request));
+    if (!evict(*victim.request, why == Need::kGrowth || first)) return;
     evicted_ = true;
   }
+}
+
+bool BatchPicker::evict(Request& victim, bool at_any_price) {
+  const Decision how = planner_.how_to_evict(victim);
+  if (how == Decision::kOffloaded && mover_.offload(victim)) return true;
+  const double price_s = core_.recompute_s(victim);
+  if (!at_any_price && price_s > drop_budget_s_) return false;
+  drop_budget_s_ -= price_s;
+  mover_.evict(victim, how == Decision::kOffloaded ? Decision::kDroppedHostFull : how);
+  return true;
 }
 
 void BatchPicker::block(Request& request, std::int32_t claim) {

@@ -36,8 +36,9 @@ class BatchPicker {
   BatchPicker(SchedulerCore& core, SwapPlanner& planner, KvMover& mover)
       : core_(core), planner_(planner), mover_(mover) {}
 
-  /// Rows with one token first. `may_evict`: to start others; growth may always evict. Valid until the next call.
-  std::span<const Pick> pick(bool may_evict);
+  /// Rows with one token first. `may_evict`: to start others; growth may always evict. To start others KV is dropped
+  /// only as far as computing it anew takes no more than `drop_budget_s`. Valid until the next call.
+  std::span<const Pick> pick(bool may_evict, double drop_budget_s);
 
   /// Blocks the picked rows will grow by in the next H iterations.
   std::int32_t growth_blocks() const { return growth_blocks_; }
@@ -64,6 +65,8 @@ class BatchPicker {
     const std::int32_t left = budget_ - level_decodes_;
     return left > level_wanted_ || (left >= 2 && level_prefills_.size() == 1);
   }
+  /// Move the KV of the victim out, or drop it; false when that would cost more than the budget has left.
+  bool evict(Request& victim, bool at_any_price);
   void block(Request& request, std::int32_t claim);
   void close_level();
   void add(Request& request, std::int32_t count);
@@ -92,6 +95,7 @@ class BatchPicker {
   std::array<bool, 2> exhausted_{};  // nobody is left to evict; second: even among those parked too often
   PlaceMask places_ = kAnyPlace;
   bool may_evict_ = false;
+  double drop_budget_s_ = 0.0;
   bool evicted_ = false;
   bool blocked_ = false;
 };

@@ -34,6 +34,10 @@ struct SchedulerCore {
   double offload_s(std::int32_t num_blocks) const {
     return num_blocks * config.block_bytes / config.offload_bytes_per_s;
   }
+  /// Predicted seconds that computing the KV of the request anew adds to the iterations.
+  double recompute_s(const Request& request) const {
+    return latency.prefill_s(request.num_computed, 0) - latency.prefill_s(0, 0);
+  }
 
   /// Change the state, and with it the place in the queues.
   void move(Request& request, RequestState next) {

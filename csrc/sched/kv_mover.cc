@@ -55,30 +55,36 @@ void KvMover::issue(kv::Transfer transfer) {
   planned_.push_back(std::move(transfer));
 }
 
-void KvMover::evict(Request& request, Decision how) {
+bool KvMover::offload(Request& request) {
+  const std::int32_t num_blocks = core_.kv.num_releasable_blocks(request.seq);
+  auto transfer = core_.kv.try_offload(request.seq);
+  if (!transfer) return false;
   waste_upload(request);
+  const bool moving = core_.kv.residency(request.seq) == Residency::kOffloading;
+  request.blocks.clear();
+  core_.move(request, moving ? RequestState::kOffloading : RequestState::kParked);
+  if (moving) {
+    transit_.push_back({&request, num_blocks});
+    blocks_leaving_ += num_blocks;
+  }
+  issue(std::move(*transfer));
+  count_park(request, moving ? Decision::kOffloaded : Decision::kOffloadedMirrored);
+  return true;
+}
+
+void KvMover::evict(Request& request, Decision how) {
   if (how == Decision::kOffloaded) {
-    const std::int32_t num_blocks = core_.kv.num_releasable_blocks(request.seq);
-    if (auto transfer = core_.kv.try_offload(request.seq)) {
-      const bool moving = core_.kv.residency(request.seq) == Residency::kOffloading;
-      request.blocks.clear();
-      core_.move(request, moving ? RequestState::kOffloading : RequestState::kParked);
-      if (moving) {
-        transit_.push_back({&request, num_blocks});
-        blocks_leaving_ += num_blocks;
-      }
-      issue(std::move(*transfer));
-      count_park(request, moving ? Decision::kOffloaded : Decision::kOffloadedMirrored);
-      return;
-    }
+    if (offload(request)) return;
     how = Decision::kDroppedHostFull;
   }
+  waste_upload(request);
   drop(request, how);
   count_park(request, how);
 }
 
 void KvMover::drop(Request& request, Decision why) {
   request.lost_tokens = request.num_computed;
+  core_.stats.dropped_s += core_.recompute_s(request);
   end(request);
   request.num_computed = 0;
   request.start_need = std::min(core_.blocks_for(request.length()) + 1, core_.num_device_blocks());

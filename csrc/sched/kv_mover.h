@@ -26,6 +26,8 @@ class KvMover {
   /// The first num_computed tokens are written.
   void commit(Request& request);
 
+  /// Move the KV of a ready request to the host; false when the host pool is short.
+  bool offload(Request& request);
   /// Take the KV of a ready request off the device, as `how` says or, when the host pool is short, by dropping it.
   /// Blocks come free at once or when the copy is complete.
   void evict(Request& request, Decision how);

@@ -35,7 +35,7 @@ std::shared_ptr<const StepPlan> Scheduler::Impl::schedule(double now_s) {
   expire_deadlines();
   core_.stats.promotions += core_.policy->promote_starving(core_.now_s);
   process_parks();
-  const auto picks = picker_.pick(!governor_.active());
+  const auto picks = picker_.pick(!governor_.active(), governor_.drop_budget_s());
   move_kv();
   const StepId step{core_.step};
   auto plan = builder_.build(step, picks, mover_.planned(), core_.block_size());
@@ -105,8 +105,8 @@ void Scheduler::Impl::offload_ahead(std::int32_t watermark) {
     if (have >= watermark) return;
     if (victim.in_flight || victim.num_blocks == 0 || planner_.how_to_evict(*victim.request) != Decision::kOffloaded)
       continue;
+    if (!mover_.offload(*victim.request)) return;  // the host is full: dropping KV ahead of need helps nobody
     have += victim.num_blocks;
-    mover_.evict(*victim.request, Decision::kOffloaded);
   }
 }
 
@@ -162,7 +162,8 @@ void Scheduler::Impl::commit(StepId step, std::span<const std::int32_t> sampled,
   const auto& stats = core_.stats;
   const double copy_s = std::max(stats.offload_bytes / core_.config.offload_bytes_per_s,
                                  stats.upload_bytes / core_.config.upload_bytes_per_s);
-  if (!flight.rows.empty()) governor_.on_iteration(stats.parks, stats.finished, copy_s, iteration_s);
+  if (!flight.rows.empty())
+    governor_.on_iteration({stats.parks, stats.finished, copy_s, stats.dropped_s}, iteration_s);
   spare_rows_ = std::move(flight.rows);
 }
 

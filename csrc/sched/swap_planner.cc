@@ -47,9 +47,8 @@ Decision SwapPlanner::how_to_evict(const Request& request) const {
   if (core_.kv.config().num_host_blocks == 0) return Decision::kDroppedNoHost;
   if (request.offload_failed) return Decision::kDroppedCopyFailed;
   if (core_.config.preemption_mode == PreemptionMode::kSwap) return Decision::kOffloaded;
-  const double recompute_s = core_.latency.prefill_s(request.num_computed, 0);
-  return recompute_s < core_.upload_s(core_.blocks_for(request.num_computed)) ? Decision::kDroppedCheaper
-                                                                              : Decision::kOffloaded;
+  const double upload_s = core_.upload_s(core_.blocks_for(request.num_computed));
+  return core_.latency.prefill_s(request.num_computed, 0) < upload_s ? Decision::kDroppedCheaper : Decision::kOffloaded;
 }
 
 std::span<Request* const> SwapPlanner::uploads() {

@@ -4,10 +4,12 @@
 
 namespace fastserve::sched {
 
-/// Stops preemption for a while when it costs more than it brings: too many parks per finished request, or the link to
-/// the host busier with swaps than the budget allows, over a window of iterations. While active nobody is evicted so
-/// that another may start, nothing moves ahead of need and quanta are not charged, so that running requests keep their
-/// places.
+/// Keeps preemption from costing more than it brings.
+///
+/// - It stops preemption for a while after too many parks per finished request, or with the link to the host busier with
+///   swaps than the budget allows, over a window of iterations. While active nobody is evicted so that another may
+///   start, nothing moves ahead of need and quanta are not charged, so that running requests keep their places.
+/// - It grants a budget for dropping KV so that another may start: computing it anew takes time from everybody.
 class ThrashGovernor {
  public:
   /// Long enough for some requests to finish in; short enough to react within seconds.
@@ -19,13 +21,25 @@ class ThrashGovernor {
   static constexpr std::int64_t kMinParks = 32;
   /// Seconds of copying, in one direction or the other, per second of iterations.
   static constexpr double kMaxLinkShare = 0.8;
+  /// Seconds of computing dropped KV anew per second of iterations: what preemption may take from the throughput.
+  static constexpr double kDropShare = 0.1;
+
+  /// Counted from the start of the scheduler.
+  struct Totals {
+    std::int64_t parks = 0;
+    std::int64_t finished = 0;
+    double copy_s = 0.0;
+    double dropped_s = 0.0;  // to compute anew what was dropped, for whatever reason
+  };
 
   explicit ThrashGovernor(double parks_per_finish) : parks_per_finish_(parks_per_finish) {}
 
-  /// One iteration ran; the arguments count from the start of the scheduler.
-  void on_iteration(std::int64_t parks, std::int64_t finished, double copy_s, double iteration_s);
+  /// One iteration ran.
+  void on_iteration(const Totals& totals, double iteration_s);
 
   bool active() const { return cooldown_ > 0; }
+  /// Seconds; negative after drops that could not be avoided.
+  double drop_budget_s() const { return drop_budget_s_; }
   std::int64_t trips() const { return trips_; }
 
  private:
@@ -34,10 +48,10 @@ class ThrashGovernor {
   std::int64_t cooldown_ = 0;
   std::int64_t next_cooldown_ = kCooldownIterations;
   std::int64_t trips_ = 0;
-  std::int64_t parks_before_ = 0;
-  std::int64_t finished_before_ = 0;
-  double copy_before_s_ = 0.0;
+  Totals before_;  // at the start of the window
   double window_s_ = 0.0;
+  double dropped_s_ = 0.0;
+  double drop_budget_s_ = 0.0;
 };
 
 }  // namespace fastserve::sched

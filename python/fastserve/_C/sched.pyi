@@ -103,6 +103,9 @@ class SchedulerStats:
     def device_usage(self) -> float:
         ...
     @property
+    def dropped_s(self) -> float:
+        ...
+    @property
     def failed_transfers(self) -> int:
         ...
     @property
