@@ -96,12 +96,21 @@ def _row(workload: Workload, config: EngineConfig, run: RealRun, profiles: tuple
         "foreign_share": run.foreign_share,
         "correction": run.correction,
         "gap_us": float(np.nanmean(steps[:, 6]) * 1e6),
+        "slowness_by_second": _slowness(steps, seconds, FittedCost(coefficients["fitted"])),
         "coefficients": coefficients,
     }
     for name, values in coefficients.items():
         simulated = simulate(workload, replace(deployment, cost=FittedCost(values)), config.scheduler)
         row[name] = _figures(simulated.summary)
     return row
+
+
+def _slowness(steps: np.ndarray, seconds: np.ndarray, cost: FittedCost) -> list[float]:
+    """Time of the iterations of each second over that of the fit: how evenly the machine worked; 0 = it had nothing to do."""
+    fitted = np.array([cost.iteration_s(*shape) for shape in steps[:, 1:5].tolist()])
+    second = steps[:, 0].astype(int)
+    took, told = np.bincount(second, seconds), np.bincount(second, fitted)
+    return np.round(np.divide(took, told, out=np.zeros_like(took), where=told > 0), 3).tolist()
 
 
 def _figures(summary: Summary) -> dict[str, float]:
