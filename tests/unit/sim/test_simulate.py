@@ -87,6 +87,20 @@ def test_hidden_lengths_change_no_output_length():
     assert table.finish_s.max() == pytest.approx(told.finish_s.max(), rel=0.2)
 
 
+def test_hidden_lengths_go_with_prefix_caching():
+    """The row that is planned before the end of its request is known may lie behind the last output of all."""
+    load = workload(
+        2,
+        arrival_s=np.zeros(2),
+        prompt_tokens=np.array([40, 40]),
+        output_tokens=np.array([30, 5]),
+    )
+    result = simulate(load, deployment(), scheduler(), hide_lengths=True, enable_prefix_caching=True)
+    told = simulate(load, deployment(), scheduler(), hide_lengths=False, enable_prefix_caching=True)
+    assert result.requests.is_finished.all()
+    assert result.requests.finish_s[0] == pytest.approx(told.requests.finish_s[0], rel=0.05)
+
+
 @pytest.mark.parametrize(("share", "iterations"), [(0.5, 1.5), (0.9, 2.1)])
 def test_a_request_joins_the_next_iteration_when_it_comes_before_that_is_planned(share, iterations):
     flat = replace(deployment(), cost=FittedCost((0.01, 0.0, 0.0, 0.0, 0.0)))  # every iteration takes 10 ms
