@@ -13,6 +13,7 @@ mpl.use("Agg")
 import numpy as np
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 from PIL import Image
 
 from bench.figures.measures import CLASS_EDGES
@@ -22,6 +23,7 @@ from bench.figures.spec import FigureSpec, Line, Panel
 
 PANEL_INCHES = (4.3, 3.1)
 INCHES_PER_BAR = 1.1  # so that the names below the bars have room
+INCHES_PER_LETTER = 0.085  # of the legend
 LOWEST_BAR_S = 0.01  # bottom of a logarithmic axis
 DPI = 100
 COLORS = ("#4477aa", "#ee7733", "#228833", "#aa3377", "#66ccee", "#997700", "#bbbbbb")
@@ -96,9 +98,8 @@ def _draw(
         handles: dict[str, object] = {}
         for ax in axes.flat:
             handles |= dict(zip(*reversed(ax.get_legend_handles_labels()), strict=True))
-        figure.legend(
-            handles.values(), handles.keys(), loc="outside lower center", ncols=min(len(handles), 2 * columns)
-        )
+        ncols = max(1, min(len(handles), int(size[0] / (0.6 + INCHES_PER_LETTER * max(map(len, handles))))))
+        figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=ncols)
         _write(figure, path)
         plt.close(figure)
     return path
@@ -137,23 +138,31 @@ def _curves(picture: _Picture, ax: Axes, panel: Panel, result: PanelResult) -> N
     _scale(ax, spec, panel, quantity)
     ax.set_xlabel(LABELS[spec.x_of(panel)])
     label = LABELS[quantity]
-    ax.set_ylabel(
-        label
-        if panel.relative_to is None
-        else f"{label.partition(' [')[0].strip()}\nover that at {panel.relative_to:g}"
-    )
+    if panel.relative_to is not None:
+        label = f"{label.partition('[')[0].strip()}\nover that at {panel.relative_to:g}"
+    ax.set_ylabel(label)
 
 
 def _scale(ax: Axes, spec: FigureSpec, panel: Panel, quantity: str) -> None:
     """Axes; y_max is that of mean normalised latency, its p95 gets twice as much."""
     if spec.log_x:
         ax.set_xscale("log")
+        ax.set_xticks(panel.values, [f"{value:g}" for value in panel.values])
+        ax.minorticks_off()
     if spec.log_y:
-        ax.set_yscale("log")
+        _log_y(ax)
     elif panel.y_max is not None and quantity.startswith("normalized_latency_s"):
         ax.set_ylim(0, panel.y_max * (2 if quantity.endswith("p95") else 1))
-    else:
+    elif panel.relative_to is None:
         ax.set_ylim(bottom=0)
+
+
+def _log_y(ax: Axes) -> None:
+    """A logarithmic axis with plain numbers at 1, 2 and 5."""
+    ax.set_yscale("log")
+    ax.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    ax.yaxis.set_minor_locator(NullLocator())
 
 
 def _paper_curve(picture: _Picture, panel: Panel, line: Line) -> list[tuple[str, list[tuple[float, float]]]]:
@@ -197,5 +206,5 @@ def _bars(ax: Axes, spec: FigureSpec, result: PanelResult) -> None:
     ax.grid(axis="x", visible=False)
     ax.set_ylabel("mean seconds of a request" if spec.stacked else LABELS["normalized_latency_s.mean"])
     if spec.log_y:
-        ax.set_yscale("log")
+        _log_y(ax)
         ax.set_ylim(bottom=LOWEST_BAR_S)

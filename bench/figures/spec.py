@@ -108,8 +108,8 @@ class FigureSpec:
         return settings_from(values | dict(line.settings) | {self.x_of(panel): panel.values[index]})
 
     def saturation_settings(self, panel: Panel, line: Line) -> RunSettings:
-        """Of the run that says what a load of 1 is: fcfs, with what the line says of all but the scheduler."""
-        own = {name: value for name, value in line.settings.items() if name in RUN_NAMES}
+        """Of the run that says what a load of 1 is: fcfs, with the line's workload, deployment and size of batches."""
+        own = {name: value for name, value in line.settings.items() if name in (*RUN_NAMES, *_BATCH_NAMES)}
         values = dict(self.base) | dict(panel.settings) | own | {"scheduling_policy": "fcfs", "seeds": 1}
         values.pop("load", None)
         return settings_from(values)
@@ -208,6 +208,7 @@ def _line(i: int, table: dict[str, object]) -> Line:
 
 _OWN_KEYS = ("title", "draw", "x", "quantities", "stacked", "columns", "log_x", "log_y", "baseline", "compared")
 _PANEL_KEYS = ("title", "x", "values", "relative_to", "requests", "num_requests", "slo_s", "y_max", "paper")
+_BATCH_NAMES = ("max_num_seqs", "max_num_batched_tokens")
 _LINE_KEYS = ("name", "paper", "oracle")
 _PAPER_KEYS = ("dataset", "setting", "rate_at_slo")
 
