@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +21,7 @@ logger = get_logger(__name__)
 
 TIME_BUDGET_S = 20.0
 PREFILL_TOKENS = (16, 64, 256, 512)
-PREFILL_CONTEXTS = (0, 512)
+PREFILL_CONTEXTS = (512,)  # besides none
 DECODE_BATCHES = (1, 4, 16, 64, 256)
 DECODE_CONTEXTS = (64, 512)
 
@@ -83,15 +83,20 @@ def profile_samples(measure: Measure, *, max_model_len: int, max_tokens: int, ma
         pairs = prefill * context + prefill * (prefill + 1) // 2
         rows.append((prefill, pairs, decodes, decodes * decode_ctx, seconds))
 
-    for batch in DECODE_BATCHES:
-        for context in DECODE_CONTEXTS:
-            if batch <= max_num_seqs and context < max_model_len and context <= pool_tokens:
-                add(0, 0, batch, context)
-    for tokens in PREFILL_TOKENS:
-        for context in PREFILL_CONTEXTS:
-            if tokens <= max_tokens and tokens + context < min(max_model_len, pool_tokens):
-                add(tokens, context, 0, 0)
+    longest = min(max_model_len - 1, pool_tokens)
+    for batch in _grid(DECODE_BATCHES, max_num_seqs):
+        for context in _grid(DECODE_CONTEXTS, longest):
+            add(0, 0, batch, context)
+    for tokens in _grid(PREFILL_TOKENS, min(max_tokens, longest)):
+        for context in (0, *_grid(PREFILL_CONTEXTS, longest - tokens)):
+            add(tokens, context, 0, 0)
     return np.array(rows, np.float64).reshape(-1, 5)
+
+
+def _grid(points: Sequence[int], most: int) -> list[int]:
+    """The points up to `most`, and `most` itself where it cuts the grid short: small limits would leave too few to fit."""
+    fitting = [point for point in points if point <= most]
+    return fitting if len(fitting) == len(points) or most < 1 else sorted({*fitting, most})
 
 
 def profile_path(model: str, dtype: str, device: str, num_threads: int) -> Path:

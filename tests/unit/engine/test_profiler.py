@@ -30,10 +30,30 @@ def test_the_grid_stays_inside_small_limits():
     samples = profile_samples(
         linear_time, max_model_len=100, max_tokens=32, max_num_seqs=2, num_blocks=8, block_size=16
     )
+    assert samples[:, 0].max() == 32
+    assert samples[:, 2].max() == 2
+    assert samples[:, 3].max() == 2 * 99
+    assert (samples[:, 1] <= 32 * 99).all()
+
+
+@pytest.mark.parametrize(("max_model_len", "max_num_seqs"), [(2048, 256), (256, 8), (100, 3)])
+def test_the_grid_tells_every_coefficient(max_model_len, max_num_seqs):
+    samples = profile_samples(
+        linear_time,
+        max_model_len=max_model_len,
+        max_tokens=512,
+        max_num_seqs=max_num_seqs,
+        num_blocks=1000,
+        block_size=16,
+    )
+    with_base = np.column_stack([np.ones(len(samples)), samples[:, :4]])
+    assert np.linalg.matrix_rank(with_base / with_base.max(0)) == 5
+    assert len(samples) >= 8
+
+
+def test_a_single_slot_and_token_still_give_a_grid():
+    samples = profile_samples(linear_time, max_model_len=2, max_tokens=1, max_num_seqs=1, num_blocks=1, block_size=8)
     assert len(samples) > 0
-    assert samples[:, 0].max() <= 32
-    assert samples[:, 2].max() <= 2
-    assert (samples[:, 3] <= 2 * 99).all()
 
 
 def test_a_profile_is_read_back(tmp_path):
