@@ -22,6 +22,7 @@ from bench.figures.run import PanelResult, Point
 from bench.figures.spec import FigureSpec, Line, Panel
 
 PANEL_INCHES = (4.3, 3.1)
+SMALL_PANEL_INCHES = (3.4, 2.6)  # where there are four in a row
 INCHES_PER_BAR = 1.1  # so that the names below the bars have room
 INCHES_PER_LETTER = 0.085  # of the legend
 LOWEST_BAR_S = 0.01  # bottom of a logarithmic axis
@@ -85,7 +86,8 @@ def _draw(
     columns = min(spec.columns, len(results))
     rows = -(-len(results) // columns)
     bars = max(sum(map(len, result.points.values())) for result in results) if spec.draw == "bars" else 0
-    size = (max(PANEL_INCHES[0], INCHES_PER_BAR * bars) * columns, PANEL_INCHES[1] * rows + 0.9)
+    width, height = PANEL_INCHES if columns < 4 else SMALL_PANEL_INCHES
+    size = (max(width, INCHES_PER_BAR * bars) * columns, height * rows + 0.9)
     with plt.rc_context({"font.size": 10, "axes.grid": True, "grid.alpha": 0.3, "axes.axisbelow": True}):
         figure, axes = plt.subplots(rows, columns, figsize=size, squeeze=False, layout="constrained")
         for ax in axes.flat[len(results) :]:
