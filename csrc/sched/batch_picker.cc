@@ -162,14 +162,19 @@ void BatchPicker::free_behind(Request& behind, std::int32_t need, std::int32_t h
   // Evicting for a start that would still not fit only costs. Except for the first in order, which must get on: blocks
   // that victims share count for none of them, so their sum is a lower bound.
   const bool first = picks_.empty() && prefills_.empty() && level_prefills_.empty();
-  if (why == Need::kAdmission && !first) {
+  const bool at_any_price = why == Need::kGrowth || first;
+  const auto may_go = [&](const SwapPlanner::Victim& victim) {
+    return usable(victim, behind) && (at_any_price || price_s(victim) <= std::max(0.0, drop_budget_s_));
+  };
+  if (!at_any_price) {
     std::int32_t most = have;
-    for (const auto& victim : victims) most += usable(victim, behind) ? victim.num_blocks : 0;
+    for (const auto& victim : victims) most += may_go(victim) ? victim.num_blocks : 0;
     if (most < need) return;
   }
   for (const auto& victim : victims) {
     if (have >= need) break;
-    if (!usable(victim, behind) || (victim.num_blocks == 0 && !first)) continue;
+    if (!may_go(victim) || (victim.num_blocks == 0 && !first)) continue;
+    drop_budget_s_ -= price_s(victim);
     have += victim.num_blocks;
     if (victim.in_flight) {
       victim.request->left_out_step = core_.step;
@@ -177,19 +182,15 @@ void BatchPicker::free_behind(Request& behind, std::int32_t need, std::int32_t h
       left_out_ += victim.num_blocks;
       continue;
     }
-    if (!evict(*victim.request, why == Need::kGrowth || first)) return;
+    mover_.evict(*victim.request, planner_.how_to_evict(*victim.request));
     evicted_ = true;
   }
 }
 
-bool BatchPicker::evict(Request& victim, bool at_any_price) {
-  const Decision how = planner_.how_to_evict(victim);
-  if (how == Decision::kOffloaded && mover_.offload(victim)) return true;
-  const double price_s = core_.recompute_s(victim);
-  if (!at_any_price && price_s > drop_budget_s_) return false;
-  drop_budget_s_ -= price_s;
-  mover_.evict(victim, how == Decision::kOffloaded ? Decision::kDroppedHostFull : how);
-  return true;
+double BatchPicker::price_s(const SwapPlanner::Victim& victim) const {
+  const bool moves = planner_.how_to_evict(*victim.request) == Decision::kOffloaded &&
+                     victim.num_copies <= core_.kv.num_free(kv::Tier::kHost);
+  return moves ? 0.0 : core_.recompute_s(*victim.request);
 }
 
 void BatchPicker::block(Request& request, std::int32_t claim) {

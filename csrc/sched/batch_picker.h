@@ -65,8 +65,8 @@ class BatchPicker {
     const std::int32_t left = budget_ - level_decodes_;
     return left > level_wanted_ || (left >= 2 && level_prefills_.size() == 1);
   }
-  /// Move the KV of the victim out, or drop it; false when that would cost more than the budget has left.
-  bool evict(Request& victim, bool at_any_price);
+  /// What evicting the victim takes from the drop budget: nothing where the host has room for it.
+  double price_s(const SwapPlanner::Victim& victim) const;
   void block(Request& request, std::int32_t claim);
   void close_level();
   void add(Request& request, std::int32_t count);
