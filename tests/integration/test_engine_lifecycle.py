@@ -31,8 +31,10 @@ def test_random_aborts_in_every_state_leave_both_pools_empty(make_driver):
     driver = make_driver(num_gpu_blocks_override=20, num_host_blocks_override=40, preemption_mode="swap")
     driver.core.executor.worker.transfers.engine.inject_random_delay(0.003, 2)
     rng = np.random.default_rng(0)
-    states = set()
-    for round_number in range(12):
+    states, wanted = set(), {"waiting", "running", "offloading", "parked", "uploading"}
+    for round_number in range(60):  # how long a request stays in a state depends on the machine
+        if round_number >= 12 and wanted <= states:
+            break
         for i, prompt in enumerate(random_prompts(10, seed=round_number)):
             driver.add(100 * round_number + i, prompt)
 
@@ -49,8 +51,8 @@ def test_random_aborts_in_every_state_leave_both_pools_empty(make_driver):
     driver.check_drained()
     reasons = {output.finish_reason for output in driver.last.values()}
     assert reasons == {FinishReason.ABORT, FinishReason.LENGTH}
-    assert len(driver.last) == 120
-    assert {"waiting", "running", "offloading", "parked", "uploading"} <= states
+    assert len(driver.last) >= 120
+    assert wanted <= states
 
 
 def test_an_expired_deadline_is_an_error_and_never_length(make_driver):
