@@ -14,19 +14,6 @@ from tests.integration.engine_driver import GREEDY, Driver, engine_config, rando
 ABORT_PROBABILITY = {"offloading": 0.1, "uploading": 0.3}  # short states, so that each is met
 
 
-@pytest.fixture
-def make_driver():
-    cores = []
-
-    def make(**changes) -> Driver:
-        cores.append(EngineCore.from_config(engine_config(**changes)))
-        return Driver(cores[-1])
-
-    yield make
-    for core in cores:
-        core.close()
-
-
 def test_random_aborts_in_every_state_leave_both_pools_empty(make_driver):
     driver = make_driver(num_gpu_blocks_override=20, num_host_blocks_override=40, preemption_mode="swap")
     driver.core.executor.worker.transfers.engine.inject_random_delay(0.003, 2)

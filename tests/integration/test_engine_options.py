@@ -1,7 +1,6 @@
 """Each option of the model, of the KV cache and of the engine loop does to a real engine what its help says."""
 
 import logging
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -17,21 +16,6 @@ from tests.checkpoints import tiny_checkpoint
 from tests.integration.engine_driver import GREEDY, Driver, engine_config, park_every, random_prompts, run_prompts
 
 PROMPT = list(range(3, 43))  # 40 tokens
-
-MakeDriver = Callable[..., Driver]
-
-
-@pytest.fixture
-def make_driver() -> Iterator[MakeDriver]:
-    cores = []
-
-    def make(**changes: object) -> Driver:
-        cores.append(EngineCore.from_config(engine_config(**changes)))
-        return Driver(cores[-1])
-
-    yield make
-    for core in cores:
-        core.close()
 
 
 def finish(driver: Driver, prompt: list[int], sampling: SamplingParams = GREEDY, **fields: object) -> list[int]:

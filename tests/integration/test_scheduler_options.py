@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 
@@ -11,26 +11,12 @@ from fastserve.errors import InvalidArgumentError
 from fastserve.types import SamplingParams
 from tests.integration.engine_driver import GREEDY, Driver, engine_config, park_every
 
-MakeDriver = Callable[..., Driver]
 ONE_TOKEN = SamplingParams(temperature=0.0, max_tokens=1)
 LONG = SamplingParams(temperature=0.0, max_tokens=150, ignore_eos=True)
 
 
 def prompt(length: int) -> list[int]:
     return [3 + i % 500 for i in range(length)]
-
-
-@pytest.fixture
-def make_driver() -> Iterator[MakeDriver]:
-    cores = []
-
-    def make(**changes: object) -> Driver:
-        cores.append(EngineCore.from_config(engine_config(**changes)))
-        return Driver(cores[-1])
-
-    yield make
-    for core in cores:
-        core.close()
 
 
 # --- the batch ---
