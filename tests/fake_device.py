@@ -46,7 +46,7 @@ class FakeGraph:
 
 
 class FakeDevice:
-    """See Device. `fault`, once set, makes every wait fail as a lost GPU would."""
+    """See Device. `fault`, once set, makes every wait fail as a lost GPU would, for work given before as well."""
 
     def __init__(self, total: int = GIB) -> None:
         self.torch_device = torch.device("cpu")
@@ -54,14 +54,22 @@ class FakeDevice:
         self.stream = 0
         self.total = total
         self.fault: str | None = None
+        self._steps_to_fault = 0
         self.waits = 0
         self.replays = 0
         self.synchronisations = 0
         self.captured: list[int] = []
 
+    def fail_in_step(self, step: int) -> None:
+        """Be lost in the work of a step, 1 = the next that is launched."""
+        self._steps_to_fault = step
+
     @contextlib.contextmanager
     def scope(self) -> Iterator[None]:
         yield
+        self._steps_to_fault -= 1
+        if self._steps_to_fault == 0:
+            self.fault = "an illegal memory access was encountered"
 
     def synchronize(self) -> None:
         self.synchronisations += 1

@@ -165,6 +165,9 @@ void register_state(py::class_<EngineHandle>& engine) {
                              "Blocks whose hashes were compared.")
       .def_property_readonly("num_mismatches", [](const EngineHandle& self) { return self.engine->num_mismatches(); },
                              "Of these, the ones that differed.")
+      .def_property_readonly("device_fault", [](const EngineHandle& self) { return self.engine->device_fault(); },
+                             "Why the device is lost, known before the transfer that met it is reported; empty while it "
+                             "works. Once set, nothing that lies on the device can be trusted.")
       .def_property_readonly("block_bytes", [](const EngineHandle& self) { return self.engine->block_bytes(); });
 }
 
@@ -183,7 +186,9 @@ void register_fault_injection(py::class_<EngineHandle>& engine) {
       .def("inject_failure", [](EngineHandle& self, Direction direction, std::int64_t count) {
              self.engine->fault_injector().inject_failure(direction, count);
            },
-           py::arg("direction"), py::arg("count"), "Fault injection: the next count transfers of the direction fail.");
+           py::arg("direction"), py::arg("count"), "Fault injection: the next count transfers of the direction fail.")
+      .def("inject_device_fault", [](EngineHandle& self) { self.engine->fault_injector().inject_device_fault(); },
+           "Fault injection: every transfer from now on fails, as on a device that is lost.");
 }
 
 void register_fragments(py::module_& module) {

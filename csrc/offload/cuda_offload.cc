@@ -195,6 +195,14 @@ bool CudaOffloadEngine::try_batch_call(Direction, std::span<const CopyPiece>) { 
 
 #endif
 
+/// After a fault that spoils the context every call fails with it; after any other failure they go on as before.
+bool CudaOffloadEngine::device_is_lost(Direction direction) {
+  const cudaError_t status = cudaStreamQuery(lane(direction).stream.get());
+  if (status == cudaSuccess || status == cudaErrorNotReady) return false;
+  (void)cudaGetLastError();
+  return true;
+}
+
 std::uint64_t CudaOffloadEngine::device_hash(Direction direction, std::int32_t block) {
   const Lane& own = lane(direction);
   const auto num_bytes = static_cast<std::size_t>(block_bytes());

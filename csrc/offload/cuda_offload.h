@@ -52,6 +52,7 @@ class CudaOffloadEngine final : public ThreadedOffloadEngine {
   void drop(OrderingPoint point) override;
   void enter_thread() override;
   CopyReport copy(Direction direction, const std::vector<CopyRun>& runs, OrderingPoint after) override;
+  bool device_is_lost(Direction direction) override;
   std::uint64_t device_hash(Direction direction, std::int32_t block) override;
 
   Lane& lane(Direction direction) { return *lanes_[index_of(direction)]; }

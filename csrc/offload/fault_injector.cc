@@ -39,6 +39,16 @@ void FaultInjector::inject_failure(Direction direction, std::int64_t count) {
   faults_[index_of(direction)].failures_left = count;
 }
 
+void FaultInjector::inject_device_fault() {
+  std::lock_guard lock(mutex_);
+  device_is_lost_ = true;
+}
+
+bool FaultInjector::device_is_lost() const {
+  std::lock_guard lock(mutex_);
+  return device_is_lost_;
+}
+
 void FaultInjector::before_copy(Direction direction) {
   std::unique_lock lock(mutex_);
   Faults& faults = faults_[index_of(direction)];
@@ -47,6 +57,7 @@ void FaultInjector::before_copy(Direction direction) {
     delay_s += std::uniform_real_distribution<double>(0, faults.max_random_delay_s)(faults.random);
   }
   if (delay_s > 0) stopped_.wait_for(lock, std::chrono::duration<double>(delay_s), [&] { return stopping_; });
+  if (device_is_lost_) detail::raise<DeviceError>("injected fault of the device in a copy ", direction_name(direction));
   if (faults.failures_left > 0) {
     --faults.failures_left;
     detail::raise<DeviceError>("injected failure of a copy ", direction_name(direction));

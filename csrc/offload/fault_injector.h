@@ -22,6 +22,11 @@ class FaultInjector {
   /// The next `count` transfers of `direction` to start fail with an injected error; replaces an earlier count.
   void inject_failure(Direction direction, std::int64_t count);
 
+  /// Every transfer that starts from now on fails, as on a device that is lost.
+  void inject_device_fault();
+  /// Whether a device fault was injected.
+  bool device_is_lost() const;
+
   /// For backends, at the start of a transfer: sleep the injected delay, then throw DeviceError if it is to fail.
   void before_copy(Direction direction);
   /// For backends, on closing: end the sleep going on and every later one.
@@ -35,9 +40,10 @@ class FaultInjector {
     std::int64_t failures_left = 0;
   };
 
-  std::mutex mutex_;
+  mutable std::mutex mutex_;
   std::condition_variable stopped_;
   bool stopping_ = false;
+  bool device_is_lost_ = false;
   std::array<Faults, kNumDirections> faults_;
 };
 

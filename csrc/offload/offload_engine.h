@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <optional>
+#include <string>
 #include <vector>
 
 #include "offload/fault_injector.h"
@@ -41,7 +42,7 @@ struct OffloadOptions {
 /// completion. On a GPU every copy also waits for what the compute stream was given before its submission.
 ///
 /// Failure. A transfer that fails completes with ok = false and the reason; its targets hold unspecified bytes, every
-/// other transfer goes on.
+/// other transfer goes on. `device_fault` tells whether the device itself was lost.
 ///
 /// Threads. Every method may be called from any thread. Each completion is reported once, by `poll` or by `wait`.
 class OffloadEngine {
@@ -74,6 +75,9 @@ class OffloadEngine {
   /// Blocks whose hashes were compared, and of these the ones that differed; 0 without `verify_checksums`.
   virtual std::int64_t num_verified() const = 0;
   virtual std::int64_t num_mismatches() const = 0;
+  /// Why the device is lost for this process; empty while it works. Known before the transfer that met it is reported.
+  /// Once set, nothing that lies on the device can be trusted any more.
+  virtual std::string device_fault() const = 0;
   /// Bytes of one block.
   virtual std::int64_t block_bytes() const = 0;
   /// Faults to inject, for tests.

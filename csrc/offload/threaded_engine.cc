@@ -90,6 +90,7 @@ void ThreadedOffloadEngine::work(Direction direction) {
     enter_thread();
   } catch (const std::exception& error) {
     broken = error.what();
+    note_device_fault(broken);
   }
   while (const QueuedTransfer* transfer = board_.take(direction)) {
     board_.complete(direction, broken.empty() ? perform(*transfer) : CopyOutcome{.error = broken});
@@ -113,8 +114,19 @@ CopyOutcome ThreadedOffloadEngine::perform(const QueuedTransfer& transfer) {
   } catch (const std::exception& error) {
     outcome.error = error.what();
     outcome.seconds = now_s() - start_s;
+    if (fault_injector_.device_is_lost() || device_is_lost(transfer.direction)) note_device_fault(outcome.error);
   }
   return outcome;
+}
+
+void ThreadedOffloadEngine::note_device_fault(const std::string& reason) {
+  std::lock_guard lock(fault_mutex_);
+  if (device_fault_.empty()) device_fault_ = reason;
+}
+
+std::string ThreadedOffloadEngine::device_fault() const {
+  std::lock_guard lock(fault_mutex_);
+  return device_fault_;
 }
 
 void ThreadedOffloadEngine::forget_targets(const QueuedTransfer& transfer) {

@@ -4,6 +4,7 @@
 #include <memory>
 #include <mutex>
 #include <optional>
+#include <string>
 #include <thread>
 #include <vector>
 
@@ -31,6 +32,7 @@ class ThreadedOffloadEngine : public OffloadEngine {
   std::int64_t num_verified() const override { return checksums_ ? checksums_->num_verified() : 0; }
   std::int64_t num_mismatches() const override { return checksums_ ? checksums_->num_mismatches() : 0; }
   std::int64_t block_bytes() const override { return host_arena_->block_bytes(); }
+  std::string device_fault() const override;
   FaultInjector& fault_injector() override { return fault_injector_; }
   void check_integrity() const override { board_.check_integrity(); }
   void close() override;
@@ -58,6 +60,8 @@ class ThreadedOffloadEngine : public OffloadEngine {
   /// Copy whole runs, from the start after the ordering point to their end. When it throws, nothing of the transfer is
   /// still moving: the blocks are free for others at once.
   virtual CopyReport copy(Direction direction, const std::vector<CopyRun>& runs, OrderingPoint after) = 0;
+  /// After a copy of `direction` failed, on its copy thread: whether the device is lost, and not this copy alone.
+  virtual bool device_is_lost(Direction) { return false; }
   /// hash_block of a block of the device arena; called by the copy thread of `direction`, after `copy`.
   virtual std::uint64_t device_hash(Direction direction, std::int32_t block) = 0;
 
@@ -71,6 +75,8 @@ class ThreadedOffloadEngine : public OffloadEngine {
   void work(Direction direction);
   /// Copy and verify one transfer; never throws.
   CopyOutcome perform(const QueuedTransfer& transfer);
+  /// Remember why the device is lost; the first reason stands.
+  void note_device_fault(const std::string& reason);
   void forget_targets(const QueuedTransfer& transfer);
   /// "" when every block arrived, else the first mismatch and how many there are.
   std::string verify(const QueuedTransfer& transfer);
@@ -78,6 +84,8 @@ class ThreadedOffloadEngine : public OffloadEngine {
   FaultInjector fault_injector_;
   std::optional<BlockChecksums> checksums_;  // present when options.verify_checksums
   TransferBoard board_;
+  mutable std::mutex fault_mutex_;
+  std::string device_fault_;
   std::mutex close_mutex_;
   std::array<std::thread, kNumDirections> workers_;
 };

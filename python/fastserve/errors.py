@@ -7,6 +7,10 @@ class CheckpointError(FastServeError):
     """A checkpoint folder is truncated, mis-shaped or of a kind that is not supported; names file and tensor."""
 
 
+class DeviceLostError(DeviceError):
+    """The device failed so that nothing this process holds on it can be trusted; only a new process can go on."""
+
+
 class EngineDeadError(FastServeError):
     """The engine process ended or stopped answering; running requests are lost."""
 
@@ -22,6 +26,7 @@ class RequestFailedError(FastServeError):
 __all__ = [
     "CheckpointError",
     "DeviceError",
+    "DeviceLostError",
     "EngineDeadError",
     "FastServeError",
     "InternalError",

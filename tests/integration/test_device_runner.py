@@ -8,10 +8,10 @@ import torch
 
 from fastserve._C import cuda_devices
 from fastserve.engine.core import EngineCore
-from fastserve.errors import DeviceError, InvalidArgumentError
+from fastserve.errors import DeviceError, DeviceLostError, InvalidArgumentError
 from fastserve.layers import attention as attention_layer
 from fastserve.ops.attention import AttentionBackend, AttentionBatch, attention
-from fastserve.types import SamplingParams
+from fastserve.types import FinishReason, SamplingParams
 from fastserve.worker import gpu_start
 from fastserve.worker import worker as worker_module
 from fastserve.worker.attention_choice import AttentionChoice
@@ -138,7 +138,29 @@ def test_log_probabilities_are_those_of_the_cpu_worker(device, monkeypatch):
     assert on_device == logprobs()
 
 
-def test_a_lost_device_ends_the_engine_and_yields_no_token(greedy_tokens, device):
+@pytest.mark.parametrize("async_scheduling", [True, False])
+@pytest.mark.parametrize("step", [1, 4, 15])
+def test_a_fault_ends_the_engine_in_its_step_which_yields_no_token(greedy_tokens, device, step, async_scheduling):
+    core = EngineCore.from_config(engine_config(async_scheduling=async_scheduling))
+    try:
+        driver = Driver(core)
+        for request_id, prompt in enumerate(PROMPTS[:4]):
+            driver.add(request_id, prompt)
+        device.fail_in_step(step)
+        with pytest.raises(DeviceLostError, match=r"cannot be used any more.*illegal memory access"):
+            driver.run()
+        # Two steps may be under way: the device can be lost while the one before is waited for.
+        assert step - 1 - async_scheduling <= core.stats().iterations < step
+        for request_id, tokens in driver.tokens.items():
+            assert tokens == greedy_tokens[request_id][: len(tokens)]
+        device.fault = None  # the worker remembers: what the device holds stays untrusted
+        with pytest.raises(DeviceLostError, match="cannot be used any more"):
+            core.executor.worker.check_device()
+    finally:
+        core.close()
+
+
+def test_a_fault_that_a_copy_meets_ends_the_engine(greedy_tokens, device):
     core = EngineCore.from_config(engine_config())
     try:
         driver = Driver(core)
@@ -146,18 +168,29 @@ def test_a_lost_device_ends_the_engine_and_yields_no_token(greedy_tokens, device
             driver.add(request_id, prompt)
         for _ in range(6):
             driver.step()
-        device.fault = "an illegal memory access was encountered"
-        # The step under way may have ended before: its tokens are good.
-        most = {request_id: len(tokens) + 1 for request_id, tokens in driver.tokens.items()}
-        with pytest.raises(DeviceError, match=r"cannot be used any more.*illegal memory access"):
-            for request_id in range(4, 8):
-                driver.add(request_id, PROMPTS[request_id])
-                driver.run()
-        device.fault = None  # the worker remembers: what the device holds stays untrusted
-        with pytest.raises(DeviceError, match="cannot be used any more"):
-            core.executor.worker.check_device()
+        core.executor.worker.transfers.engine.inject_device_fault()
+        with pytest.raises(DeviceLostError, match=r"cannot be used any more: injected fault of the device in a copy"):
+            driver.run(park_every(1))
         for request_id, tokens in driver.tokens.items():
-            assert tokens == greedy_tokens[request_id][: most.get(request_id, 0)][: len(tokens)]
+            assert tokens == greedy_tokens[request_id][: len(tokens)]
+    finally:
+        core.close()
+
+
+def test_an_error_that_is_no_fault_of_the_device_fails_its_iteration_only(greedy_tokens, device, monkeypatch):
+    core = EngineCore.from_config(engine_config(async_scheduling=False))
+    try:
+        driver = Driver(core)
+        driver.add(0, PROMPTS[0])
+        driver.step()
+        with monkeypatch.context() as patch:
+            patch.setattr(core.executor.worker._runner, "_forward", lambda rows: 1 / 0)
+            while not driver.last:
+                driver.step()
+        assert driver.last[0].finish_reason is FinishReason.ERROR
+        driver.add(1, PROMPTS[1])
+        driver.run()
+        assert driver.tokens[1] == greedy_tokens[1]
     finally:
         core.close()
 

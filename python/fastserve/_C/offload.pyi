@@ -124,6 +124,10 @@ class OffloadEngine:
         """
         Fault injection: every transfer of the direction takes this much longer from now on.
         """
+    def inject_device_fault(self) -> None:
+        """
+        Fault injection: every transfer from now on fails, as on a device that is lost.
+        """
     def inject_failure(self, direction: Direction, count: typing.SupportsInt | typing.SupportsIndex) -> None:
         """
         Fault injection: the next count transfers of the direction fail.
@@ -163,6 +167,11 @@ class OffloadEngine:
     @property
     def block_bytes(self) -> int:
         ...
+    @property
+    def device_fault(self) -> str:
+        """
+        Why the device is lost, known before the transfer that met it is reported; empty while it works. Once set, nothing that lies on the device can be trusted.
+        """
     @property
     def num_mismatches(self) -> int:
         """

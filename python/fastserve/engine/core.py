@@ -13,7 +13,7 @@ from fastserve.config import EngineConfig
 from fastserve.engine.outputs import engine_outputs
 from fastserve.engine.pacing import PLANNING_SHARE, WAIT_STEP_S
 from fastserve.engine.profiler import measured_latency_model
-from fastserve.errors import DeviceError, InvalidArgumentError, OverloadedError
+from fastserve.errors import DeviceError, DeviceLostError, InvalidArgumentError, OverloadedError
 from fastserve.executor import Executor, InprocExecutor, PendingStep
 from fastserve.log import get_logger
 from fastserve.types import EngineInfo, EngineOutput, EngineRequest, EngineStats
@@ -305,6 +305,8 @@ class EngineCore:
     def _result(self, running: _Running) -> StepOutput | None:
         try:
             output = running.result.result()
+        except DeviceLostError:  # ends the engine before anything of this iteration or a later one is given out
+            raise
         except Exception as error:  # one bad iteration fails its own requests; the engine goes on
             self._failed_steps += 1
             logger.exception("an iteration of %d requests failed", running.plan.num_rows)

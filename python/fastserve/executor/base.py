@@ -13,7 +13,12 @@ class PendingStep(Protocol):
         ...
 
     def result(self) -> StepOutput:
-        """Wait for the plan to have run; raise what it raised."""
+        """Wait for the plan to have run.
+
+        Raises:
+            DeviceLostError: no later plan can run either.
+            Exception: whatever else the plan raised.
+        """
         ...
 
 

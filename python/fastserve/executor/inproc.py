@@ -30,7 +30,7 @@ class InprocExecutor:
         """Run a plan after those already submitted.
 
         Raises:
-            DeviceError: the device was lost in an earlier plan; unlike what goes wrong in this one, it ends the engine.
+            DeviceLostError: the device was lost in an earlier plan.
         """
         self.worker.check_device()
         if not self.worker.works_ahead:

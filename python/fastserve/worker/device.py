@@ -153,10 +153,18 @@ class CudaDevice:
         return DeviceMemory(total, free, reserved, torch.cuda.max_memory_allocated(self.torch_device))
 
     def is_fault(self, error: BaseException) -> bool:
-        """See Device. Being out of memory leaves the device as it was."""
+        """See Device. Being out of memory leaves the device as it was; so does whatever lets later calls succeed."""
         if isinstance(error, torch.OutOfMemoryError):
             return False
-        return isinstance(error, torch.AcceleratorError | DeviceError)
+        return isinstance(error, torch.AcceleratorError | DeviceError) or self._is_lost()
+
+    def _is_lost(self) -> bool:
+        """After a fault that spoils the context every call fails; libraries raise errors of their own for it."""
+        try:
+            self._stream.query()
+        except RuntimeError:
+            return True
+        return False
 
 
 def open_device(requested: str) -> Device | None:

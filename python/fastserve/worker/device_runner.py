@@ -125,11 +125,11 @@ class DeviceRunner:
                 logits = self._forward(rows_of_plan(plan))
                 if plan.num_samples:
                     self._sample(logits, plan, result)
+                result.ready.record()
             except BaseException:
                 result.busy = False
                 self._sampled.fill_(-1)  # what the next plan finds, since this one fails
                 raise
-            result.ready.record()
         return result
 
     def finish(self, launched: _Result | None) -> Sampled:

@@ -57,6 +57,11 @@ class Transfers:
         """The offload engine, None without a host pool."""
         return self._engine
 
+    @property
+    def device_fault(self) -> str:
+        """Why the device is lost, as a copy has met; empty while it works."""
+        return "" if self._engine is None else self._engine.device_fault
+
     def start(self, plan: StepPlan) -> None:
         """Start every transfer of the plan; returns without waiting for a copy."""
         bounds = plan.transfer_start

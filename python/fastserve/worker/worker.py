@@ -9,7 +9,7 @@ import torch
 from fastserve._C import set_num_threads
 from fastserve._C.sched import StepPlan
 from fastserve.config import EngineConfig
-from fastserve.errors import DeviceError, InvalidArgumentError
+from fastserve.errors import DeviceLostError, InvalidArgumentError
 from fastserve.loader import LoadedModel, load_model
 from fastserve.models.kv_cache import allocate_kv_cache, kv_block_bytes
 from fastserve.worker.attention_choice import choose_attention
@@ -118,7 +118,7 @@ class Worker:
         """Start the transfers of the plan and its forward pass. A plan without rows only moves KV.
 
         Raises:
-            DeviceError: the device is lost, in this step or in an earlier one.
+            DeviceLostError: the device is lost, in this step or in an earlier one.
         """
         self.check_device()
         started_s = time.perf_counter()
@@ -130,14 +130,15 @@ class Worker:
         """Wait for a launched plan and return what it sampled.
 
         Raises:
-            DeviceError: the device is lost: what it computed and holds cannot be trusted.
+            DeviceLostError: the device is lost, as this step, a copy or the launch of the next step has met: what it
+                computed and holds cannot be trusted.
         """
         with _FaultWatch(self):
             sampled = self._runner.finish(launched.work)
-        self.check_device()
         if not launched.plan.num_rows:
             self.transfers.wait(IDLE_WAIT_S)
         results = self.transfers.take_results()
+        self.check_device()  # last: no result leaves after a fault was seen, wherever that was
         end_s = time.perf_counter()
         elapsed_s = end_s - max(launched.started_s, self._last_end_s)  # not the wait behind the step before
         self._last_end_s = end_s
@@ -170,18 +171,28 @@ class Worker:
         self.transfers.close()
 
     def check_device(self) -> None:
-        """Raise DeviceError once the device was lost."""
+        """Raise DeviceLostError once the device was lost."""
+        if self._fault is None and (reason := self.transfers.device_fault):
+            self._lose_device(reason)
         if self._fault is not None:
-            raise DeviceError(self._fault)
+            raise DeviceLostError(self._fault)
 
     def note_error(self, error: BaseException) -> None:
-        """Remember a fault of the device, so that no later step yields tokens from what it left behind."""
-        if self._fault is None and self._device is not None and self._device.is_fault(error):
-            self._fault = f"the device failed and cannot be used any more: {error}"
+        """Remember a fault of the device, so that no later step yields tokens from what it left behind.
+
+        Raises:
+            DeviceLostError: it was one.
+        """
+        if self._device is not None and self._device.is_fault(error):
+            self._lose_device(error)
+            raise DeviceLostError(self._fault) from error
+
+    def _lose_device(self, reason: object) -> None:
+        self._fault = self._fault or f"the device failed and cannot be used any more: {reason}"
 
 
 class _FaultWatch:
-    """Notes errors that leave its scope."""
+    """Lets errors that leave its scope through, faults of the device as DeviceLostError."""
 
     def __init__(self, worker: Worker) -> None:
         self._worker = worker

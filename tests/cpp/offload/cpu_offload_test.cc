@@ -98,6 +98,16 @@ TEST_F(CpuOffloadTest, AnInjectedFailureFailsItsTransferAndNoOther) {
   ASSERT_TRUE(engine.wait(engine.submit(offload_of({0}, {0})), kForeverS)->ok);
 }
 
+TEST_F(CpuOffloadTest, AnInjectedFaultOfTheDeviceIsKnownBeforeTheTransferThatMetIt) {
+  EXPECT_EQ(engine.device_fault(), "");
+  engine.fault_injector().inject_device_fault();
+  const auto failed = engine.wait(engine.submit(upload_of({0}, {0})), kForeverS);
+  EXPECT_FALSE(failed->ok);
+  EXPECT_EQ(engine.device_fault(), "injected fault of the device in a copy host to device");
+  EXPECT_FALSE(engine.wait(engine.submit(offload_of({1}, {1})), kForeverS)->ok);
+  EXPECT_EQ(engine.device_fault(), "injected fault of the device in a copy host to device");  // the first reason
+}
+
 TEST_F(CpuOffloadTest, ADelayIsPartOfTheMeasuredLink) {
   engine.fault_injector().inject_delay(kUpload, 0.02);
   EXPECT_EQ(engine.link_bytes_per_s(kUpload), 10e9);

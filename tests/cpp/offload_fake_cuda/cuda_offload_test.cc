@@ -210,7 +210,18 @@ TEST_F(CudaOffloadTest, AFailedCallFailsItsTransferAfterWhatMovesHasEnded) {
   std::this_thread::sleep_for(std::chrono::milliseconds(10));
   const auto is_zero = [](std::byte b) { return b == std::byte{0}; };
   EXPECT_TRUE(std::all_of(host->data(), host->data() + host->num_bytes(), is_zero));
+  EXPECT_EQ(engine->device_fault(), "");  // other calls succeed: it was this copy alone
   ASSERT_TRUE(run(kOffload, all, all).ok);
+}
+
+TEST_F(CudaOffloadTest, AFaultThatSpoilsTheContextIsToldAsOneOfTheDevice) {
+  make(4, 4096);
+  fake_cuda::fail_calls_from_now_on("cudaEventSynchronize", cudaErrorIllegalAddress);
+  fake_cuda::fail_calls_from_now_on("cudaStreamQuery", cudaErrorIllegalAddress);
+  const auto failed = run(kUpload, {0}, {0});
+  EXPECT_FALSE(failed.ok);
+  EXPECT_NE(failed.error.find("cudaEventSynchronize"), std::string::npos) << failed.error;
+  EXPECT_EQ(engine->device_fault(), failed.error);
 }
 
 TEST_F(CudaOffloadTest, ARefusedSubmissionKeepsNoEvent) {
@@ -231,6 +242,7 @@ TEST_F(CudaOffloadTest, AThreadThatCannotReachItsDeviceFailsItsTransfers) {
   const auto failed = run(kOffload, {0}, {0});
   EXPECT_FALSE(failed.ok);
   EXPECT_NE(failed.error.find("cudaSetDevice"), std::string::npos) << failed.error;
+  EXPECT_EQ(engine->device_fault(), failed.error);
 }
 
 TEST_F(CudaOffloadTest, ARefusedPageLockLeavesNothingBehind) {

@@ -260,6 +260,7 @@ cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
   stream_of(stream)->drain();
   return status_of("cudaStreamSynchronize");
 }
+cudaError_t cudaStreamQuery(cudaStream_t) { return status_of("cudaStreamQuery"); }
 cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned) {
   const cudaError_t status = status_of("cudaStreamWaitEvent");
   if (status != cudaSuccess) return status;

@@ -9,7 +9,7 @@ import torch
 from fastserve import _C
 from fastserve.errors import DeviceError, InvalidArgumentError
 from fastserve.worker import device as device_module
-from fastserve.worker.device import cuda_problem, open_device
+from fastserve.worker.device import CudaDevice, cuda_problem, open_device
 
 HAS_GPU = bool(_C.cuda_devices())
 
@@ -67,3 +67,24 @@ def test_auto_takes_the_cpu_and_says_why_when_a_gpu_cannot_be_used(monkeypatch, 
     assert "Tesla T4" in caplog.text
     with pytest.raises(DeviceError, match="Tesla T4"):
         open_device("cuda")
+
+
+@pytest.mark.parametrize(
+    ("error", "lost", "is_fault"),
+    [
+        (torch.AcceleratorError("CUDA error: an illegal memory access was encountered"), False, True),
+        (DeviceError("attention.cu:7: launch failed"), False, True),
+        (RuntimeError("CUBLAS_STATUS_EXECUTION_FAILED"), True, True),
+        (RuntimeError("a bug"), False, False),
+        (torch.OutOfMemoryError("CUDA out of memory"), True, False),
+    ],
+)
+def test_a_fault_is_told_by_its_type_or_by_a_stream_that_does_not_answer(error, lost, is_fault):
+    def query() -> bool:
+        if lost:
+            raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
+        return True
+
+    device = object.__new__(CudaDevice)
+    device._stream = types.SimpleNamespace(query=query)
+    assert device.is_fault(error) == is_fault
