@@ -97,8 +97,8 @@ def end_of(*flags: str) -> tuple[list[str], float]:
         assert complete(until_loaded(client)).status_code == 200
         with client.stream("POST", "/v1/completions", json={"prompt": "hi", "stream": True}) as stream:
             next(stream.iter_raw())
-            process.send_signal(signal.SIGTERM)
             started_s = time.monotonic()
+            process.send_signal(signal.SIGTERM)
             _, log = process.communicate(timeout=20)
         assert process.returncode == 0
         return log.splitlines(), time.monotonic() - started_s
