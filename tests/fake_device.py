@@ -5,12 +5,16 @@ addresses of captured steps and the waits of the host.
 """
 
 import contextlib
+import dataclasses
 from collections.abc import Callable, Iterator
 
 import torch
 
 from fastserve.config import GIB
 from fastserve.errors import DeviceError
+from fastserve.layers import attention as attention_layer
+from fastserve.ops.attention import AttentionBatch, attention
+from fastserve.worker import worker as worker_module
 from fastserve.worker.device import DeviceMemory
 
 
@@ -96,3 +100,24 @@ class FakeDevice:
 
     def is_fault(self, error: BaseException) -> bool:
         return isinstance(error, DeviceError)
+
+
+def use_device(device: FakeDevice, set_attribute: Callable[[object, str, object], None] = setattr) -> None:
+    """Run the engines that this process makes from now on on a device."""
+    set_attribute(worker_module, "open_device", lambda requested: device)
+    set_attribute(attention_layer, "attention", attention_with_empty_rows)
+
+
+def attention_with_empty_rows(q, kv_cache, batch: AttentionBatch, *, layer, scale, out) -> torch.Tensor:
+    """`attention`, with zeros for the empty rows at the end of a batch, as its kernels for GPUs give them."""
+    num_rows = int((batch.seq_lens > 0).sum())
+    filled = dataclasses.replace(
+        batch,
+        query_start=batch.query_start[: num_rows + 1],
+        seq_lens=batch.seq_lens[:num_rows],
+        block_start=batch.block_start[: num_rows + 1],
+        num_decode_rows=min(batch.num_decode_rows, num_rows),
+    )
+    if num_rows < batch.num_rows:
+        out[num_rows:] = 0
+    return attention(q, kv_cache, filled, layer=layer, scale=scale, out=out) if num_rows else out

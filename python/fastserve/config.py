@@ -204,6 +204,12 @@ class ServerConfig:
     heartbeat_limit_s: float = option(
         30.0, "/livez fails when the engine loop has not turned for this long", unit="seconds"
     )
+    restart_engine: bool = option(
+        False, "replace an engine that dies or hangs by a new process, instead of ending the server"
+    )
+    max_engine_restarts: int = option(
+        3, "restart_engine: after so many restarts within 10 minutes the server ends after all", unit="restarts"
+    )
     metrics_compat: Literal["none", "vllm"] = option(
         "none", "also export metrics under vllm's names", choices=("none", "vllm")
     )
@@ -222,6 +228,7 @@ class ServerConfig:
         _check_range(self, 1024, 1 << 40, "max_body_bytes", unit="bytes")
         _check_range(self, 0, 1_000_000, "shutdown_timeout", unit="seconds")
         _check_range(self, 0, 1e9, "heartbeat_limit_s", unit="seconds", above=True)
+        _check_range(self, 1, 1_000_000, "max_engine_restarts", unit="restarts")
         _require(
             self.api_key is None or bool(self.api_key.strip()), "api_key must not be blank; leave it out for no key"
         )

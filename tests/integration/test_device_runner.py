@@ -1,7 +1,5 @@
 """The engine with the worker's code for GPUs, over a device that pretends: the tokens are those of the CPU worker."""
 
-import dataclasses
-
 import numpy as np
 import pytest
 import torch
@@ -9,13 +7,12 @@ import torch
 from fastserve._C import cuda_devices
 from fastserve.engine.core import EngineCore
 from fastserve.errors import DeviceError, DeviceLostError, InvalidArgumentError
-from fastserve.layers import attention as attention_layer
-from fastserve.ops.attention import AttentionBackend, AttentionBatch, attention
+from fastserve.ops.attention import AttentionBackend
 from fastserve.types import FinishReason, SamplingParams
 from fastserve.worker import gpu_start
 from fastserve.worker import worker as worker_module
 from fastserve.worker.attention_choice import AttentionChoice
-from tests.fake_device import FakeDevice
+from tests.fake_device import FakeDevice, use_device
 from tests.integration.engine_driver import GREEDY, Driver, engine_config, park_every, random_prompts, run_prompts
 
 PROMPTS = random_prompts(10)
@@ -27,24 +24,8 @@ SEEDED = SamplingParams(temperature=0.8, top_p=0.9, top_k=40, seed=7, max_tokens
 def device(monkeypatch) -> FakeDevice:
     """The next engines run on it."""
     device = FakeDevice()
-    monkeypatch.setattr(worker_module, "open_device", lambda requested: device)
-    monkeypatch.setattr(attention_layer, "attention", attention_with_empty_rows)
+    use_device(device, monkeypatch.setattr)
     return device
-
-
-def attention_with_empty_rows(q, kv_cache, batch: AttentionBatch, *, layer, scale, out) -> torch.Tensor:
-    """`attention`, with zeros for the empty rows at the end of a batch, as its kernels for GPUs give them."""
-    num_rows = int((batch.seq_lens > 0).sum())
-    filled = dataclasses.replace(
-        batch,
-        query_start=batch.query_start[: num_rows + 1],
-        seq_lens=batch.seq_lens[:num_rows],
-        block_start=batch.block_start[: num_rows + 1],
-        num_decode_rows=min(batch.num_decode_rows, num_rows),
-    )
-    if num_rows < batch.num_rows:
-        out[num_rows:] = 0
-    return attention(q, kv_cache, filled, layer=layer, scale=scale, out=out) if num_rows else out
 
 
 @pytest.fixture(scope="module")

@@ -60,6 +60,8 @@ BAD = [
     (ServerConfig, "max_body_bytes", [0, 1023], "must be between 1024 and 1099511627776 bytes"),
     (ServerConfig, "shutdown_timeout", [-1.0, NAN, math.inf], "must be between 0 and 1000000 seconds"),
     (ServerConfig, "heartbeat_limit_s", [0.0, NAN], "must be above 0 and at most 1e+09 seconds"),
+    (ServerConfig, "restart_engine", ["yes"], "must be true or false"),
+    (ServerConfig, "max_engine_restarts", [0, -1], "must be between 1 and 1000000 restarts"),
     (ServerConfig, "metrics_compat", ["openai"], "must be one of none, vllm"),
     (ServerConfig, "log_level", ["INFO", "trace"], "must be one of debug, info, warning, error"),
     (ServerConfig, "json_logs", ["true"], "must be true or false"),

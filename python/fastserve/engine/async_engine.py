@@ -93,6 +93,11 @@ class AsyncEngine:
         return self._client.is_alive
 
     @property
+    def death(self) -> str | None:
+        """Why the engine has ended; None while nothing is known of an end."""
+        return self._client.death
+
+    @property
     def pid(self) -> int | None:
         """Process id of the engine."""
         return self._client.pid

@@ -93,6 +93,11 @@ class EngineClient:
         return self._dead is None and self._ready.done() and self._process is not None and self._process.is_running
 
     @property
+    def death(self) -> str | None:
+        """Why the process has ended or failed; None while nothing is known of an end."""
+        return None if self._dead is None else str(self._dead)
+
+    @property
     def pid(self) -> int | None:
         """Process id of the engine; None before its start."""
         return None if self._process is None else self._process.pid

@@ -54,6 +54,7 @@ class RequestMetrics:
         self.prompt_tokens = self._counter("prompt_tokens", "prompt tokens taken in")
         self.cached_tokens = self._counter("prompt_tokens_cached", "prompt tokens found in the prefix cache")
         self.generation_tokens = self._counter("generation_tokens", "tokens produced")
+        self.engine_restarts = self._counter("engine_restarts", "times a dead engine was replaced by a new process")
         self._finished = Counter(
             PREFIX + "request_success",
             "sequences that ended, by reason",
@@ -79,7 +80,7 @@ class RequestMetrics:
         self._finished.labels(*self.labels, reason).inc()
 
     def count_rejection(self, reason: str) -> None:
-        """Count a request that was refused: overloaded, draining or loading."""
+        """Count a request that was refused: overloaded, draining, loading or restarting."""
         self._rejections.labels(*self.labels, reason).inc()
 
     def observe_stats(self, stats: RequestStats) -> None:

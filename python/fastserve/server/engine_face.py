@@ -44,6 +44,11 @@ class EngineFace(Protocol):
     @property
     def is_alive(self) -> bool: ...
 
+    @property
+    def death(self) -> str | None:
+        """Why it is not alive; None while it is."""
+        ...
+
     def generate(
         self,
         prompt_token_ids: list[int],

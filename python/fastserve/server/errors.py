@@ -64,6 +64,10 @@ class LoadingError(OverloadedError):
     """The model is still being loaded."""
 
 
+class RestartingError(OverloadedError):
+    """The engine died and a new one is being started."""
+
+
 class DeadlineError(RequestFailedError):
     """The request's own deadline passed before it finished."""
 
@@ -86,13 +90,19 @@ def to_api_error(error: Exception) -> ApiError:
             return ApiError(499, "the client closed the connection")  # nobody reads this
         case HTTPException():
             return _from_http(error)
-        case DrainingError() | LoadingError():
-            return _unavailable(str(error), "draining" if isinstance(error, DrainingError) else "loading")
+        case DrainingError():
+            return _unavailable(str(error), "draining")
+        case LoadingError():
+            return _unavailable(str(error), "loading")
+        case RestartingError():
+            return _unavailable(str(error), "restarting")
         case OverloadedError():
             retry = {"Retry-After": str(RETRY_AFTER_S)}
             return ApiError(429, str(error), kind="rate_limit_error", code="overloaded", headers=retry)
         case EngineDeadError():
-            return ApiError(503, str(error), kind="server_error", code="engine_dead")
+            # Whoever restarts the engine, this server or what watches over it, will have done so by then, or not.
+            retry = {"Retry-After": str(DRAIN_RETRY_AFTER_S)}
+            return ApiError(503, str(error), kind="server_error", code="engine_dead", headers=retry)
         case DeadlineError():
             # A client that retries by itself would only miss the same deadline again.
             no_retry = {"x-should-retry": "false"}

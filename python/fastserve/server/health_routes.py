@@ -17,8 +17,10 @@ async def livez(request: Request) -> Response:
 
 @router.get("/readyz")
 async def readyz(request: Request) -> Response:
-    """503 while loading, draining or not alive: send requests elsewhere."""
+    """503 while loading, restarting, draining or not alive: send requests elsewhere."""
     serving = serving_of(request)
+    if serving.restarting:
+        return _verdict("restarting")
     if serving.engine is None:
         return _verdict("loading")
     return _verdict("draining" if serving.draining else _liveness_fault(serving))
@@ -35,7 +37,7 @@ async def health(request: Request) -> Response:
 def _liveness_fault(serving: Serving) -> str | None:
     engine = serving.engine
     if engine is None:
-        return None  # loading is not a fault
+        return None  # neither loading nor restarting is a fault of this process
     if not engine.is_alive:
         return "engine dead"
     age_s = engine.heartbeat_age_s()

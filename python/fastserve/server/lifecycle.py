@@ -1,10 +1,11 @@
-"""A server from its first socket to its exit code: load, serve, drain on a signal, leave when the engine dies."""
+"""A server from its first socket to its exit code: load, serve, drain on a signal, replace a dead engine or leave."""
 
 import asyncio
 import contextlib
 import ipaddress
 import signal
 import socket
+import time
 from collections.abc import Awaitable, Callable, Iterator
 
 import uvicorn
@@ -16,6 +17,7 @@ from fastserve.server.app import build_app
 from fastserve.server.engine_face import EngineFace
 from fastserve.server.errors import DrainingError
 from fastserve.server.http_protocol import GuardedHttpProtocol
+from fastserve.server.restarts import RestartBudget
 from fastserve.server.serving import Serving
 
 ENGINE_WATCH_PERIOD_S = 0.25
@@ -35,7 +37,7 @@ StartEngine = Callable[[], Awaitable[EngineFace]]
 def serve(start_engine: StartEngine, config: ServerConfig, model_name: str) -> int:
     """Serve until a signal or the engine's end; returns the process's exit code.
 
-    0 after a drain, 1 when the address is taken, the engine does not start or dies, 130 after a second signal.
+    0 after a drain, 1 when the address is taken, the engine does not start or dies for good, 130 after a second signal.
     """
     server = LiveServer(start_engine, config, model_name)
     with asyncio.Runner(loop_factory=server.loop_factory()) as runner:
@@ -66,6 +68,7 @@ class LiveServer:
         )
         self._exit_code = EXIT_OK
         self._stopping: asyncio.Task[None] | None = None
+        self._restarts = RestartBudget(config.max_engine_restarts if config.restart_engine else 0)
 
     def loop_factory(self) -> Callable[[], asyncio.AbstractEventLoop] | None:
         """uvloop where it is installed."""
@@ -86,7 +89,7 @@ class LiveServer:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, self._on_signal, number)
-        engine_life = asyncio.create_task(self._run_engine())
+        engine_life = asyncio.create_task(self._run_engines())
         try:
             await self._http.serve(sockets)
         finally:
@@ -97,29 +100,61 @@ class LiveServer:
                 loop.remove_signal_handler(number)
         return self._exit_code
 
-    async def _run_engine(self) -> None:
-        """Start the engine, attach it, watch it, close it."""
+    async def _run_engines(self) -> None:
+        """Keep an engine attached: the first one, and those that replace it; then end the server."""
+        engine = await self._start()
+        while engine is not None:
+            try:
+                replace = await self._live_with(engine)
+            finally:
+                await engine.close()  # a new one needs its memory
+            if not replace:
+                return
+            engine = await self._start_again()
+        self._fail()
+
+    async def _start(self) -> EngineFace | None:
+        """An engine, or None after saying why there is none."""
         try:
-            engine = await self._start_engine()
+            return await self._start_engine()
         except (FastServeError, OSError, ValueError) as error:
             logger.error("the engine did not start: %s", error)
-            self._fail()
-            return
         except Exception:
             logger.exception("the engine did not start")
-            self._fail()
-            return
-        try:
-            self._serving.attach(engine)
-            logger.info("serving %s", self._serving.model_name)
-            while engine.is_alive:
-                await asyncio.sleep(ENGINE_WATCH_PERIOD_S)
-            logger.error("the engine has stopped; %d requests are lost", len(self._serving.in_flight))
-            self._serving.in_flight.interrupt_all(EngineDeadError("the engine has stopped; the request is lost"))
-            await asyncio.sleep(GOODBYE_S)
-            self._fail()
-        finally:
-            await engine.close()
+        return None
+
+    async def _start_again(self) -> EngineFace | None:
+        """A new engine for the restart that was taken, or for one of those that are left."""
+        while True:
+            self._serving.metrics.engine_restarts.inc()
+            await asyncio.sleep(self._restarts.pause_s)
+            engine = await self._start()
+            if engine is not None or not self._take_restart():
+                return engine
+
+    def _take_restart(self) -> bool:
+        return not self._serving.draining and self._restarts.take(time.monotonic())
+
+    async def _live_with(self, engine: EngineFace) -> bool:
+        """Serve with an engine until it dies, tell its clients, and return whether another one shall replace it."""
+        self._serving.attach(engine)
+        logger.info("serving %s", self._serving.model_name)
+        while engine.is_alive and not self._hangs(engine):
+            await asyncio.sleep(ENGINE_WATCH_PERIOD_S)
+        reason = engine.death or "it hangs"
+        logger.error("the engine has stopped, %d requests are lost: %s", len(self._serving.in_flight), reason)
+        self._serving.in_flight.interrupt_all(EngineDeadError(f"the engine has stopped; the request is lost: {reason}"))
+        if self._take_restart():
+            logger.warning("starting a new engine")
+            self._serving.detach()
+            return True
+        await asyncio.sleep(GOODBYE_S)
+        self._fail()
+        return False
+
+    def _hangs(self, engine: EngineFace) -> bool:
+        """Whether a new engine would be better than one whose loop does not turn; /livez tells it in any case."""
+        return self._config.restart_engine and engine.heartbeat_age_s() > self._config.heartbeat_limit_s
 
     def _fail(self) -> None:
         self._exit_code = EXIT_FAILED

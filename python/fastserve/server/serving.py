@@ -6,7 +6,7 @@ from fastserve.config import ServerConfig
 from fastserve.errors import EngineDeadError
 from fastserve.metrics import MetricsExporter, RequestMetrics
 from fastserve.server.engine_face import EngineFace
-from fastserve.server.errors import ApiError, DrainingError, LoadingError
+from fastserve.server.errors import ApiError, DrainingError, LoadingError, RestartingError
 from fastserve.server.in_flight import InFlight
 from fastserve.server.prompts import PromptReader, TextWorker
 from fastserve.server.recorder import Recorder
@@ -28,6 +28,7 @@ class Serving:
         self.recorder = Recorder.of(config)
         self.text_worker = TextWorker()
         self.draining = False
+        self.restarting = False
         self.engine: EngineFace | None = None
         self._reader: PromptReader | None = None
         if engine is not None:
@@ -36,7 +37,13 @@ class Serving:
     def attach(self, engine: EngineFace) -> None:
         """Start serving with this engine."""
         self.engine = engine
+        self.restarting = False
         self._reader = PromptReader(engine, self.text_worker)
+
+    def detach(self) -> None:
+        """Let go of a dead engine that is being replaced: until `attach`, requests are answered with 503."""
+        self.engine = self._reader = None
+        self.restarting = True
 
     def close(self) -> None:
         """Let go of the thread for texts and of the recording."""
@@ -48,14 +55,16 @@ class Serving:
         """The engine, for work that needs it alive.
 
         Raises:
-            LoadingError, DrainingError, EngineDeadError: there is none to use.
+            LoadingError, RestartingError, DrainingError, EngineDeadError: there is none to use.
         """
+        if self.engine is None and self.restarting:
+            raise RestartingError("the engine failed and is being restarted; try again")
         if self.engine is None:
             raise LoadingError("the model is being loaded; try again")
         if self.draining:
             raise DrainingError("the server is shutting down; try another one")
         if not self.engine.is_alive:
-            raise EngineDeadError("the engine has stopped; the server is about to exit")
+            raise EngineDeadError("the engine has stopped; try another server, or later")
         return self.engine
 
     def prompt_reader(self) -> PromptReader:

@@ -31,6 +31,7 @@ COUNTERS = (
     "thrash_governor_trips",
     "request_success",
     "admission_rejections",
+    "engine_restarts",
 )
 HISTOGRAMS = (
     "time_to_first_token_seconds",

@@ -123,6 +123,7 @@ class FakeEngine:
     explanations: dict[str, dict] = field(default_factory=dict)
     heartbeat_s: float = 0.0
     is_alive: bool = True
+    death: str | None = None
     silent: bool = False
     overloaded: bool = False
     closed: bool = False
@@ -168,7 +169,7 @@ class FakeEngine:
             if i and script.gate is not None:
                 await script.gate.wait()
             if not self.is_alive:
-                raise EngineDeadError("the engine died")
+                raise EngineDeadError(self.death or "the engine died")
             for index in range(sampling.n):
                 yield self._token(index, script.pieces[i % len(script.pieces)], sampling)
         cut = script.endless or limit < len(script.pieces)

@@ -11,9 +11,11 @@ import httpx
 
 
 @contextmanager
-def server_process(mode: str, shutdown_timeout: float = 20.0) -> Iterator[tuple[subprocess.Popen, httpx.Client]]:
+def server_process(
+    mode: str, shutdown_timeout: float = 20.0, *, restarts: int = 0
+) -> Iterator[tuple[subprocess.Popen, httpx.Client]]:
     """Start `fake_server`; kill it whatever happens."""
-    with _listening("fake_server", mode, str(shutdown_timeout)) as parts:
+    with _listening("fake_server", mode, str(shutdown_timeout), str(restarts)) as parts:
         yield parts
 
 

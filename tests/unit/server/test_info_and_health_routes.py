@@ -122,6 +122,20 @@ async def test_loading_server_answers_503_with_retry_after():
         assert (await live.http.get("/metrics")).status_code == 200
 
 
+async def test_server_whose_engine_is_being_replaced_is_alive_and_answers_503_with_retry_after(direct):
+    direct.serving.detach()
+    assert (await direct.http.get("/livez")).status_code == 200
+    assert (await direct.http.get("/health")).status_code == 503
+    assert (await direct.http.get("/readyz")).json() == {"status": "restarting"}
+    reply = await direct.complete()
+    assert reply.status_code == 503 and "retry-after" in reply.headers
+    assert reply.json()["error"]["code"] == "restarting"
+    assert (await direct.http.get("/metrics")).status_code == 200
+    direct.serving.attach(direct.engine)
+    assert (await direct.http.get("/readyz")).status_code == 200
+    assert (await direct.complete()).status_code == 200
+
+
 async def metric_values(live) -> dict[tuple, float]:
     """Samples by name and the labels other than model and engine."""
     text = (await live.http.get("/metrics")).text

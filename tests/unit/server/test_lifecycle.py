@@ -91,6 +91,39 @@ def test_dead_engine_is_told_to_clients_within_2_s_and_ends_the_server():
         assert process.wait(20) == 1
 
 
+@pytest.mark.parametrize("mode", ["breaks", "stands-still"])
+def test_dead_or_hanging_engine_is_replaced_when_asked_for(mode):
+    with server_process(mode, restarts=2) as (process, client), running_stream(client) as reader:
+        reader.join(20)
+        assert '"code":"engine_dead"' in reader.text
+        assert ("the fake died" in reader.text) == (mode == "breaks")
+        wait_ready(client)
+        reply = client.post("/v1/completions", json=BODY | {"max_tokens": 1})
+        assert reply.text.count("word ") == 1 and reply.text.endswith("[DONE]\n\n")
+        num_restarts = 2 if mode == "breaks" else 1  # the one that did not start counts as well
+        assert f'fastserve:engine_restarts_total{{engine="0",model_name="fake"}} {num_restarts}' in metrics(client)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(20) == 0
+
+
+def test_engine_that_keeps_dying_ends_the_server():
+    with server_process("dies", restarts=1) as (process, client):
+        for _ in range(2):
+            with running_stream(client) as reader:
+                reader.join(20)
+                assert '"code":"engine_dead"' in reader.text
+        assert process.wait(20) == 1
+
+
+def test_engine_that_never_starts_is_not_started_again():
+    with server_process("broken", restarts=5) as (process, _):
+        assert process.wait(20) == 1
+
+
+def metrics(client: httpx.Client) -> str:
+    return client.get("/metrics").text
+
+
 def test_server_listens_while_the_model_loads():
     with server_process("loading") as (process, client):
         assert client.get("/readyz").json() == {"status": "loading"}
