@@ -31,13 +31,19 @@ class Linear:
         """
         if self._packed is not None:
             return linear(x, self._packed, self._bias, out=out, out_dtype=out_dtype)
+        if out is None:
+            out = x.new_empty((len(x), self.out_features), dtype=out_dtype or x.dtype)
+        return self._multiply(x, out)
+
+    def _multiply(self, x: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
+        """By torch, straight into `out`, which may be wider than x: the sums are then not rounded on the way."""
         weight = self._weight.t()
-        if out is not None:
-            return torch.mm(x, weight, out=out) if self._bias is None else torch.addmm(self._bias, x, weight, out=out)
-        if out_dtype in (None, x.dtype):
-            return torch.nn.functional.linear(x, self._weight, self._bias)
-        y = torch.mm(x, weight, out_dtype=out_dtype)  # not rounded to the dtype of x on the way
-        return y if self._bias is None else y.add_(self._bias)
+        if not len(x):
+            return out
+        if out.dtype != x.dtype:
+            torch.mm(x, weight, out_dtype=out.dtype, out=out)
+            return out if self._bias is None else out.add_(self._bias)
+        return torch.mm(x, weight, out=out) if self._bias is None else torch.addmm(self._bias, x, weight, out=out)
 
 
 def load_linear(

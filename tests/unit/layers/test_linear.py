@@ -1,5 +1,6 @@
 """Fused projections."""
 
+import pytest
 import torch
 
 from fastserve.errors import CheckpointError
@@ -50,13 +51,27 @@ def test_logits_are_wanted_in_float32() -> None:
     assert layer(x, out_dtype=torch.float32).dtype == torch.float32
 
 
-def test_off_the_cpu_the_plain_weight_goes_to_torch() -> None:
+CUDA = pytest.param(
+    "cuda", marks=[pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
+)
+
+
+@pytest.mark.parametrize("device", ["meta", CUDA])
+@pytest.mark.parametrize("with_bias", [True, False])
+@pytest.mark.parametrize("num_tokens", [3, 0])
+def test_off_the_cpu_the_plain_weight_goes_to_torch(device: str, with_bias: bool, num_tokens: int) -> None:
     """The meta device stands for any that is not a CPU: shapes and types without values."""
-    meta = torch.device("meta")
-    layer = Linear(
-        torch.empty(4, 8, device=meta, dtype=torch.bfloat16), torch.empty(4, device=meta, dtype=torch.bfloat16)
-    )
-    x, out = (torch.empty(3, width, device=meta, dtype=torch.bfloat16) for width in (8, 4))
-    assert (layer(x).shape, layer(x).dtype) == ((3, 4), torch.bfloat16)
-    assert layer(x, out_dtype=torch.float32).dtype == torch.float32
-    assert layer(x, out=out) is out
+    weight, bias, x = (values.to(device, torch.bfloat16) for values in (rand(4, 8), rand(4), rand(num_tokens, 8)))
+    layer = Linear(weight, bias if with_bias else None)
+    results = {layer(x), layer(x, out_dtype=torch.float32)}
+    for dtype in (torch.bfloat16, torch.float32):  # logits go to a float32 tensor at a fixed address
+        out = torch.empty((num_tokens, 4), device=device, dtype=dtype)
+        assert layer(x, out=out) is out
+        results.add(out)
+    assert sorted(str(result.dtype) for result in results) == ["torch.bfloat16"] * 2 + ["torch.float32"] * 2
+    expected = x.double() @ weight.double().t() + (bias.double() if with_bias else 0.0)
+    for result in results:
+        assert result.shape == (num_tokens, 4)
+        if device != "meta":
+            rounding = 2.0**-7 if result.dtype == torch.bfloat16 else 2.0**-18
+            torch.testing.assert_close(result.double(), expected, rtol=rounding, atol=rounding)
