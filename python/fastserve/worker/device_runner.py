@@ -16,7 +16,7 @@ from fastserve.errors import InternalError
 from fastserve.layers.context import ForwardContext
 from fastserve.models.decoder import Decoder
 from fastserve.ops.attention import AttentionBackend, AttentionBatch, attention_workspace
-from fastserve.ops.sampling import TokenLogprobs, sample, token_logprobs
+from fastserve.ops.sampling import TokenLogprobs, sample, sampling_workspace_bytes, token_logprobs
 from fastserve.worker.cpu_runner import Sampled
 from fastserve.worker.device import Device, Event
 from fastserve.worker.graphs import DecodeGraphs, batch_buckets
@@ -88,6 +88,12 @@ class DeviceRunner:
             ],
         )
         self._sampling = SamplingInputs(device, rows)
+        # For penalties and bans as well, so that no step allocates and the measured step has it all.
+        self._sampling_workspace = torch.empty(
+            sampling_workspace_bytes(rows, spec.vocab_size, changes_logits=True),
+            dtype=torch.uint8,
+            device=device.torch_device,
+        )
         self._sampled = torch.full((rows,), -1, dtype=torch.int32, device=device.torch_device)
         self._sampled_bytes = self._sampled.view(torch.uint8)
         self._results = [_Result(device.host_buffer(4 * rows), device.event()) for _ in range(NUM_SLOTS)]
@@ -234,10 +240,10 @@ class DeviceRunner:
     def _sample(self, logits: torch.Tensor, plan: StepPlan, result: _Result) -> None:
         batch = self._sampling.send(plan, self._sampled)
         sampled = self._sampled[: plan.num_samples]
-        sample(logits, batch, out=sampled)
+        sample(logits, batch, out=sampled, workspace=self._sampling_workspace)
         num_top = int(plan.num_logprobs.max())
         if num_top >= 0:
-            values = token_logprobs(logits, sampled, num_top)
+            values = token_logprobs(logits, sampled, num_top, workspace=self._sampling_workspace)
             result.logprobs = TokenLogprobs(*(self._queue_to_host(array) for array in _arrays(values)))
         # By a kernel: a copy engine may be at work on megabytes of KV.
         whole = (np.zeros(1, np.int64), np.array([4 * plan.num_samples], np.int64))

@@ -72,11 +72,11 @@ def _start(
             f" --max-num-batched-tokens or --max-num-seqs ({error})"
         ) from error
     memory = device.memory()
-    logits_bytes = 4 * limits.max_num_seqs * spec.vocab_size
+    graph_logits_bytes = 4 * limits.max_num_seqs * spec.vocab_size
     left = device_kv_bytes(
         memory,
         utilization=config.cache.gpu_memory_utilization,
-        later_bytes=2 * logits_bytes + (0 if config.model.enforce_eager else GRAPHS_BYTES),
+        later_bytes=0 if config.model.enforce_eager else graph_logits_bytes + GRAPHS_BYTES,
     )
     block_bytes = kv_block_bytes(spec, block_size, model.dtype)
     if left < block_bytes and config.cache.num_gpu_blocks_override is None:
