@@ -1,4 +1,4 @@
-"""Measures the latency model at start, and keeps it on disk under a key of model, dtype, device and version."""
+"""Measures the latency model at start, and keeps it on disk under a key of model, version and how it runs."""
 
 import hashlib
 import json
@@ -37,7 +37,14 @@ def measured_latency_model(
         progress: called as progress("profile", done, total) when it has to be measured.
     """
     info = executor.info
-    path = profile_path(config.model.model, info.dtype, info.device, num_threads())
+    how = [
+        info.dtype,
+        info.device,
+        num_threads(),
+        attention_of(config, info.kernel_fallback),
+        config.model.enforce_eager,
+    ]
+    path = profile_path(config.model.model, how)
     if (coefficients := read_profile(path)) is not None:
         return LatencyModel(coefficients)
     if progress is not None:
@@ -99,9 +106,18 @@ def _grid(points: Sequence[int], most: int) -> list[int]:
     return fitting if len(fitting) == len(points) or most < 1 else sorted({*fitting, most})
 
 
-def profile_path(model: str, dtype: str, device: str, num_threads: int) -> Path:
-    """Where the profile of this model on this machine is cached."""
-    key = json.dumps([fastserve.__version__, str(Path(model).resolve()), _stamp(model), dtype, device, num_threads])
+def attention_of(config: EngineConfig, kernel_fallback: str) -> str:
+    """Who computes attention: torch's takes many times longer than our kernels."""
+    return "torch" if kernel_fallback or config.model.attention_backend == "torch" else "native"
+
+
+def profile_path(model: str, how: Sequence[str | int | bool]) -> Path:
+    """Where the profile of this model on this machine is cached.
+
+    Args:
+        how: what else an iteration's time depends on: dtype, device, threads, kernels.
+    """
+    key = json.dumps([fastserve.__version__, str(Path(model).resolve()), _stamp(model), *how])
     root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     return root / "fastserve" / "profiles" / f"{hashlib.sha256(key.encode()).hexdigest()[:24]}.json"
 
