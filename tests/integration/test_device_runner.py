@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from fastserve._C import cuda_devices
+from fastserve.engine import core as core_module
 from fastserve.engine.core import EngineCore
 from fastserve.errors import DeviceError, DeviceLostError, InvalidArgumentError
 from fastserve.ops.attention import AttentionBackend
@@ -174,6 +175,20 @@ def test_an_error_that_is_no_fault_of_the_device_fails_its_iteration_only(greedy
         assert driver.tokens[1] == greedy_tokens[1]
     finally:
         core.close()
+
+
+def test_the_scheduler_knows_the_rates_of_the_link_before_the_first_request(device, monkeypatch):
+    told = []
+
+    class WatchedScheduler(core_module.Scheduler):
+        def set_link_rates(self, *rates: float) -> None:
+            told.append(rates)
+
+    monkeypatch.setattr(core_module, "Scheduler", WatchedScheduler)
+    core = EngineCore.from_config(engine_config())
+    core.close()
+    assert told == [(core.executor.info.offload_bytes_per_s, core.executor.info.upload_bytes_per_s)]
+    assert min(told[0]) > 1e6
 
 
 def test_the_pool_gets_what_the_memory_of_the_device_leaves(monkeypatch):

@@ -111,6 +111,8 @@ class EngineCore:
             thrash_parks_per_finish=scheduler.thrash_parks_per_finish,
             block_bytes=float(info.pools.block_bytes),
         )
+        if info.offload_bytes_per_s and info.upload_bytes_per_s:
+            self.scheduler.set_link_rates(info.offload_bytes_per_s, info.upload_bytes_per_s)
         self.info = EngineInfo(
             model=config.model.model,
             max_model_len=info.max_model_len,

@@ -13,6 +13,9 @@ from fastserve.worker.step_output import TransferResults
 
 logger = get_logger(__name__)
 
+MEASURED_BYTES = 64 << 20  # per transfer: enough that its fixed cost does not show
+MEASURED_ROUNDS = 3
+
 
 class Transfers:
     """Maps the scheduler's transfer ids to tickets of the offload engine. One thread starts them, one reads results."""
@@ -41,6 +44,7 @@ class Transfers:
         self._id_of_ticket: dict[int, int] = {}
         self._engine: OffloadEngine | None = None
         self.arena: HostArena | None = None
+        self._num_device_blocks = kv_cache.size(0)
         if num_host_blocks:
             block_bytes = kv_cache[0].numel() * kv_cache.element_size()
             self.arena = _host_arena(num_host_blocks, block_bytes, kv_cache.device, allow_pageable)
@@ -61,6 +65,30 @@ class Transfers:
     def device_fault(self) -> str:
         """Why the device is lost, as a copy has met; empty while it works."""
         return "" if self._engine is None else self._engine.device_fault
+
+    def measure_link(self) -> None:
+        """Copy blocks to the host and back, so that the rates of the link are known; before anyone uses the pools.
+
+        Raises:
+            DeviceError: a copy failed.
+        """
+        if self._engine is None:
+            return
+        most = min(self._num_device_blocks, self.arena.num_blocks)
+        blocks = np.arange(min(most, -(-MEASURED_BYTES // self.arena.block_bytes)), dtype=np.int32)
+        for direction in (Direction.DEVICE_TO_HOST, Direction.HOST_TO_DEVICE) * MEASURED_ROUNDS:
+            completion = self._engine.wait(self._engine.submit(direction, blocks, blocks))
+            if not completion.ok:
+                raise DeviceError(f"KV cannot be copied between the GPU and the host: {completion.error}")
+
+    def link_bytes_per_s(self) -> tuple[float, float]:
+        """Rates of recent offloads and uploads; zeros without a host pool."""
+        if self._engine is None:
+            return 0.0, 0.0
+        return (
+            self._engine.link_bytes_per_s(Direction.DEVICE_TO_HOST),
+            self._engine.link_bytes_per_s(Direction.HOST_TO_DEVICE),
+        )
 
     def start(self, plan: StepPlan) -> None:
         """Start every transfer of the plan; returns without waiting for a copy."""
@@ -89,14 +117,15 @@ class Transfers:
             ids = [self._id_of_ticket.pop(c.ticket) for c in done]
         if not done:
             return TransferResults()
+        offload_bytes_per_s, upload_bytes_per_s = self.link_bytes_per_s()
         return TransferResults(
             ids=np.array(ids, np.int64),
             ok=np.array([c.ok for c in done], np.uint8),
             errors=tuple(c.error for c in done if not c.ok),
             offload_bytes=sum(c.bytes for c in done if c.ok and c.direction == Direction.DEVICE_TO_HOST),
             upload_bytes=sum(c.bytes for c in done if c.ok and c.direction == Direction.HOST_TO_DEVICE),
-            offload_bytes_per_s=self._engine.link_bytes_per_s(Direction.DEVICE_TO_HOST),
-            upload_bytes_per_s=self._engine.link_bytes_per_s(Direction.HOST_TO_DEVICE),
+            offload_bytes_per_s=offload_bytes_per_s,
+            upload_bytes_per_s=upload_bytes_per_s,
         )
 
     def close(self) -> None:

@@ -28,7 +28,7 @@ Progress = Callable[[str, int, int], None]
 
 @dataclass(frozen=True, slots=True)
 class WorkerInfo:
-    """What the engine needs to know of the loaded model."""
+    """What the engine needs to know of the loaded model; link rates are 0 where they were not measured at start."""
 
     pools: PoolSizes
     max_model_len: int
@@ -37,6 +37,8 @@ class WorkerInfo:
     dtype: str
     device: str
     kernel_fallback: str = ""  # why torch computes attention although our kernels were wanted
+    offload_bytes_per_s: float = 0.0
+    upload_bytes_per_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +59,8 @@ class Worker:
         Raises:
             CheckpointError: the checkpoint cannot be used.
             InvalidArgumentError: the configuration does not fit the model or the machine.
-            DeviceError: the GPU that is asked for cannot be used, or host memory cannot be page-locked for it.
+            DeviceError: the GPU that is asked for cannot be used, host memory cannot be page-locked for it, or KV cannot
+                be copied between the two.
         """
         self._device = open_device(config.model.device)
         if self._device is None:
@@ -91,6 +94,10 @@ class Worker:
             compute_stream=0 if self._device is None else self._device.stream,
             allow_pageable=config.cache.allow_pageable_host_kv,
         )
+        offload_bytes_per_s = upload_bytes_per_s = 0.0
+        if self._device is not None:
+            self.transfers.measure_link()
+            offload_bytes_per_s, upload_bytes_per_s = self.transfers.link_bytes_per_s()
         self._fault: str | None = None
         self._last_end_s = 0.0
         self.info = WorkerInfo(
@@ -101,6 +108,8 @@ class Worker:
             dtype=str(self._model.dtype).removeprefix("torch."),
             device="cpu" if self._device is None else self._device.label,
             kernel_fallback=attention.fallback,
+            offload_bytes_per_s=offload_bytes_per_s,
+            upload_bytes_per_s=upload_bytes_per_s,
         )
 
     @property
