@@ -1,10 +1,10 @@
 """Everything that one simulation of a figure depends on."""
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 
 from fastserve.config import CacheConfig, SchedulerConfig
 from fastserve.errors import InvalidArgumentError
-from fastserve.sim import CostModel, Deployment, Parallelism, roofline_deployment
+from fastserve.sim import Deployment, EngineCosts, Parallelism, roofline_deployment, with_engine_costs
 
 SCHEDULER_NAMES = tuple(field.name for field in fields(SchedulerConfig))
 
@@ -16,7 +16,7 @@ class RunSettings:
     Attributes:
         model, device, tensor, pipeline, max_model_len: as `roofline_deployment` takes them.
         host_kv_gib, num_gpu_blocks_override: KV pools, as in `CacheConfig`.
-        row_overhead_us: time of an iteration per decoding row, for engines that handle rows in Python, microseconds.
+        iteration_overhead_us, device_overhead_us, row_overhead_us, separate_prefills: as in `EngineCosts`, microseconds.
         prefix_caching: None = when the workload has conversations.
         workload: a name in workloads.toml.
         rate: requests per second; `load` instead says it in multiples of the rate at which `fcfs` is saturated.
@@ -32,7 +32,10 @@ class RunSettings:
     max_model_len: int | None = None
     host_kv_gib: float = 50.0
     num_gpu_blocks_override: int | None = None
+    iteration_overhead_us: float = 0.0
+    device_overhead_us: float = 0.0
     row_overhead_us: float = 0.0
+    separate_prefills: bool = False
     prefix_caching: bool | None = None
     workload: str = "sharegpt"
     rate: float = 1.0
@@ -64,20 +67,13 @@ class RunSettings:
             cache=cache,
             max_model_len=self.max_model_len,
         )
-        return replace(deployment, cost=_CostWithRows(deployment.cost, 1e-6 * self.row_overhead_us))
-
-
-@dataclass(frozen=True, slots=True)
-class _CostWithRows:
-    """The costs of a device, and a time per decoding row."""
-
-    cost: CostModel
-    row_s: float
-
-    def iteration_s(self, prefill_tokens: float, prefill_pairs: float, num_decodes: float, decode_ctx: float) -> float:
-        """See CostModel."""
-        spent_s = self.cost.iteration_s(prefill_tokens, prefill_pairs, num_decodes, decode_ctx)
-        return spent_s + self.row_s * num_decodes
+        costs = EngineCosts(
+            iteration_s=1e-6 * self.iteration_overhead_us,
+            device_s=1e-6 * self.device_overhead_us,
+            row_s=1e-6 * self.row_overhead_us,
+            separate_prefills=self.separate_prefills,
+        )
+        return with_engine_costs(deployment, costs)
 
 
 RUN_NAMES = tuple(field.name for field in fields(RunSettings) if field.name != "scheduler")

@@ -27,6 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "model", nargs="?", metavar="MODEL", help="opt-13b, llama-3-8b, ..., or a folder with a config.json"
     )
     _add_hardware(parser.add_argument_group("What it runs on"))
+    _add_engine_costs(parser.add_argument_group("What the engine adds to the iterations of its devices"))
     _add_runs(parser.add_argument_group("Which runs"))
     add_workload_arguments(parser)
     add_config_flags(parser, CacheConfig, skip=_NOT_SIMULATED)
@@ -88,6 +89,23 @@ def _add_hardware(group: argparse._ArgumentGroup) -> None:
     )
     group.add_argument(
         "--profile", metavar="FILE", help="measured costs, from fastserve profile, instead of MODEL and --device"
+    )
+
+
+def _add_engine_costs(group: argparse._ArgumentGroup) -> None:
+    for name, text in (
+        ("iteration", "time between two iterations in which devices wait for the engine"),
+        ("device", "more of that time for each device but the first"),
+        ("row", "time of an iteration per decoding row"),
+    ):
+        group.add_argument(
+            f"--{name}-overhead-us", type=float, default=0.0, metavar="X", help=f"{text} [microseconds] (default: 0)"
+        )
+    group.add_argument(
+        "--separate-prefills",
+        action=argparse.BooleanOptionalAction,
+        default=False,
+        help="run prefills in iterations of their own, before the decodes, instead of together (default: off)",
     )
 
 
@@ -159,8 +177,18 @@ def _hides(args: argparse.Namespace) -> bool:
 
 
 def _deployment(args: argparse.Namespace) -> typing.Any:
-    cache = CacheConfig(**{f.name: getattr(args, f.name) for f in fields(CacheConfig) if f.name not in _NOT_SIMULATED})
     sim = importlib.import_module("fastserve.sim")
+    costs = sim.EngineCosts(
+        iteration_s=args.iteration_overhead_us * 1e-6,
+        device_s=args.device_overhead_us * 1e-6,
+        row_s=args.row_overhead_us * 1e-6,
+        separate_prefills=args.separate_prefills,
+    )
+    return sim.with_engine_costs(_devices(args, sim), costs)
+
+
+def _devices(args: argparse.Namespace, sim: typing.Any) -> typing.Any:
+    cache = CacheConfig(**{f.name: getattr(args, f.name) for f in fields(CacheConfig) if f.name not in _NOT_SIMULATED})
     if args.profile is not None:
         if args.model is not None:
             raise InvalidArgumentError("--profile says what was measured; leave MODEL out")

@@ -10,6 +10,7 @@ result.summary.normalized_latency_s.mean
 from fastserve.sim.cost import CostModel
 from fastserve.sim.deployment import Deployment, roofline_deployment
 from fastserve.sim.devices import DEVICES, Device, HostLink, find_device
+from fastserve.sim.engine_costs import EngineCosts, with_engine_costs
 from fastserve.sim.explain import Level, explain_policy
 from fastserve.sim.learned import LengthClass, LengthStep
 from fastserve.sim.measure import measure_profile
@@ -30,6 +31,7 @@ __all__ = [
     "Deployment",
     "Device",
     "Distribution",
+    "EngineCosts",
     "FittedCost",
     "HostLink",
     "LengthClass",
@@ -54,4 +56,5 @@ __all__ = [
     "roofline_deployment",
     "simulate",
     "suggest",
+    "with_engine_costs",
 ]

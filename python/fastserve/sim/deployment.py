@@ -21,6 +21,7 @@ class Deployment:
         pools: KV blocks of all devices together; a block has the KV of `block_size` tokens in all layers.
         link: to host memory, of each device.
         num_devices: each carries its share of every block.
+        num_stages: of a pipeline, that holds as many groups of rows at a time.
         max_model_len: longest prompt + output, tokens.
         latency: coefficients of the latency model with which the engine starts; None = as it would measure `cost`.
     """
@@ -36,6 +37,7 @@ class Deployment:
     dtype: str
     device: str
     latency: Coefficients | None = None
+    num_stages: int = 1
 
 
 def roofline_deployment(
@@ -82,6 +84,7 @@ def roofline_deployment(
         block_size=cache.block_size,
         link=hardware.link,
         num_devices=parallelism.num_devices,
+        num_stages=parallelism.pipeline,
         max_model_len=max_model_len,
         vocab_size=shape.vocab_size,
         dtype=shape.dtype,

@@ -35,6 +35,25 @@ def test_line_overrides_panel_overrides_base_and_x_comes_last(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("field", "seconds"),
+    [
+        ("iteration_overhead_us = 1e6", 1.0),
+        ("device_overhead_us = 1e6\ntensor = 2", 1.0),
+        ("row_overhead_us = 1e6", 3.0),
+        ("separate_prefills = true", 0.02),
+    ],
+)
+def test_costs_of_an_engine_are_those_of_its_runs(tmp_path, field, seconds):
+    def iteration_s(text):
+        spec = read(tmp_path, text)
+        deployment = spec.settings(spec.panels[0], spec.lines[0], 0).deployment()
+        return deployment.cost.iteration_s(10, 55, 3, 100)
+
+    plain_s = iteration_s(GOOD.replace("[base]", "[base]\ntensor = 2") if "tensor" in field else GOOD)
+    assert iteration_s(GOOD.replace("[base]", f"[base]\n{field}")) == pytest.approx(plain_s + seconds, rel=0.2)
+
+
+@pytest.mark.parametrize(
     ("change", "message"),
     [
         (("title = \"t\"", ""), "the figure: title is missing"),

@@ -71,6 +71,17 @@ def test_flags_of_the_hardware_change_the_outcome(capsys):
     assert mean("--dtype", "float32") > base
 
 
+def test_costs_of_the_engine_slow_every_iteration(capsys):
+    def mean(*flags: str) -> float:
+        return json.loads(simulate(capsys, "--json", "--tensor-parallel-size", "2", *flags))["summary"]["e2e_s"]["mean"]
+
+    base = mean()
+    assert mean("--iteration-overhead-us", "5000") > base + 20 * 0.005
+    assert mean("--device-overhead-us", "5000") == mean("--iteration-overhead-us", "5000")
+    assert mean("--row-overhead-us", "1000") > base
+    assert mean("--separate-prefills") > base
+
+
 def test_the_levels_of_a_policy_are_explained(capsys):
     flags = ("--explain-policy", "--first-quantum-s", "0.1", "--num-levels", "3")
     text = simulate(capsys, *flags, "--compare", "skip-join-mlfq,srpt")
@@ -124,6 +135,7 @@ def test_what_was_measured_is_simulated(capsys, tmp_path):
     ("flags", "words"),
     [
         (["simulate"], "MODEL must be given"),
+        ([*RUN, "--row-overhead-us", "-1"], "row_s must be between 0 and 1000 seconds"),
         (["simulate", "gpt-5"], "the model must be one of"),
         ([*RUN, "--device", "tpu"], "device must be one of"),
         ([*RUN, "--compare", "fcfs,lifo"], "--compare must name policies"),
