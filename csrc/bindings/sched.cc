@@ -94,6 +94,7 @@ std::unique_ptr<Scheduler> make_scheduler(kv::KvManager& kv, LatencyModel& laten
                                           double starvation_limit_s, double quantum_ratio, double first_quantum_s,
                                           std::int32_t num_levels, const std::string& preemption_mode,
                                           bool proactive_offload, bool write_through, std::int32_t reserve_iterations,
+                                          double upload_margin,
                                           std::int32_t max_parks_per_request, double thrash_parks_per_finish,
                                           double block_bytes, double offload_bytes_per_s, double upload_bytes_per_s,
                                           double length_half_life, std::int32_t min_length_observations) {
@@ -112,6 +113,7 @@ std::unique_ptr<Scheduler> make_scheduler(kv::KvManager& kv, LatencyModel& laten
                                .proactive_offload = proactive_offload,
                                .write_through = write_through,
                                .reserve_iterations = reserve_iterations,
+                               .upload_margin = upload_margin,
                                .max_parks_per_request = max_parks_per_request,
                                .thrash_parks_per_finish = thrash_parks_per_finish,
                                .block_bytes = block_bytes,
@@ -131,6 +133,7 @@ void define_init(py::class_<Scheduler>& scheduler) {
       py::arg("first_quantum_s") = d.first_quantum_s, py::arg("num_levels") = d.num_levels,
       py::arg("preemption_mode") = "auto", py::arg("proactive_offload") = d.proactive_offload,
       py::arg("write_through") = d.write_through, py::arg("reserve_iterations") = d.reserve_iterations,
+      py::arg("upload_margin") = d.upload_margin,
       py::arg("max_parks_per_request") = d.max_parks_per_request,
       py::arg("thrash_parks_per_finish") = d.thrash_parks_per_finish, py::arg("block_bytes") = d.block_bytes,
       py::arg("offload_bytes_per_s") = d.offload_bytes_per_s, py::arg("upload_bytes_per_s") = d.upload_bytes_per_s,

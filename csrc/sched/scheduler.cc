@@ -111,9 +111,8 @@ void Scheduler::Impl::offload_ahead(std::int32_t watermark) {
 }
 
 void Scheduler::Impl::upload_ahead(std::int32_t watermark) {
-  const auto hysteresis =
-      static_cast<std::int32_t>(std::ceil(SwapPlanner::kUploadHysteresis * core_.num_device_blocks()));
-  const auto fits = [&](std::int32_t blocks) { return core_.num_free() - blocks > watermark + hysteresis; };
+  const auto margin = static_cast<std::int32_t>(std::ceil(core_.config.upload_margin * core_.num_device_blocks()));
+  const auto fits = [&](std::int32_t blocks) { return core_.num_free() - blocks > watermark + margin; };
   if (!fits(0)) return;
   for (Request* request : planner_.uploads()) {
     if (!fits(core_.kv.num_blocks_to_upload(request->seq) + 1)) return;

@@ -24,6 +24,9 @@ struct SchedulerConfig {
   bool proactive_offload = true;
   bool write_through = true;
   std::int32_t reserve_iterations = 8;  // H of the watermark W
+  /// Free blocks above W before anything is uploaded ahead of its turn, as a share of the device pool: what was just
+  /// moved out for W must not come back at once.
+  double upload_margin = 0.05;
   std::int32_t max_parks_per_request = 64;
   double thrash_parks_per_finish = 8.0;
   double block_bytes = 0.0;           // of one KV block, for the cost of a copy

@@ -26,6 +26,8 @@ void check_config(const SchedulerConfig& config) {
   positive("offload_bytes_per_s", config.offload_bytes_per_s);
   positive("upload_bytes_per_s", config.upload_bytes_per_s);
   FS_REQUIRE(config.first_quantum_s >= 0.0, "first_quantum_s must not be negative, got ", config.first_quantum_s);
+  FS_REQUIRE(config.upload_margin >= 0.0 && config.upload_margin <= 1.0,
+             "upload_margin must be between 0 and 1, got ", config.upload_margin);
   FS_REQUIRE(config.block_bytes >= 0.0, "block_bytes must not be negative, got ", config.block_bytes);
 }
 

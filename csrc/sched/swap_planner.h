@@ -17,9 +17,6 @@ class SwapPlanner {
   /// Requests looked at for one decision, from the end (victims) or the front (uploads) of the order: the cost of a
   /// step must not grow with the number of requests.
   static constexpr int kMaxCandidates = 64;
-  /// Free blocks above the watermark before anything is uploaded ahead of its turn, as a share of the pool: what was
-  /// just moved out for the watermark must not come back at once.
-  static constexpr double kUploadHysteresis = 0.05;
   /// An upload ahead of its turn starts this many copy times, and at least kUploadSlackS, before the turn: the estimate
   /// of the turn is a bound that finishing requests beat.
   static constexpr double kUploadLead = 4.0;

@@ -156,6 +156,9 @@ class SchedulerConfig:
     reserve_iterations: int = option(
         8, "device blocks are kept free for this many iterations of growth", unit="iterations"
     )
+    upload_margin: float = option(
+        0.05, "share of the device's blocks that must be free above that reserve before KV comes back ahead of its turn"
+    )
     max_parks_per_request: int = option(
         64, "a request parked this often gives way to running requests only, not to new ones"
     )
@@ -180,6 +183,7 @@ class SchedulerConfig:
         _check_range(self, 0, 1e9, "length_half_life", unit="requests", above=True)
         _check_range(self, 1, _MAX_INT, "min_length_observations", unit="requests")
         _check_range(self, 0, 1e9, "thrash_parks_per_finish", above=True)
+        _check_range(self, 0, 1, "upload_margin")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -189,6 +189,27 @@ def test_kv_moves_ahead_of_need_as_far_as_the_reserve_asks(make_driver, proactiv
     assert (stats.offload_blocks > 0) == moved
 
 
+@pytest.mark.parametrize(("upload_margin", "ahead"), [(0.3, True), (0.5, False)])
+def test_upload_margin_decides_whether_kv_comes_back_ahead_of_its_turn(make_driver, upload_margin, ahead):
+    options = {"preemption_mode": "swap", "write_through": False, "max_num_seqs": 1, "first_quantum_s": 10.0}
+    driver = make_driver(num_gpu_blocks_override=16, starvation_limit_s=1e6, upload_margin=upload_margin, **options)
+    driver.add(0, prompt(80), LONG)
+    for _ in range(8):
+        driver.step()
+    driver.add(1, prompt(220), priority=-1)  # takes 14 of the 16 blocks, so the 6 of the first must leave
+    while 1 in driver.unfinished:
+        driver.step()
+    driver.add(2, prompt(5), LONG, priority=-1)
+    driver.core.scheduler.set_link_rates(1.0, 1.0)  # copies take so long that every turn is near
+    while len(driver.tokens[2]) < 20:
+        driver.step()
+    # The last one has 2 blocks: 14 are free, and 7 of them would be taken by what comes back.
+    assert driver.core.explain(0)["kv"] in (("uploading", "device") if ahead else ("host",))
+    driver.run()
+    stats = driver.core.scheduler.stats()
+    assert (stats.uploads_hit, stats.uploads_late) == ((1, 0) if ahead else (0, 1))
+
+
 @pytest.mark.parametrize("write_through", [True, False])
 def test_write_through_copies_full_blocks_that_stay(make_driver, write_through):
     driver = two_residents(make_driver(**TURNS, write_through=write_through, proactive_offload=False))

@@ -49,6 +49,8 @@ BAD = [
     (SchedulerConfig, "proactive_offload", [0], "must be true or false"),
     (SchedulerConfig, "write_through", [0], "must be true or false"),
     (SchedulerConfig, "reserve_iterations", [0], BETWEEN_1_AND_INT),
+    (SchedulerConfig, "upload_margin", [-0.01, 1.01, NAN], "must be between 0 and 1"),
+    (SchedulerConfig, "upload_margin", ["5%"], "must be a number"),
     (SchedulerConfig, "max_parks_per_request", [0], BETWEEN_1_AND_INT),
     (SchedulerConfig, "thrash_parks_per_finish", [0.0, NAN], "must be above 0 and at most 1e+09"),
     (SchedulerConfig, "max_num_queued_reqs", [0], BETWEEN_1_AND_INT),

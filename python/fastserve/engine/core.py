@@ -107,6 +107,7 @@ class EngineCore:
             proactive_offload=scheduler.proactive_offload,
             write_through=scheduler.write_through,
             reserve_iterations=scheduler.reserve_iterations,
+            upload_margin=scheduler.upload_margin,
             max_parks_per_request=scheduler.max_parks_per_request,
             thrash_parks_per_finish=scheduler.thrash_parks_per_finish,
             block_bytes=float(info.pools.block_bytes),

@@ -16,6 +16,7 @@ OTHER_VALUES = {
     "max_num_seqs": 7,
     "port": 81,
     "gpu_memory_utilization": 0.5,
+    "upload_margin": 0.5,
     "max_body_bytes": 2048,
 }
 CASES = [

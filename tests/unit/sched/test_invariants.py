@@ -28,6 +28,7 @@ def setups(draw: st.DrawFn) -> dict:
         "preemption_mode": draw(st.sampled_from(("auto", "swap", "recompute"))),
         "starvation_limit_s": draw(st.sampled_from((0.03, 0.3, 3.0))),
         "reserve_iterations": draw(st.integers(0, 8)),
+        "upload_margin": draw(st.sampled_from((0.0, 0.05, 1.0))),
         "max_parks_per_request": draw(st.sampled_from((0, 1, 64))),
         "thrash_parks_per_finish": draw(st.sampled_from((0.1, 8.0))),
         "block_bytes": draw(st.sampled_from((0.0, 1e6))),

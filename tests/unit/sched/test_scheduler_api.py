@@ -115,7 +115,7 @@ def test_damaged_bytes_are_refused_or_give_a_consistent_plan(changes: list[tuple
 
 
 @pytest.mark.parametrize(
-    "bad", [{"policy": "lifo"}, {"max_num_seqs": 0}, {"preemption_mode": "drop"}, {"quantum_ratio": 1.0}, {"starvation_limit_s": 0.0},
+    "bad", [{"policy": "lifo"}, {"max_num_seqs": 0}, {"preemption_mode": "drop"}, {"quantum_ratio": 1.0}, {"starvation_limit_s": 0.0}, {"upload_margin": 1.1},
             {"num_levels": 65}, {"max_model_len": 1}, {"length_half_life": 0.0}, {"min_length_observations": 0},
             {"policy": "learned", "first_quantum_s": np.inf}]
 )  # fmt: skip
