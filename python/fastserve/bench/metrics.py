@@ -44,7 +44,7 @@ def summarize(
         "duration": run.duration_s,
         "completed": len(done),
         "failed": len(failed),
-        "errors": dict(Counter(result.error for result in failed).most_common()),
+        "error_counts": dict(Counter(result.error for result in failed).most_common()),
         "error_samples": {result.error: result.detail for result in reversed(failed)},
         "total_input_tokens": inputs,
         "total_output_tokens": outputs,
@@ -52,8 +52,9 @@ def summarize(
         "request_goodput": good,
         "output_throughput": outputs / span_s,
         "total_token_throughput": (inputs + outputs) / span_s,
-        "max_concurrent_requests": _peak_concurrency(run.results),
+        "peak_concurrent_requests": _peak_concurrency(run.results),
     }
+    summary |= _busiest_seconds(done)
     for metric in metrics:
         summary |= _distribution(metric, samples_ms(done, metric), percentiles)
     return summary | _lateness(run.results)
@@ -101,11 +102,33 @@ def parse_limits(words: Sequence[str]) -> dict[str, float]:
 
 def _distribution(metric: str, samples: np.ndarray, percentiles: Sequence[float]) -> dict[str, float | None]:
     names = [f"mean_{metric}_ms", f"median_{metric}_ms", f"std_{metric}_ms"]
-    names += [f"p{percentile:g}_{metric}_ms" for percentile in percentiles]
+    names += [f"p{_short(percentile)}_{metric}_ms" for percentile in percentiles]
     if not len(samples):
         return dict.fromkeys(names)
     values = [samples.mean(), np.median(samples), samples.std(), *np.percentile(samples, percentiles)]
     return dict(zip(names, map(float, values), strict=True))
+
+
+def _short(percentile: float) -> str:
+    return str(int(percentile)) if percentile == int(percentile) else str(percentile)
+
+
+def _busiest_seconds(done: Sequence[RequestResult]) -> dict[str, float | int]:
+    """Pieces that came in one second of the run, and requests that were under way in some part of one, at most.
+
+    The first request begins a second. A request that ends as another begins counts beside it when both do so in one second:
+    see `peak_concurrent_requests` for how many there were at one time.
+    """
+    if not done:
+        return {"max_output_tokens_per_s": 0.0, "max_concurrent_requests": 0}
+    origin_s = min(result.sent_s for result in done)
+    pieces = np.bincount(np.concatenate([result.token_s - origin_s for result in done]).astype(np.int64))
+    began = np.bincount([int(result.sent_s - origin_s) for result in done], minlength=len(pieces) + 1)
+    ended = np.bincount([int(result.token_s[-1] - origin_s) + 1 for result in done], minlength=len(pieces) + 1)
+    return {
+        "max_output_tokens_per_s": float(pieces.max()),
+        "max_concurrent_requests": int(np.cumsum(began - ended).max()),
+    }
 
 
 def _lateness(results: Sequence[RequestResult]) -> dict[str, float | bool | None]:

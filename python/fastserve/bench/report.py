@@ -24,7 +24,8 @@ _ROWS = (
     ("Request goodput (requests/s)", "request_goodput", ".2f"),
     ("Output throughput (tokens/s)", "output_throughput", ".2f"),
     ("Total throughput (tokens/s)", "total_token_throughput", ".2f"),
-    ("Most requests at once", "max_concurrent_requests", "d"),
+    ("Peak output throughput (tokens/s)", "max_output_tokens_per_s", ".0f"),
+    ("Most requests at once", "peak_concurrent_requests", "d"),
 )
 _WIDTH = 44
 
@@ -38,7 +39,7 @@ def text_report(summary: Mapping[str, object], metrics: Sequence[str]) -> str:
             statistic, _, rest = key.partition("_")
             if rest == f"{metric}_ms":
                 lines.append(_row(f"{statistic} (ms)", value, ".2f"))
-    for kind, count in summary["errors"].items():
+    for kind, count in summary["error_counts"].items():
         lines.append(f"!! {count} x {kind}: {summary['error_samples'][kind]}")
     return "\n".join(lines)
 
@@ -62,16 +63,20 @@ def lateness_warning(run: LoadRun, summary: Mapping[str, object]) -> str:
 
 
 def detailed(run: LoadRun) -> dict[str, list[object]]:
-    """Every request's own figures, in the order of the workload: lengths in tokens, times in seconds."""
+    """Every request's own figures, in the order of the workload: lengths in tokens, times in seconds from the run's start.
+
+    A request that failed has its kind of failure and what came of its reply; None stands for what did not come.
+    """
     return {
         "input_lens": [r.prompt_tokens for r in run.results],
         "output_lens": [r.output_tokens for r in run.results],
         "due_times": [r.due_s for r in run.results],
         "start_times": [r.sent_s for r in run.results],
-        "e2els": [r.e2el_s for r in run.results],
+        "queue_times": [r.start_s - r.due_s for r in run.results],
+        "latencies": [r.e2el_s if len(r.token_s) else None for r in run.results],
         "ttfts": [r.ttft_s if len(r.token_s) else None for r in run.results],
         "itls": [r.itls_s.tolist() for r in run.results],
-        "request_errors": [r.error for r in run.results],
+        "errors": [r.error for r in run.results],
     }
 
 

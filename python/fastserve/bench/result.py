@@ -42,8 +42,8 @@ class RequestResult:
 
     @property
     def e2el_s(self) -> float:
-        """End-to-end latency."""
-        return self.finished_s - self.start_s
+        """End-to-end latency: to the last piece of the reply, not to the end of its stream."""
+        return float(self.token_s[-1]) - self.start_s
 
     @property
     def tpot_s(self) -> float | None:

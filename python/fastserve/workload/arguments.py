@@ -107,6 +107,11 @@ def workload_from(
     return workload
 
 
+def has_made_up_lengths(args: argparse.Namespace) -> bool:
+    """Whether the lengths of the requests are drawn from a distribution instead of read from a file."""
+    return args.replay is None and _source(args) in _DRAWN
+
+
 def parse_priority_shares(text: str) -> dict[int, float]:
     """ "0:0.9,1:0.1" as a mapping.
 
@@ -161,7 +166,7 @@ def _replayed(args: argparse.Namespace) -> Workload:
 
 
 def _drawn(args: argparse.Namespace, read_dataset: Callable[[argparse.Namespace], Trace] | None) -> Workload:
-    source = args.dataset_name or ("random" if args.dataset_path is None else "trace")
+    source = _source(args)
     if (source not in _DRAWN) != (args.dataset_path is not None):
         raise InvalidArgumentError("--dataset-path goes with a --dataset-name that is a file, and that with a path")
     count = args.num_prompts or DEFAULT_NUM_PROMPTS
@@ -174,6 +179,10 @@ def _drawn(args: argparse.Namespace, read_dataset: Callable[[argparse.Namespace]
     trace = _short(trace, args)
     draw = draw_conversations if args.multi_turn else draw_requests
     return draw(trace, count, arrivals, name=name, seed=args.seed)
+
+
+def _source(args: argparse.Namespace) -> str:
+    return args.dataset_name or ("random" if args.dataset_path is None else "trace")
 
 
 def _made_up(args: argparse.Namespace, source: str, count: int) -> Trace:

@@ -84,12 +84,24 @@ def test_serve_prints_and_saves_figures_under_vllms_names(tmp_path, capsys):
         (["--extra-body", '{"top_k": 3}'], lambda body: body["top_k"] == 3),
         (["--priority-shares", "4:1"], lambda body: body["priority"] == 4),
         (["--ignore-eos"], lambda body: body["ignore_eos"] is True),
+        ([], lambda body: body["ignore_eos"] is True),  # made-up lengths are meant as they are
+        (["--no-ignore-eos"], lambda body: "ignore_eos" not in body),
     ],
 )
 def test_request_flags_reach_the_server(flags, check):
     with fake_openai() as fake:
         assert serve("--base-url", fake.url, *SMALL, "--num-warmups", 0, *flags) == 0
     assert len(fake.bodies) == 6 and all(map(check, fake.bodies))
+
+
+def test_lengths_of_a_file_are_upper_limits_unless_asked_for(tmp_path):
+    path = tmp_path / "lengths.csv"
+    path.write_text("input_tokens,output_tokens\n5,3\n")
+    with fake_openai() as fake:
+        for flags in ([], ["--ignore-eos"]):
+            base = ("--base-url", fake.url, "--trace", path, "--num-prompts", 1, "--num-warmups", 0)
+            assert serve(*base, *flags) == 0
+    assert ["ignore_eos" in body for body in fake.bodies] == [False, True]
 
 
 def test_concurrency_endpoint_and_host_and_port(capsys):
@@ -158,7 +170,7 @@ def test_plots_are_written(tmp_path):
         (["serve", "--goodput", "fast:1"], "a limit must be METRIC:MILLISECONDS"),
         (["serve", "--plot", "/nowhere/x.png"], "a plot must be a file"),
         (["serve", "--plot", "x.bmp"], "a plot must be a file"),
-        (["serve", "--save-result", "--result-dir", "/nowhere"], "--result-dir must be a folder"),
+        (["serve", "--save-result", "--result-dir", "/dev/null/x"], "--result-dir must be a folder"),
         (["serve", "--metadata", "x"], "--metadata must be KEY=VALUE"),
         (["serve", "--extra-body", "[1]"], "--extra-body must be a JSON object"),
         (["serve", "--num-warmups", "-1"], "--num-warmups must be at least 0"),

@@ -50,7 +50,13 @@ def test_failures_are_counted_by_kind_and_none_is_lost():
         result = run(fake, workload([1, *kinds, fake_openai.REFUSE, fake_openai.NO_USAGE]))
     summary = summarize(result)
     assert summary["completed"] == 2 and summary["failed"] == 6
-    assert summary["errors"] == {"HTTP 429": 2, "cut off": 1, "error event": 1, "malformed event": 1, "no tokens": 1}
+    assert summary["error_counts"] == {
+        "HTTP 429": 2,
+        "cut off": 1,
+        "error event": 1,
+        "malformed event": 1,
+        "no tokens": 1,
+    }
     assert "too many" in summary["error_samples"]["HTTP 429"]
     assert "the engine has stopped" in summary["error_samples"]["error event"]
     assert result.results[-1].output_tokens == 5  # counted, where the server does not say
@@ -59,10 +65,10 @@ def test_failures_are_counted_by_kind_and_none_is_lost():
 
 def test_server_that_is_not_there_and_one_that_is_too_slow():
     gone = run_load(Target(base_url="http://127.0.0.1:9", model="m"), workload([1, 1]), LoadOptions())
-    assert summarize(gone)["errors"] == {"ClientConnectorError": 2}
+    assert summarize(gone)["error_counts"] == {"ClientConnectorError": 2}
     with fake_openai.fake_openai(token_s=5.0) as fake:
         target = Target(base_url=fake.url, model="m", timeout_s=0.1)
-        assert summarize(run_load(target, workload([1]), LoadOptions()))["errors"] == {"timeout": 1}
+        assert summarize(run_load(target, workload([1]), LoadOptions()))["error_counts"] == {"timeout": 1}
 
 
 def test_open_loop_does_not_wait_for_a_slow_server():
@@ -70,7 +76,7 @@ def test_open_loop_does_not_wait_for_a_slow_server():
         result = run(fake, workload([1] * 4, tokens=2, gap_s=0.01))
     summary = summarize(result)
     assert summary["kept_offered_rate"] and lateness_warning(result, summary) == ""
-    assert summary["max_concurrent_requests"] == 4
+    assert summary["peak_concurrent_requests"] == 4
     assert result.results[-1].e2el_s > 0.3  # its time in the server's queue counts
 
 
@@ -78,7 +84,7 @@ def test_concurrency_limit_is_kept_and_said_to_miss_the_rate():
     with fake_openai.fake_openai(token_s=0.03) as fake:
         result = run(fake, workload([1] * 8, tokens=4, gap_s=0.001), max_concurrency=2)
     summary = summarize(result)
-    assert fake.most_running == summary["max_concurrent_requests"] == 2
+    assert fake.most_running == summary["peak_concurrent_requests"] == 2
     assert not summary["kept_offered_rate"]
     warning = lateness_warning(result, summary)
     assert "could not keep the offered rate" in warning and "concurrency limit" in warning

@@ -32,11 +32,11 @@ def test_figures_are_those_of_numpy():
     summary = summarize(run, percentiles=(50, 95, 99.9))
     ttft = np.array([r.token_s[0] - r.start_s for r in run.results]) * 1e3
     tpot = np.array([
-        (r.finished_s - r.token_s[0]) / (len(r.token_s) - 1) for r in run.results if len(r.token_s) > 1
+        (r.token_s[-1] - r.token_s[0]) / (len(r.token_s) - 1) for r in run.results if len(r.token_s) > 1
     ]) * 1e3  # fmt: skip
     itl = np.concatenate([np.diff(r.token_s) for r in run.results]) * 1e3
-    normalized = np.array([(r.finished_s - r.start_s) / len(r.token_s) for r in run.results]) * 1e3
-    e2el = np.array([r.finished_s - r.start_s for r in run.results]) * 1e3
+    normalized = np.array([(r.token_s[-1] - r.start_s) / len(r.token_s) for r in run.results]) * 1e3
+    e2el = np.array([r.token_s[-1] - r.start_s for r in run.results]) * 1e3
     for name, samples in (("ttft", ttft), ("tpot", tpot), ("itl", itl), ("normalized", normalized), ("e2el", e2el)):
         assert summary[f"mean_{name}_ms"] == pytest.approx(samples.mean())
         assert summary[f"median_{name}_ms"] == pytest.approx(np.median(samples)) == summary[f"p50_{name}_ms"]
@@ -52,10 +52,35 @@ def test_figures_are_those_of_numpy():
     assert summary["p99_send_lateness_ms"] == pytest.approx(1.0) and summary["kept_offered_rate"]
 
 
+def piece_times(sent_s: float, *token_s: float) -> RequestResult:
+    return RequestResult(
+        index=0, due_s=sent_s - 0.25, start_s=sent_s, sent_s=sent_s, finished_s=token_s[-1] + 0.5,
+        token_s=np.array(token_s), prompt_tokens=1, output_tokens=len(token_s),
+    )  # fmt: skip
+
+
+def test_the_busiest_second_counts_pieces_and_whoever_ran_in_it():
+    # Seconds from the first sending, at 10: the pieces come in the seconds 0, 1, 1 and 1, 2; and in 4.
+    results = (piece_times(10.0, 10.9, 11.1, 11.2), piece_times(10.5, 11.9, 12.0), piece_times(13.0, 14.1))
+    summary = summarize(LoadRun(results=results, duration_s=14.6))
+    assert summary["max_output_tokens_per_s"] == 3.0
+    assert summary["max_concurrent_requests"] == summary["peak_concurrent_requests"] == 2
+    # One ends in the second in which the next begins: together in it, though never at once.
+    chain = (piece_times(0.0, 1.2), piece_times(1.9, 1.95))
+    summary = summarize(LoadRun(results=chain, duration_s=2.0))
+    assert (summary["max_concurrent_requests"], summary["peak_concurrent_requests"]) == (2, 1)
+    assert detailed(LoadRun(results=chain, duration_s=2.0))["queue_times"] == [0.25, 0.25]
+
+
+def test_percentiles_are_named_in_full():
+    names = summarize(made_up_run(5), metrics=("ttft",), percentiles=(50.0, 99.9, 99.9999999))
+    assert {"p50_ttft_ms", "p99.9_ttft_ms", "p99.9999999_ttft_ms"} <= set(names)
+
+
 def test_goodput_counts_requests_that_keep_every_limit():
     run = made_up_run()
     limits = {"ttft": 70.0, "e2el": 300.0}
-    good = sum((r.token_s[0] - r.start_s) <= 0.07 and r.finished_s - r.start_s <= 0.3 for r in run.results)
+    good = sum((r.token_s[0] - r.start_s) <= 0.07 and r.token_s[-1] - r.start_s <= 0.3 for r in run.results)
     assert 0 < good < 200
     assert summarize(run, goodput_ms=limits)["request_goodput"] == pytest.approx(good / run.duration_s)
 
@@ -72,10 +97,12 @@ def test_run_without_a_completed_request_has_no_latencies():
     failed = RequestResult(index=0, due_s=0, start_s=0, sent_s=0, finished_s=1.0, error="timeout", detail="late")
     run = LoadRun(results=(failed,), duration_s=1.0)
     summary = summarize(run, goodput_ms={"ttft": 1.0})
-    assert summary["completed"] == 0 and summary["errors"] == {"timeout": 1} and summary["request_goodput"] == 0.0
+    assert summary["completed"] == 0 and summary["error_counts"] == {"timeout": 1} and summary["request_goodput"] == 0.0
     assert all(summary[f"mean_{metric}_ms"] is None for metric in METRICS)
     assert "n/a" in text_report(summary, METRICS) and "1 x timeout: late" in text_report(summary, METRICS)
-    assert detailed(run)["ttfts"] == [None]
+    assert (summary["max_output_tokens_per_s"], summary["max_concurrent_requests"]) == (0.0, 0)
+    detail = detailed(run)
+    assert detail["ttfts"] == detail["latencies"] == [None] and detail["errors"] == ["timeout"]
 
 
 def test_report_shows_what_was_asked_for():

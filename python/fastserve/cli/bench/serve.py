@@ -28,10 +28,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--goodput", nargs="+", metavar="M:MS", help="limits that a good request keeps: ttft:200 tpot:50 [milliseconds]"
     )
+    group.add_argument("--label", metavar="TEXT", help="first part of the file's name (default: the backend)")
     group.add_argument("--save-result", action="store_true", help="write the figures as JSON")
     group.add_argument("--save-detailed", action="store_true", help="with those of every request")
-    group.add_argument("--result-dir", default=".", metavar="FOLDER", help="where to (default: here)")
-    group.add_argument("--result-filename", metavar="FILE", help="its name (default: made of rate, model and date)")
+    group.add_argument("--result-dir", default=".", metavar="FOLDER", help="where to; is made (default: here)")
+    group.add_argument(
+        "--result-filename", metavar="FILE", help="its name (default: made of label, rate, concurrency, model and date)"
+    )
     group.add_argument("--metadata", nargs="*", default=[], metavar="KEY=VALUE", help="more entries of it")
     group.add_argument("--plot", type=Path, metavar="FILE", help="write a picture, .png, .svg or .pdf")
 
@@ -91,16 +94,23 @@ def _result_path(args: argparse.Namespace) -> Path | None:
     if not (args.save_result or args.save_detailed or args.result_filename):
         return None
     folder = Path(args.result_dir)
-    if not folder.is_dir():
-        raise InvalidArgumentError(f"--result-dir must be a folder that exists, got {folder}")
-    model = (args.model or "model").replace("/", "--")
-    name = f"{args.backend}-{args.request_rate:g}qps-{model}-{time.strftime('%Y%m%d-%H%M%S')}.json"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InvalidArgumentError(f"--result-dir must be a folder, or a place for one: {error}") from None
+    model = (args.model or "model").rpartition("/")[2]
+    slots = "" if args.max_concurrency is None else f"-concurrency{args.max_concurrency}"
+    date = time.strftime("%Y%m%d-%H%M%S")
+    name = f"{args.label or args.backend}-{args.request_rate}qps{slots}-{model}-{date}.json"
     return folder / (args.result_filename or name)
 
 
 def _facts(args: argparse.Namespace) -> dict[str, object]:
     facts: dict[str, object] = {
+        "endpoint_type": args.backend,
         "backend": args.backend,
+        "label": args.label,
+        "tokenizer_id": args.tokenizer,
         "request_rate": args.request_rate if args.request_rate != float("inf") else "inf",
         "burstiness": args.burstiness,
         "max_concurrency": args.max_concurrency,
