@@ -37,6 +37,7 @@ LABELS = {
     "quantum_ratio": "ratio of quanta",
     "first_quantum_s": "first quantum [s]",
     "reserve_iterations": "reserve W [iterations]",
+    "upload_margin": "upload margin above W [share of the device's blocks]",
     "thrash_parks_per_finish": "thrash governor: parks per finish",
     "max_prefill_chunk_tokens": "prefill chunk [tokens]",
     "num_gpu_blocks_override": "device KV pool [blocks of 16 tokens]",

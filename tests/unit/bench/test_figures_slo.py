@@ -1,5 +1,9 @@
 """The rate at a limit, the paper's curves, and the table of both."""
 
+import itertools
+import json
+from pathlib import Path
+
 import pytest
 
 from bench.figures.paper import read_paper
@@ -8,6 +12,8 @@ from bench.figures.slo import rate_at_slo
 from bench.figures.spec import FigureSpec, Line, Panel, PaperReference
 from bench.figures.table import as_markdown, slo_table
 from fastserve.errors import InvalidArgumentError
+
+RESULTS = Path(__file__).parents[3] / "bench" / "results" / "figures"
 
 MEAN = "normalized_latency_s.mean"
 
@@ -65,3 +71,21 @@ def test_table_sets_ours_beside_the_papers():
         ("b", None, None, 3.0, 3.0),
     ]
     assert as_markdown(rows).splitlines()[-1] == "| p | mean | b | above 2 | 3.00 |  |  | 3.00 |"
+
+
+@pytest.mark.parametrize("name", ["chunked_prefill", "gqa", "large_batch", "lengths", "overall"])
+def test_systems_stand_in_the_papers_order_in_the_published_results(name):
+    rows = json.loads((RESULTS / f"{name}.json").read_text())["rate_at_slo"]
+    compared = 0
+    for panel, quantity in {(row["panel"], row["quantity"]) for row in rows}:
+        # A system whose rate is not known bears more than was tried.
+        borne = {
+            row["line"]: (row["paper"], row["ours"] or float("inf"))
+            for row in rows
+            if (row["panel"], row["quantity"]) == (panel, quantity) and row["paper"] is not None
+        }
+        ours = [rate for _, rate in sorted(borne.values())]
+        in_order = all(low < high or low == high == float("inf") for low, high in itertools.pairwise(ours))
+        assert in_order, (panel, quantity, borne)
+        compared += len(ours) > 1
+    assert compared >= 2
