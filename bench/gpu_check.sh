@@ -3,8 +3,10 @@
 # Needs torch, nvcc, cmake, ninja, pybind11, transformers and pytest; no network. Python 3.11 to 3.13.
 set -u -o pipefail
 
-STAGES=(build tests kernels offload llama opt)
-declare -A LIMIT_S=([build]=200 [tests]=130 [kernels]=90 [offload]=60 [llama]=70 [opt]=120)
+STAGES=(build tests kernels offload llama opt sanitizer)
+declare -A LIMIT_S=([build]=200 [tests]=130 [kernels]=90 [offload]=60 [llama]=70 [opt]=120 [sanitizer]=100)
+TOTAL_S=${TOTAL_S:-590} # a stage gets what the ones before have left of it
+LEAST_S=10
 DEVICE=cuda
 OUT=
 CHOSEN=()
@@ -14,9 +16,11 @@ usage() {
   cat <<TEXT
 usage: bench/gpu_check.sh [--stage NAME]... [--device cuda|cpu] [--out FOLDER]
 
-stages: ${STAGES[*]} (default: all, within about ten minutes on 16 cores; each has its own time limit)
+stages: ${STAGES[*]} (default: all, within $TOTAL_S s on 16 cores; each has its own time limit;
+  sanitizer needs compute-sanitizer and is left out without it)
 --device cpu runs the same stages with tiny sizes, without the build: a test of this script, not a measurement.
-Results: a table here, JSON with raw samples in bench/results/<device>/ (or FOLDER). PYTHON names the interpreter.
+Results: a table here, JSON with raw samples in bench/results/<device>/ (or FOLDER). PYTHON names the interpreter,
+TOTAL_S another limit of the whole.
 TEXT
 }
 
@@ -109,14 +113,45 @@ stage_opt() {
   fi
 }
 
-export -f stage_build stage_tests stage_kernels stage_offload stage_llama stage_opt
+stage_sanitizer() {
+  # Every kernel on small shapes. Each tensor has an allocation of its own, so that an access behind its end is seen.
+  local tool filter=()
+  if [ "$DEVICE" = cpu ]; then
+    "$PYTHON" -m bench.gpu.small_kernels --device cpu
+    return
+  fi
+  PATH=$PATH:${CUDA_HOME:-/usr/local/cuda}/bin:${CUDA_HOME:-/usr/local/cuda}/compute-sanitizer
+  compute-sanitizer --help | grep -q -- --kernel-name && filter=(--kernel-name kns=fastserve)
+  for tool in memcheck racecheck; do
+    echo "-- $tool"
+    PYTORCH_NO_CUDA_MEMORY_CACHING=1 compute-sanitizer --tool "$tool" --error-exitcode 9 --print-limit 20 "${filter[@]}" \
+      "$PYTHON" -m bench.gpu.small_kernels --device cuda || return
+  done
+}
+
+has_sanitizer() {
+  [ "$DEVICE" = cpu ] || command -v compute-sanitizer >/dev/null || [ -x "${CUDA_HOME:-/usr/local/cuda}/bin/compute-sanitizer" ]
+}
+
+export -f stage_build stage_tests stage_kernels stage_offload stage_llama stage_opt stage_sanitizer
 export DEVICE OUT PYTHON
 
 failed=0
+SECONDS=0
 for stage in "${CHOSEN[@]}"; do
-  echo "== $stage (at most ${LIMIT_S[$stage]} s)"
+  limit=$((TOTAL_S - SECONDS < LIMIT_S[$stage] ? TOTAL_S - SECONDS : LIMIT_S[$stage]))
+  if [ "$stage" = sanitizer ] && ! has_sanitizer; then
+    printf '%s\t%s\t%s\n' "$stage" "left out" 0 >>"$STATUS"
+    continue
+  fi
+  if [ "$limit" -lt "$LEAST_S" ]; then
+    printf '%s\t%s\t%s\n' "$stage" "no time left" 0 >>"$STATUS"
+    failed=1
+    continue
+  fi
+  echo "== $stage (at most $limit s)"
   begin=$(date +%s.%N)
-  timeout -k 10 "${LIMIT_S[$stage]}" bash -c "stage_$stage" 2>&1 | tee "$OUT/logs/$stage.log" | tail -n 25
+  timeout -k 10 "$limit" bash -c "stage_$stage" 2>&1 | tee "$OUT/logs/$stage.log" | tail -n 25
   code=${PIPESTATUS[0]}
   seconds=$(echo "$(date +%s.%N) $begin" | awk '{printf "%.1f", $1 - $2}')
   case $code in 0) result=ok ;; 124 | 137) result="out of time" ;; *) result="failed ($code)" ;; esac

@@ -7,18 +7,21 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
+from bench.gpu.report import kernel_lines
 from bench.gpu.shapes import SHAPES, write_shape
+from bench.gpu.small_kernels import faults_of
 from fastserve.models.registry import read_spec
 
 ROOT = Path(__file__).parents[3]
 SCRIPT = ROOT / "bench" / "gpu_check.sh"
 
 
-def run(*arguments: object) -> subprocess.CompletedProcess:
+def run(*arguments: object, total_s: int = 250) -> subprocess.CompletedProcess:
     return subprocess.run(
         ["bash", SCRIPT, *map(str, arguments)],
-        env=os.environ | {"PYTHON": sys.executable},
+        env=os.environ | {"PYTHON": sys.executable, "TOTAL_S": str(total_s)},
         capture_output=True,
         text=True,
         check=False,
@@ -27,7 +30,7 @@ def run(*arguments: object) -> subprocess.CompletedProcess:
 
 
 def test_every_stage_runs_on_a_cpu(tmp_path):
-    stages = ("build", "tests", "offload", "llama", "opt")
+    stages = ("build", "tests", "kernels", "offload", "llama", "opt", "sanitizer")
     done = run("--device", "cpu", "--out", tmp_path, *(word for stage in stages for word in ("--stage", stage)))
     assert done.returncode == 0, done.stdout + done.stderr
     summary = json.loads((tmp_path / "summary.json").read_text())
@@ -36,6 +39,36 @@ def test_every_stage_runs_on_a_cpu(tmp_path):
     assert policies == ["skip-join-mlfq", "fcfs"]
     assert "x large copy" in done.stdout
     assert "tokens/s" in done.stdout
+    assert "rms_norm" in done.stdout.split("of roof")[1]
+
+
+def test_stages_for_which_no_time_is_left_say_so(tmp_path):
+    done = run("--device", "cpu", "--out", tmp_path, "--stage", "llama", total_s=1)
+    assert done.returncode == 1
+    assert json.loads((tmp_path / "summary.json").read_text())["stages"][0]["result"] == "no time left"
+
+
+GPU_ROW = {
+    "kernel": "prefill attn", "shape": "B=8", "bytes_moved": 0, "flops": 4e12, "read_roof_bytes_per_s": 4e12,
+    "copy_roof_bytes_per_s": 4e12, "matmul_roof_flops_per_s": 8e14, "median_s": {"fastserve": 0.01, "torch": 0.012},
+}  # fmt: skip
+
+
+def test_the_table_has_rate_share_of_the_roof_and_ratio_of_a_kernel():
+    header, compute, memory = kernel_lines(
+        [GPU_ROW, GPU_ROW | {"kernel": "decode attn", "flops": 0, "bytes_moved": 2e10}]
+    )
+    assert "of roof" in header
+    assert compute.split()[-5:] == ["400", "TFLOP/s", "50%", "torch", "1.20x"]
+    assert memory.split()[-5:] == ["2000", "GB/s", "50%", "torch", "1.20x"]
+
+
+def test_a_kernel_whose_result_differs_is_told():
+    def wrong(device, dtype):
+        wrong.calls = getattr(wrong, "calls", 0) + 1
+        return [torch.full((2,), wrong.calls)]
+
+    assert faults_of(wrong, "cpu", torch.float32) == ["wrong torch.float32: result 0 differs from the CPU's"]
 
 
 def test_a_stage_that_fails_does_not_hide_the_others(tmp_path):
