@@ -70,13 +70,16 @@ class Driver:
             self.step()
             assert self.steps < max_steps, f"no end in sight: {self.unfinished} after {self.steps} steps"
 
-    def step(self) -> None:
+    def step(self) -> list[EngineOutput]:
+        """One step of the core; returns its outputs as well."""
         self.steps += 1
-        for output in self.core.step():
+        outputs = self.core.step()
+        for output in outputs:
             self.tokens[output.request_id].extend(output.token_ids)
             if output.finish_reason is not None:
                 assert output.request_id not in self.last, "a request ends once"
                 self.last[output.request_id] = output
+        return outputs
 
     def check_drained(self) -> None:
         """Every pool is exact and nothing is held."""

@@ -79,6 +79,24 @@ def test_a_stage_that_fails_does_not_hide_the_others(tmp_path):
     assert [stage["result"] for stage in summary["stages"]] == ["failed (1)", "ok"]
 
 
+NOT_IN_A_GPU_IMAGE = ("fastapi", "starlette", "uvicorn", "zmq", "msgspec", "openai", "httpx", "prometheus_client")
+IMPORTS = f"""
+import sys
+class Missing:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {NOT_IN_A_GPU_IMAGE}:
+            raise ImportError(name)
+sys.meta_path.insert(0, Missing())
+import bench.gpu.report, bench.gpu.serving, bench.gpu.small_kernels, bench.kernels.__main__, bench.offload.__main__
+import tests.faulty_gpu, tests.integration.test_device_runner
+"""
+
+
+def test_nothing_of_it_needs_the_packages_of_the_server():
+    done = subprocess.run([sys.executable, "-c", IMPORTS], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.mark.parametrize("arguments", [("--stage", "fly"), ("--device", "tpu"), ("--what",)])
 def test_an_unknown_word_is_refused_with_the_usage(arguments):
     done = run(*arguments)
