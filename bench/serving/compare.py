@@ -70,7 +70,7 @@ def _print_row(name: str, label: str, summary: Mapping[str, object]) -> None:
         f"{name:>14} {label:>14}  mean {figures['mean_normalized_ms'] / 1e3:7.4f} s/token"
         f"  p95 {figures['p95_normalized_ms'] / 1e3:7.4f}  e2e {figures['mean_e2el_ms'] / 1e3:7.2f} s"
         f"  ttft {figures['mean_ttft_ms'] / 1e3:6.2f} s  output {figures['output_throughput']:7.1f} tokens/s"
-        f"  failed {summary['failed']} {summary['errors'] or ''}",
+        f"  failed {summary['failed']} {summary['error_counts'] or ''}",
         flush=True,
     )
 
