@@ -11,6 +11,7 @@ from fastserve.workload.build import (
     replay,
 )
 from fastserve.workload.lengths import lognormal_lengths, uniform_lengths
+from fastserve.workload.ramp import RampUp
 from fastserve.workload.trace import (
     COLUMNS,
     Trace,
@@ -27,6 +28,7 @@ __all__ = [
     "Arrivals",
     "COLUMNS",
     "NO_CONVERSATION",
+    "RampUp",
     "Trace",
     "TurnMatcher",
     "Workload",

@@ -10,6 +10,7 @@ import numpy as np
 from fastserve.errors import InvalidArgumentError
 from fastserve.workload.build import Arrivals, draw_conversations, draw_priorities, draw_requests, keep_short, replay
 from fastserve.workload.lengths import lognormal_lengths, uniform_lengths
+from fastserve.workload.ramp import STRATEGIES, RampUp
 from fastserve.workload.trace import Trace, lengths_alone, read_trace
 from fastserve.workload.workload import Workload
 
@@ -81,6 +82,7 @@ def add_workload_arguments(
         _add_arrival_arguments(parser.add_argument_group("Workload: when they arrive"))
     else:
         parser.set_defaults(replay=None, request_rate=float("inf"), burstiness=1.0, think_time_s=0.0)
+        parser.set_defaults(ramp_up_strategy=None, ramp_up_start_rps=None, ramp_up_end_rps=None)
 
 
 def workload_from(
@@ -143,6 +145,13 @@ def _add_arrival_arguments(arrivals: argparse._ArgumentGroup) -> None:
         help="shape of the gaps: 1 = Poisson, below bursts, above more even, inf = even (default: 1.0)",
     )
     arrivals.add_argument(
+        "--ramp-up-strategy", choices=STRATEGIES, help="let the rate rise over the run, instead of --request-rate"
+    )
+    for end, text in (("start", "first"), ("end", "last")):
+        arrivals.add_argument(
+            f"--ramp-up-{end}-rps", type=float, metavar="X", help=f"rate of the {text} request [requests per second]"
+        )
+    arrivals.add_argument(
         "--think-time-s",
         type=float,
         default=30.0,
@@ -158,6 +167,7 @@ def _replayed(args: argparse.Namespace) -> Workload:
     given = {"--dataset-path": args.dataset_path, "--dataset-name": args.dataset_name}
     given["--multi-turn"] = args.multi_turn or None
     given["--request-rate"] = None if np.isinf(args.request_rate) else args.request_rate
+    given["--ramp-up-strategy"] = args.ramp_up_strategy
     for flag, value in given.items():
         if value is not None:
             raise InvalidArgumentError(f"--replay keeps the requests and times of its file; leave {flag} out")
@@ -170,7 +180,9 @@ def _drawn(args: argparse.Namespace, read_dataset: Callable[[argparse.Namespace]
     if (source not in _DRAWN) != (args.dataset_path is not None):
         raise InvalidArgumentError("--dataset-path goes with a --dataset-name that is a file, and that with a path")
     count = args.num_prompts or DEFAULT_NUM_PROMPTS
-    arrivals = Arrivals(rate=args.request_rate, burstiness=args.burstiness, think_time_s=args.think_time_s)
+    arrivals = Arrivals(
+        rate=args.request_rate, burstiness=args.burstiness, think_time_s=args.think_time_s, ramp_up=_ramp_up(args)
+    )
     name = source if args.dataset_path is None else Path(args.dataset_path).stem
     if source in _DRAWN:
         trace = _made_up(args, source, count)
@@ -183,6 +195,17 @@ def _drawn(args: argparse.Namespace, read_dataset: Callable[[argparse.Namespace]
 
 def _source(args: argparse.Namespace) -> str:
     return args.dataset_name or ("random" if args.dataset_path is None else "trace")
+
+
+def _ramp_up(args: argparse.Namespace) -> RampUp | None:
+    ends = (args.ramp_up_start_rps, args.ramp_up_end_rps)
+    if args.ramp_up_strategy is None and ends == (None, None):
+        return None
+    if args.ramp_up_strategy is None or None in ends:
+        raise InvalidArgumentError("--ramp-up-strategy, --ramp-up-start-rps and --ramp-up-end-rps go together")
+    if not np.isinf(args.request_rate):
+        raise InvalidArgumentError("a ramp-up says the rate of requests; leave --request-rate and sweeps of it out")
+    return RampUp(strategy=args.ramp_up_strategy, start_rps=ends[0], end_rps=ends[1])
 
 
 def _made_up(args: argparse.Namespace, source: str, count: int) -> Trace:

@@ -7,6 +7,7 @@ import numpy as np
 
 from fastserve.errors import InvalidArgumentError
 from fastserve.workload.arrivals import fixed_arrivals, gamma_arrivals, replayed_arrivals, turn_arrivals
+from fastserve.workload.ramp import RampUp
 from fastserve.workload.trace import Trace
 from fastserve.workload.workload import NO_CONVERSATION, Workload
 
@@ -19,17 +20,29 @@ class Arrivals:
         rate: requests per second; inf = all at once.
         burstiness: shape of the gaps, see `gamma_arrivals`; inf = even gaps.
         think_time_s: mean time between two turns of a conversation.
+        ramp_up: a rate that rises from request to request, instead of `rate`.
     """
 
     rate: float = float("inf")
     burstiness: float = 1.0
     think_time_s: float = 30.0
+    ramp_up: RampUp | None = None
 
     def times(self, count: int, rng: np.random.Generator) -> np.ndarray:
         """float64[count] seconds, not decreasing."""
+        if self.ramp_up is None:
+            return self._times(self.rate, count, rng)
+        gaps_s = np.diff(self._times(1.0, count, rng), prepend=0.0) / self.ramp_up.rates(count)
+        return np.cumsum(gaps_s)
+
+    def scaled(self, factor: float) -> "Arrivals":
+        """The same with the rate times a factor."""
+        return replace(self, rate=factor * self.rate, ramp_up=self.ramp_up and self.ramp_up.scaled(factor))
+
+    def _times(self, rate: float, count: int, rng: np.random.Generator) -> np.ndarray:
         if np.isinf(self.burstiness) and self.burstiness > 0:
-            return fixed_arrivals(self.rate, count)
-        return gamma_arrivals(self.rate, count, rng, burstiness=self.burstiness)
+            return fixed_arrivals(rate, count)
+        return gamma_arrivals(rate, count, rng, burstiness=self.burstiness)
 
 
 def replay(trace: Trace, *, name: str, seed: int, count: int | None = None, speed: float = 1.0) -> Workload:
@@ -68,8 +81,7 @@ def draw_conversations(trace: Trace, count: int, arrivals: Arrivals, *, name: st
     rng = np.random.default_rng(seed)
     rows, conversation, turn = _conversation_rows(trace.conversation, count, rng)
     num_conversations = int(conversation[-1]) + 1
-    rate = arrivals.rate * num_conversations / count
-    starts_s = Arrivals(rate=rate, burstiness=arrivals.burstiness).times(num_conversations, rng)
+    starts_s = arrivals.scaled(num_conversations / count).times(num_conversations, rng)
     arrival_s = turn_arrivals(starts_s[conversation], turn, rng, think_time_s=arrivals.think_time_s)
     order = np.argsort(arrival_s, kind="stable")
     chosen = trace.take(rows[order])

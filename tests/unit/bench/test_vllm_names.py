@@ -57,9 +57,9 @@ ONLY_OUR_FLAGS = (
 SHARED_FLAGS = (
     "--backend", "--base-url", "--burstiness", "--dataset-name", "--dataset-path", "--endpoint", "--extra-body", "--goodput",
     "--host", "--ignore-eos", "--label", "--max-concurrency", "--metadata", "--metric-percentiles", "--model",
-    "--num-prompts", "--num-warmups", "--percentile-metrics", "--port", "--random-input-len", "--random-output-len",
-    "--random-range-ratio", "--request-rate", "--result-dir", "--result-filename", "--save-detailed", "--save-result",
-    "--seed", "--temperature", "--tokenizer",
+    "--num-prompts", "--num-warmups", "--percentile-metrics", "--port", "--ramp-up-end-rps", "--ramp-up-start-rps",
+    "--ramp-up-strategy", "--random-input-len", "--random-output-len", "--random-range-ratio", "--request-rate",
+    "--result-dir", "--result-filename", "--save-detailed", "--save-result", "--seed", "--temperature", "--tokenizer",
 )  # fmt: skip
 
 
@@ -126,3 +126,11 @@ def test_file_and_facts_are_named_as_vllm_names_them(tmp_path):
     assert (result["label"], result["backend"], result["endpoint_type"]) == ("mine", "openai", "openai")
     assert (result["model_id"], result["request_rate"], result["max_concurrency"]) == ("org/small", "inf", 3)
     assert result["chip"] == "x"
+
+
+def test_a_ramp_up_is_part_of_file_and_facts(tmp_path):
+    ramp = ("--ramp-up-strategy", "linear", "--ramp-up-start-rps", "50", "--ramp-up-end-rps", "100")
+    result = saved(tmp_path / "r", "--save-result", "--model", "m", *ramp)
+    assert result["file"].startswith("openai-ramp-up-linear-50.0qps-100.0qps-m-")
+    assert (result["ramp_up_strategy"], result["ramp_up_start_rps"], result["ramp_up_end_rps"]) == ("linear", 50, 100)
+    assert result["request_rate"] == "inf"

@@ -5,6 +5,8 @@ import pytest
 
 from fastserve.errors import InvalidArgumentError
 from fastserve.workload import (
+    Arrivals,
+    RampUp,
     fixed_arrivals,
     gamma_arrivals,
     lognormal_lengths,
@@ -69,12 +71,38 @@ def test_uniform_lengths_fill_their_range():
 
 
 @pytest.mark.parametrize(
+    ("strategy", "rates"), [("linear", [1.0, 3.0, 5.0, 7.0, 9.0]), ("exponential", [1.0, 3**0.5, 3.0, 3**1.5, 9.0])]
+)
+def test_a_ramp_goes_evenly_or_by_equal_factors_from_rate_to_rate(strategy, rates):
+    ramp = RampUp(strategy=strategy, start_rps=1.0, end_rps=9.0)
+    assert ramp.rates(5) == pytest.approx(np.array(rates))
+    assert ramp.rates(1) == pytest.approx([1.0])
+    even = Arrivals(burstiness=float("inf"), ramp_up=ramp).times(5, rng())
+    assert np.diff(even) == pytest.approx(1.0 / np.array(rates[1:]))
+    assert Arrivals(burstiness=float("inf"), ramp_up=ramp).scaled(2.0).times(5, rng()) == pytest.approx(even / 2)
+
+
+def test_gaps_of_a_ramp_have_its_rate_of_the_moment_and_the_burstiness():
+    ramp = RampUp(strategy="linear", start_rps=2.0, end_rps=10.0)
+    gaps = np.diff(Arrivals(burstiness=4.0, ramp_up=ramp).times(N, rng()), prepend=0.0)
+    for part, rate in ((slice(0, N // 20), 2.2), (slice(-N // 20, None), 9.8)):
+        assert gaps[part].mean() == pytest.approx(1 / rate, rel=0.03)
+        assert gaps[part].std() / gaps[part].mean() == pytest.approx(0.5, rel=0.05)
+    flat = Arrivals(ramp_up=RampUp(strategy="exponential", start_rps=5.0, end_rps=5.0)).times(100, rng())
+    assert flat == pytest.approx(Arrivals(rate=5.0).times(100, rng()))
+
+
+@pytest.mark.parametrize(
     ("call", "message"),
     [
         (lambda: gamma_arrivals(0.0, 1, rng()), "rate must be above 0 requests per second, got 0.0"),
         (lambda: gamma_arrivals(float("nan"), 1, rng()), "rate must be above 0"),
         (lambda: gamma_arrivals(1.0, 1, rng(), burstiness=0.0), "burstiness must be above 0 and finite, got 0.0"),
         (lambda: fixed_arrivals(-1.0, 1), "rate must be above 0"),
+        (lambda: RampUp(strategy="steps", start_rps=1.0, end_rps=2.0), "a ramp must be one of linear, exponential"),
+        (lambda: RampUp(strategy="linear", start_rps=0.0, end_rps=2.0), "must start above 0 requests per second"),
+        (lambda: RampUp(strategy="linear", start_rps=3.0, end_rps=2.0), "at no lower rate, got 3.0 to 2.0"),
+        (lambda: RampUp(strategy="linear", start_rps=3.0, end_rps=np.inf), "at no lower rate, got 3.0 to inf"),
         (lambda: replayed_arrivals(np.zeros(1), speed=0.0), "speed of a replay must be above 0"),
         (lambda: turn_arrivals(np.zeros(1), np.zeros(1), rng(), think_time_s=-1.0), "think_time_s must be at least 0"),
         (lambda: uniform_lengths(0, 1, rng()), "lengths must be at least 1 token, got 0"),

@@ -10,6 +10,7 @@ import pytest
 from fastserve.errors import InvalidArgumentError
 from fastserve.workload import (
     Arrivals,
+    RampUp,
     Workload,
     add_workload_arguments,
     draw_conversations,
@@ -67,6 +68,14 @@ def test_conversations_stay_in_order_and_keep_the_rate(talks):
     assert len(drawn) / drawn.arrival_s[-1] == pytest.approx(50.0, rel=0.03)
 
 
+def test_conversations_ramp_up_as_requests_do(talks):
+    ramp = RampUp(strategy="linear", start_rps=10.0, end_rps=90.0)
+    arrivals = Arrivals(burstiness=float("inf"), think_time_s=0.0, ramp_up=ramp)
+    drawn = draw_conversations(read_trace(talks), 20_000, arrivals, name="t", seed=0)
+    first, last = drawn.arrival_s[1000], drawn.arrival_s[-1] - drawn.arrival_s[-1001]
+    assert (1000 / first, 1000 / last) == pytest.approx((12.0, 88.0), rel=0.05)
+
+
 def test_priorities_have_their_shares():
     drawn = draw_priorities({0: 0.9, 5: 0.1}, 50_000, seed=0)
     assert set(drawn) == {0, 5} and (drawn == 5).mean() == pytest.approx(0.1, abs=0.006)
@@ -80,9 +89,13 @@ def test_defaults_are_a_thousand_equal_requests_at_once():
     assert set(made.prompt_tokens) == {1024} and set(made.output_tokens) == {128} and made.arrival_s[-1] == 0.0
 
 
+RAMP = ["--ramp-up-strategy", "linear", "--ramp-up-start-rps", 1, "--ramp-up-end-rps", 9]
+
+
 @pytest.mark.parametrize(
     ("flags", "check"),
     [
+        ([*RAMP, "--burstiness", "inf"], lambda w: np.diff(w.arrival_s)[[0, -1]] == pytest.approx([1.0, 1 / 9], rel=0.01)),
         (["--num-prompts", 7], lambda w: len(w) == 7),
         (["--random-input-len", 5], lambda w: set(w.prompt_tokens) == {5}),
         (["--random-output-len", 6], lambda w: set(w.output_tokens) == {6}),
@@ -138,6 +151,10 @@ def test_trace_flags(talks, timed):
         (["--seed", -1], "--seed must be at least 0"),
         (["--dataset-name", "trace"], "--dataset-path goes with a --dataset-name that is a file"),
         (["--multi-turn"], "--multi-turn needs a trace"),
+        ([*RAMP, "--request-rate", 3], "leave --request-rate and sweeps of it out"),
+        (RAMP[:4], "--ramp-up-start-rps and --ramp-up-end-rps go together"),
+        (RAMP[2:], "--ramp-up-start-rps and --ramp-up-end-rps go together"),
+        ([*RAMP, "--replay", "x.csv"], "leave --ramp-up-strategy out"),
         (["--max-input-len", 10], "no request is left with a prompt of at most 10"),
         (["--priority-shares", "high"], "--priority-shares must be priority:share pairs .*, got 'high'"),
         (["--replay", "x.csv", "--request-rate", 1], "leave --request-rate out"),

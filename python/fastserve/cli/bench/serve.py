@@ -101,7 +101,10 @@ def _result_path(args: argparse.Namespace) -> Path | None:
     model = (args.model or "model").rpartition("/")[2]
     slots = "" if args.max_concurrency is None else f"-concurrency{args.max_concurrency}"
     date = time.strftime("%Y%m%d-%H%M%S")
-    name = f"{args.label or args.backend}-{args.request_rate}qps{slots}-{model}-{date}.json"
+    rate = f"{args.request_rate}qps"
+    if args.ramp_up_strategy is not None:
+        rate = f"ramp-up-{args.ramp_up_strategy}-{args.ramp_up_start_rps}qps-{args.ramp_up_end_rps}qps"
+    name = f"{args.label or args.backend}-{rate}{slots}-{model}-{date}.json"
     return folder / (args.result_filename or name)
 
 
@@ -116,6 +119,9 @@ def _facts(args: argparse.Namespace) -> dict[str, object]:
         "max_concurrency": args.max_concurrency,
         "seed": args.seed,
     }
+    if args.ramp_up_strategy is not None:
+        for name in ("ramp_up_strategy", "ramp_up_start_rps", "ramp_up_end_rps"):
+            facts[name] = getattr(args, name)
     for word in args.metadata:
         key, equals, value = word.partition("=")
         if not (key and equals):
