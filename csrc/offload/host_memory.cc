@@ -48,10 +48,18 @@ std::int64_t available_cgroup_bytes(const std::filesystem::path& cgroup) {
   return std::max<std::int64_t>(limit - anonymous - shared, 0);
 }
 
+std::int64_t available_below(const std::filesystem::path& root, const std::filesystem::path& own) {
+  std::filesystem::path group = root;
+  std::int64_t available = available_cgroup_bytes(group);
+  for (const auto& name : own.relative_path()) {
+    group /= name;
+    available = std::min(available, available_cgroup_bytes(group));
+  }
+  return available;
+}
+
 std::int64_t available_host_bytes() {
-  const std::filesystem::path root = "/sys/fs/cgroup";
-  return std::min({available_to_the_machine(), available_cgroup_bytes(root),
-                   available_cgroup_bytes(root / std::filesystem::path(own_cgroup()).relative_path())});
+  return std::min(available_to_the_machine(), available_below("/sys/fs/cgroup", own_cgroup()));
 }
 
 }  // namespace fastserve::offload

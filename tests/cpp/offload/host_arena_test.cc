@@ -71,6 +71,16 @@ TEST_F(CgroupMemory, NoLimitIsNotALimitOfZero) {
   EXPECT_EQ(available_cgroup_bytes(directory), std::numeric_limits<std::int64_t>::max());
 }
 
+TEST_F(CgroupMemory, TheTightestLimitOfAllAncestorsCounts) {
+  std::filesystem::create_directories(directory / "pod" / "container");
+  EXPECT_EQ(available_below(directory, "/pod/container"), std::numeric_limits<std::int64_t>::max());
+  write("pod/memory.max", "5000\n");
+  write("pod/memory.stat", "anon 1000\n");
+  write("pod/container/memory.max", "9000\n");
+  EXPECT_EQ(available_below(directory, "/pod/container"), 4000);
+  EXPECT_EQ(available_below(directory, "/"), std::numeric_limits<std::int64_t>::max());
+}
+
 TEST(HostMemory, TheMachineHasSome) {
   EXPECT_GT(available_host_bytes(), 1 << 20);
   EXPECT_LT(available_host_bytes(), std::numeric_limits<std::int64_t>::max());
