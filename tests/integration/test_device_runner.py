@@ -17,6 +17,7 @@ from fastserve.types import FinishReason, SamplingParams, TokenLogprobs
 from fastserve.worker import gpu_start
 from fastserve.worker import worker as worker_module
 from fastserve.worker.attention_choice import AttentionChoice
+from fastserve.worker.device_runner import DeviceRunner
 from tests.fake_device import FakeDevice, use_device
 from tests.integration.engine_driver import GREEDY, Driver, engine_config, park_every, random_prompts, run_prompts
 
@@ -200,6 +201,23 @@ def test_a_device_without_room_for_a_block_is_refused_with_the_remedy(monkeypatc
     monkeypatch.setattr(worker_module, "open_device", lambda requested: FakeDevice(total=1 << 20))
     with pytest.raises(InvalidArgumentError, match=r"no room for one KV block.*--gpu-memory-utilization"):
         EngineCore.from_config(engine_config(num_gpu_blocks_override=None, gpu_memory_utilization=0.2))
+
+
+@pytest.mark.parametrize(
+    ("owner", "function", "text"),
+    [
+        (worker_module, "load_model", r"the weights of .* do not fit into the memory of the GPU: .*--dtype"),
+        (DeviceRunner, "time", r"does not hold a step of 128 tokens beside the weights: .*--max-num-batched-tokens"),
+        (DeviceRunner, "capture_graphs", r"does not hold the graphs .*--gpu-memory-utilization .*--enforce-eager"),
+    ],
+)
+def test_memory_that_runs_out_at_start_is_told_with_the_remedy(device, monkeypatch, owner, function, text):
+    def run_out(*args: object, **settings: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(owner, function, run_out)
+    with pytest.raises(InvalidArgumentError, match=text):
+        EngineCore.from_config(engine_config())
 
 
 @pytest.mark.skipif(bool(cuda_devices()), reason="this machine has a GPU")

@@ -40,7 +40,7 @@ def start_on_device(
     Args:
         progress: called as progress("graphs", done, total) while graphs are captured.
     Raises:
-        InvalidArgumentError: the memory does not hold a step of the largest size, or no KV pool beside it.
+        InvalidArgumentError: the memory does not hold a step of the largest size, or no KV pool or graphs beside it.
     """
     with device.scope():
         started = _start(config, model, device, progress)
@@ -90,7 +90,13 @@ def _start(
     kv_cache = allocate_kv_cache(spec, pools.num_device_blocks, block_size, model.dtype, device.torch_device)
     runner.use_cache(kv_cache)
     if not config.model.enforce_eager:
-        runner.capture_graphs(None if progress is None else lambda done, total: progress("graphs", done, total))
+        try:
+            runner.capture_graphs(None if progress is None else lambda done, total: progress("graphs", done, total))
+        except torch.OutOfMemoryError as error:
+            raise InvalidArgumentError(
+                f"the memory of the GPU does not hold the graphs of decode steps beside the KV pool: lower"
+                f" --gpu-memory-utilization or --max-num-seqs, or pass --enforce-eager ({error})"
+            ) from error
     return Started(pools, kv_cache, runner, attention)
 
 

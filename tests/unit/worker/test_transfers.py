@@ -5,9 +5,12 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from fastserve._C.offload import Direction
+from fastserve._C.offload import Direction, HostArena
 from fastserve.errors import DeviceError
+from fastserve.worker import transfers as transfers_module
 from fastserve.worker.transfers import Transfers
+
+GPU = torch.device("cuda", 0)
 
 
 @pytest.fixture
@@ -38,3 +41,26 @@ def test_without_a_host_pool_there_is_no_link():
     transfers.measure_link()
     assert transfers.link_bytes_per_s() == (0.0, 0.0)
     assert transfers.device_fault == ""
+
+
+@pytest.fixture
+def no_page_locking(monkeypatch) -> None:
+    """A driver that locks no memory."""
+
+    def arena(num_blocks: int, block_bytes: int, *, pin: bool = False, device: int = 0) -> HostArena:
+        if pin:
+            raise DeviceError("the driver does not page-lock 1024 MiB of host memory")
+        return HostArena(num_blocks, block_bytes)
+
+    monkeypatch.setattr(transfers_module, "HostArena", arena)
+
+
+def test_a_host_pool_that_cannot_be_page_locked_is_refused_with_the_remedy(no_page_locking):
+    with pytest.raises(DeviceError, match=r"does not page-lock 1024 MiB.*--host-kv-gib.*--allow-pageable-host-kv"):
+        transfers_module._host_arena(4, 4096, GPU, allow_pageable=False)
+
+
+def test_an_ordinary_host_pool_is_taken_with_a_warning_where_that_is_allowed(no_page_locking, caplog):
+    with caplog.at_level("WARNING", logger="fastserve"):
+        assert not transfers_module._host_arena(4, 4096, GPU, allow_pageable=True).pinned
+    assert "not page-locked" in caplog.text
