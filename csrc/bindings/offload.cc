@@ -9,6 +9,7 @@
 #include "base/error.h"
 #include "bindings/bindings.h"
 #include "bindings/tensor_caster.h"
+#include "kernels/copy_blocks.h"
 #include "offload/factory.h"
 #include "offload/fragments.h"
 
@@ -166,8 +167,8 @@ void register_state(py::class_<EngineHandle>& engine) {
       .def_property_readonly("num_mismatches", [](const EngineHandle& self) { return self.engine->num_mismatches(); },
                              "Of these, the ones that differed.")
       .def_property_readonly("device_fault", [](const EngineHandle& self) { return self.engine->device_fault(); },
-                             "Why the device is lost, known before the transfer that met it is reported; empty while it "
-                             "works. Once set, nothing that lies on the device can be trusted.")
+                             "Why the device is lost, known before the transfer that met it is reported; empty while "
+                             "it works. Once set, nothing that lies on the device can be trusted.")
       .def_property_readonly("block_bytes", [](const EngineHandle& self) { return self.engine->block_bytes(); });
 }
 
@@ -218,7 +219,8 @@ void register_offload(py::module_& module) {
                                                                     .verify_checksums = verify_checksums,
                                                                     .compute_stream = compute_stream,
                                                                     .allow_pageable = allow_pageable,
-                                                                    .batch_copies = batch_copies});
+                                                                    .batch_copies = batch_copies,
+                                                                    .hash_on_device = kernels::hash_blocks_on_gpu()});
              }),
              py::arg("device_arena"), py::arg("host_arena"), py::kw_only(),
              py::arg("queue_capacity") = OffloadOptions{}.queue_capacity, py::arg("verify_checksums") = false,

@@ -120,4 +120,15 @@ void checksum_blocks(const TensorView& cache, const TensorView& ids, const Tenso
 #endif
 }
 
+HashBlocksOnGpu hash_blocks_on_gpu() {
+#ifdef FASTSERVE_WITH_CUDA
+  return [](const std::byte* cache, std::int64_t block_bytes, std::span<const std::int32_t> ids, std::int64_t* out,
+            void* stream) {
+    checksum_blocks_cuda({reinterpret_cast<const char*>(cache), out, block_bytes, std::ssize(ids), ids.data()}, stream);
+  };
+#else
+  return nullptr;
+#endif
+}
+
 }  // namespace fastserve::kernels

@@ -1,6 +1,8 @@
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
+#include <span>
 
 namespace fastserve {
 class ThreadPool;
@@ -42,6 +44,13 @@ struct ChecksumBlocksParams {
 /// queued on `stream` (a cudaStream_t as an integer; 0 on the CPU), and out is on that GPU or in pinned memory.
 void checksum_blocks(const TensorView& cache, const TensorView& ids, const TensorView& out, std::int64_t stream,
                      ThreadPool& pool);
+
+/// Queues checksums of blocks that lie on a GPU, of any number, into page-locked memory; the ids are taken before it
+/// returns.
+using HashBlocksOnGpu = void (*)(const std::byte* cache, std::int64_t block_bytes, std::span<const std::int32_t> ids,
+                                 std::int64_t* out, void* stream);
+/// The above for whoever may not know this room; null in a build without CUDA.
+HashBlocksOnGpu hash_blocks_on_gpu();
 
 #ifdef FASTSERVE_WITH_CUDA
 /// Queue the copy on `stream` (a cudaStream_t); throws DeviceError when the launch fails.

@@ -46,8 +46,12 @@ ThreadedOffloadEngine::CopyReport CpuOffloadEngine::copy(Direction direction, co
   return {std::ssize(runs), elapsed.count()};
 }
 
-std::uint64_t CpuOffloadEngine::device_hash(Direction, std::int32_t block) {
-  return hash_block({device_block(block), static_cast<std::size_t>(block_bytes())});
+std::vector<std::uint64_t> CpuOffloadEngine::device_hashes(Direction, std::span<const std::int32_t> blocks) {
+  std::vector<std::uint64_t> hashes;
+  for (const std::int32_t block : blocks) {
+    hashes.push_back(hash_block({device_block(block), static_cast<std::size_t>(block_bytes())}));
+  }
+  return hashes;
 }
 
 }  // namespace fastserve::offload

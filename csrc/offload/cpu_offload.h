@@ -19,7 +19,7 @@ class CpuOffloadEngine final : public ThreadedOffloadEngine {
 
  private:
   CopyReport copy(Direction direction, const std::vector<CopyRun>& runs, OrderingPoint after) override;
-  std::uint64_t device_hash(Direction direction, std::int32_t block) override;
+  std::vector<std::uint64_t> device_hashes(Direction direction, std::span<const std::int32_t> blocks) override;
 };
 
 }  // namespace fastserve::offload

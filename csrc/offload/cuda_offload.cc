@@ -17,6 +17,7 @@ constexpr std::size_t kMaxGroupPieces = 512;
 constexpr std::size_t kMostGroups = 4;                       // queued and not ended: a full launch queue would block
 constexpr std::int64_t kFragmentBytes = std::int64_t{32} << 10;
 constexpr std::size_t kLeastFragments = 16;                  // fewer are as fast one by one
+constexpr std::size_t kMostHashes = 512;                     // blocks hashed on the device at once
 
 int checked_device(const TensorView& device_arena, const HostArena& host_arena, const OffloadOptions& options) {
   FS_REQUIRE(device_arena.device == DeviceType::kCuda, "device_arena must be on a GPU, got ", device_arena.describe());
@@ -52,11 +53,16 @@ CudaOffloadEngine::CudaOffloadEngine(const TensorView& device_arena, std::shared
     : ThreadedOffloadEngine(device_arena, std::move(host_arena), options, kPriorBytesPerS),
       device_(checked_device(device_arena_, *host_arena_, options)),
       compute_stream_(reinterpret_cast<cudaStream_t>(options.compute_stream)),
+      hash_on_device_(options.hash_on_device),
       batch_call_(options.batch_copies) {
   const CudaDeviceScope scope(device_);
   fragments_by_kernel_ = host_arena_->pinned() && maps_host_memory(device_);
-  const auto hash_bytes = options.verify_checksums ? static_cast<std::size_t>(block_bytes()) : 0;
-  for (auto& lane : lanes_) lane = std::make_unique<Lane>(hash_bytes);
+  std::size_t hashing_bytes = 0;
+  if (options.verify_checksums) {
+    hashing_bytes = hash_on_device_ != nullptr ? kMostHashes * sizeof(std::int64_t)
+                                               : static_cast<std::size_t>(block_bytes());
+  }
+  for (auto& lane : lanes_) lane = std::make_unique<Lane>(hashing_bytes);
   start();
 }
 
@@ -203,14 +209,28 @@ bool CudaOffloadEngine::device_is_lost(Direction direction) {
   return true;
 }
 
-std::uint64_t CudaOffloadEngine::device_hash(Direction direction, std::int32_t block) {
+std::vector<std::uint64_t> CudaOffloadEngine::device_hashes(Direction direction,
+                                                            std::span<const std::int32_t> blocks) {
   const Lane& own = lane(direction);
+  const cudaStream_t stream = own.stream.get();
+  const StreamDrain drain(stream);
+  std::vector<std::uint64_t> hashes;
+  hashes.reserve(blocks.size());
+  while (hash_on_device_ != nullptr && hashes.size() < blocks.size()) {
+    const auto rest = blocks.subspan(hashes.size());
+    const auto some = rest.first(std::min(rest.size(), kMostHashes));
+    auto* const found = reinterpret_cast<std::int64_t*>(own.hashing.data());
+    hash_on_device_(device_block(0), block_bytes(), some, found, stream);
+    FS_CUDA(cudaStreamSynchronize(stream));
+    for (std::size_t i = 0; i < some.size(); ++i) hashes.push_back(static_cast<std::uint64_t>(found[i]));
+  }
   const auto num_bytes = static_cast<std::size_t>(block_bytes());
-  const StreamDrain drain(own.stream.get());
-  FS_CUDA(cudaMemcpyAsync(own.hash_block.data(), device_block(block), num_bytes, cudaMemcpyDeviceToHost,
-                          own.stream.get()));
-  FS_CUDA(cudaStreamSynchronize(own.stream.get()));
-  return hash_block({own.hash_block.data(), num_bytes});
+  for (std::size_t i = hashes.size(); i < blocks.size(); ++i) {
+    FS_CUDA(cudaMemcpyAsync(own.hashing.data(), device_block(blocks[i]), num_bytes, cudaMemcpyDeviceToHost, stream));
+    FS_CUDA(cudaStreamSynchronize(stream));
+    hashes.push_back(hash_block({own.hashing.data(), num_bytes}));
+  }
+  return hashes;
 }
 
 }  // namespace fastserve::offload

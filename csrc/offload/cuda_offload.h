@@ -43,9 +43,9 @@ class CudaOffloadEngine final : public ThreadedOffloadEngine {
   /// Of one direction; used by its copy thread alone.
   struct Lane {
     CudaStream stream;
-    CudaHostBuffer hash_block;  // a block on its way to hash_block(); empty without verify_checksums
+    CudaHostBuffer hashing;  // hashes from the device, or a block on its way to hash_block(); empty without checksums
 
-    explicit Lane(std::size_t hash_bytes) : hash_block(hash_bytes) {}
+    explicit Lane(std::size_t hashing_bytes) : hashing(hashing_bytes) {}
   };
 
   OrderingPoint mark() override;
@@ -53,7 +53,7 @@ class CudaOffloadEngine final : public ThreadedOffloadEngine {
   void enter_thread() override;
   CopyReport copy(Direction direction, const std::vector<CopyRun>& runs, OrderingPoint after) override;
   bool device_is_lost(Direction direction) override;
-  std::uint64_t device_hash(Direction direction, std::int32_t block) override;
+  std::vector<std::uint64_t> device_hashes(Direction direction, std::span<const std::int32_t> blocks) override;
 
   Lane& lane(Direction direction) { return *lanes_[index_of(direction)]; }
   /// Queue all pieces, a bounded number ahead of those that ended; `queued` gets an event for each group under way.
@@ -65,6 +65,7 @@ class CudaOffloadEngine final : public ThreadedOffloadEngine {
 
   const int device_;
   const cudaStream_t compute_stream_;
+  const HashBlocksOnDevice hash_on_device_;
   bool fragments_by_kernel_ = false;
   std::atomic<bool> batch_call_;
   CudaEventPool order_events_{false};

@@ -1,7 +1,9 @@
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <optional>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -9,6 +11,11 @@
 #include "offload/transfer.h"
 
 namespace fastserve::offload {
+
+/// Queues on `stream` (a cudaStream_t): out[i] = hash_block (base/block_hash.h) of block ids[i] of an arena on a GPU.
+/// The ids are taken before it returns; `out` is page-locked. Throws DeviceError when the launch fails.
+using HashBlocksOnDevice = void (*)(const std::byte* arena, std::int64_t block_bytes, std::span<const std::int32_t> ids,
+                                    std::int64_t* out, void* stream);
 
 struct OffloadOptions {
   /// Transfers per direction that may be queued or running at once.
@@ -26,6 +33,8 @@ struct OffloadOptions {
   bool allow_pageable = false;
   /// Hand many pieces to the copy engine in one call where the driver can; off: one call for each (for comparison).
   bool batch_copies = true;
+  /// With verify_checksums: hashes blocks where they lie. Null: they are copied to the host for it.
+  HashBlocksOnDevice hash_on_device = nullptr;
 };
 
 /// Copies KV blocks between the device arena and the host arena beside the compute, each direction on its own.

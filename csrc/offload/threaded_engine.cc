@@ -136,15 +136,15 @@ void ThreadedOffloadEngine::forget_targets(const QueuedTransfer& transfer) {
 
 std::string ThreadedOffloadEngine::verify(const QueuedTransfer& transfer) {
   const bool to_host = transfer.direction == Direction::kDeviceToHost;
+  const auto hashes = device_hashes(transfer.direction, to_host ? transfer.source_blocks : transfer.target_blocks);
   std::string first_error;
   std::int64_t num_errors = 0;
   for (std::size_t i = 0; i < transfer.source_blocks.size(); ++i) {
     const std::int32_t device = to_host ? transfer.source_blocks[i] : transfer.target_blocks[i];
     const std::int32_t host = to_host ? transfer.target_blocks[i] : transfer.source_blocks[i];
-    const std::uint64_t on_device = device_hash(transfer.direction, device);
     std::string error =
-        to_host ? checksums_->offload_ended(device, on_device, host, hash_block(host_arena_->block(host)))
-                : checksums_->upload_ended(device, on_device, host);
+        to_host ? checksums_->offload_ended(device, hashes[i], host, hash_block(host_arena_->block(host)))
+                : checksums_->upload_ended(device, hashes[i], host);
     if (!error.empty() && ++num_errors == 1) first_error = std::move(error);
   }
   if (num_errors > 1) first_error += " (and " + std::to_string(num_errors - 1) + " more blocks)";

@@ -4,6 +4,7 @@
 #include <memory>
 #include <mutex>
 #include <optional>
+#include <span>
 #include <string>
 #include <thread>
 #include <vector>
@@ -62,8 +63,8 @@ class ThreadedOffloadEngine : public OffloadEngine {
   virtual CopyReport copy(Direction direction, const std::vector<CopyRun>& runs, OrderingPoint after) = 0;
   /// After a copy of `direction` failed, on its copy thread: whether the device is lost, and not this copy alone.
   virtual bool device_is_lost(Direction) { return false; }
-  /// hash_block of a block of the device arena; called by the copy thread of `direction`, after `copy`.
-  virtual std::uint64_t device_hash(Direction direction, std::int32_t block) = 0;
+  /// hash_block of each of the blocks of the device arena; called by the copy thread of `direction`, after `copy`.
+  virtual std::vector<std::uint64_t> device_hashes(Direction direction, std::span<const std::int32_t> blocks) = 0;
 
   const TensorView device_arena_;
   const std::shared_ptr<const HostArena> host_arena_;

@@ -4,10 +4,12 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cstring>
 #include <numeric>
 #include <thread>
 
+#include "base/block_hash.h"
 #include "base/error.h"
 #include "fake_cuda.h"
 #include "offload/factory.h"
@@ -212,6 +214,35 @@ TEST_F(CudaOffloadTest, AFailedCallFailsItsTransferAfterWhatMovesHasEnded) {
   EXPECT_TRUE(std::all_of(host->data(), host->data() + host->num_bytes(), is_zero));
   EXPECT_EQ(engine->device_fault(), "");  // other calls succeed: it was this copy alone
   ASSERT_TRUE(run(kOffload, all, all).ok);
+}
+
+std::atomic<int> hash_launches{0};
+
+/// As the kernel of the canary: works later, on the stream.
+void hash_on_fake_device(const std::byte* arena, std::int64_t block_bytes, std::span<const std::int32_t> ids,
+                         std::int64_t* out, void* stream) {
+  ++hash_launches;
+  fake_cuda::launch(static_cast<cudaStream_t>(stream), [=, blocks = Ids(ids.begin(), ids.end())] {
+    for (std::size_t i = 0; i < blocks.size(); ++i) {
+      out[i] = static_cast<std::int64_t>(
+          hash_block({arena + blocks[i] * block_bytes, static_cast<std::size_t>(block_bytes)}));
+    }
+  });
+}
+
+TEST_F(CudaOffloadTest, TheCanaryHashesBlocksOnTheDeviceWhereItCan) {
+  hash_launches = 0;
+  make(600, 64, {.verify_checksums = true, .hash_on_device = hash_on_fake_device});
+  fake_cuda::delay_operations(0.001);
+  Ids all(600);
+  std::iota(all.begin(), all.end(), 0);
+  ASSERT_TRUE(run(kOffload, all, all).ok);
+  EXPECT_EQ(hash_launches, 2);  // 512 at a time
+  EXPECT_EQ(engine->num_verified(), 600);
+  host->data()[64 * 37] ^= std::byte{1};
+  const auto failed = run(kUpload, all, all);
+  EXPECT_EQ(failed.error, "checksum mismatch: device block 37, host block 37");
+  EXPECT_EQ(engine->num_mismatches(), 1);
 }
 
 TEST_F(CudaOffloadTest, AFaultThatSpoilsTheContextIsToldAsOneOfTheDevice) {
