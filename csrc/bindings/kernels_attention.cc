@@ -7,6 +7,7 @@
 #include "bindings/kernels.h"
 #include "bindings/tensor_caster.h"
 #include "kernels/attention.h"
+#include "kernels/attention_gpu.h"
 
 namespace py = pybind11;
 
@@ -43,7 +44,9 @@ void register_attention(py::module_& module) {
                 "Paged causal attention of rows with any number of query tokens; see kernels/attention.h.");
   module.def("attention_workspace_bytes", kernels::attention_workspace_bytes, py::arg("num_rows"),
              py::arg("num_q_heads"), py::arg("head_dim"), py::arg("max_seq_len"),
-             "Bytes of the workspace of attention_decode on a GPU; see kernels/attention.h.");
+             "Bytes of the workspace of attention on a GPU; see kernels/attention.h.");
+  module.def("attention_hopper_available", kernels::attention_hopper_available,
+             "Whether the current GPU runs the attention kernels for Hopper; see kernels/attention_gpu.h.");
 }
 
 }  // namespace fastserve::bindings

@@ -109,7 +109,7 @@ bool checked_on_gpu(const AttentionInputs& in) {
   check_tensors(in);
   check_index_arrays(in);
   FS_REQUIRE(device == DeviceType::kCuda || in.backend == AttentionBackend::kNative,
-             "the naive kernels are for tensors on a GPU, got ", in.q.describe(), "; use native");
+             "the mma and naive kernels are for tensors on a GPU, got ", in.q.describe(), "; use native");
   return device == DeviceType::kCuda;
 }
 
@@ -142,8 +142,9 @@ AttentionParams make_params(const AttentionInputs& in) {
 
 AttentionBackend parse_attention_backend(const char* name) {
   if (std::string_view(name) == "native") return AttentionBackend::kNative;
+  if (std::string_view(name) == "mma") return AttentionBackend::kMma;
   if (std::string_view(name) == "naive") return AttentionBackend::kNaive;
-  detail::raise<InvalidArgumentError>("the attention kernels must be native or naive, got ", name);
+  detail::raise<InvalidArgumentError>("the attention kernels must be native, mma or naive, got ", name);
 }
 
 void attention_decode(const AttentionInputs& inputs, ThreadPool& pool) {

@@ -15,6 +15,7 @@ inline constexpr std::int64_t kAttentionTickets = 65536;  // rows x units; first
 struct AttentionLaunch {
   AttentionParams params;
   std::int64_t num_tokens = 0;  // dimension 0 of q
+  std::int64_t num_blocks = 0;  // of the cache
   int max_seq_len = 0;
   int block_shift = 0;               // log2 of the block size
   int max_splits = 1;                // of a row, see decode_max_splits
@@ -32,12 +33,22 @@ void attention_prefill_on_gpu(const AttentionParams& params, const AttentionInpu
 /// 16 tokens, heads aligned to 16 bytes. The naive kernel takes everything.
 bool attention_fits_tensor_cores(const AttentionParams& params);
 
+/// Whether the Hopper prefill kernel takes this: what fits tensor cores, with at most 128 query heads per KV head, a
+/// positive scale and positive strides of q.
+bool attention_fits_hopper(const AttentionParams& params);
+
+/// Whether the current device runs the Hopper kernels: compute capability 9.0, a driver that makes tensor maps, and a
+/// build for sm_90a.
+bool attention_hopper_available();
+
 #ifdef FASTSERVE_WITH_CUDA
 // Queue one kernel on `stream`, a cudaStream_t; throw DeviceError when the launch fails. decode and prefill are for
 // what fits tensor cores.
 void attention_naive_cuda(const AttentionLaunch& launch, void* stream);
 void attention_decode_cuda(const AttentionLaunch& launch, void* stream);
 void attention_prefill_cuda(const AttentionLaunch& launch, void* stream);
+/// Takes the first two tickets; for what fits Hopper, where it is available.
+void attention_hopper_cuda(const AttentionLaunch& launch, void* stream);
 #endif
 
 }  // namespace fastserve::kernels

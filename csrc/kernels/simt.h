@@ -43,6 +43,9 @@ namespace fastserve::kernels {
 struct alignas(8) Float2 {
   float x, y;
 };
+struct alignas(8) Word2 {
+  std::uint32_t x, y;
+};
 struct alignas(16) Float4 {
   float x, y, z, w;
 };

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy
 import torch
 import typing
-__all__: list[str] = ['activation', 'attention_decode', 'attention_prefill', 'attention_workspace_bytes', 'checksum_blocks', 'copy_blocks', 'embedding', 'layer_norm', 'linear', 'linear_panel_width', 'memory_roof', 'pack_linear_weight', 'rms_norm', 'rope_kv_write', 'sample', 'sampling_workspace_bytes', 'token_logprobs']
+__all__: list[str] = ['activation', 'attention_decode', 'attention_hopper_available', 'attention_prefill', 'attention_workspace_bytes', 'checksum_blocks', 'copy_blocks', 'embedding', 'layer_norm', 'linear', 'linear_panel_width', 'memory_roof', 'pack_linear_weight', 'rms_norm', 'rope_kv_write', 'sample', 'sampling_workspace_bytes', 'token_logprobs']
 def activation(out: numpy.ndarray | torch.Tensor, x: numpy.ndarray | torch.Tensor, kind: str, gated: bool, *, stream: typing.SupportsInt | typing.SupportsIndex = 0) -> None:
     """
     out = act(x), or act(x[:, :I]) * x[:, I:] when gated; kind is silu, gelu, gelu_tanh or relu.
@@ -14,13 +14,17 @@ def attention_decode(q: numpy.ndarray | torch.Tensor, kv_cache: numpy.ndarray | 
     """
     Paged attention of rows with one query token each; see kernels/attention.h.
     """
+def attention_hopper_available() -> bool:
+    """
+    Whether the current GPU runs the attention kernels for Hopper; see kernels/attention_gpu.h.
+    """
 def attention_prefill(q: numpy.ndarray | torch.Tensor, kv_cache: numpy.ndarray | torch.Tensor, query_start: numpy.ndarray | torch.Tensor, seq_lens: numpy.ndarray | torch.Tensor, block_start: numpy.ndarray | torch.Tensor, block_ids: numpy.ndarray | torch.Tensor, out: numpy.ndarray | torch.Tensor, *, row_begin: typing.SupportsInt | typing.SupportsIndex, row_end: typing.SupportsInt | typing.SupportsIndex, layer: typing.SupportsInt | typing.SupportsIndex, scale: typing.SupportsFloat | typing.SupportsIndex, workspace: numpy.ndarray | torch.Tensor | None = None, max_seq_len: typing.SupportsInt | typing.SupportsIndex = 0, backend: str = 'native', stream: typing.SupportsInt | typing.SupportsIndex = 0) -> None:
     """
     Paged causal attention of rows with any number of query tokens; see kernels/attention.h.
     """
 def attention_workspace_bytes(num_rows: typing.SupportsInt | typing.SupportsIndex, num_q_heads: typing.SupportsInt | typing.SupportsIndex, head_dim: typing.SupportsInt | typing.SupportsIndex, max_seq_len: typing.SupportsInt | typing.SupportsIndex) -> int:
     """
-    Bytes of the workspace of attention_decode on a GPU; see kernels/attention.h.
+    Bytes of the workspace of attention on a GPU; see kernels/attention.h.
     """
 def checksum_blocks(cache: numpy.ndarray | torch.Tensor, ids: numpy.ndarray | torch.Tensor, out: numpy.ndarray | torch.Tensor, *, stream: typing.SupportsInt | typing.SupportsIndex = 0) -> None:
     """

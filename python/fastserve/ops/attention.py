@@ -58,14 +58,16 @@ def attention(
             q, kv_cache, *arrays, out, row_begin=0, row_end=split, workspace=batch.workspace, **common
         )
     if split < num_rows:
-        kernels.attention_prefill(q, kv_cache, *arrays, out, row_begin=split, row_end=num_rows, **common)
+        kernels.attention_prefill(
+            q, kv_cache, *arrays, out, row_begin=split, row_end=num_rows, workspace=batch.workspace, **common
+        )
     return out
 
 
 def attention_workspace(
     num_rows: int, num_q_heads: int, head_dim: int, max_seq_len: int, device: torch.device | str
 ) -> torch.Tensor:
-    """Allocate what decode of up to `num_rows` rows of up to `max_seq_len` tokens needs on a GPU.
+    """Allocate what prefill, and decode of up to `num_rows` rows of up to `max_seq_len` tokens, need on a GPU.
 
     One workspace serves every step and every smaller shape, one stream at a time.
 

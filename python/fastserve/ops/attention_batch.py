@@ -14,11 +14,13 @@ class AttentionBackend(StrEnum):
     """Who computes attention.
 
     native: our best kernels; on a GPU those for tensor cores where they take the shape, else the naive one.
+    mma: as native, but prefill on a Hopper GPU uses the kernel of other GPUs; GPU only.
     naive: our plainest kernel, for comparison; GPU only.
     torch: gathered pages and `scaled_dot_product_attention`; any device, slow, and copies the lengths to the host.
     """
 
     NATIVE = "native"
+    MMA = "mma"
     NAIVE = "naive"
     TORCH = "torch"
 
@@ -38,7 +40,7 @@ class AttentionBatch:
         block_ids: int32; indices into dimension 0 of the KV cache, in the order of the tokens.
         num_decode_rows: the first so many rows have exactly one token.
         max_seq_len: no row is longer; longer ones are cut.
-        workspace: of `attention_workspace`, for at least num_decode_rows rows; needed by native decode.
+        workspace: of `attention_workspace`, for at least num_decode_rows rows; needed by native and mma.
         backend: who computes it.
     """
 

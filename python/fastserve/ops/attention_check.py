@@ -28,6 +28,7 @@ _STEPS = (
     _Step("decode in several splits", [(300, 1), (1, 1), (2100, 1)], 3),
     _Step("prefill", [(70, 70), (1, 1)], 0),
     _Step("mixed, with a chunk after its prefix", [(40, 1), (200, 37), (65, 65)], 1),
+    _Step("prefill of more tiles than processors", [(1100, 600), (33, 33), (900, 3)], 0),
 )
 
 

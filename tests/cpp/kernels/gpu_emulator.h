@@ -90,16 +90,21 @@ class GpuEmulator {
     int arrived = 0;
     std::uint64_t round = 0;
     const char* what = nullptr;
-    std::array<const void*, 32> brought{};
+    std::array<const void*, 128> brought{};
   };
 
   static GpuEmulator& current() { return *current_; }
   Fiber& fiber() { return *fibers_[static_cast<std::size_t>(running_)]; }
   Meeting& warp() { return warps_[static_cast<std::size_t>(running_ / 32)]; }
+  Meeting& warpgroup() { return warpgroups_[static_cast<std::size_t>(running_ / 128)]; }
   Meeting& all() { return all_; }
   int cta() const { return cta_; }
   int num_ctas() const { return num_ctas_; }
   char* shared() { return shared_; }
+  /// For work that is done later: no thread runs then, so it cannot leave.
+  void report(const char* message) {
+    if (error_ == nullptr) error_ = message;
+  }
   bool in_shared(const void* pointer, int bytes) const {
     const auto* p = static_cast<const char*>(pointer);
     return p >= shared_ && p + bytes <= shared_ + shared_bytes_;
@@ -119,24 +124,50 @@ class GpuEmulator {
       return;
     }
     while (meeting.round == round && error_ == nullptr) yield();
-    if (error_ != nullptr) leave();
+    if (error_ != nullptr) throw Stop();
   }
 
-  /// Give up: every fiber returns to the scheduler, which throws.
+  /// Wait until something that other threads do makes it true.
+  template <typename Ready>
+  void wait_until(const Ready& ready) {
+    while (error_ == nullptr && !ready()) yield();
+    if (error_ != nullptr) throw Stop();
+    progress_ = true;
+  }
+
+  /// Do it when no thread can go on otherwise: as late as possible.
+  void later(std::function<void()> work) { later_.push_back(std::move(work)); }
+
+  /// What machines add to a thread block; made by the first to ask, lives as long as the thread block. Its
+  /// check_at_end() says what is wrong when all threads have ended, or null.
+  template <typename Extension>
+  Extension& extension() {
+    if (extension_ == nullptr) {
+      const auto made = std::make_shared<Extension>(static_cast<int>(fibers_.size()));
+      extension_ = made;
+      check_at_end_ = [made] { return made->check_at_end(); };
+    }
+    return *static_cast<Extension*>(extension_.get());
+  }
+
+  /// Give up: the fiber ends, and the scheduler throws.
   [[noreturn]] void fail(const char* message) {
-    if (error_ == nullptr) error_ = message;
-    leave();
+    report(message);
+    throw Stop();
   }
 
  private:
   static constexpr std::size_t kStackBytes = 256 * 1024;
+  struct Stop {};  // ends a fiber
 
   GpuEmulator(int cta, int num_ctas, int threads, int shared_bytes, const std::function<void()>& body)
       : cta_(cta), num_ctas_(num_ctas), shared_bytes_(shared_bytes), body_(body),
         memory_(static_cast<std::size_t>(shared_bytes) / 16 + 1, Word4{~0u, ~0u, ~0u, ~0u}),
-        shared_(reinterpret_cast<char*>(memory_.data())), warps_(static_cast<std::size_t>(threads / 32)) {
+        shared_(reinterpret_cast<char*>(memory_.data())), warps_(static_cast<std::size_t>(threads / 32)),
+        warpgroups_(static_cast<std::size_t>(threads / 128)) {
     current_ = this;
     for (Meeting& warp : warps_) warp.size = 32;
+    for (Meeting& warpgroup : warpgroups_) warpgroup.size = 128;
     all_.size = threads;
     for (int thread = 0; thread < threads; ++thread) {
       fibers_.push_back(std::make_unique<Fiber>());
@@ -156,7 +187,10 @@ class GpuEmulator {
 
   static void enter() {
     finish_switch(nullptr);
-    current_->body_();
+    try {
+      current_->body_();
+    } catch (const Stop&) {
+    }
     Fiber& fiber = current_->fiber();
     if (!fiber.groups.empty() && current_->error_ == nullptr) {
       for (const auto& group : fiber.groups) {
@@ -177,9 +211,28 @@ class GpuEmulator {
         resume();
         left = true;
       }
-      if (error_ == nullptr && left && !progress_) error_ = "threads wait for each other for ever";
+      if (error_ == nullptr && left && !progress_) {
+        if (later_.empty()) {
+          error_ = "threads wait for each other for ever";
+        } else {
+          do_later(last_thread_first);
+        }
+      }
       if (error_ != nullptr) throw std::runtime_error(error_);
     }
+    if (!later_.empty()) error_ = "the threads ended before the bytes that were asked for had arrived";
+    if (error_ == nullptr && check_at_end_) error_ = check_at_end_();
+    if (error_ != nullptr) throw std::runtime_error(error_);
+  }
+
+  void do_later(bool last_first) {
+    const std::function<void()> work = last_first ? later_.back() : later_.front();
+    if (last_first) {
+      later_.pop_back();
+    } else {
+      later_.pop_front();
+    }
+    work();
   }
 
   void resume() {
@@ -230,12 +283,16 @@ class GpuEmulator {
   std::vector<Word4> memory_;
   char* shared_;
   std::vector<Meeting> warps_;
+  std::vector<Meeting> warpgroups_;
   Meeting all_;
   std::vector<std::unique_ptr<Fiber>> fibers_;
   ucontext_t scheduler_{};
   int running_ = 0;
   bool progress_ = false;
   const char* error_ = nullptr;
+  std::deque<std::function<void()>> later_;
+  std::shared_ptr<void> extension_;
+  std::function<const char*()> check_at_end_;
 };
 
 /// The machine of kernels/simt.h for a body that GpuEmulator runs. Fragments are laid out as the PTX manual says.

@@ -52,6 +52,7 @@ ON_CPU = [
     for backend in (AttentionBackend.NATIVE, AttentionBackend.TORCH)
 ]
 NATIVE_GPU = pytest.param(Contender("cuda", AttentionBackend.NATIVE), id="cuda-native", marks=GPU)
+MMA_GPU = pytest.param(Contender("cuda", AttentionBackend.MMA), id="cuda-mma", marks=GPU)
 
 
 @pytest.mark.parametrize("contender", ON_CPU + ON_GPU)
@@ -91,10 +92,11 @@ def test_tokens_outside_every_row_are_left_alone(contender):
     assert out[:6].isfinite().all()
 
 
-def test_the_naive_kernels_and_unknown_ones_are_refused_on_the_cpu():
+@pytest.mark.parametrize("backend", [AttentionBackend.MMA, AttentionBackend.NAIVE])
+def test_kernels_for_a_gpu_are_refused_on_the_cpu(backend):
     paged = random_rows([20], num_kv_heads=2, head_dim=64, block_size=16)
-    with pytest.raises(ValueError, match="naive kernels are for tensors on a GPU"):
-        Contender("cpu", AttentionBackend.NAIVE).attend(torch.randn(1, 4, 64), paged, [1], num_decode_rows=1)
+    with pytest.raises(ValueError, match="mma and naive kernels are for tensors on a GPU"):
+        Contender("cpu", backend).attend(torch.randn(1, 4, 64), paged, [1], num_decode_rows=1)
 
 
 def test_a_workspace_for_nothing_is_refused():
@@ -141,6 +143,64 @@ def test_a_row_has_the_same_bits_beside_any_rows_and_with_a_used_workspace(conte
     single = contender.attend(q[:1], alone, [1], num_decode_rows=1, max_seq_len=4096, workspace=workspace)
     for result in together:
         assert torch.equal(result[:1].view(torch.int16), single.view(torch.int16))
+
+
+@pytest.mark.parametrize("contender", ON_GPU)
+@pytest.mark.parametrize("head_dim", [64, 80, 96, 128, 256])
+def test_prefill_of_more_tiles_than_processors(contender, head_dim):
+    seq_lens, num_queries = [2500, 700, 33, 1400], [300, 700, 33, 65]
+    paged = random_rows(seq_lens, num_kv_heads=4, head_dim=head_dim, block_size=16, dtype=torch.bfloat16)
+    contender.check(torch.randn(sum(num_queries), 16, head_dim).bfloat16(), paged, num_queries)
+
+
+@pytest.mark.parametrize("contender", [NATIVE_GPU, MMA_GPU])
+@pytest.mark.parametrize("head_dim", [64, 128, 256])
+def test_a_prefilled_token_has_the_same_bits_however_the_prompt_is_cut(contender, head_dim):
+    paged = random_rows([1000, 300], num_kv_heads=2, head_dim=head_dim, block_size=16, dtype=torch.bfloat16)
+    q = torch.randn(1300, 6, head_dim).bfloat16()
+    whole = contender.attend(q, paged, [1000, 300]).cpu()
+    for cut in (1, 37, 500):
+        alone = page(paged.keys[:1], paged.values[:1], block_size=16)
+        part = contender.attend(q[1000 - cut : 1000], alone, [cut]).cpu()
+        assert torch.equal(part.view(torch.int16), whole[1000 - cut : 1000].view(torch.int16))
+
+
+@pytest.mark.parametrize("contender", [NATIVE_GPU, MMA_GPU])
+def test_a_captured_prefill_follows_the_arrays(contender):
+    long, short = (
+        random_rows([length], num_kv_heads=2, head_dim=128, block_size=16, dtype=torch.bfloat16)
+        for length in (900, 130)
+    )
+    q = torch.randn(130, 8, 128).bfloat16()
+    batches = [
+        replace(
+            on_device(batch_of(paged, [130]), "cuda"),
+            max_seq_len=1000,
+            workspace=ops.attention_workspace(1, 8, 128, 1000, "cuda"),
+            backend=contender.backend,
+        )
+        for paged in (long, short)
+    ]
+    cache = long.cache.cuda()
+    out = torch.empty_like(q, device="cuda")
+    moved_q = q.cuda()
+
+    def step():
+        ops.attention(moved_q, cache, batches[0], layer=LAYER, scale=128**-0.5, out=out)
+
+    step()
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        step()
+    cache[: short.cache.shape[0]] = short.cache.cuda()
+    batches[0].seq_lens.copy_(batches[1].seq_lens)
+    batches[0].block_ids[: len(batches[1].block_ids)] = batches[1].block_ids
+    for _ in range(2):
+        out.fill_(torch.nan)
+        graph.replay()
+        expected = attend_float64(q, short, [130], scale=128**-0.5)
+        assert_rounded(out.cpu(), expected, error=FP32_ERROR + 4 * ROUNDING[torch.bfloat16])
 
 
 @pytest.mark.parametrize("contender", [NATIVE_GPU])

@@ -1,0 +1,434 @@
+#pragma once
+
+#include <cstdint>
+
+#include "kernels/attention_hopper_layout.h"
+#include "kernels/attention_hopper_schedule.h"
+#include "kernels/attention_warp.h"
+#include "kernels/hopper.h"
+
+// Paged causal attention of many query tokens on a Hopper GPU: copies by the copy engine, products by warpgroups.
+//
+// Packed rows and tiles of KV tokens, counted from position 0, are those of attention_prefill_gpu.h, so that a query
+// gives the same bits wherever a prompt is cut into chunks; tiles are walked from the last one to the first, as tiles
+// that a row does not see change nothing in it. There is a thread block per processor; it takes tiles of queries
+// (attention_hopper_schedule.h) until none is left, counted in the first of the tickets.
+//
+// Thread mapping: 3 warpgroups. One warp of the first fetches: queries, and page by page keys and values into two rings.
+// The other two have 64 packed rows each. They issue the scores of the next tile and the values of this one together,
+// and compute the weights of the next while the values are multiplied; and they take turns in issuing, so that one
+// computes weights while the other keeps the tensor cores busy. Shared memory: HopperLayout, up to 197 KiB.
+//
+// Compiled for sm_90a; it has never run on a GPU, only under the emulator of tests/cpp/kernels.
+
+namespace fastserve::kernels {
+
+inline constexpr int kHopperThreads = 384;
+
+template <typename Machine, DType kType, int kHeadDim>
+class AttentionHopper {
+  using Layout = HopperLayout<kHeadDim>;
+  using TensorMap = typename Machine::TensorMap;
+  static constexpr int kTileTokens = Layout::kTileTokens;
+  static constexpr int kScoreTiles = kTileTokens / 8;
+  static constexpr int kValueTiles = kHeadDim / 8;
+  static constexpr int kParts = kTileTokens / 16;
+  static constexpr int kEnd = -1;  // queries of the item after the last one
+
+  /// A tile of queries, as the fetching warp describes it to the others.
+  struct alignas(16) Item {
+    int first_token;  // of q
+    int num_queries;
+    int visible;  // KV tokens that the first query sees; may be below 1
+    int kv_head;
+
+    FS_DEVICE int num_tokens() const {  // that the last query sees
+      const int end = visible + num_queries - 1;
+      return end > 0 ? end : 0;
+    }
+    FS_DEVICE int num_tiles() const { return (num_tokens() + kTileTokens - 1) / kTileTokens; }
+  };
+
+  /// Barriers of a ring: a slot is full of bytes, or free because every warp that read it has said so.
+  template <int kStages>
+  struct Ring {
+    std::uint64_t full[kStages];
+    std::uint64_t free[kStages];
+  };
+  struct Control {
+    Item items[Layout::kQueryStages];
+    Ring<Layout::kQueryStages> queries;
+    Ring<Layout::kStages> keys;
+    Ring<Layout::kStages> values;
+  };
+
+ public:
+  static constexpr int kSharedBytes = 1024 + Layout::kBytes + static_cast<int>(sizeof(Control));
+
+  static FS_DEVICE void run(const AttentionLaunch& launch, const TensorMap& queries, const TensorMap& pages) {
+    AttentionHopper kernel(launch, queries, pages);
+    kernel.prepare();
+    if (Machine::thread() < 128) {
+      Machine::template give_registers<56>();
+      if (Machine::thread() < 32) kernel.fetch();
+    } else {
+      Machine::template take_registers<224>();
+      kernel.compute();
+    }
+  }
+
+ private:
+  FS_DEVICE AttentionHopper(const AttentionLaunch& launch, const TensorMap& queries, const TensorMap& pages)
+      : launch_(launch), p_(launch.params), query_map_(queries), page_map_(pages),
+        group_(p_.num_q_heads / p_.num_kv_heads) {
+    const std::uint32_t address = Machine::shared_address(Machine::shared());
+    base_ = Machine::shared() + (0u - address) % 1024u;  // where the swizzle of the copy engine begins anew
+  }
+
+  FS_DEVICE char* queries(int slot) const { return base_ + slot * Layout::kQueryBytes; }
+  FS_DEVICE char* keys(int slot) const {
+    return base_ + Layout::kQueryStages * Layout::kQueryBytes + slot * Layout::kTileBytes;
+  }
+  FS_DEVICE char* values(int slot) const { return keys(Layout::kStages + slot); }
+  FS_DEVICE Control& control() const { return *reinterpret_cast<Control*>(base_ + Layout::kBytes); }
+
+  template <int kStages>
+  static FS_DEVICE void init(Ring<kStages>& ring) {
+    for (int slot = 0; slot < kStages; ++slot) {
+      Machine::barrier_init(&ring.full[slot], 1);
+      Machine::barrier_init(&ring.free[slot], 8);  // warps
+    }
+  }
+
+  FS_DEVICE void prepare() const {
+    if (Machine::thread() == 0) {
+      init(control().queries);
+      init(control().keys);
+      init(control().values);
+      Machine::barriers_ready();
+    }
+    Machine::sync();
+  }
+
+  // ---- the fetching warp
+
+  struct Work {
+    Item item;
+    int first_block;
+  };
+
+  FS_DEVICE void fetch() {
+    HopperOrder<Machine> order(launch_);
+    Work work = find(order, Machine::cta());
+    RingPlace<Layout::kQueryStages> at;
+    RingPlace<Layout::kStages> tiles;
+    while (work.item.num_queries != kEnd) {
+      fetch_queries(work.item, at);
+      work = fetch_tiles(work, tiles, order);
+      at.next();
+    }
+    Machine::barrier_wait(&control().queries.free[at.slot], at.parity ^ 1);
+    if (Machine::fresh_lane() != 0) return;
+    control().items[at.slot].num_queries = kEnd;
+    Machine::barrier_arrive(&control().queries.full[at.slot]);
+    Machine::fence();  // all tickets were taken before anybody leaves
+    if (Machine::fetch_add(&launch_.tickets[1], 1) + 1 == static_cast<std::uint32_t>(Machine::num_ctas())) {
+      launch_.tickets[0] = 0;
+      launch_.tickets[1] = 0;
+    }
+  }
+
+  FS_DEVICE Work next(HopperOrder<Machine>& order) const {
+    int ticket = 0;
+    if (Machine::fresh_lane() == 0) ticket = static_cast<int>(Machine::fetch_add(&launch_.tickets[0], 1));
+    return find(order, Machine::num_ctas() + Machine::shfl(ticket, 0));
+  }
+
+  FS_DEVICE Work find(HopperOrder<Machine>& order, int ticket) const {
+    const int number = ticket / p_.num_kv_heads;
+    const HopperTile found = order.find(number);
+    if (found.row < 0) return {{0, kEnd, 0, 0}, 0};
+    const int tile_queries = hopper_tile_queries(group_);
+    const int first = found.tile * tile_queries;
+    const int left = found.shape.num_queries - first;
+    return {{p_.query_start[found.row] + first, left < tile_queries ? left : tile_queries,
+             found.shape.lead + first + 1, ticket - number * p_.num_kv_heads},
+            p_.block_start[found.row]};
+  }
+
+  FS_DEVICE void fetch_queries(const Item& item, RingPlace<Layout::kQueryStages> at) const {
+    Machine::barrier_wait(&control().queries.free[at.slot], at.parity ^ 1);
+    if (Machine::fresh_lane() == 0) {
+      control().items[at.slot] = item;
+      std::uint64_t* const full = &control().queries.full[at.slot];
+      Machine::barrier_expect(full, hopper_tile_queries(group_) * group_ * Layout::kRowBytes);
+      for (int panel = 0; panel < Layout::kPanels; ++panel) {
+        Machine::copy_box(queries(at.slot) + panel * Layout::kQueryPanelBytes, query_map_,
+                          {0, 0, item.first_token, panel, item.kv_head}, full);
+      }
+    }
+    Machine::sync_warp();
+  }
+
+  /// Fetch keys and values of all tiles of the work, and find the next one as soon as the rings are full.
+  FS_DEVICE Work fetch_tiles(const Work& work, RingPlace<Layout::kStages>& at, HopperOrder<Machine>& order) const {
+    Work following{};
+    int until_full = Layout::kStages;
+    int tile = work.item.num_tiles() - 1;
+    int block = block_of(work, tile);
+    for (;; --tile) {
+      if (tile >= 0) {
+        const int following_block = block_of(work, tile - 1);
+        fetch_pages(control().keys, keys(at.slot), at, work.item.kv_head, block);
+        fetch_pages(control().values, values(at.slot), at, p_.num_kv_heads + work.item.kv_head, block);
+        block = following_block;
+        at.next();
+      }
+      if (--until_full == 0 || (tile <= 0 && until_full > 0)) following = next(order);
+      if (tile <= 0) return following;
+    }
+  }
+
+  FS_DEVICE int tile_pages() const { return kTileTokens >> launch_.block_shift; }
+
+  /// This lane's block of a tile: one outside the cache, so zeros, for tokens that nobody sees.
+  FS_DEVICE int block_of(const Work& work, int tile) const {
+    const int page = tile * tile_pages() + Machine::fresh_lane();
+    const bool wanted = tile >= 0 && Machine::fresh_lane() < tile_pages() &&
+                        page << launch_.block_shift < work.item.num_tokens();
+    return wanted ? p_.block_ids[work.first_block + page] : static_cast<int>(launch_.num_blocks);
+  }
+
+  /// Fetch the keys (head: the KV head) or the values (num_kv_heads more) of a tile, a page per lane.
+  FS_DEVICE void fetch_pages(Ring<Layout::kStages>& ring, char* target, RingPlace<Layout::kStages> at, int head,
+                             int block) const {
+    Machine::barrier_wait(&ring.free[at.slot], at.parity ^ 1);
+    const int lane = Machine::fresh_lane();
+    if (lane == 0) Machine::barrier_expect(&ring.full[at.slot], Layout::kTileBytes);
+    Machine::sync_warp();
+    if (lane < tile_pages()) {
+      Machine::copy_box(target + lane * (p_.block_size * Layout::kRowBytes), page_map_,
+                        {0, 0, 0, head * (p_.block_size / 8), block}, &ring.full[at.slot]);
+    }
+  }
+
+  // ---- the computing warpgroups
+
+  /// Where a computing warp is in the rings. Keys run one tile ahead of the values.
+  struct Places {
+    RingPlace<Layout::kQueryStages> queries;
+    RingPlace<Layout::kStages> keys;
+    RingPlace<Layout::kStages> values;
+  };
+  using Scores = float[kScoreTiles][4];
+  using Sums = float[kValueTiles][4];
+  using Weights = std::uint32_t[kParts][4];
+
+  static FS_DEVICE int team() { return Machine::thread() / 128 - 1; }
+  static FS_DEVICE void wait_for_turn() { Machine::named_sync(1 + team(), 256); }
+  static FS_DEVICE void pass_turn() { Machine::named_arrive(2 - team(), 256); }
+
+  FS_DEVICE void compute() const {
+    Places at;
+    if (team() == 1) pass_turn();
+    for (;;) {
+      Machine::barrier_wait(&control().queries.full[at.queries.slot], at.queries.parity);
+      const Item item = control().items[at.queries.slot];
+      if (item.num_queries == kEnd) break;
+      attend(item, at);
+      at.queries.next();
+    }
+    if (team() == 0) wait_for_turn();  // so that every arrival has been waited for
+  }
+
+  static FS_DEVICE void release(std::uint64_t* free) {
+    Machine::sync_warp();
+    if (Machine::fresh_lane() == 0) Machine::barrier_arrive(free);
+  }
+
+  FS_DEVICE void attend(const Item& item, Places& at) const {
+    HopperSoftmax<Machine> softmax;
+    Sums sums = {};
+    const int last = item.num_tiles() - 1;
+    if (last >= 0) {
+      Weights weights;
+      {
+        Scores scores;
+        float factor[2];
+        Machine::barrier_wait(&control().keys.full[at.keys.slot], at.keys.parity);
+        wait_for_turn();
+        score(at, scores);
+        pass_turn();
+        Machine::template wgmma_wait<0>(scores);
+        finish_scores(item, last, at, scores);
+        softmax.update(scores, p_.scale * kLog2E, factor);
+        round_weights(scores, weights);
+      }
+      Machine::barrier_wait(&control().values.full[at.values.slot], at.values.parity);
+      clear_tail(item, last, values(at.values.slot));
+      for (int tile = last - 1; tile >= 0; --tile) step(item, tile, at, softmax, sums, weights);
+      Machine::barrier_wait(&control().values.full[at.values.slot], at.values.parity);
+      add_values(at, weights, sums);
+      Machine::template wgmma_wait<0>(sums, weights);
+      finish_values(at);
+    } else {
+      release(&control().queries.free[at.queries.slot]);
+    }
+    softmax.finish();
+    write(item, softmax, sums);
+  }
+
+  /// The scores and weights of `tile`, while the values of the tile after it are added.
+  FS_DEVICE void step(const Item& item, int tile, Places& at, HopperSoftmax<Machine>& softmax, Sums& sums,
+                      Weights& weights) const {
+    Scores scores;
+    float factor[2];
+    Machine::barrier_wait(&control().keys.full[at.keys.slot], at.keys.parity);
+    wait_for_turn();
+    score(at, scores);
+    Machine::barrier_wait(&control().values.full[at.values.slot], at.values.parity);
+    add_values(at, weights, sums);
+    pass_turn();
+    Machine::template wgmma_wait<1>(scores);
+    finish_scores(item, tile, at, scores);
+    softmax.update(scores, p_.scale * kLog2E, factor);
+    // The compiler would do all of this after the wait; for large heads it would need too many registers not to.
+    if constexpr (kHeadDim <= 128) Machine::settle(softmax.sum[0] + softmax.sum[1]);
+    Machine::template wgmma_wait<0>(sums, weights);
+    finish_values(at);
+    round_weights(scores, weights);
+    if (Machine::all(factor[0] == 1.0f && factor[1] == 1.0f)) return;  // as mostly in long rows: no maximum grew
+    FS_UNROLL
+    for (int n = 0; n < kValueTiles; ++n) {
+      FS_UNROLL
+      for (int i = 0; i < 4; ++i) sums[n][i] *= factor[i / 2];
+    }
+  }
+
+  /// Issue scores = queries x keys.
+  FS_DEVICE void score(const Places& at, Scores& scores) const {
+    const std::uint32_t q = Machine::shared_address(queries(at.queries.slot)) + team() * (64 * Layout::kSwizzleBytes);
+    const std::uint32_t k = Machine::shared_address(keys(at.keys.slot));
+    Machine::wgmma_fence(scores);
+    FS_UNROLL
+    for (int step = 0; step < kHeadDim / 16; ++step) {
+      const int panel = step * 32 / Layout::kSwizzleBytes;
+      const int within = step * 32 % Layout::kSwizzleBytes;
+      Machine::template wgmma<kType>(
+          scores,
+          wgmma_descriptor(q + panel * Layout::kQueryPanelBytes + within, Layout::kAtomBytes, 0, Layout::kSwizzleBytes),
+          wgmma_descriptor(k + panel * Layout::kAtomBytes + within, Layout::kGroupBytes, 0, Layout::kSwizzleBytes),
+          step > 0);
+    }
+    Machine::wgmma_commit();
+  }
+
+  /// Issue sums += weights x values.
+  FS_DEVICE void add_values(const Places& at, Weights& weights, Sums& sums) const {
+    const std::uint32_t v = Machine::shared_address(values(at.values.slot));
+    Machine::wgmma_fence(sums, weights);
+    FS_UNROLL
+    for (int part = 0; part < kParts; ++part) {
+      Machine::template wgmma<kType>(sums, weights[part],
+                                     wgmma_descriptor(v + part * 2 * Layout::kGroupBytes, Layout::kGroupBytes,
+                                                      Layout::kAtomBytes, Layout::kSwizzleBytes));
+    }
+    Machine::wgmma_commit();
+  }
+
+  /// The scores are here: free what they were made of, and hide the tokens that come after a query.
+  FS_DEVICE void finish_scores(const Item& item, int tile, Places& at, Scores& scores) const {
+    release(&control().keys.free[at.keys.slot]);
+    at.keys.next();
+    if (tile == 0) release(&control().queries.free[at.queries.slot]);
+    if ((tile + 1) * kTileTokens <= item.visible) return;
+    const int lane = Machine::fresh_lane();
+    FS_UNROLL
+    for (int half = 0; half < 2; ++half) {
+      const int seen = item.visible + packed_row(half) / group_ - tile * kTileTokens - lane % 4 * 2;
+      FS_UNROLL
+      for (int n = 0; n < kScoreTiles; ++n) {
+        FS_UNROLL
+        for (int i = 0; i < 2; ++i) {
+          if (n * 8 + i >= seen) scores[n][2 * half + i] = minus_infinity();
+        }
+      }
+    }
+  }
+
+  FS_DEVICE void finish_values(Places& at) const {
+    release(&control().values.free[at.values.slot]);
+    at.values.next();
+  }
+
+  /// Clear the values, behind the last token, of its page: nobody has written them, they could be NaN, and 0 * NaN is
+  /// NaN. Whole pages beyond it arrived as zeros. Both warpgroups do it, with the same result.
+  FS_DEVICE void clear_tail(const Item& item, int tile, char* values) const {
+    const int first = item.num_tokens() - tile * kTileTokens;
+    const int end = (first + p_.block_size - 1) & -p_.block_size;
+    if (first == end) return;
+    for (int i = Machine::thread() % 128; i < (end - first) * Layout::kPanels; i += 128) {
+      const int row = first + i / Layout::kPanels;
+      char* const panel = values + Layout::tile_offset(row, i % Layout::kPanels);
+      FS_UNROLL
+      for (int chunk = 0; chunk < Layout::kSwizzleBytes / 16; ++chunk) {
+        Machine::store16(panel + chunk * 16, {0, 0, 0, 0});
+      }
+    }
+    Machine::proxy_fence();
+    Machine::named_sync(3 + team(), 128);
+  }
+
+  /// The weights of each 16 tokens as the left operand of a product.
+  static FS_DEVICE void round_weights(const Scores& scores, Weights& weights) {
+    FS_UNROLL
+    for (int part = 0; part < kParts; ++part) {
+      FS_UNROLL
+      for (int i = 0; i < 4; ++i) {
+        const float(&pair)[4] = scores[2 * part + i / 2];
+        weights[part][i] = Machine::template pack<kType>(pair[i % 2 * 2], pair[i % 2 * 2 + 1]);
+      }
+    }
+  }
+
+  /// This lane's first or second packed row of the tile.
+  static FS_DEVICE int packed_row(int half) {
+    return Machine::thread() / 32 * 16 - 64 + half * 8 + Machine::fresh_lane() / 4;
+  }
+
+  /// Write the results, 8 bytes at a time: two neighbouring lanes swap halves of two neighbouring chunks.
+  FS_DEVICE void write(const Item& item, const HopperSoftmax<Machine>& softmax, const Sums& sums) const {
+    const int lane = Machine::fresh_lane();
+    const bool odd = lane % 2 != 0;
+    FS_UNROLL
+    for (int half = 0; half < 2; ++half) {
+      const float inverse = softmax.sum[half] == 0.0f ? 0.0f : 1.0f / softmax.sum[half];
+      const int row = packed_row(half);
+      const int query = row / group_;
+      const std::int64_t head = item.kv_head * group_ + row - query * group_;
+      const bool wanted = query < item.num_queries;
+      auto* out = static_cast<std::uint16_t*>(p_.out);
+      if (wanted) out += (item.first_token + query) * p_.out_token_stride + head * p_.out_head_stride;
+      FS_UNROLL
+      for (int n = 0; n < kValueTiles; n += 2) {
+        std::uint32_t words[2];
+        FS_UNROLL
+        for (int i = 0; i < 2; ++i) {
+          words[i] = Machine::template pack<kType>(sums[n + i][2 * half] * inverse, sums[n + i][2 * half + 1] * inverse);
+        }
+        const std::uint32_t other = Machine::shfl_xor(odd ? words[0] : words[1], 1);
+        const Word2 pair = odd ? Word2{other, words[1]} : Word2{words[0], other};
+        if (wanted) *reinterpret_cast<Word2*>(out + (n + lane % 2) * 8 + lane % 4 / 2 * 4) = pair;
+      }
+    }
+  }
+
+  const AttentionLaunch& launch_;
+  const AttentionParams& p_;
+  const TensorMap& query_map_;
+  const TensorMap& page_map_;
+  const int group_;  // query heads of a KV head
+  char* base_;       // of shared memory, aligned to 1024 bytes
+};
+
+}  // namespace fastserve::kernels
