@@ -74,10 +74,11 @@ class ModelConfig:
         "safetensors", "dummy = random weights of the model's shape", choices=("safetensors", "dummy")
     )
     device: Literal["auto", "cpu", "cuda"] = option("auto", "where the model runs", choices=("auto", "cpu", "cuda"))
-    attention_backend: Literal["auto", "native", "torch"] = option(
+    attention_backend: Literal["auto", "native", "mma", "torch"] = option(
         "auto",
-        "who computes attention: our kernels, torch, or (on a GPU) our kernels unless they fail a check at start",
-        choices=("auto", "native", "torch"),
+        "who computes attention: our kernels, those of them that every GPU has, torch, or (on a GPU) the first of these that"
+        " passes a check at start",
+        choices=("auto", "native", "mma", "torch"),
     )
     enforce_eager: bool = option(False, "on a GPU, launch every decode step anew instead of replaying a captured graph")
     seed: int = option(0, "seed of dummy weights and of requests that bring none")

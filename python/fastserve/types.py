@@ -258,7 +258,7 @@ class RequestOutput:
 class EngineInfo:
     """What the engine found out at start; fixed while it runs. Sizes in bytes unless named.
 
-    `kernel_fallback` says why torch computes attention although our kernels were wanted; empty when they do.
+    `kernel_fallback` says why our best attention kernels are not used although they were wanted; empty when they are.
     """
 
     model: str
@@ -273,6 +273,7 @@ class EngineInfo:
     block_bytes: int
     scheduling_policy: str
     max_num_seqs: int
+    attention_backend: str = "native"
     kernel_fallback: str = ""
 
 

@@ -18,7 +18,7 @@ BAD = [
     (ModelConfig, "max_model_len", [1, -5, 2**31], "must be between 2 and 2147483647 tokens"),
     (ModelConfig, "load_format", ["pickle"], "must be one of safetensors, dummy"),
     (ModelConfig, "device", ["tpu"], "must be one of auto, cpu, cuda"),
-    (ModelConfig, "attention_backend", ["flash"], "must be one of auto, native, torch"),
+    (ModelConfig, "attention_backend", ["flash"], "must be one of auto, native, mma, torch"),
     (ModelConfig, "enforce_eager", ["no"], "must be true or false"),
     (ModelConfig, "seed", [2**63, -(2**63) - 1], f"must be between {-(2**63)} and {2**63 - 1}"),
     (ModelConfig, "seed", [0.5, None], "must be an integer"),

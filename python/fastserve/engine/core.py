@@ -127,6 +127,7 @@ class EngineCore:
             block_bytes=info.pools.block_bytes,
             scheduling_policy=scheduler.scheduling_policy,
             max_num_seqs=scheduler.max_num_seqs,
+            attention_backend=info.attention_backend,
             kernel_fallback=info.kernel_fallback,
         )
         self._running: _Running | None = None

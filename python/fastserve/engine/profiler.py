@@ -41,7 +41,7 @@ def measured_latency_model(
         info.dtype,
         info.device,
         num_threads(),
-        attention_of(config, info.kernel_fallback),
+        info.attention_backend,
         config.model.enforce_eager,
     ]
     path = profile_path(config.model.model, how)
@@ -104,11 +104,6 @@ def _grid(points: Sequence[int], most: int) -> list[int]:
     """The points up to `most`, and `most` itself where it cuts the grid short: small limits would leave too few to fit."""
     fitting = [point for point in points if point <= most]
     return fitting if len(fitting) == len(points) or most < 1 else sorted({*fitting, most})
-
-
-def attention_of(config: EngineConfig, kernel_fallback: str) -> str:
-    """Who computes attention: torch's takes many times longer than our kernels."""
-    return "torch" if kernel_fallback or config.model.attention_backend == "torch" else "native"
 
 
 def profile_path(model: str, how: Sequence[str | int | bool]) -> Path:

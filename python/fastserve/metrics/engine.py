@@ -97,9 +97,11 @@ def info_family(info: EngineInfo, labels: Labels) -> Metric:
 
 
 def fallback_family(info: EngineInfo, labels: Labels) -> Metric:
-    """1 where a slow reference computes what our kernels should, because they failed their check at start; else 0."""
+    """1 where others compute what our best kernels should, because those failed their check at start; else 0."""
     family = GaugeMetricFamily(
-        PREFIX + "kernel_fallback", "a reference replaces kernels that failed a check", labels=(*LABEL_NAMES, "kernel")
+        PREFIX + "kernel_fallback",
+        "others replace kernels that failed a check",
+        labels=(*LABEL_NAMES, "kernel", "in_use"),
     )
-    family.add_metric((*labels, "attention"), 1.0 if info.kernel_fallback else 0.0)
+    family.add_metric((*labels, "attention", info.attention_backend), 1.0 if info.kernel_fallback else 0.0)
     return family

@@ -1,9 +1,10 @@
-"""Who computes attention in this worker: our kernels, once they have shown that they can be trusted, or torch."""
+"""Who computes attention in this worker: the best of our kernels that have shown that they can be trusted, or torch."""
 
 from dataclasses import dataclass
 
 import torch
 
+from fastserve._C import kernels
 from fastserve.errors import InvalidArgumentError
 from fastserve.loader import LoadedModel
 from fastserve.log import get_logger
@@ -25,15 +26,46 @@ def choose_attention(requested: str, model: LoadedModel, *, block_size: int, dev
     """Decide at start, on the device that will serve.
 
     Args:
-        requested: "native" or "torch", taken as they are; "auto": on a GPU the native kernels have to agree with torch on a
-            few small steps, and torch takes over, loudly, when they do not.
+        requested: "native", "mma" or "torch", taken as they are; "auto": on a GPU kernels have to agree with torch on a few
+            small steps, and those that do not are replaced, loudly: the ones for Hopper by those that every GPU has, these
+            by torch.
     Raises:
+        InvalidArgumentError: "mma" on a CPU.
         DeviceError: a launch failed, which leaves the device in an unknown state.
     """
     if requested == "torch":
         return AttentionChoice(AttentionBackend.TORCH)
+    if requested == "mma":
+        if device.type == "cpu":
+            raise InvalidArgumentError("--attention-backend mma is for a GPU: use native, or --device cuda")
+        return AttentionChoice(AttentionBackend.MMA)
     if requested == "native" or device.type == "cpu":
         return AttentionChoice(AttentionBackend.NATIVE)
+    fallback = ""
+    for backend in _ours():
+        faults = _faults_of(backend, model, block_size, device)
+        if not faults:
+            return AttentionChoice(backend, fallback)
+        fallback += ("; " if fallback else "") + f"{backend}: {faults}"
+        logger.error(
+            "the %s attention kernels failed their check on this GPU and are not used (--attention-backend %s would use them"
+            " nevertheless): %s",
+            backend,
+            backend,
+            faults,
+        )
+    logger.error("torch computes attention, many times slower")
+    return AttentionChoice(AttentionBackend.TORCH, fallback)
+
+
+def _ours() -> tuple[AttentionBackend, ...]:
+    """Our kernels, best first; without those for Hopper native and mma are the same."""
+    if kernels.attention_hopper_available():
+        return (AttentionBackend.NATIVE, AttentionBackend.MMA)
+    return (AttentionBackend.NATIVE,)
+
+
+def _faults_of(backend: AttentionBackend, model: LoadedModel, block_size: int, device: torch.device) -> str:
     spec = model.spec
     try:
         faults = check_attention(
@@ -43,15 +75,8 @@ def choose_attention(requested: str, model: LoadedModel, *, block_size: int, dev
             num_q_heads=spec.num_heads,
             num_kv_heads=spec.num_kv_heads,
             block_size=block_size,
+            backend=backend,
         )
     except InvalidArgumentError as error:
-        faults = [str(error)]
-    if not faults:
-        return AttentionChoice(AttentionBackend.NATIVE)
-    fallback = "; ".join(faults)
-    logger.error(
-        "the attention kernels failed their check on this GPU and are not used; torch computes attention, many times"
-        " slower (--attention-backend native would use them nevertheless): %s",
-        fallback,
-    )
-    return AttentionChoice(AttentionBackend.TORCH, fallback)
+        return str(error)
+    return "; ".join(faults)

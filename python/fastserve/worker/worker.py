@@ -36,7 +36,8 @@ class WorkerInfo:
     eos_token_ids: tuple[int, ...]
     dtype: str
     device: str
-    kernel_fallback: str = ""  # why torch computes attention although our kernels were wanted
+    attention_backend: str = "native"
+    kernel_fallback: str = ""  # why our best attention kernels are not used although they were wanted
     offload_bytes_per_s: float = 0.0
     upload_bytes_per_s: float = 0.0
 
@@ -107,6 +108,7 @@ class Worker:
             eos_token_ids=tuple(self._model.eos_token_ids),
             dtype=str(self._model.dtype).removeprefix("torch."),
             device="cpu" if self._device is None else self._device.label,
+            attention_backend=attention.backend.value,
             kernel_fallback=attention.fallback,
             offload_bytes_per_s=offload_bytes_per_s,
             upload_bytes_per_s=upload_bytes_per_s,

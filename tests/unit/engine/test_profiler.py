@@ -6,8 +6,7 @@ import logging
 import numpy as np
 import pytest
 
-from fastserve.config import EngineConfig, ModelConfig
-from fastserve.engine.profiler import attention_of, profile_path, profile_samples, read_profile, write_profile
+from fastserve.engine.profiler import profile_path, profile_samples, read_profile, write_profile
 
 COEFFICIENTS = [1e-3, 1e-5, 1e-9, 1e-4, 1e-8]
 
@@ -94,11 +93,3 @@ def test_the_cache_key_depends_on_the_model_and_the_machine(tmp_path, monkeypatc
     assert len({base, profile_path(model, ["bfloat16", "cpu", 2]), profile_path(model, ["float32", "cpu", 4])}) == 3
     config.write_text(json.dumps({"hidden_size": 128}))
     assert base != profile_path(model, ["float32", "cpu", 2])
-
-
-@pytest.mark.parametrize(
-    ("backend", "fallback", "who"),
-    [("auto", "", "native"), ("auto", "decode: off by 3", "torch"), ("native", "", "native"), ("torch", "", "torch")],
-)
-def test_the_key_tells_who_computes_attention(backend, fallback, who):
-    assert attention_of(EngineConfig(model=ModelConfig(attention_backend=backend)), fallback) == who

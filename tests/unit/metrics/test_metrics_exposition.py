@@ -100,13 +100,16 @@ def test_engine_values_are_those_of_the_stats():
     assert families["fastserve:num_requests_running"].samples[0].labels == {"model_name": "m", "engine": "0"}
 
 
-@pytest.mark.parametrize(("reason", "value"), [("", 0.0), ("decode: off by 3", 1.0)])
-def test_a_reference_in_place_of_our_kernels_shows(reason, value):
-    info = dataclasses.replace(INFO, kernel_fallback=reason)
+@pytest.mark.parametrize(
+    ("backend", "reason", "value"),
+    [("native", "", 0.0), ("mma", "prefill: off by 3", 1.0), ("torch", "decode: off by 3", 1.0)],
+)
+def test_what_is_used_in_place_of_our_best_kernels_shows(backend, reason, value):
+    info = dataclasses.replace(INFO, attention_backend=backend, kernel_fallback=reason)
     sample = families_of(MetricsExporter(RequestMetrics("m")).render(info, None))["fastserve:kernel_fallback"].samples[
         0
     ]
-    assert (sample.labels["kernel"], sample.value) == ("attention", value)
+    assert (sample.labels["kernel"], sample.labels["in_use"], sample.value) == ("attention", backend, value)
 
 
 def test_model_name_with_quotes_and_line_breaks_is_escaped():

@@ -1,4 +1,4 @@
-"""Our attention kernels serve only when they agree with torch; otherwise torch does, and everybody can see it."""
+"""Our attention kernels serve only when they agree with torch; otherwise others do, and everybody can see it."""
 
 import types
 
@@ -14,6 +14,13 @@ MODEL = types.SimpleNamespace(
     dtype=torch.bfloat16, spec=types.SimpleNamespace(head_dim=64, num_heads=4, num_kv_heads=2)
 )
 GPU, CPU = torch.device("cuda"), torch.device("cpu")
+NATIVE, MMA, TORCH = AttentionBackend.NATIVE, AttentionBackend.MMA, AttentionBackend.TORCH
+
+
+@pytest.fixture(params=[False, True], ids=["any-gpu", "hopper"])
+def hopper(request, monkeypatch) -> bool:
+    monkeypatch.setattr(attention_choice.kernels, "attention_hopper_available", lambda: request.param)
+    return request.param
 
 
 @pytest.fixture
@@ -29,12 +36,11 @@ def checks(monkeypatch) -> list[dict]:
     return calls
 
 
-def test_kernels_that_agree_with_torch_serve(checks):
+def test_kernels_that_agree_with_torch_serve(hopper, checks):
     choice = choose_attention("auto", MODEL, block_size=16, device=GPU)
-    assert (choice.backend, choice.fallback) == (AttentionBackend.NATIVE, "")
-    assert checks == [
-        {"device": GPU, "dtype": torch.bfloat16, "head_dim": 64, "num_q_heads": 4, "num_kv_heads": 2, "block_size": 16}
-    ]
+    assert (choice.backend, choice.fallback) == (NATIVE, "")
+    shape = {"head_dim": 64, "num_q_heads": 4, "num_kv_heads": 2, "block_size": 16}
+    assert checks == [{"device": GPU, "dtype": torch.bfloat16, **shape, "backend": NATIVE}]
 
 
 def fails(*_: object, **__: object) -> list[str]:
@@ -46,20 +52,45 @@ def refuses(*_: object, **__: object) -> list[str]:
 
 
 @pytest.mark.parametrize(("check", "reason"), [(fails, "off by 3; prefill: 2 of 70"), (refuses, "multiple of 8")])
-def test_kernels_that_fail_their_check_are_replaced_loudly(monkeypatch, caplog, check, reason):
+def test_kernels_that_all_fail_their_check_are_replaced_by_torch_loudly(hopper, monkeypatch, caplog, check, reason):
     monkeypatch.setattr(attention_choice, "check_attention", check)
     with caplog.at_level("ERROR", logger="fastserve"):
         choice = choose_attention("auto", MODEL, block_size=16, device=GPU)
-    assert choice.backend is AttentionBackend.TORCH
-    assert reason in choice.fallback
-    assert reason in caplog.text
+    assert choice.backend is TORCH
+    assert choice.fallback.count(reason) == caplog.text.count(reason) == (2 if hopper else 1)
+    assert "torch computes attention" in caplog.text
+
+
+@pytest.mark.parametrize("check", [fails, refuses])
+def test_kernels_for_hopper_that_fail_are_replaced_by_those_of_every_gpu_loudly(monkeypatch, caplog, check):
+    monkeypatch.setattr(attention_choice.kernels, "attention_hopper_available", lambda: True)
+    monkeypatch.setattr(
+        attention_choice, "check_attention", lambda *_, backend, **__: check() if backend is NATIVE else []
+    )
+    with caplog.at_level("ERROR", logger="fastserve"):
+        choice = choose_attention("auto", MODEL, block_size=16, device=GPU)
+    assert choice.backend is MMA
+    assert choice.fallback.startswith("native: ")
+    assert choice.fallback.removeprefix("native: ") in caplog.text
+    assert "torch" not in caplog.text
 
 
 @pytest.mark.parametrize(
     ("requested", "device", "backend"),
-    [("native", GPU, "native"), ("torch", GPU, "torch"), ("auto", CPU, "native"), ("torch", CPU, "torch")],
+    [
+        ("native", GPU, "native"),
+        ("mma", GPU, "mma"),
+        ("torch", GPU, "torch"),
+        ("auto", CPU, "native"),
+        ("torch", CPU, "torch"),
+    ],
 )
 def test_a_named_backend_and_the_cpu_need_no_check(checks, requested, device, backend):
     choice = choose_attention(requested, MODEL, block_size=16, device=device)
     assert (choice.backend, choice.fallback) == (backend, "")
     assert not checks
+
+
+def test_kernels_for_a_gpu_are_refused_on_a_cpu():
+    with pytest.raises(InvalidArgumentError, match="for a GPU: use native"):
+        choose_attention("mma", MODEL, block_size=16, device=CPU)
