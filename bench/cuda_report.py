@@ -20,6 +20,7 @@ _KERNEL = re.compile(r"Compiling entry function '(\S+)' for '(\w+)'")
 _SPILLS = re.compile(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads")
 _REGISTERS = re.compile(r"Used (\d+) registers")
 _SHARED = re.compile(r"(\d+) bytes smem")
+_COMPLAINT = re.compile(r"\(C7\d+\) .*")  # wgmma serialised, setmaxnreg ignored: ptxas calls them information
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +56,11 @@ def parse_ptxas(text: str) -> Iterator[Usage]:
             kernel = ""
 
 
+def complaints(text: str) -> list[str]:
+    """What ptxas says is slow in a kernel, which costs as much as a spill."""
+    return _COMPLAINT.findall(text)
+
+
 def compile_commands(build: Path) -> list[tuple[str, list[str]]]:
     """File name and nvcc command of every CUDA source of the build."""
     entries = json.loads((build / "compile_commands.json").read_text())
@@ -67,8 +73,8 @@ def _place_of_nvcc(command: list[str]) -> int | None:
     return next((i for i, word in enumerate(command[:2]) if Path(word).name == "nvcc"), None)
 
 
-def usage_of(command: list[str]) -> list[Usage]:
-    """Compile again beside the build and read what ptxas says."""
+def usage_of(command: list[str]) -> tuple[list[Usage], list[str]]:
+    """Compile again beside the build and read what ptxas says: what each kernel takes, and complaints."""
     words = command[_place_of_nvcc(command) :]
     with tempfile.TemporaryDirectory() as folder:
         words[words.index("-o") + 1] = str(Path(folder, "out.o"))
@@ -78,7 +84,8 @@ def usage_of(command: list[str]) -> list[Usage]:
         done = subprocess.run([*words, "-Xptxas", "-v"], capture_output=True, text=True, check=False)
     if done.returncode != 0:
         sys.exit(done.stderr)
-    return list(parse_ptxas(done.stdout + done.stderr))
+    text = done.stdout + done.stderr
+    return list(parse_ptxas(text)), complaints(text)
 
 
 def demangled(names: list[str]) -> list[str]:
@@ -94,7 +101,7 @@ def demangled(names: list[str]) -> list[str]:
 
 
 def main() -> None:
-    """Print one line per kernel and architecture, and fail when one spills."""
+    """Print one line per kernel and architecture, and fail when one spills or ptxas finds it slow."""
     parser = argparse.ArgumentParser(prog="python -m bench.cuda_report", description=__doc__)
     parser.add_argument("build", nargs="?", type=Path, default=Path("build/dev"), help="a configured build folder")
     arguments = parser.parse_args()
@@ -102,18 +109,21 @@ def main() -> None:
     if not commands:
         sys.exit(f"{arguments.build} compiles no CUDA: configure it where nvcc is found")
     print(f"{'registers':>9} {'spilled':>8} {'stack':>6} {'shared':>7}  architecture  kernel")
-    spilled = 0
+    spilled, slow = 0, 0
     for file, command in commands:
         print(file)
-        usages = usage_of(command)
+        usages, found = usage_of(command)
+        slow += len(found)
+        for complaint in found:
+            print(complaint)
         for name, usage in zip(demangled([usage.kernel for usage in usages]), usages, strict=True):
             print(
                 f"{usage.registers:9} {usage.spill_bytes:8} {usage.stack_bytes:6} {usage.shared_bytes:7}  "
                 f"{usage.architecture:12}  {name}"
             )
             spilled += usage.spill_bytes > 0
-    if spilled:
-        sys.exit(f"{spilled} kernels spill registers")
+    if spilled or slow:
+        sys.exit(f"{spilled} kernels spill registers, ptxas complains {slow} times")
 
 
 if __name__ == "__main__":

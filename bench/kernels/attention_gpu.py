@@ -2,7 +2,7 @@
 
 import importlib.util
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch.nn import functional
@@ -10,6 +10,7 @@ from torch.nn.attention.bias import causal_lower_right
 
 from bench.kernels.case import FASTSERVE, Case
 from fastserve import ops
+from fastserve._C import kernels
 
 DTYPE = torch.bfloat16
 BLOCK_SIZE = 16
@@ -79,7 +80,7 @@ def flops(shape: Shape) -> int:
 
 
 def contenders(shape: Shape) -> dict[str, Callable[[], object]]:
-    """Calls that attend the rows once: ours, torch, FlashInfer where it is installed."""
+    """Calls that attend the rows once: ours (on Hopper prefill for any GPU too), torch, FlashInfer where it is installed."""
     num_q_heads, num_kv_heads, head_dim = shape.heads
     num_rows = len(shape.seq_lens)
     blocks = [-(-length // BLOCK_SIZE) for length in shape.seq_lens]
@@ -98,6 +99,9 @@ def contenders(shape: Shape) -> dict[str, Callable[[], object]]:
     out = torch.empty_like(q)
     scale = head_dim**-0.5
     calls = {FASTSERVE: lambda: ops.attention(q, cache, batch, layer=0, scale=scale, out=out)}
+    if q.is_cuda and not decode and kernels.attention_hopper_available():
+        plain = replace(batch, backend=ops.AttentionBackend.MMA)
+        calls["mma"] = lambda: ops.attention(q, cache, plain, layer=0, scale=scale, out=out)
     if shape.uniform:
         calls["torch"] = _torch(shape)
     if importlib.util.find_spec("flashinfer") is not None:

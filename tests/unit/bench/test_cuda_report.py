@@ -1,6 +1,6 @@
 """The report on the CUDA kernels reads what ptxas writes."""
 
-from bench.cuda_report import Usage, compile_commands, parse_ptxas
+from bench.cuda_report import Usage, compile_commands, complaints, parse_ptxas
 
 PTXAS = """\
 ptxas info    : 0 bytes gmem
@@ -20,6 +20,12 @@ def test_registers_spills_and_shared_memory_are_read_per_kernel():
         Usage("_Z3addv", "sm_80", registers=40, stack_bytes=16, spill_bytes=12, shared_bytes=37040),
         Usage("_Z3subv", "sm_90a", registers=24, stack_bytes=0, spill_bytes=0, shared_bytes=0),
     ]
+
+
+def test_what_ptxas_only_informs_of_is_a_complaint():
+    slow = "(C7510) Potential Performance Loss: wgmma.mma_async instructions are serialized due to a call in '_Z3addv'"
+    assert complaints(f"{PTXAS}ptxas info    : {slow}\n") == [slow]
+    assert complaints(PTXAS) == []
 
 
 def test_only_sources_that_nvcc_compiles_are_reported(tmp_path):
