@@ -111,10 +111,13 @@ def offload(device: str, dtype: torch.dtype) -> Results:
 
 def attention(device: str, dtype: torch.dtype) -> Results:
     """Has its own oracle."""
-    for head_dim, num_q_heads, num_kv_heads in ((64, 4, 1), (128, 2, 2)):
-        shape = {"head_dim": head_dim, "num_q_heads": num_q_heads, "num_kv_heads": num_kv_heads, "block_size": 16}
-        if faults := ops.check_attention(device, dtype, **shape):
-            raise RuntimeError(f"attention {shape}: {'; '.join(faults)}")
+    ours = [ops.AttentionBackend.NATIVE]
+    ours += [] if device == "cpu" else [ops.AttentionBackend.MMA, ops.AttentionBackend.NAIVE]
+    for backend in ours:
+        for head_dim, num_q_heads, num_kv_heads in ((64, 4, 1), (128, 2, 2)):
+            shape = {"head_dim": head_dim, "num_q_heads": num_q_heads, "num_kv_heads": num_kv_heads, "block_size": 16}
+            if faults := ops.check_attention(device, dtype, **shape, backend=backend):
+                raise RuntimeError(f"attention {backend} {shape}: {'; '.join(faults)}")
     return []
 
 
