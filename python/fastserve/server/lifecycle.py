@@ -24,6 +24,7 @@ ENGINE_WATCH_PERIOD_S = 0.25
 # Time for replies that are already written, or about to be, to reach their clients.
 GOODBYE_S = 1.0
 KEEP_ALIVE_S = 30
+LAST_WORDS_S = 0.3
 
 EXIT_OK = 0
 EXIT_FAILED = 1
@@ -141,7 +142,7 @@ class LiveServer:
         logger.info("serving %s", self._serving.model_name)
         while engine.is_alive and not self._hangs(engine):
             await asyncio.sleep(ENGINE_WATCH_PERIOD_S)
-        reason = engine.death or "it hangs"
+        reason = await self._why_stopped(engine)
         logger.error("the engine has stopped, %d requests are lost: %s", len(self._serving.in_flight), reason)
         self._serving.in_flight.interrupt_all(EngineDeadError(f"the engine has stopped; the request is lost: {reason}"))
         if self._take_restart():
@@ -151,6 +152,14 @@ class LiveServer:
         await asyncio.sleep(GOODBYE_S)
         self._fail()
         return False
+
+    @staticmethod
+    async def _why_stopped(engine: EngineFace) -> str:
+        if engine.is_alive:
+            return "its loop does not turn any more"
+        if engine.death is None:  # the process is seen to end before its last message has come
+            await asyncio.sleep(LAST_WORDS_S)
+        return engine.death or "its process has ended"
 
     def _hangs(self, engine: EngineFace) -> bool:
         """Whether a new engine would be better than one whose loop does not turn; /livez tells it in any case."""
