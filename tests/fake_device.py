@@ -73,7 +73,7 @@ class FakeDevice:
         yield
         self._steps_to_fault -= 1
         if self._steps_to_fault == 0:
-            self.fault = "an illegal memory access was encountered"
+            self.fault = "an illegal memory access was encountered\nSearch for the error in the manual.\n"
 
     def synchronize(self) -> None:
         self.synchronisations += 1

@@ -199,7 +199,8 @@ class Worker:
             raise DeviceLostError(self._fault) from error
 
     def _lose_device(self, reason: object) -> None:
-        self._fault = self._fault or f"the device failed and cannot be used any more: {reason}"
+        first_line = str(reason).partition("\n")[0]  # torch adds paragraphs of advice, which the log has
+        self._fault = self._fault or f"the device failed and cannot be used any more: {first_line}"
 
 
 class _FaultWatch:
