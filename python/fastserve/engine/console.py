@@ -1,6 +1,7 @@
-"""What a person at a terminal sees of a batch run: its progress, and that Ctrl-C ends it in good order."""
+"""What a person at a terminal sees: how far the start is, how far a batch run is, and that Ctrl-C ends it in good order."""
 
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -9,6 +10,51 @@ from types import FrameType
 from typing import Self
 
 from tqdm import tqdm
+
+from fastserve.log import get_logger
+
+logger = get_logger(__name__)
+
+LONG_STAGE_S = 1.0  # shorter ones are not worth a line in the log
+
+
+class StartProgress:
+    """Takes the progress of an engine's start: a bar for each stage at a terminal, elsewhere a log line for each long one."""
+
+    def __init__(self, *, terminal: bool | None = None) -> None:
+        """Show bars on standard error when it is a terminal, or as told."""
+        self._terminal = sys.stderr.isatty() if terminal is None else terminal
+        self._stage: str | None = None
+        self._bar: tqdm | None = None
+        self._started_s = 0.0
+
+    def __call__(self, stage: str, done: int, total: int) -> None:
+        """`done` of `total` of a stage: bytes of weights, graphs captured, latency profiles."""
+        if stage != self._stage:
+            self.close()
+            self._begin(stage, total)
+        if self._bar is not None:
+            self._bar.update(done - self._bar.n)
+        if done >= total:
+            self._end()
+
+    def close(self) -> None:
+        """Leave a stage that did not come to its end."""
+        if self._bar is not None:
+            self._bar.close()
+        self._stage = self._bar = None
+
+    def _begin(self, stage: str, total: int) -> None:
+        self._stage, self._started_s = stage, time.monotonic()
+        if self._terminal:
+            bytes_or_not = {"unit": "B", "unit_scale": True} if stage == "weights" else {}
+            self._bar = tqdm(total=total, desc=stage, dynamic_ncols=True, **bytes_or_not)
+
+    def _end(self) -> None:
+        elapsed_s = time.monotonic() - self._started_s
+        if not self._terminal and elapsed_s >= LONG_STAGE_S:
+            logger.info("%s ready after %.1f s", self._stage, elapsed_s)
+        self.close()
 
 
 class BatchProgress:

@@ -2,11 +2,12 @@
 
 from collections import deque
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Self
 
 from fastserve.engine.admission import check_prompt
-from fastserve.engine.console import BatchProgress, deferred_interrupt
+from fastserve.engine.console import BatchProgress, StartProgress, deferred_interrupt
 from fastserve.engine.options import engine_config
 from fastserve.engine.output_processor import LiveRequest, OutputProcessor
 from fastserve.engine.process import DEFAULT_CORE_FACTORY, load_core_factory
@@ -51,7 +52,8 @@ class LLM:
         """
         self.config = engine_config(model, options)
         self.tokenizer = load_tokenizer(self.config.model)
-        self._core = load_core_factory(core_factory)(self.config, progress=None)
+        with closing(StartProgress()) as progress:
+            self._core = load_core_factory(core_factory)(self.config, progress=progress)
         self._requests = OutputProcessor(self.tokenizer)
         self._closed = ""
         self.info = self._core.info

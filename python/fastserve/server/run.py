@@ -1,9 +1,11 @@
 """Serve a model: what `fastserve serve` calls."""
 
 import logging
+from contextlib import closing
 
 from fastserve.config import EngineConfig, ServerConfig
 from fastserve.engine.async_engine import AsyncEngine
+from fastserve.engine.console import StartProgress
 from fastserve.log import configure_logging
 from fastserve.server.lifecycle import serve
 
@@ -19,6 +21,7 @@ def run_server(engine_config: EngineConfig, server_config: ServerConfig) -> int:
     model_name = server_config.served_model_name or engine_config.model.model
 
     async def start() -> AsyncEngine:
-        return await AsyncEngine.start(engine_config)
+        with closing(StartProgress()) as progress:
+            return await AsyncEngine.start(engine_config, progress=progress)
 
     return serve(start, server_config, model_name)

@@ -5,6 +5,7 @@ Its engine was last heard of a second ago, and gives one token at once and never
 
 import asyncio
 import sys
+from collections.abc import Callable
 
 from fastserve.cli.main import main
 from fastserve.config import EngineConfig
@@ -12,7 +13,7 @@ from fastserve.engine.async_engine import AsyncEngine
 from tests.unit.server.fake_engine import FakeEngine, Script
 
 
-async def start(config: EngineConfig) -> FakeEngine:
+async def start(config: EngineConfig, *, progress: Callable[[str, int, int], None]) -> FakeEngine:
     """In place of AsyncEngine.start."""
     return FakeEngine(Script(pieces=("word ",), endless=True, gate=asyncio.Event()), heartbeat_s=1.0)
 
