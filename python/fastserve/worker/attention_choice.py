@@ -10,6 +10,7 @@ from fastserve.loader import LoadedModel
 from fastserve.log import get_logger
 from fastserve.ops.attention import AttentionBackend
 from fastserve.ops.attention_check import check_attention
+from fastserve.worker.attention_trial import check_attention_apart
 
 logger = get_logger(__name__)
 
@@ -27,8 +28,8 @@ def choose_attention(requested: str, model: LoadedModel, *, block_size: int, dev
 
     Args:
         requested: "native", "mma" or "torch", taken as they are; "auto": on a GPU kernels have to agree with torch on a few
-            small steps, and those that do not are replaced, loudly: the ones for Hopper by those that every GPU has, these
-            by torch.
+            small steps, and those that do not are replaced, loudly: the ones for Hopper, which are checked in a process of
+            their own, by those that every GPU has, these by torch.
     Raises:
         InvalidArgumentError: "mma" on a CPU.
         DeviceError: a launch failed, which leaves the device in an unknown state.
@@ -67,8 +68,10 @@ def _ours() -> tuple[AttentionBackend, ...]:
 
 def _faults_of(backend: AttentionBackend, model: LoadedModel, block_size: int, device: torch.device) -> str:
     spec = model.spec
+    hopper = backend is AttentionBackend.NATIVE and kernels.attention_hopper_available()
+    check = check_attention_apart if hopper else check_attention
     try:
-        faults = check_attention(
+        faults = check(
             device,
             model.dtype,
             head_dim=spec.head_dim,

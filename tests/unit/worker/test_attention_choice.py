@@ -23,16 +23,24 @@ def hopper(request, monkeypatch) -> bool:
     return request.param
 
 
+def replace_checks(monkeypatch, check, apart=None) -> None:
+    monkeypatch.setattr(attention_choice, "check_attention", check)
+    monkeypatch.setattr(attention_choice, "check_attention_apart", apart or check)
+
+
 @pytest.fixture
 def checks(monkeypatch) -> list[dict]:
-    """The calls of the check, which finds nothing."""
+    """The calls of both checks, which find nothing."""
     calls = []
 
-    def check(device, dtype, **shape):
-        calls.append({"device": device, "dtype": dtype, **shape})
-        return []
+    def checking(where: str):
+        def check(device, dtype, **shape):
+            calls.append({"where": where, "device": device, "dtype": dtype, **shape})
+            return []
 
-    monkeypatch.setattr(attention_choice, "check_attention", check)
+        return check
+
+    replace_checks(monkeypatch, checking("here"), checking("apart"))
     return calls
 
 
@@ -40,7 +48,8 @@ def test_kernels_that_agree_with_torch_serve(hopper, checks):
     choice = choose_attention("auto", MODEL, block_size=16, device=GPU)
     assert (choice.backend, choice.fallback) == (NATIVE, "")
     shape = {"head_dim": 64, "num_q_heads": 4, "num_kv_heads": 2, "block_size": 16}
-    assert checks == [{"device": GPU, "dtype": torch.bfloat16, **shape, "backend": NATIVE}]
+    where = "apart" if hopper else "here"
+    assert checks == [{"where": where, "device": GPU, "dtype": torch.bfloat16, **shape, "backend": NATIVE}]
 
 
 def fails(*_: object, **__: object) -> list[str]:
@@ -53,7 +62,7 @@ def refuses(*_: object, **__: object) -> list[str]:
 
 @pytest.mark.parametrize(("check", "reason"), [(fails, "off by 3; prefill: 2 of 70"), (refuses, "multiple of 8")])
 def test_kernels_that_all_fail_their_check_are_replaced_by_torch_loudly(hopper, monkeypatch, caplog, check, reason):
-    monkeypatch.setattr(attention_choice, "check_attention", check)
+    replace_checks(monkeypatch, check)
     with caplog.at_level("ERROR", logger="fastserve"):
         choice = choose_attention("auto", MODEL, block_size=16, device=GPU)
     assert choice.backend is TORCH
@@ -64,9 +73,7 @@ def test_kernels_that_all_fail_their_check_are_replaced_by_torch_loudly(hopper, 
 @pytest.mark.parametrize("check", [fails, refuses])
 def test_kernels_for_hopper_that_fail_are_replaced_by_those_of_every_gpu_loudly(monkeypatch, caplog, check):
     monkeypatch.setattr(attention_choice.kernels, "attention_hopper_available", lambda: True)
-    monkeypatch.setattr(
-        attention_choice, "check_attention", lambda *_, backend, **__: check() if backend is NATIVE else []
-    )
+    replace_checks(monkeypatch, lambda *_, **__: [], check)
     with caplog.at_level("ERROR", logger="fastserve"):
         choice = choose_attention("auto", MODEL, block_size=16, device=GPU)
     assert choice.backend is MMA
