@@ -99,7 +99,7 @@ class FakeDevice:
         return DeviceMemory(total=self.total, free=self.total // 2, reserved=self.total // 4, peak=self.total // 4)
 
     def is_fault(self, error: BaseException) -> bool:
-        return isinstance(error, DeviceError)
+        return isinstance(error, DeviceError | torch.AcceleratorError)
 
 
 def use_device(device: FakeDevice, set_attribute: Callable[[object, str, object], None] = setattr) -> None:

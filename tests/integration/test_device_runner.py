@@ -136,6 +136,26 @@ def test_a_fault_ends_the_engine_in_its_step_which_yields_no_token(greedy_tokens
         core.close()
 
 
+@pytest.mark.parametrize("error", [DeviceError("copy.cu:7: launch failed"), torch.AcceleratorError("CUDA error: lost")])
+def test_a_fault_that_a_launch_meets_ends_the_engine_too(greedy_tokens, device, monkeypatch, error):
+    core = EngineCore.from_config(engine_config())
+    try:
+        driver = Driver(core)
+        driver.add(0, PROMPTS[0])
+        for _ in range(3):
+            driver.step()
+
+        def fail(rows: object) -> None:
+            raise error
+
+        monkeypatch.setattr(core.executor.worker._runner, "_forward", fail)
+        with pytest.raises(DeviceLostError, match=f"cannot be used any more: {error}"):
+            driver.run()
+        assert driver.tokens[0] == greedy_tokens[0][: len(driver.tokens[0])]
+    finally:
+        core.close()
+
+
 def test_a_fault_that_a_copy_meets_ends_the_engine(greedy_tokens, device):
     core = EngineCore.from_config(engine_config())
     try:
