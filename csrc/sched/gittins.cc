@@ -13,9 +13,22 @@ constexpr double width_of(std::int32_t bin) {
   return bin + 1 < LengthBins::kNum ? LengthBins::edge(bin + 1) - LengthBins::edge(bin) : LengthBins::edge(bin);
 }
 
+/// Tokens of a request that ends in the bin, on average: its lengths are taken as equally likely.
+constexpr double length_in(std::int32_t bin) { return LengthBins::edge(bin) + (width_of(bin) + 1.0) / 2.0; }
+
 double slope(double cost, double worth) { return worth > 0.0 ? cost / worth : kInfinite; }
 
 }  // namespace
+
+double mean_inverse_length(std::span<const double> hazards) {
+  double sum = 0.0, survival = 1.0;
+  for (std::int32_t bin = 0; bin < LengthBins::kNum; ++bin) {
+    const double ends = bin + 1 < LengthBins::kNum ? survival * hazards[static_cast<std::size_t>(bin)] : survival;
+    sum += ends / length_in(bin);
+    survival -= ends;
+  }
+  return sum;
+}
 
 void GittinsIndex::rebuild(std::span<const double> hazards) {
   for (std::int32_t bin = 0; bin < LengthBins::kNum; ++bin) {
@@ -24,7 +37,7 @@ void GittinsIndex::rebuild(std::span<const double> hazards) {
     const double share = bin + 1 < LengthBins::kNum ? hazards[i] : 1.0;
     const Point& from = points_[i];
     const double ends = from.survival * share;  // P(X in this bin), evenly spread over its lengths
-    points_[i + 1] = {.worth = from.worth + ends * weight_.of(LengthBins::edge(bin) + (width + 1.0) / 2.0),
+    points_[i + 1] = {.worth = from.worth + ends * weight_.of(length_in(bin)),
                       .cost = from.cost + width * from.survival - ends * (width - 1.0) / 2.0,
                       .survival = from.survival - ends};
   }

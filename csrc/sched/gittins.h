@@ -17,6 +17,10 @@ struct LengthWeight {
   double of(double tokens) const { return flat + inverse / tokens; }
 };
 
+/// E[1 / X] of the lengths with these hazards, [LengthBins::kNum]: what a second of delay to a request adds to the mean
+/// normalised latency, seconds per token.
+double mean_inverse_length(std::span<const double> hazards);
+
 /// The Gittins index of a request by the tokens it has produced, for output lengths X of a known distribution:
 ///
 ///   G(a) = min over d > 0 of (p + E[min(X - a, d) | X > a]) / E[w(X) 1{X <= a + d} | X > a]
@@ -36,6 +40,10 @@ class GittinsIndex {
 
   /// hazards[i] = P(X in bin i | X > edge(i)), [LengthBins::kNum]; the last one counts as 1.
   void rebuild(std::span<const double> hazards);
+  void rebuild(std::span<const double> hazards, LengthWeight weight) {
+    weight_ = weight;
+    rebuild(hazards);
+  }
 
   /// G at the lower edge of `bin`; `prefill_tokens` = p over the seconds per token; no output is longer than
   /// `max_tokens`, where it ends for certain. O(1) without prefill, else O(bins). Infinite when nothing can finish.

@@ -48,8 +48,8 @@ double LearnedPolicy::prefill_left_s(const Request& request) const {
 }
 
 double LearnedPolicy::index_tokens(const Request& request, double prefill_s) const {
-  return request.lengths->index().index(request.length_bin, prefill_s / token_s_,
-                                        request.max_total - request.num_prompt);
+  return request.lengths->index(request.num_prompt)
+      .index(request.length_bin, prefill_s / token_s_, request.max_total - request.num_prompt);
 }
 
 std::int32_t LearnedPolicy::level_of(double index_tokens) const {
@@ -61,7 +61,7 @@ void LearnedPolicy::join(Request& request, double first_iteration_s) {
   request.lengths = &classes_.of(request.options.length_class);
   request.length_bin = 0;
   request.next_length_tokens = 1;
-  request.lengths->enters(0);
+  request.lengths->enters(request.num_prompt, 0);
   if (!request.lengths->learned()) return Mlfq::join(request, first_iteration_s);
   const double prefill_s = std::max(0.0, first_iteration_s - latency_.prefill_s(0, 0));  // rides on decode iterations
   join_level(request, level_of(index_tokens(request, prefill_s)));
@@ -70,7 +70,7 @@ void LearnedPolicy::join(Request& request, double first_iteration_s) {
 void LearnedPolicy::leave(Request& request) {
   Mlfq::leave(request);
   LengthClass& lengths = *request.lengths;
-  lengths.leaves(request.length_bin);
+  lengths.leaves(request.num_prompt, request.length_bin);
   const bool goes_its_own_way = request.options.ignore_eos && request.options.stop_token_ids.empty();
   switch (request.finish_reason) {
     case FinishReason::kNone:
@@ -81,21 +81,21 @@ void LearnedPolicy::leave(Request& request) {
       if (goes_its_own_way) break;  // the limit is the length of such requests
       [[fallthrough]];
     default:
-      return lengths.censored(request.num_outputs());
+      return lengths.censored(request.num_prompt, request.num_outputs());
   }
-  lengths.ended(request.num_outputs());
+  lengths.ended(request.num_prompt, request.num_outputs());
   learned_any_ = learned_any_ || lengths.learned();
 }
 
 void LearnedPolicy::rejoin(Request& request, double now_s) {
   Mlfq::rejoin(request, now_s);
   request.lengths = &classes_.of(request.options.length_class);  // the old one may have made way meanwhile
-  request.lengths->enters(request.length_bin);
+  request.lengths->enters(request.num_prompt, request.length_bin);
 }
 
 void LearnedPolicy::note_progress(Request& request) {
   const std::int32_t bin = LengthBins::of(request.num_outputs());
-  request.lengths->moves(request.length_bin, bin);
+  request.lengths->moves(request.num_prompt, request.length_bin, bin);
   request.length_bin = bin;
   request.next_length_tokens = LengthBins::edge(bin + 1);
 }
@@ -112,7 +112,7 @@ bool LearnedPolicy::charge(Request& request, std::int64_t iteration_ns, double n
   const double prefill_s = prefill_left_s(request);
   if (prefill_s == 0.0) token_s_ = next_iteration_s / static_cast<double>(num_rows_);
   const std::int32_t level = level_of(index_tokens(request, prefill_s));
-  if (!served && level <= request.level) return false;
+  if (!served && level == request.level) return false;
   const bool demoted = level > request.level;
   move_to_level(request, level);
   return demoted;

@@ -15,12 +15,14 @@ struct LearnedConfig {
   std::int64_t min_observations = 1;  // ends of a class before it is scheduled by what they say
 };
 
-/// Levels by the Gittins index of the output lengths seen so far (see gittins.h, with worth 1 / length: the order for
-/// mean normalised latency). A request whose class is not learned yet is scheduled by skip-join MLFQ.
+/// Levels by the Gittins index of the output lengths seen so far of prompts alike (see gittins.h; the worth of a
+/// request, mostly 1 / length, is that of length_class.h). A request whose class is not learned yet is scheduled by
+/// skip-join MLFQ.
 ///
 /// - Level = floor(log_ratio(G)), G in tokens of decoding at the present batch. A request joins at G(0) with its
 ///   prefill, and its level is looked at again when its outputs enter another length bin, never between: it is
-///   preempted only at a change of level. Between two promotions the level only rises in number.
+///   preempted only at a change of level. The level rises in number when it turns out to be one of the long ones, and
+///   falls again when it nears the length at which those end.
 /// - Starving requests are served in the order of starving, kServedAtOnce at a time, each until it has run for the
 ///   starvation limit. So whoever becomes starving waits at most for a further starvation limit per kServedAtOnce of
 ///   those before it, and under overload, when everyone starves, the rest of the batch still follows the index.

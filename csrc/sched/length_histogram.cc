@@ -11,10 +11,16 @@ namespace {
 constexpr double kPriorScaleTokens = 16.0;
 constexpr double kLargestWeight = 1e9;  // then all are scaled down: doubles would run out
 
-constexpr double prior_hazard(std::int32_t bin) {
-  if (bin + 1 == LengthBins::kNum) return 1.0;
-  return 1.0 - (kPriorScaleTokens + LengthBins::edge(bin)) / (kPriorScaleTokens + LengthBins::edge(bin + 1));
+constexpr LengthHistogram::Hazards heavy_tail() {
+  LengthHistogram::Hazards result{};
+  for (std::int32_t bin = 0; bin + 1 < LengthBins::kNum; ++bin)
+    result[static_cast<std::size_t>(bin)] =
+        1.0 - (kPriorScaleTokens + LengthBins::edge(bin)) / (kPriorScaleTokens + LengthBins::edge(bin + 1));
+  result.back() = 1.0;
+  return result;
 }
+
+constexpr LengthHistogram::Hazards kHeavyTail = heavy_tail();
 
 }  // namespace
 
@@ -39,14 +45,16 @@ void LengthHistogram::ended(std::int32_t tokens) {
 
 void LengthHistogram::censored(std::int32_t tokens) { add(censored_, LengthBins::of(std::max(tokens, 0))); }
 
-LengthHistogram::Hazards LengthHistogram::hazards() const {
+LengthHistogram::Hazards LengthHistogram::hazards() const { return hazards(kHeavyTail, prior_weight_); }
+
+LengthHistogram::Hazards LengthHistogram::hazards(const Hazards& prior_hazards, double prior_weight) const {
   Hazards result{};
   double at_risk = 0.0;  // ends in this bin or later, censored later
   for (std::int32_t bin = LengthBins::kNum - 1; bin >= 0; --bin) {
     const auto i = static_cast<std::size_t>(bin);
     at_risk += ended_[i];
-    const double prior = prior_weight_ * weight_;
-    if (at_risk + prior > 0.0) result[i] = (ended_[i] + prior * prior_hazard(bin)) / (at_risk + prior);
+    const double prior = prior_weight * weight_;
+    if (at_risk + prior > 0.0) result[i] = (ended_[i] + prior * prior_hazards[i]) / (at_risk + prior);
     at_risk += censored_[i] + live_[i] * weight_;
   }
   return result;

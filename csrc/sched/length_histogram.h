@@ -33,6 +33,8 @@ class LengthHistogram {
   /// P(X in bin i | X > edge(i)): Kaplan-Meier, the live requests as censored where they stand. A bin nobody was at
   /// risk in, without a prior, has hazard 0.
   Hazards hazards() const;
+  /// The same with another prior, worth `prior_weight` observations.
+  Hazards hazards(const Hazards& prior, double prior_weight) const;
   /// Ends seen, not weighted.
   std::int64_t num_ended() const { return num_ended_; }
 

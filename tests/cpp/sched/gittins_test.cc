@@ -121,5 +121,16 @@ TEST(GittinsIndex, InterpolatesQuantiles) {
   EXPECT_DOUBLE_EQ(index.quantile(1.0), 10.0);
 }
 
+TEST(MeanInverseLength, IsThatOfTheLengths) {
+  EXPECT_DOUBLE_EQ(mean_inverse_length(deterministic()), 1.0 / 5.0);
+  EXPECT_DOUBLE_EQ(mean_inverse_length(two_points()), (1.0 + 1.0 / 10.0) / 2.0);
+}
+
+TEST(GittinsIndex, TakesAnotherWorth) {
+  GittinsIndex index(kNormalisedLatency);
+  index.rebuild(deterministic(), kMeanLatency);
+  EXPECT_DOUBLE_EQ(index.index(0), 5.0);
+}
+
 }  // namespace
 }  // namespace fastserve::sched

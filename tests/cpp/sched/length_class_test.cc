@@ -2,16 +2,18 @@
 
 #include <gtest/gtest.h>
 
+#include <limits>
+
 namespace fastserve::sched {
 namespace {
 
 TEST(LengthClass, IsLearnedAfterTheLeastNumberOfEnds) {
   LengthClass lengths(7, 100.0, 3);
-  lengths.ended(5);
-  lengths.censored(9);
-  lengths.ended(5);
+  lengths.ended(1, 5);
+  lengths.censored(1, 9);
+  lengths.ended(1, 5);
   EXPECT_FALSE(lengths.learned());
-  lengths.ended(5);
+  lengths.ended(1, 5);
   EXPECT_TRUE(lengths.learned());
   EXPECT_EQ(lengths.num_observations(), 3);
   EXPECT_NEAR(lengths.index().quantile(0.5), 5.0, 1.0);
@@ -19,12 +21,66 @@ TEST(LengthClass, IsLearnedAfterTheLeastNumberOfEnds) {
 
 TEST(LengthClass, FollowsANewDistributionOnceItsIndexIsRebuilt) {
   LengthClass lengths(7, 100.0, 1);
-  lengths.ended(5);
+  lengths.ended(1, 5);
   const double before = lengths.index().index(0);
-  for (int i = 1; i < LengthClass::kRebuildInterval; ++i) lengths.ended(1000);
+  for (int i = 1; i < LengthClass::kRebuildInterval; ++i) lengths.ended(1, 1000);
   EXPECT_EQ(lengths.index().index(0), before);
-  lengths.ended(1000);
+  lengths.ended(1, 1000);
   EXPECT_GT(lengths.index().index(0), before);
+}
+
+TEST(LengthClass, TellsPromptsOfOneKindFromOthersByTheirOwnEnds) {
+  LengthClass lengths(7, 1e9, 1);
+  for (int i = 0; i < 256; ++i) {
+    lengths.ended(20, 8);
+    lengths.ended(2000, 512);
+  }
+  EXPECT_NEAR(lengths.index(20).quantile(0.5), 8.0, 1.0);
+  EXPECT_NEAR(lengths.index(2000).quantile(0.5), 512.0, 64.0);
+  EXPECT_NEAR(lengths.index().survival(LengthBins::of(100)), 0.5, 0.02);
+}
+
+TEST(LengthClass, TakesThoseOfAllPromptsForAKindThatItHasNotSeen) {
+  LengthClass lengths(7, 1e9, 1);
+  for (int i = 0; i < LengthClass::kRebuildInterval + 1; ++i) lengths.ended(20, 8);
+  EXPECT_DOUBLE_EQ(lengths.index(2000).index(0), lengths.index().index(0));
+  // As many ends of its own as those of all count for: half its own, half theirs.
+  const auto own = static_cast<int>(LengthClass::kPooledWeight);
+  for (int i = 0; i < 512; ++i) lengths.ended(20, 8);
+  for (int i = 0; i < own; ++i) lengths.ended(2000, 512);
+  EXPECT_NEAR(lengths.index(2000).survival(LengthBins::of(100)), 0.5, 0.05);
+}
+
+TEST(LengthClass, KeepsTheLowerBoundsOfAKindToItself) {
+  LengthClass lengths(7, 1e9, 1);
+  lengths.enters(2000, 0);
+  lengths.moves(2000, 0, LengthBins::of(100));
+  for (int i = 0; i < LengthClass::kRebuildInterval + 1; ++i) lengths.ended(20, 8);
+  const double with_live = lengths.index(2000).survival(LengthBins::of(50));
+  EXPECT_GT(with_live, lengths.index(20).survival(LengthBins::of(50)));
+  lengths.leaves(2000, LengthBins::of(100));
+  for (int i = 0; i < LengthClass::kRebuildInterval; ++i) lengths.ended(20, 8);
+  EXPECT_LT(lengths.index(2000).survival(LengthBins::of(50)), with_live);
+  EXPECT_EQ(lengths.num_live(), 0);
+}
+
+TEST(LengthClass, CountsAFifthOfADelayToAllForTheMean) {
+  LengthClass lengths(7, 1e9, 1);
+  for (int i = 0; i < 4096; ++i) lengths.ended(20, 101);
+  // Worth (1 + 1/4) / x for a length of x that is certain.
+  EXPECT_NEAR(lengths.index().index(0), 0.8 * 101.0 * 101.0, 0.1 * 101.0 * 101.0 * 0.8);
+  EXPECT_NEAR(lengths.index(20).index(0), lengths.index().index(0), 0.02 * lengths.index().index(0));
+}
+
+TEST(PromptKinds, AreHalfPowersOfTwo) {
+  EXPECT_EQ(PromptKinds::of(1), 0u);
+  EXPECT_EQ(PromptKinds::of(2), 2u);
+  EXPECT_EQ(PromptKinds::of(3), 3u);
+  EXPECT_EQ(PromptKinds::of(1024), 20u);
+  EXPECT_EQ(PromptKinds::of(1448), 20u);  // 1024 times the root of 2 is 1448.2
+  EXPECT_EQ(PromptKinds::of(1449), 21u);
+  EXPECT_EQ(PromptKinds::of(2047), 21u);
+  EXPECT_EQ(PromptKinds::of(std::numeric_limits<std::int32_t>::max()), PromptKinds::kNum - 1);
 }
 
 TEST(LengthClasses, KeepOneClassPerKey) {
@@ -38,7 +94,7 @@ TEST(LengthClasses, KeepOneClassPerKey) {
 
 TEST(LengthClasses, ForgetTheOneAskedForLongestAgoThatHasNoLiveRequests) {
   LengthClasses classes(100.0, 1);
-  classes.of(0).enters(0);
+  classes.of(0).enters(1, 0);
   for (std::uint64_t key = 1; key < LengthClasses::kMost; ++key) classes.of(key);
   classes.of(1);
   classes.of(1'000);
@@ -51,7 +107,7 @@ TEST(LengthClasses, ForgetTheOneAskedForLongestAgoThatHasNoLiveRequests) {
 
 TEST(LengthClasses, ShareOneClassWhenAllOthersHaveLiveRequests) {
   LengthClasses classes(100.0, 1);
-  for (std::uint64_t key = 0; key < LengthClasses::kMost; ++key) classes.of(key).enters(0);
+  for (std::uint64_t key = 0; key < LengthClasses::kMost; ++key) classes.of(key).enters(1, 0);
   LengthClass& shared = classes.of(1'000);
   EXPECT_EQ(&classes.of(2'000), &shared);
   EXPECT_EQ(classes.all().size(), LengthClasses::kMost + 1);

@@ -71,6 +71,17 @@ TEST(LengthHistogram, ExpectsAHeavyTailWhereItKnowsNothing) {
   EXPECT_NEAR(histogram.hazards()[8], prior[8], 1e-12);
 }
 
+TEST(LengthHistogram, TakesAnotherPriorForSoManyObservations) {
+  LengthHistogram histogram(kNever);
+  LengthHistogram::Hazards prior{};
+  prior[0] = 0.5;
+  prior[1] = 1.0;
+  EXPECT_DOUBLE_EQ(histogram.hazards(prior, 4.0)[0], 0.5);
+  for (int i = 0; i < 4; ++i) histogram.ended(2);
+  EXPECT_DOUBLE_EQ(histogram.hazards(prior, 4.0)[0], 0.25);
+  EXPECT_DOUBLE_EQ(histogram.hazards(prior, 4.0)[1], 1.0);
+}
+
 TEST(LengthHistogram, RefusesAHalfLifeThatIsNotPositive) { EXPECT_THROW(LengthHistogram(0.0), InvalidArgumentError); }
 
 }  // namespace
