@@ -55,7 +55,7 @@ void attention_hopper_cuda(const AttentionLaunch& launch, void* stream) {
         launch.num_tokens / hopper_tile_queries(p.num_q_heads / p.num_kv_heads) + (p.row_end - p.row_begin);
     const auto grid = static_cast<unsigned>(std::min<std::int64_t>(resident, most_tiles * p.num_kv_heads));
     const CUtensorMap queries = make_tensor_map(hopper_query_map<kHeadDim>(launch), kType);
-    const CUtensorMap pages = make_tensor_map(hopper_page_map<kHeadDim>(launch), kType);
+    const CUtensorMap pages = lasting_tensor_map(hopper_page_map<kHeadDim>(launch), kType);
     launch_with_shared<kKernel, kHopperThreads, kSharedBytes>(site, grid, stream, launch, queries, pages);
   });
 }

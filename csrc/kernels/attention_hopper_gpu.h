@@ -102,6 +102,8 @@ class AttentionHopper {
 
   FS_DEVICE void prepare() const {
     if (Machine::thread() == 0) {
+      Machine::prefetch(query_map_);
+      Machine::prefetch(page_map_);
       init(control().queries);
       init(control().keys);
       init(control().values);
@@ -316,8 +318,8 @@ class AttentionHopper {
       const int within = step * 32 % Layout::kSwizzleBytes;
       Machine::template wgmma<kType>(
           scores,
-          wgmma_descriptor(q + panel * Layout::kQueryPanelBytes + within, Layout::kAtomBytes, 0, Layout::kSwizzleBytes),
-          wgmma_descriptor(k + panel * Layout::kAtomBytes + within, Layout::kGroupBytes, 0, Layout::kSwizzleBytes),
+          wgmma_descriptor(q + panel * Layout::kQueryPanelBytes + within, Layout::kAtomBytes, 16, Layout::kSwizzleBytes),
+          wgmma_descriptor(k + panel * Layout::kAtomBytes + within, Layout::kGroupBytes, 16, Layout::kSwizzleBytes),
           step > 0);
     }
     Machine::wgmma_commit();

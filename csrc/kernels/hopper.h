@@ -14,6 +14,7 @@
 //   void barrier_init(uint64_t*, int arrivals)         one thread; then barriers_ready() and sync()
 //   void barrier_arrive(uint64_t*), barrier_expect(uint64_t*, int bytes)       arrive; expect also announces bytes
 //   void barrier_wait(uint64_t*, uint32_t parity)      until the phase of that parity has ended: all arrived, all bytes came
+//   void prefetch(const TensorMap&)                    a hint that copies with it follow soon
 //   void copy_box(void* shared, const TensorMap&, const int (&at)[5], uint64_t* barrier)    asynchronous; what lies
 //                                                      outside the array becomes zeros, and counts as bytes all the same
 //   void store16(void* shared, Word4), proxy_fence()   ordinary stores of memory that the copy engine or wgmma uses
@@ -44,13 +45,15 @@ struct TensorMapSpec {
   std::array<std::int64_t, 4> strides{};    // bytes, of the dimensions 1 to 4: multiples of 16
   std::array<int, 5> box{};                 // elements, at most 256 each
   int swizzle_bytes = 128;                  // 32, 64 or 128: bytes of a row of the box
+
+  bool operator==(const TensorMapSpec&) const = default;
 };
 
 /// A matrix in shared memory as wgmma wants to be told of it. Rows of `swizzle_bytes` come in groups of 8, whose chunks
 /// are swizzled as the copy engine does. Start is the address of the first element.
 ///
 /// Where the dimension that is summed over lies in neighbouring bytes, groups of 8 rows are `group_bytes` apart, and
-/// panel_bytes has no meaning. Otherwise the rows are of that dimension: `panel_bytes` lead from one row of a group to
+/// panel_bytes has no meaning (16 by convention). Otherwise the rows are of that dimension: `panel_bytes` lead from one row of a group to
 /// its continuation, and group_bytes to the next 8 rows.
 FS_HOST_DEVICE constexpr std::uint64_t wgmma_descriptor(std::uint32_t start, int group_bytes, int panel_bytes,
                                                         int swizzle_bytes) {

@@ -48,6 +48,9 @@ struct HopperMachine : CudaMachine {
         "r"(parity)
         : "memory");
   }
+  static FS_DEVICE void prefetch(const TensorMap& map) {
+    asm volatile("prefetch.tensormap [%0];\n" ::"l"(&map) : "memory");
+  }
   static FS_DEVICE void copy_box(void* shared, const TensorMap& map, const int (&at)[5], std::uint64_t* barrier) {
     asm volatile(
         "cp.async.bulk.tensor.5d.shared::cluster.global.tile.mbarrier::complete_tx::bytes "

@@ -9,6 +9,7 @@
 
 #include <array>
 #include <cstdint>
+#include <unordered_map>
 
 #include "base/dtype.h"
 #include "base/error.h"
@@ -54,6 +55,21 @@ inline CUtensorMap make_tensor_map(const TensorMapSpec& spec, DType dtype) {
   FS_REQUIRE(result == CUDA_SUCCESS, "the driver refused a tensor map of an array of ", sizes[4], " x ", sizes[3],
              " x ", sizes[2], " x ", sizes[1], " x ", sizes[0], " with error ", static_cast<int>(result),
              "; use another attention backend");
+  return map;
+}
+
+/// The same for an array that outlives many launches, such as a layer of a cache: made once per thread.
+inline CUtensorMap lasting_tensor_map(const TensorMapSpec& spec, DType dtype) {
+  struct Known {
+    TensorMapSpec spec;
+    DType dtype;
+    CUtensorMap map;
+  };
+  thread_local std::unordered_map<const void*, Known> known;  // by base
+  const auto found = known.find(spec.base);
+  if (found != known.end() && found->second.spec == spec && found->second.dtype == dtype) return found->second.map;
+  const CUtensorMap map = make_tensor_map(spec, dtype);
+  known.insert_or_assign(spec.base, Known{spec, dtype, map});
   return map;
 }
 

@@ -31,6 +31,27 @@ TEST(AttentionFitsTensorCores, OnlyShapesThatTheKernelsAreCompiledFor) {
   EXPECT_TRUE(refused([](AttentionParams& p) { p.out = reinterpret_cast<void*>(8); }));
 }
 
+TEST(AttentionFitsHopper, OnlyShapesThatTheKernelTakes) {
+  AttentionParams params;
+  params.dtype = DType::kBFloat16;
+  params.head_dim = 80;
+  params.block_size = 32;
+  params.num_q_heads = 256;
+  params.num_kv_heads = 2;
+  params.q_token_stride = params.out_token_stride = 256 * 80;
+  params.q_head_stride = params.out_head_stride = 80;
+  EXPECT_TRUE(attention_fits_hopper(params));
+  const auto refused = [&](auto change) {
+    AttentionParams changed = params;
+    change(changed);
+    return !attention_fits_hopper(changed);
+  };
+  EXPECT_TRUE(refused([](AttentionParams& p) { p.num_q_heads += 2; }));
+  EXPECT_TRUE(refused([](AttentionParams& p) { p.scale = 0.0f; }));
+  EXPECT_TRUE(refused([](AttentionParams& p) { p.q_token_stride = 0; }));
+  EXPECT_TRUE(refused([](AttentionParams& p) { p.block_size = 8; }));
+}
+
 #ifdef FASTSERVE_WITH_CUDA
 
 /// What decode on a GPU says to operands that do not fit, before it launches anything; empty if it says nothing.

@@ -75,6 +75,8 @@ struct EmulatedHopper : EmulatedMachine {
     if (!right) gpu().fail("the driver would refuse this tensor map");
   }
 
+  static void prefetch(const TensorMap& map) { check(map); }
+
   static void copy_box(void* shared, const TensorMap& map, const int (&at)[5], std::uint64_t* barrier) {
     check(map);
     const int bytes = 2 * map.box[0] * map.box[1] * map.box[2] * map.box[3] * map.box[4];
