@@ -56,9 +56,9 @@ struct AttentionParams {
 FS_DECLARE_CPU(void attention_decode(const AttentionParams& params, ThreadPool& pool))
 FS_DECLARE_CPU(void attention_prefill(const AttentionParams& params, ThreadPool& pool))
 
-/// Which kernels run on a GPU. Native: the best ones, for tensor cores where those take the shape and else the naive one.
-/// Mma: the same, but prefill on Hopper uses the kernel of other GPUs. Naive: always that one, for comparison. The CPU
-/// has native ones only.
+/// Which kernels run on a GPU. Native: the best ones, for tensor cores where those take the shape and else the naive
+/// one. Mma: the same, but prefill on Hopper uses the kernel of other GPUs. Naive: always that one, for comparison. The
+/// CPU has native ones only.
 enum class AttentionBackend : std::uint8_t { kNative, kMma, kNaive };
 
 /// "native", "mma" or "naive"; throws InvalidArgumentError for any other name.
@@ -84,8 +84,8 @@ struct AttentionInputs {
   std::int64_t stream = 0;  // a cudaStream_t
 };
 
-/// Bytes of workspace for attention on a GPU, and decode of up to `num_rows` rows of up to max_seq_len tokens. The caller
-/// fills it with zeros once; every launch leaves it fit for the next one, of any shape, on the same stream.
+/// Bytes of workspace for attention on a GPU, and decode of up to `num_rows` rows of up to max_seq_len tokens. The
+/// caller fills it with zeros once; every launch leaves it fit for the next one, of any shape, on the same stream.
 /// Throws InvalidArgumentError when an argument is not positive.
 std::int64_t attention_workspace_bytes(std::int64_t num_rows, std::int64_t num_q_heads, std::int64_t head_dim,
                                        std::int64_t max_seq_len);

@@ -14,10 +14,10 @@
 // that a row does not see change nothing in it. There is a thread block per processor; it takes tiles of queries
 // (attention_hopper_schedule.h) until none is left, counted in the first of the tickets.
 //
-// Thread mapping: 3 warpgroups. One warp of the first fetches: queries, and page by page keys and values into two rings.
-// The other two have 64 packed rows each. They issue the scores of the next tile and the values of this one together,
-// and compute the weights of the next while the values are multiplied; and they take turns in issuing, so that one
-// computes weights while the other keeps the tensor cores busy. Shared memory: HopperLayout, up to 197 KiB.
+// Thread mapping: 3 warpgroups. One warp of the first fetches: queries, and page by page keys and values into two
+// rings. The other two have 64 packed rows each. They issue the scores of the next tile and the values of this one
+// together, and compute the weights of the next while the values are multiplied; and they take turns in issuing, so
+// that one computes weights while the other keeps the tensor cores busy. Shared memory: HopperLayout, 161 to 201 KiB.
 //
 // Compiled for sm_90a; it has never run on a GPU, only under the emulator of tests/cpp/kernels.
 
@@ -316,11 +316,11 @@ class AttentionHopper {
     for (int step = 0; step < kHeadDim / 16; ++step) {
       const int panel = step * 32 / Layout::kSwizzleBytes;
       const int within = step * 32 % Layout::kSwizzleBytes;
-      Machine::template wgmma<kType>(
-          scores,
-          wgmma_descriptor(q + panel * Layout::kQueryPanelBytes + within, Layout::kAtomBytes, 16, Layout::kSwizzleBytes),
-          wgmma_descriptor(k + panel * Layout::kAtomBytes + within, Layout::kGroupBytes, 16, Layout::kSwizzleBytes),
-          step > 0);
+      const std::uint64_t a = wgmma_descriptor(q + panel * Layout::kQueryPanelBytes + within, Layout::kAtomBytes, 16,
+                                               Layout::kSwizzleBytes);
+      const std::uint64_t b = wgmma_descriptor(k + panel * Layout::kAtomBytes + within, Layout::kGroupBytes, 16,
+                                               Layout::kSwizzleBytes);
+      Machine::template wgmma<kType>(scores, a, b, step > 0);
     }
     Machine::wgmma_commit();
   }
@@ -416,11 +416,12 @@ class AttentionHopper {
         std::uint32_t words[2];
         FS_UNROLL
         for (int i = 0; i < 2; ++i) {
-          words[i] = Machine::template pack<kType>(sums[n + i][2 * half] * inverse, sums[n + i][2 * half + 1] * inverse);
+          const float(&pair)[4] = sums[n + i];
+          words[i] = Machine::template pack<kType>(pair[2 * half] * inverse, pair[2 * half + 1] * inverse);
         }
         const std::uint32_t other = Machine::shfl_xor(odd ? words[0] : words[1], 1);
-        const Word2 pair = odd ? Word2{other, words[1]} : Word2{words[0], other};
-        if (wanted) *reinterpret_cast<Word2*>(out + (n + lane % 2) * 8 + lane % 4 / 2 * 4) = pair;
+        const Word2 result = odd ? Word2{other, words[1]} : Word2{words[0], other};
+        if (wanted) *reinterpret_cast<Word2*>(out + (n + lane % 2) * 8 + lane % 4 / 2 * 4) = result;
       }
     }
   }

@@ -11,8 +11,8 @@
 
 namespace fastserve::kernels {
 
-/// Rows are heads, cut into panels that the swizzle covers. Queries lie as [panel][row], a tile of keys or values, which
-/// comes page by page, as [row / 8][panel][row % 8].
+/// Rows are heads, cut into panels that the swizzle covers. Queries lie as [panel][row], a tile of keys or values,
+/// which comes page by page, as [row / 8][panel][row % 8].
 template <int kHeadDim>
 struct HopperLayout {
   static_assert(kHeadDim % 16 == 0);
@@ -64,8 +64,8 @@ TensorMapSpec hopper_page_map(const AttentionLaunch& launch) {
           .swizzle_bytes = Layout::kSwizzleBytes};
 }
 
-/// Online softmax of two rows of a lane. Maxima are those of the products, before the scale, which is positive; sums are
-/// of this lane's columns only, until `finish`.
+/// Online softmax of two rows of a lane. Maxima are those of the products, before the scale, which is positive; sums
+/// are of this lane's columns only, until `finish`.
 template <typename Machine>
 struct HopperSoftmax {
   float max[2] = {minus_infinity(), minus_infinity()};

@@ -28,8 +28,8 @@ struct HopperMachine : CudaMachine {
     asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;\n" ::"r"(shared_address(barrier)), "r"(bytes)
                  : "memory");
   }
-  /// After ten seconds an error is better than a GPU that hangs. (All of it in one asm: a loop in C++ makes the compiler
-  /// copy what follows, and run out of registers.)
+  /// After ten seconds an error is better than a GPU that hangs. (All of it in one asm: a loop in C++ makes the
+  /// compiler copy what follows, and run out of registers.)
   static FS_DEVICE void barrier_wait(std::uint64_t* barrier, std::uint32_t parity) {
     asm volatile(
         "{\n.reg .pred ended, late;\n.reg .u64 begin_ns, now_ns;\n"

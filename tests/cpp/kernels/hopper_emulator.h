@@ -1,10 +1,10 @@
 #pragma once
 
 // The machine of kernels/hopper.h on the CPU, by the PTX manual and as strict as it allows a GPU to be. Copies of the
-// copy engine arrive when no thread can go on without them; until then their target holds NaN. Products are computed when
-// they are waited for, warp by warp, out of shared memory that may not have changed since they were issued; until the
-// wait that names them, their accumulators hold numbers that nobody may touch. Descriptors of matrices are decoded from
-// their bits, and so are the strides, boxes and swizzles of tensor maps.
+// copy engine arrive when no thread can go on without them; until then their target holds NaN. Products are computed
+// when they are waited for, warp by warp, out of shared memory that may not have changed since they were issued; until
+// the wait that names them, their accumulators hold numbers that nobody may touch. Descriptors of matrices are decoded
+// from their bits, and the strides, boxes and swizzles of tensor maps are followed.
 
 #include "gpu_emulator.h"
 #include "hopper_state.h"
@@ -313,8 +313,12 @@ struct EmulatedHopper : EmulatedMachine {
       product->dtype = kType;
       product->columns = columns;
       product->add = mine.add;
-      if (mine.weights == nullptr) product->left = read_rows<kType>(mine.a, 64);
-      product->right = mine.weights == nullptr ? read_rows<kType>(mine.b, columns) : read_columns<kType>(mine.b, columns);
+      if (mine.weights == nullptr) {
+        product->left = read_rows<kType>(mine.a, 64);
+        product->right = read_rows<kType>(mine.b, columns);
+      } else {
+        product->right = read_columns<kType>(mine.b, columns);
+      }
       const std::size_t first = static_cast<std::size_t>(thread() / 128 * 128);
       for (std::size_t i = 0; i < 128; ++i) {
         const Issue& other = *static_cast<const Issue*>(meeting.brought[i]);
@@ -404,7 +408,9 @@ struct EmulatedHopper : EmulatedMachine {
       const std::size_t i = part * 32 + static_cast<std::size_t>(lane);
       for (std::size_t word = 0; word < 4; ++word) {
         const std::uint32_t bits = product.weights[i][word];
-        if (bits != product.weights_then[i][word]) gpu().fail("an operand in registers changed while a product read it");
+        if (bits != product.weights_then[i][word]) {
+          gpu().fail("an operand in registers changed while a product read it");
+        }
         for (int half = 0; half < 2; ++half) {
           const int k = lane % 4 * 2 + half + static_cast<int>(word / 2) * 8;
           left[lane / 4 + static_cast<int>(word % 2) * 8][k] =

@@ -1,6 +1,6 @@
 #pragma once
 
-// What hopper_emulator.h keeps of a thread block: barriers, products that are under way, stores that not everybody sees.
+// What hopper_emulator.h keeps of a thread block: barriers, products under way, stores that not everybody sees.
 
 #include <array>
 #include <bitset>

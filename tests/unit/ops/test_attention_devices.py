@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from fastserve import ops
+from fastserve._C import kernels
 from fastserve.ops import AttentionBackend
 from fastserve.ops.attention_batch import on_device
 from tests.unit.ops.oracle import ROUNDING, assert_rounded
@@ -90,6 +91,11 @@ def test_tokens_outside_every_row_are_left_alone(contender):
     out = contender.attend(torch.randn(9, 4, 64), paged, [1, 5], num_decode_rows=1).cpu()
     assert out[6:].isnan().all()
     assert out[:6].isfinite().all()
+
+
+def test_kernels_for_hopper_are_there_on_hopper_only():
+    hopper = torch.cuda.is_available() and torch.cuda.get_device_capability() == (9, 0)
+    assert kernels.attention_hopper_available() == hopper
 
 
 @pytest.mark.parametrize("backend", [AttentionBackend.MMA, AttentionBackend.NAIVE])
