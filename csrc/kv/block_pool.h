@@ -59,25 +59,33 @@ class BlockPool {
   void touch(BlockId block);
 
   BlockState state(BlockId block) const;
-  bool is_free(BlockId block) const;
-  std::int32_t num_holders(BlockId block) const { return node(block).holders; }
-  std::int32_t num_pins(BlockId block) const { return node(block).pins; }
+  bool is_free(BlockId block) const { return use(block).free(); }
+  std::int32_t num_holders(BlockId block) const { return use(block).holders; }
+  std::int32_t num_pins(BlockId block) const { return use(block).pins; }
 
   /// Check counts and lists; throws InternalError. O(blocks).
   void check_integrity() const;
 
  private:
-  struct Node {
+  /// Apart from the links, and small: the scheduler counts the holders of thousands of blocks in a step.
+  struct Use {
     std::int32_t holders = 0;
-    std::int32_t pins = 0;
-    std::int32_t previous = 0;  // neighbours in the list of a free block
-    std::int32_t next = 0;
-    bool cached = false;
+    std::int32_t pins : 31 = 0;
+    bool cached : 1 = false;
     bool free() const { return holders == 0 && pins == 0; }
   };
+  struct Links {
+    std::int32_t previous = 0;  // neighbours in the list of a free block
+    std::int32_t next = 0;
+  };
 
-  const Node& node(BlockId block) const;
-  Node& node(BlockId block) { return const_cast<Node&>(static_cast<const BlockPool*>(this)->node(block)); }
+  const Use& use(BlockId block) const {
+    const std::int32_t index = index_of(block);
+    if (index < 0 || index >= num_blocks_) refuse(block);
+    return uses_[index];
+  }
+  Use& use(BlockId block) { return const_cast<Use&>(static_cast<const BlockPool*>(this)->use(block)); }
+  [[noreturn]] void refuse(BlockId block) const;
   std::int32_t plain_list() const { return num_blocks_; }
   std::int32_t cached_list() const { return num_blocks_ + 1; }
   void insert_after(std::int32_t position, std::int32_t index);
@@ -90,7 +98,8 @@ class BlockPool {
   std::int32_t num_used_ = 0;
   std::int32_t num_in_transfer_ = 0;
   std::int32_t num_cached_ = 0;
-  std::vector<Node> nodes_;  // the blocks, then the sentinels of the two circular lists
+  std::vector<Use> uses_;     // per block
+  std::vector<Links> links_;  // of the blocks, then of the sentinels of the two circular lists
 };
 
 }  // namespace fastserve::kv

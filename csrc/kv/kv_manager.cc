@@ -148,14 +148,17 @@ class KvManager::Impl {
                std::ssize(seq.device) * config_.block_size, " tokens are reserved, ", num_computed,
                " are computed: reserve first");
     if (num_computed == seq.num_computed) return;
-    const auto computed = static_cast<std::int32_t>(seq.num_computed);  // 32 bits: a division costs half
-    const std::int32_t tail = computed / config_.block_size;
-    if (seq.moved && computed != tail * config_.block_size) {  // a copy of the tail lacks what was written since
-      store_.forget_copy(seq.device[tail]);
-    }
+    if (seq.moved) forget_copy_of_tail(seq);
     seq.num_computed = num_computed;
     const std::int64_t room = std::int64_t{seq.num_registered + 1} * config_.block_size;
     if (config_.enable_prefix_caching && num_computed >= room) register_full_blocks(seq, tokens);
+  }
+
+  /// A copy of an unfinished last block lacks what is written to it now.
+  void forget_copy_of_tail(const Sequence& seq) {
+    const auto computed = static_cast<std::int32_t>(seq.num_computed);  // 32 bits: a division costs half
+    const std::int32_t tail = computed / config_.block_size;
+    if (computed != tail * config_.block_size) store_.forget_copy(seq.device[tail]);
   }
 
   /// A block equal to a known one stays the sequence's own but continues the known chain. Should that vanish, the
@@ -202,6 +205,10 @@ void KvManager::commit_computed(SeqId seq, std::span<const std::int32_t> tokens,
   impl_->commit_computed(seq, tokens, num_computed);
 }
 
+void KvManager::prefetch(SeqId seq) const {
+  if (const Sequence* const found = impl_->sequences_.find(seq)) __builtin_prefetch(found, 1);
+}
+
 std::span<const BlockId> KvManager::device_blocks(SeqId seq) const {
   const Sequence& asked = impl_->at(seq);
   FS_REQUIRE(asked.residency == Residency::kDevice || asked.residency == Residency::kOffloading,
@@ -231,7 +238,10 @@ std::int32_t KvManager::num_device_blocks(SeqId seq) const {
 
 std::int32_t KvManager::num_releasable_blocks(SeqId seq) const {
   const BlockPool& pool = impl_->store_.pool(Tier::kDevice);
-  return static_cast<std::int32_t>(std::ranges::count_if(impl_->at(seq).device, [&](BlockId block) {
+  const Sequence& asked = impl_->at(seq);
+  if (!impl_->config_.enable_prefix_caching && asked.residency != Residency::kHost)  // nothing is shared, or missing
+    return static_cast<std::int32_t>(asked.device.size());
+  return static_cast<std::int32_t>(std::ranges::count_if(asked.device, [&](BlockId block) {
     return block != kNoBlock && pool.num_holders(block) == 1;
   }));
 }

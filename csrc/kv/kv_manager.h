@@ -64,6 +64,10 @@ class KvManager {
   /// enter the prefix cache. Allocates nothing.
   void commit_computed(SeqId seq, std::span<const std::int32_t> tokens, std::int64_t num_computed);
 
+  /// Bring what commit_computed touches into the cache, for those who walk over many sequences. Unknown ids are
+  /// ignored.
+  void prefetch(SeqId seq) const;
+
   /// Device blocks in order of position; valid until the next non-const call. Needs kDevice (or kOffloading).
   std::span<const BlockId> device_blocks(SeqId seq) const;
 

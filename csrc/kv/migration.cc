@@ -21,7 +21,8 @@ std::int32_t Migration::num_computed_blocks(const Sequence& seq) const {
 std::int32_t Migration::num_blocks_to_offload(const Sequence& seq) const {
   if (seq.residency != Residency::kDevice) return 0;
   std::int32_t num_copies = 0;
-  for (std::int32_t i = 0; i < num_computed_blocks(seq); ++i) {
+  const std::int32_t num_blocks = num_computed_blocks(seq);
+  for (std::int32_t i = 0; i < num_blocks; ++i) {
     num_copies += store_.twin(Tier::kDevice, seq.device[i]) == kNoBlock && !transfers_.is_leaving(seq.device[i]);
   }
   return num_copies;

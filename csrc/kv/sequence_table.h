@@ -19,19 +19,21 @@ namespace fastserve::kv {
 /// | kOffloading | every block               | one per computed block    |
 /// | kHost       | exactly one of the two for each computed block        ||
 /// | kUploading  | one per computed block    | as it was in kHost        |
-struct Sequence {
+///
+/// What every step of a running sequence touches is the first cache line.
+struct alignas(64) Sequence {
   SeqId id{};
-  std::uint64_t salt = 0;
-  std::uint64_t life = 0;  // changes whenever the KV is given up, so that late transfers know their owner is gone
+  std::int64_t num_computed = 0;    // tokens
+  std::vector<BlockId> device{};    // by position, kNoBlock where nothing is held
+  std::int32_t num_registered = 0;  // leading blocks that went through the prefix cache
+  std::int32_t num_pending = 0;     // transfers to wait for, in kOffloading and kUploading
   Residency residency = Residency::kNone;
-  bool move_failed = false;          // one of the copies waited for
-  bool moved = false;                // was offloaded or uploaded: its last, unfinished block may have a copy
-  std::int32_t num_pending = 0;      // transfers to wait for, in kOffloading and kUploading
-  std::int32_t num_registered = 0;   // leading blocks that went through the prefix cache
-  std::int64_t num_computed = 0;     // tokens
-  PrefixCache::Link tail{};          // of the last registered block, or the root
-  std::vector<BlockId> device{};     // by position, kNoBlock where nothing is held
+  bool move_failed = false;  // one of the copies waited for
+  bool moved = false;        // was offloaded or uploaded: its last, unfinished block may have a copy
   std::vector<BlockId> host{};
+  std::uint64_t salt = 0;
+  std::uint64_t life = 0;     // changes whenever the KV is given up, so that late transfers know their owner is gone
+  PrefixCache::Link tail{};   // of the last registered block, or the root
 };
 
 /// The live sequences by id. Open addressing over reused slots: a look-up costs a few ns, and a table that has reached

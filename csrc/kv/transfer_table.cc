@@ -7,15 +7,16 @@
 
 namespace fastserve::kv {
 
-TransferTable::TransferTable(std::int32_t num_device_blocks) : leaving_(num_device_blocks) {}
+TransferTable::TransferTable(std::int32_t num_device_blocks)
+    : leaving_to_(num_device_blocks, kNoBlock), leaving_by_(num_device_blocks) {}
 
 InFlight& TransferTable::add(Transfer transfer) {
   if (transfer.kind != TransferKind::kUpload) {
     for (std::size_t i = 0; i < transfer.source.size(); ++i) {
-      Leaving& leaving = leaving_[index_of(transfer.source[i])];
-      FS_CHECK(leaving.transfer == TransferId{}, "block ", index_of(transfer.source[i]),
-               " is copied to the host twice");
-      leaving = {transfer.id, transfer.target[i]};
+      const std::int32_t device = index_of(transfer.source[i]);
+      FS_CHECK(leaving_to_[device] == kNoBlock, "block ", device, " is copied to the host twice");
+      leaving_to_[device] = transfer.target[i];
+      leaving_by_[device] = transfer.id;
     }
   }
   const TransferId id = transfer.id;
@@ -29,13 +30,16 @@ InFlight TransferTable::take(TransferId id) {
   InFlight taken = std::move(found->second);
   in_flight_.erase(found);
   if (taken.transfer.kind != TransferKind::kUpload) {
-    for (const BlockId device : taken.transfer.source) leaving_[index_of(device)] = {};
+    for (const BlockId device : taken.transfer.source) {
+      leaving_to_[index_of(device)] = kNoBlock;
+      leaving_by_[index_of(device)] = TransferId{};
+    }
   }
   return taken;
 }
 
 bool TransferTable::wait_for(BlockId device, const Waiter& waiter) {
-  std::vector<Waiter>& waiters = in_flight_.at(leaving_[index_of(device)].transfer).waiters;
+  std::vector<Waiter>& waiters = in_flight_.at(leaving_by_[index_of(device)]).waiters;
   if (std::ranges::find(waiters, waiter) != waiters.end()) return false;
   waiters.push_back(waiter);
   return true;
@@ -49,13 +53,13 @@ void TransferTable::check_integrity() const {
              static_cast<std::int64_t>(id), " has ", transfer.source.size(), " sources");
     if (transfer.kind == TransferKind::kUpload) continue;
     for (std::size_t i = 0; i < transfer.source.size(); ++i) {
-      const Leaving& leaving = leaving_[index_of(transfer.source[i])];
-      FS_CHECK(leaving.transfer == id && leaving.host == transfer.target[i], "block ", index_of(transfer.source[i]),
+      const std::int32_t device = index_of(transfer.source[i]);
+      FS_CHECK(leaving_by_[device] == id && leaving_to_[device] == transfer.target[i], "block ", device,
                " does not know that it is copied");
     }
     num_leaving += transfer.source.size();
   }
-  const auto marked = std::ranges::count_if(leaving_, [](const Leaving& l) { return l.transfer != TransferId{}; });
+  const auto marked = std::ranges::count_if(leaving_to_, [](BlockId host) { return host != kNoBlock; });
   FS_CHECK(static_cast<std::size_t>(marked) == num_leaving, marked, " blocks are marked as copied, ", num_leaving,
            " are");
 }

@@ -4,6 +4,7 @@
 #include <unordered_map>
 #include <vector>
 
+#include "kv/block_pool.h"
 #include "kv/types.h"
 
 namespace fastserve::kv {
@@ -36,10 +37,10 @@ class TransferTable {
   InFlight take(TransferId id);
 
   /// True when a copy of the device block to the host is under way.
-  bool is_leaving(BlockId device) const { return leaving_[index_of(device)].transfer != TransferId{}; }
+  bool is_leaving(BlockId device) const { return leaving_to_[index_of(device)] != kNoBlock; }
 
   /// Host block the copy writes. Needs is_leaving.
-  BlockId destination(BlockId device) const { return leaving_[index_of(device)].host; }
+  BlockId destination(BlockId device) const { return leaving_to_[index_of(device)]; }
 
   /// Make the sequence wait for that copy; false when it waits for its transfer already. Needs is_leaving.
   bool wait_for(BlockId device, const Waiter& waiter);
@@ -53,14 +54,10 @@ class TransferTable {
   void check_integrity() const;
 
  private:
-  struct Leaving {
-    TransferId transfer{};  // 0, an id never given: none
-    BlockId host{};
-  };
-
   std::int64_t next_id_ = 1;
   std::unordered_map<TransferId, InFlight> in_flight_;
-  std::vector<Leaving> leaving_;  // per device block
+  std::vector<BlockId> leaving_to_;     // per device block, kNoBlock when no copy to the host reads it
+  std::vector<TransferId> leaving_by_;  // per device block; 0, an id never given, likewise
 };
 
 }  // namespace fastserve::kv
