@@ -48,6 +48,8 @@ Request::Request(std::int64_t request_id, std::int64_t serial_number, std::span<
       arrival_s(now_s),
       tokens(prompt.begin(), prompt.end()),
       num_prompt(static_cast<std::int32_t>(prompt.size())),
+      has_stop_tokens((!request_options.ignore_eos && !request_options.eos_token_ids.empty()) ||
+                      !request_options.stop_token_ids.empty()),
       wait_since_s(now_s),
       options(request_options),
       since_s_(now_s) {}
@@ -94,7 +96,7 @@ RequestStats Request::stats(double now_s) const {
   return result;
 }
 
-bool Request::is_stop_token(std::int32_t token) const {
+bool Request::stops_at(std::int32_t token) const {
   const auto holds = [token](const std::vector<std::int32_t>& ids) {
     return std::ranges::find(ids, token) != ids.end();
   };

@@ -158,7 +158,7 @@ class Request {
   std::int32_t scheduled() const { return num_computed + num_in_flight; }
   /// The samples in flight bring it to its greatest length.
   bool ends_in_flight() const { return length() >= max_total; }
-  bool is_stop_token(std::int32_t token) const;
+  bool is_stop_token(std::int32_t token) const { return has_stop_tokens && stops_at(token); }
   /// Bring what a step touches into the cache, for those who walk over many requests.
   void prefetch() const {
     for (const void* line : {static_cast<const void*>(this), static_cast<const void*>(&max_total),
@@ -186,6 +186,7 @@ class Request {
   std::int64_t last_step = -2;  // newest plan that contains it; negative: none
   std::int32_t num_cached_tokens = 0;
   std::int32_t lost_tokens = 0;               // computed before the KV was dropped; not yet computed again
+  bool has_stop_tokens;                       // some token may end it
   FinishReason ending = FinishReason::kNone;  // decided, but announced with the commit of a plan in flight
   FinishReason finish_reason = FinishReason::kNone;
 
@@ -252,6 +253,7 @@ class Request {
   }();
 
   [[noreturn]] void refuse_move(RequestState next) const;
+  bool stops_at(std::int32_t token) const;
   /// The counter that the present state adds its seconds to; null for none.
   double* account() {
     switch (state_) {

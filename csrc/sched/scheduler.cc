@@ -14,6 +14,8 @@ namespace {
 /// Arrivals may keep at most this share of the device pool free: they are a guess, the KV it would push out is real.
 constexpr double kMaxArrivalShare = 0.1;
 constexpr double kIterationSmoothing = 0.1;
+/// Rows that a commit looks ahead: at their requests, and at half that distance at their sequences.
+constexpr std::size_t kPrefetchRows = 8;
 
 }  // namespace
 
@@ -157,13 +159,21 @@ void Scheduler::Impl::commit(StepId step, std::span<const std::int32_t> sampled,
                       .iteration_ns = std::llround(iteration_s * 1e9),
                       .next_decode_s = core_.latency.decode_s(decodes, flight.shape.decode_ctx)};
   events_.reserve(events_.request_ids.size() + flight.rows.size());
-  for (const Row& row : flight.rows) commit_row(row, shared);
+  for (std::size_t i = 0; i < flight.rows.size(); ++i) {
+    prefetch_row(flight.rows, i);
+    commit_row(flight.rows[i], shared);
+  }
   const auto& stats = core_.stats;
   const double copy_s = std::max(stats.offload_bytes / core_.config.offload_bytes_per_s,
                                  stats.upload_bytes / core_.config.upload_bytes_per_s);
   if (!flight.rows.empty())
     governor_.on_iteration({stats.parks, stats.finished, copy_s, stats.dropped_s}, iteration_s);
   spare_rows_ = std::move(flight.rows);
+}
+
+void Scheduler::Impl::prefetch_row(std::span<const Row> rows, std::size_t i) const {
+  if (i + kPrefetchRows < rows.size()) rows[i + kPrefetchRows].request->prefetch();
+  if (i + kPrefetchRows / 2 < rows.size()) core_.kv.prefetch(rows[i + kPrefetchRows / 2].request->seq);
 }
 
 void Scheduler::Impl::commit_row(const Row& row, const Commit& commit) {

@@ -86,6 +86,7 @@ class Scheduler::Impl {
   InFlight launch(const StepPlan& plan, std::span<const Pick> picks);
   void count_preemptions();
   const InFlight& oldest(StepId step) const;
+  void prefetch_row(std::span<const Row> rows, std::size_t i) const;
   void commit_row(const Row& row, const Commit& commit);
   void charge(Request& request, const Commit& commit);
   void leave_batch(Request& request);

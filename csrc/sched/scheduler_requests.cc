@@ -77,7 +77,7 @@ void Scheduler::Impl::push_event(const Request& request, FinishReason reason, st
 
 FinishReason Scheduler::Impl::reason_to_finish(const Request& request) const {
   // The token at output index o may stop the request once min_tokens came before it.
-  if (request.num_outputs() > request.options.min_tokens && request.is_stop_token(request.tokens.back()))
+  if (request.is_stop_token(request.tokens.back()) && request.num_outputs() > request.options.min_tokens)
     return FinishReason::kStop;
   return request.num_tokens() >= request.max_total ? FinishReason::kLength : FinishReason::kNone;
 }

@@ -86,7 +86,9 @@ IterationShape StepPlan::shape() const {
   IterationShape shape;
   const auto decodes = static_cast<std::size_t>(num_decode_rows);
   shape.num_decodes = num_decode_rows;
-  for (std::size_t row = 0; row < decodes; ++row) shape.decode_ctx += seq_lens[row];
+  std::int64_t decode_ctx = 0;  // whole numbers: summed several at a time, and as exact
+  for (std::size_t row = 0; row < decodes; ++row) decode_ctx += seq_lens[row];
+  shape.decode_ctx = static_cast<double>(decode_ctx);
   for (std::size_t row = decodes; row < request_ids.size(); ++row) {
     const std::int32_t count = query_start[row + 1] - query_start[row];
     shape.prefill_tokens += count;

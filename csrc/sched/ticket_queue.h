@@ -11,9 +11,10 @@
 namespace fastserve::sched {
 
 /// A FIFO of requests in which every member has a ticket, the larger the later, and one bit plane per Place. Leaving
-/// from the middle and changing the place are O(1), as is finding the next member in a set of places; the number of
-/// members and the attained time before a ticket cost one addition per 1024 tickets. So neither the walk for a batch
-/// nor the estimate of one request's turn touches the requests between.
+/// from the middle and changing the place are O(1). Finding the next member in a set of places passes over 1024 tickets
+/// without one at a glance; the number of members and the attained time before a ticket cost one addition per 1024
+/// tickets to the nearer end. So neither the walk for a batch nor the estimate of one request's turn touches the
+/// requests between.
 ///
 /// Writes Request::ticket; reads Request::attained_ns, which changes through add_attained only while queued.
 class TicketQueue {
@@ -22,9 +23,15 @@ class TicketQueue {
   void erase(Request& request);
   /// The place of the member changed from `from` to request.place().
   void change_place(Request& request, Place from) {
+    const auto left = static_cast<std::size_t>(from), entered = static_cast<std::size_t>(request.place());
+    Group& group = group_of(request.ticket);
     Word& word = word_of(request.ticket);
-    word.bits[static_cast<std::size_t>(from)] &= ~bit_of(request.ticket);
-    word.bits[static_cast<std::size_t>(request.place())] |= bit_of(request.ticket);
+    word.bits[left] &= ~bit_of(request.ticket);
+    word.bits[entered] |= bit_of(request.ticket);
+    --group.in_place[left];
+    ++group.in_place[entered];
+    --in_place_[left];
+    ++in_place_[entered];
   }
   void add_attained(Request& request, std::int64_t ns) {
     request.attained_ns += ns;
@@ -46,6 +53,11 @@ class TicketQueue {
   struct Before {
     std::int64_t count = 0;
     std::int64_t attained_ns = 0;
+    Before& operator+=(const Before& other) {
+      count += other.count;
+      attained_ns += other.attained_ns;
+      return *this;
+    }
   };
   /// Members with a smaller ticket, and the time they attained.
   Before before(std::int64_t ticket) const;
@@ -57,33 +69,48 @@ class TicketQueue {
   static constexpr int kTicketsPerWord = 64;
   static constexpr int kTicketsPerGroup = kWordsPerGroup * kTicketsPerWord;
 
+  using Counts = std::array<std::int64_t, kNumPlaces>;
   struct Word {
     std::array<std::uint64_t, kNumPlaces> bits{};
     std::int64_t attained_ns = 0;
+    std::int64_t count = 0;
     std::uint64_t members(PlaceMask places) const;
   };
-  struct Group {
+  struct Members {
     std::array<Word, kWordsPerGroup> words{};
     std::array<Request*, kTicketsPerGroup> requests{};
-    std::int32_t count = 0;
+  };
+  /// The sums lie apart from the members: a look at all groups stays short.
+  struct Group {
+    std::unique_ptr<Members> members{};  // null: none left
+    Counts in_place{};
+    std::int64_t count = 0;
     std::int64_t attained_ns = 0;
   };
 
   static constexpr std::uint64_t bit_of(std::int64_t ticket) { return std::uint64_t{1} << (ticket % kTicketsPerWord); }
   Word& word_of(std::int64_t ticket) {
-    return group_of(ticket).words[static_cast<std::size_t>((ticket - base_) % kTicketsPerGroup / kTicketsPerWord)];
+    const std::int64_t index = (ticket - base_) % kTicketsPerGroup / kTicketsPerWord;
+    return group_of(ticket).members->words[static_cast<std::size_t>(index)];
   }
   Group& group_of(std::int64_t ticket) {
-    return *groups_[static_cast<std::size_t>((ticket - base_) / kTicketsPerGroup)];
+    return groups_[static_cast<std::size_t>((ticket - base_) / kTicketsPerGroup)];
   }
+  static bool any(const Counts& in_place, PlaceMask places);
   std::int64_t num_groups() const { return static_cast<std::int64_t>(groups_.size()); }
   void release_group(std::int64_t index);
+  /// Sum of `sum_of` over [0, end); `all` is that over [0, size).
+  template <typename SumOf>
+  static Before sum_before(std::int64_t end, std::int64_t size, Before all, SumOf&& sum_of);
+  /// Of the members of word `index` in `mask`, the tickets before some place in it.
+  static Before before_in_word(const Members& members, const Word& word, std::int64_t index, std::uint64_t mask);
 
-  std::deque<std::unique_ptr<Group>> groups_;  // null: no member left
-  std::unique_ptr<Group> spare_;               // saves an allocation when a group empties and the next one starts
-  std::int64_t base_ = 0;                      // ticket of the first place of groups_[0]
+  std::deque<Group> groups_;
+  std::unique_ptr<Members> spare_;  // saves an allocation when a group empties and the next one starts
+  std::int64_t base_ = 0;           // ticket of the first place of groups_[0]
   std::int64_t next_ticket_ = 0;
   std::int64_t size_ = 0;
+  Counts in_place_{};
   std::int64_t attained_ns_ = 0;
 };
 
