@@ -114,10 +114,10 @@ class SimulatedExecutor:
 
     def _start_copies(self, plan: StepPlan, now_s: float) -> None:
         block_bytes = self._info.pools.block_bytes
-        ids, to_host = plan.transfer_ids.tolist(), plan.transfer_to_host.tolist()
-        num_blocks = np.diff(plan.transfer_start).tolist()
-        for copy_id, out, count in zip(ids, to_host, num_blocks, strict=True):
-            self._link.start(now_s, copy_id, count * block_bytes, to_host=bool(out))
+        ids, to_host, starts = plan.transfer_ids.tolist(), plan.transfer_to_host.tolist(), plan.transfer_start.tolist()
+        for i, copy_id in enumerate(ids):
+            num_bytes = (starts[i + 1] - starts[i]) * block_bytes
+            self._link.start(now_s, copy_id, num_bytes, to_host=bool(to_host[i]))
 
     def _ended_copies(self, now_s: float) -> list[Copy]:
         if not self._link.is_busy:
@@ -128,11 +128,17 @@ class SimulatedExecutor:
     def _transfers(self, copies: list[Copy]) -> TransferResults:
         if not copies:
             return _NO_TRANSFERS
+        offload_bytes = upload_bytes = 0.0
+        for copy in copies:
+            if copy.to_host:
+                offload_bytes += copy.num_bytes
+            else:
+                upload_bytes += copy.num_bytes
         return TransferResults(
             ids=np.array([copy.id for copy in copies], np.int64),
             ok=np.ones(len(copies), np.uint8),
-            offload_bytes=int(sum(copy.num_bytes for copy in copies if copy.to_host)),
-            upload_bytes=int(sum(copy.num_bytes for copy in copies if not copy.to_host)),
+            offload_bytes=int(offload_bytes),
+            upload_bytes=int(upload_bytes),
             offload_bytes_per_s=self._link.measured_bytes_per_s(to_host=True),
             upload_bytes_per_s=self._link.measured_bytes_per_s(to_host=False),
         )

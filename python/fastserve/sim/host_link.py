@@ -1,5 +1,6 @@
 """Copies over the link between device and host: one at a time in each direction, both directions at once for a price."""
 
+import math
 from collections import deque
 from dataclasses import dataclass
 
@@ -56,6 +57,7 @@ class SimulatedLink:
         self._overhead_s = link.copy_overhead_s
         self._upload = _Lane(link.upload_bytes_per_s * num_devices)
         self._offload = _Lane(link.offload_bytes_per_s * num_devices)
+        self._lanes = (self._upload, self._offload)
         self._now_s = 0.0
         self._ended: list[Copy] = []
 
@@ -74,15 +76,23 @@ class SimulatedLink:
     def advance(self, now_s: float) -> None:
         """Let time pass."""
         while self._now_s < now_s:
-            if not self._upload.copies and not self._offload.copies:
-                self._now_s = now_s
-                return
-            self._run_until(min(now_s, self._first_end_s()))
+            speed, work_s = self._pace()
+            time_s = min(now_s, self._now_s + work_s / speed)
+            done_s = (time_s - self._now_s) * speed
+            self._now_s = time_s
+            for lane in self._lanes:
+                if not lane.copies:
+                    continue
+                head = lane.copies[0]
+                head.work_s -= done_s
+                if head.work_s <= _SHORTEST_S:
+                    self._ended.append(lane.end_first(time_s))
 
     def advance_to_first_end(self, limit_s: float) -> float:
         """Let time pass until a copy has ended, at most until `limit_s`; return the time."""
         if not self._ended:
-            self.advance(min(limit_s, self._first_end_s()))
+            speed, work_s = self._pace()
+            self.advance(min(limit_s, self._now_s + work_s / speed))
         return self._now_s
 
     def take_ended(self) -> list[Copy]:
@@ -94,21 +104,11 @@ class SimulatedLink:
         """Rate of recent copies, as an engine would measure it."""
         return (self._offload if to_host else self._upload).measured_bytes_per_s()
 
-    def _speed(self) -> float:
-        return self._share if self._upload.copies and self._offload.copies else 1.0
-
-    def _first_end_s(self) -> float:
-        works = [lane.copies[0].work_s for lane in (self._upload, self._offload) if lane.copies]
-        return self._now_s + min(works) / self._speed() if works else float("inf")
-
-    def _run_until(self, time_s: float) -> None:
-        """Work on both heads; nothing ends before `time_s`."""
-        work_s = (time_s - self._now_s) * self._speed()
-        self._now_s = time_s
-        for lane in (self._upload, self._offload):
-            if not lane.copies:
-                continue
-            head = lane.copies[0]
-            head.work_s -= work_s
-            if head.work_s <= _SHORTEST_S:
-                self._ended.append(lane.end_first(time_s))
+    def _pace(self) -> tuple[float, float]:
+        """Speed at which the heads are worked on, and the work until the first of them ends; infinite without one."""
+        uploads, offloads = self._upload.copies, self._offload.copies
+        if uploads and offloads:
+            return self._share, min(uploads[0].work_s, offloads[0].work_s)
+        if uploads or offloads:
+            return 1.0, (uploads or offloads)[0].work_s
+        return 1.0, math.inf

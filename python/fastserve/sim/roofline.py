@@ -56,6 +56,7 @@ class Roofline:
         self._head_read_s = element * model.head_weights / bandwidth
         self._pair_flop_s = 4.0 * layers * model.num_heads * model.head_dim / flops
         self._kv_read_s = model.kv_token_bytes / bandwidth  # per token of context
+        self._decode_ctx_s = max(self._pair_flop_s, self._kv_read_s)  # per token of context
         self._fixed_s = layers * device.layer_overhead_s
         self._token_s = 0.0
         if tensor > 1:
@@ -73,7 +74,7 @@ class Roofline:
         sampled = max(1.0, num_decodes / stages)
         linear_s = max(tokens * self._layers_flop_s, self._layers_read_s)
         head_s = max(sampled * self._head_flop_s, self._head_read_s)
-        decode_s = decode_ctx * max(self._pair_flop_s, self._kv_read_s)
+        decode_s = decode_ctx * self._decode_ctx_s
         prefill_s = 0.0
         if prefill_tokens:
             context = prefill_pairs / prefill_tokens + prefill_tokens / 2  # exact for one chunk, too little for several

@@ -124,6 +124,8 @@ class _Run:
         self._max_tokens = self.table.output_tokens.tolist()
         self._priority = workload.priority.tolist()
         self._is_oracle = scheduler.scheduling_policy == "srpt"
+        self._options: dict[tuple[int, int], RequestOptions] = {}  # by what distinguishes them
+        self._awaits_first = np.ones(len(workload), bool)  # token
         self._next = 0
         self._num_done = 0
 
@@ -182,15 +184,22 @@ class _Run:
         if output_tokens == 0:  # the prompt alone is too long
             self._num_done += 1
             return
-        tokens = self._tokens
-        options = RequestOptions(
-            max_tokens=output_tokens if tokens.stop_token is None else self._core.info.max_model_len,
-            ignore_eos=True,
-            stop_token_ids=() if tokens.stop_token is None else (tokens.stop_token,),
-            priority=self._priority[i],
-            oracle_output_tokens=output_tokens if self._is_oracle else 0,
-        )
-        self._core.scheduler.add(i, tokens.prompt(i), options, now_s=self._clock.now_s)
+        options = self._options_for(output_tokens, self._priority[i])
+        self._core.scheduler.add(i, self._tokens.prompt(i), options, now_s=self._clock.now_s)
+
+    def _options_for(self, output_tokens: int, priority: int) -> RequestOptions:
+        """The scheduler copies them, so that requests may share them: there are fewer lengths than requests."""
+        options = self._options.get((output_tokens, priority))
+        if options is None:
+            stop_token = self._tokens.stop_token
+            options = self._options[output_tokens, priority] = RequestOptions(
+                max_tokens=output_tokens if stop_token is None else self._core.info.max_model_len,
+                ignore_eos=True,
+                stop_token_ids=() if stop_token is None else (stop_token,),
+                priority=priority,
+                oracle_output_tokens=output_tokens if self._is_oracle else 0,
+            )
+        return options
 
     def _collect(self, turn: Turn) -> None:
         """Note first tokens and ends."""
@@ -198,14 +207,15 @@ class _Run:
         ids = events.request_ids
         if not ids.size:
             return
-        now_s, first_token_s = self._clock.now_s, self.table.first_token_s
-        fresh = np.isnan(first_token_s[ids])
-        if fresh.any():
+        now_s = self._clock.now_s
+        fresh = self._awaits_first[ids]
+        if np.count_nonzero(fresh):  # a third of the time of any()
             rows = ids[fresh]
-            first_token_s[rows] = now_s
+            self._awaits_first[rows] = False
+            self.table.first_token_s[rows] = now_s
             self.table.cached_tokens[rows] = events.num_cached_tokens[fresh]
         reasons = events.finish_reasons
-        if reasons.any():
+        if np.count_nonzero(reasons):
             ended = ids[reasons != 0]
             self.table.finish_s[ended] = now_s
             self._note_ends(ended.tolist(), now_s)
