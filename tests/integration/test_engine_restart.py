@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -22,6 +23,8 @@ FLAGS = ("--max-model-len", "512", "--num-gpu-blocks-override", "128", "--num-ho
          "--max-num-seqs", "4", "--max-num-batched-tokens", "64", "--max-prefill-chunk-tokens", "32",
          "--num-threads", "1", "--served-model-name", "tiny", "--port", "0")  # fmt: skip
 LIMIT_S = 60.0
+LONG = 250  # tokens, about a second
+NUM_WAITING = 5  # more than there are batch slots, so that some are parked or queued
 FAULT = "an illegal memory access was encountered"
 
 
@@ -54,7 +57,17 @@ class Served:
         return openai.OpenAI(base_url=f"{self.http.base_url}/v1", api_key="none", max_retries=max_retries)
 
     def restarts(self) -> int:
-        return int(float(re.search(r"engine_restarts_total\{.*\} (.*)", self.http.get("/metrics").text)[1]))
+        return self._metric("engine_restarts_total")
+
+    def wait_running(self, least: int) -> None:
+        """Return once so many requests are in the batch."""
+        end_s = time.monotonic() + LIMIT_S
+        while self._metric("num_requests_running") < least:
+            assert time.monotonic() < end_s
+            time.sleep(0.005)
+
+    def _metric(self, name: str) -> int:
+        return int(float(re.search(rf"fastserve:{name}\{{.*\}} (.*)", self.http.get("/metrics").text)[1]))
 
 
 @contextmanager
@@ -82,17 +95,23 @@ def ask(client: openai.OpenAI, which: int, **fields: object):
 
 
 def lose(served: Served, end: Callable[[], None], reason: str) -> None:
-    """End the engine while a stream is read and while another client waits; both are told why."""
-    with served.client(max_retries=0) as client:
-        expected = ask(client, 1, max_tokens=450).choices[0].text
-        stream = iter(ask(client, 1, max_tokens=450, stream=True))
+    """End the engine while a stream is read and while others wait for whole replies; all are told why."""
+    with served.client(max_retries=0) as client, ThreadPoolExecutor(NUM_WAITING) as threads:
+        expected = ask(client, 1, max_tokens=LONG).choices[0].text
+        stream = iter(ask(client, 1, max_tokens=LONG, stream=True))
         received = next(stream).choices[0].text
+        waiting = [threads.submit(ask, client, which, max_tokens=LONG) for which in range(2, 2 + NUM_WAITING)]
+        served.wait_running(2)
         end()
         with pytest.raises(openai.APIError, match=reason) as error:
             for chunk in stream:
                 received += chunk.choices[0].text
         assert error.value.code == "engine_dead"
         assert expected.startswith(received) and received != expected
+        for reply in waiting:
+            with pytest.raises(openai.InternalServerError, match=reason) as refusal:
+                reply.result()
+            assert refusal.value.status_code == 503 and refusal.value.code == "engine_dead"
 
 
 @pytest.mark.timeout(120)
