@@ -227,7 +227,8 @@ def test_a_device_without_room_for_a_block_is_refused_with_the_remedy(monkeypatc
     ("owner", "function", "text"),
     [
         (worker_module, "load_model", r"the weights of .* do not fit into the memory of the GPU: .*--dtype"),
-        (DeviceRunner, "time", r"does not hold a step of 128 tokens beside the weights: .*--max-num-batched-tokens"),
+        (DeviceRunner, "__init__", r"does not hold a step of 128 tokens in 8 requests .*--max-num-seqs"),
+        (DeviceRunner, "time", r"does not hold a step of 128 tokens in 8 requests .*--max-num-batched-tokens"),
         (DeviceRunner, "capture_graphs", r"does not hold the graphs .*--gpu-memory-utilization .*--enforce-eager"),
     ],
 )

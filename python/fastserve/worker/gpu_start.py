@@ -62,13 +62,14 @@ def _start(
     attention = choose_attention(
         config.model.attention_backend, model, block_size=block_size, device=device.torch_device
     )
-    runner = DeviceRunner(model.decoder, block, device, limits, attention.backend)
-    device.begin_peak()
     try:
+        runner = DeviceRunner(model.decoder, block, device, limits, attention.backend)
+        device.begin_peak()
         runner.time(_largest_step(limits, spec.vocab_size))
     except torch.OutOfMemoryError as error:
         raise InvalidArgumentError(
-            f"the memory of the GPU does not hold a step of {limits.max_num_tokens} tokens beside the weights: lower"
+            f"the memory of the GPU does not hold a step of {limits.max_num_tokens} tokens in {limits.max_num_seqs}"
+            f" requests beside the weights: lower"
             f" --max-num-batched-tokens or --max-num-seqs ({error})"
         ) from error
     memory = device.memory()
