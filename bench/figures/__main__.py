@@ -7,7 +7,7 @@ from pathlib import Path
 
 from bench.figures.paper import PaperCurves, read_paper
 from bench.figures.plot import draw_figure
-from bench.figures.ratios import ratio_table, ratios_as_markdown
+from bench.figures.ratios import ratio_table, ratios_as_markdown, worst_of_all
 from bench.figures.report import as_json, document
 from bench.figures.run import run_figure
 from bench.figures.spec import FOLDER, figure_names, read_figure
@@ -43,7 +43,7 @@ def make_figure(name: str, args: argparse.Namespace, paper: PaperCurves) -> None
     if rows:
         print(as_markdown(rows))
     if ratios:
-        print(ratios_as_markdown(ratios, spec.compared))
+        print(ratios_as_markdown(ratios + worst_of_all(ratios), spec.compared))
     print(f"{name}: {time.perf_counter() - started:.0f} s, {', '.join(map(str, pictures))}")
 
 

@@ -1,6 +1,6 @@
 """The table of ratios: a line against each other line, at its best and at its worst point."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from bench.figures.run import PanelResult
 from bench.figures.spec import FigureSpec
@@ -52,6 +52,17 @@ def ratio_table(spec: FigureSpec, results: list[PanelResult]) -> list[RatioRow]:
                     )
                 )
     return rows
+
+
+def worst_of_all(rows: list[RatioRow]) -> list[RatioRow]:
+    """Per quantity and other line, the best and the worst point of all panels; `panel` is that of the worst point."""
+    worst = []
+    for quantity, other in dict.fromkeys((row.quantity, row.other) for row in rows):
+        same = [row for row in rows if (row.quantity, row.other) == (quantity, other)]
+        low, high = min(same, key=lambda row: row.lowest), max(same, key=lambda row: row.highest)
+        panel = f"all; the highest: {high.panel}"
+        worst.append(replace(high, panel=panel, lowest=low.lowest, lowest_at=low.lowest_at))
+    return worst
 
 
 def ratios_as_markdown(rows: list[RatioRow], compared: str) -> str:

@@ -128,7 +128,8 @@ def _saturation(
 
 def _saturated_rate(traces: Path | None, settings: RunSettings) -> float:
     workload = make_workload(settings.workload, traces, rate=math.inf, count=settings.requests, seed=0)
-    return simulate(workload, settings.deployment(), settings.scheduler_config()).summary.requests_per_s
+    deployment, scheduler = settings.deployment(), settings.scheduler_config()
+    return simulate(workload, deployment, scheduler, hide_lengths=settings.hide_lengths).summary.requests_per_s
 
 
 def _simulate(
@@ -137,9 +138,15 @@ def _simulate(
     """Measures and series of the runs with each seed."""
     deployment, scheduler = settings.deployment(), settings.scheduler_config()
     runs = []
-    for seed in range(settings.seeds):
+    for seed in range(settings.first_seed, settings.first_seed + settings.seeds):
         workload = make_workload(settings.workload, traces, rate=settings.rate, count=settings.requests, seed=seed)
-        result = simulate(workload, deployment, scheduler, enable_prefix_caching=settings.prefix_caching)
+        result = simulate(
+            workload,
+            deployment,
+            scheduler,
+            enable_prefix_caching=settings.prefix_caching,
+            hide_lengths=settings.hide_lengths,
+        )
         runs.append((measure(result), series(result) if with_series else {}))
     return runs
 

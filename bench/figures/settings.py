@@ -18,10 +18,13 @@ class RunSettings:
         host_kv_gib, num_gpu_blocks_override: KV pools, as in `CacheConfig`.
         iteration_overhead_us, device_overhead_us, row_overhead_us, separate_prefills: as in `EngineCosts`, microseconds.
         prefix_caching: None = when the workload has conversations.
+        hide_lengths: requests end by a stop token that nobody knows beforehand, whatever the policy: the engine computes a row
+            in vain for each. None = only for policies that would learn the lengths from max_tokens. Lines that are
+            compared with `learned` need true.
         workload: a name in workloads.toml.
         rate: requests per second; `load` instead says it in multiples of the rate at which `fcfs` is saturated.
         requests: how many.
-        seeds: runs are repeated with this many seeds.
+        seeds: runs are repeated with this many seeds, from first_seed on.
         scheduler: fields of `SchedulerConfig` that are not at their defaults, sorted by name.
     """
 
@@ -37,11 +40,13 @@ class RunSettings:
     row_overhead_us: float = 0.0
     separate_prefills: bool = False
     prefix_caching: bool | None = None
+    hide_lengths: bool | None = None
     workload: str = "sharegpt"
     rate: float = 1.0
     load: float | None = None
     requests: int = 400
     seeds: int = 3
+    first_seed: int = 0
     scheduler: tuple[tuple[str, object], ...] = ()
 
     def __post_init__(self) -> None:

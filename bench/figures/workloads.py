@@ -33,6 +33,7 @@ class WorkloadSpec:
         lognormal: mean prompt and mean output, tokens, and sigma of the logarithms; or
         phases: names of workloads, an equal number of requests of each, one after the other.
         speeds: of the phases, each in multiples of the rate.
+        rows: from which to which share of the file's rows, e.g. (0.5, 1) for the second half.
         max_input_tokens, max_total_tokens: longer rows are left out.
         output_scale: factor on the outputs.
         arrivals: poisson; trace = the trace's own pattern, at the pace that gives the rate; conversations = Poisson
@@ -44,6 +45,7 @@ class WorkloadSpec:
     lognormal: tuple[float, float, float] | None = None
     phases: tuple[str, ...] = ()
     speeds: tuple[float, ...] = ()
+    rows: tuple[float, float] = (0.0, 1.0)
     max_input_tokens: int | None = None
     max_total_tokens: int | None = None
     output_scale: float = 1.0
@@ -85,7 +87,7 @@ def find_workload(name: str) -> WorkloadSpec:
 @cache
 def _all() -> dict[str, WorkloadSpec]:
     tables = tomllib.loads(FILE.read_text(encoding="utf-8"))
-    lists = ("lognormal", "phases", "speeds")
+    lists = ("lognormal", "phases", "speeds", "rows")
     return {
         name: WorkloadSpec(**{key: tuple(value) if key in lists else value for key, value in table.items()})
         for name, table in tables.items()
@@ -106,6 +108,8 @@ def _lengths(name: str, traces: Path | None) -> Trace | None:
     if traces is None or not (traces / spec.file).is_file():
         raise InvalidArgumentError(f"workload {name} needs {spec.file} in the folder of traces, got --traces {traces}")
     trace = _read(traces / spec.file)
+    begin, end = (round(share * len(trace)) for share in spec.rows)
+    trace = trace.take(np.arange(begin, end))
     output = np.maximum(np.rint(trace.output_tokens * spec.output_scale), 1).astype(np.int64)
     trace = replace(trace, output_tokens=output)
     return keep_short(trace, max_prompt_tokens=spec.max_input_tokens, max_total_tokens=spec.max_total_tokens)

@@ -8,7 +8,7 @@ import pytest
 from bench.figures.__main__ import main
 from bench.figures.paper import PaperCurves
 from bench.figures.plot import draw_figure
-from bench.figures.ratios import BEST_OF_ALL, ratio_table
+from bench.figures.ratios import BEST_OF_ALL, ratio_table, worst_of_all
 from bench.figures.report import as_json, document
 from bench.figures.run import PanelResult, Point, run_figure
 from bench.figures.spec import FigureSpec, Line, read_figure
@@ -117,6 +117,25 @@ def test_arrivals_of_a_trace_keep_their_pattern_at_the_rate_asked_for(tmp_path):
     assert 40 / workload.arrival_s[-1] == pytest.approx(10.0)
 
 
+def test_rows_of_the_second_half_of_a_file_are_the_last_ones(tmp_path):
+    write_azure(tmp_path)
+    workload = make_workload("azure-code-second-half", tmp_path, rate=10.0, count=25, seed=1)
+    assert workload.prompt_tokens.tolist() == list(range(125, 150))
+
+
+def test_hidden_lengths_and_the_first_seed_are_those_of_the_runs(tmp_path):
+    def samples(**settings):
+        path = tmp_path / "small.toml"
+        extra = "".join(f"{name} = {value}\n" for name, value in settings.items())
+        path.write_text(FIGURE.format(**CURVES).replace("seeds = 2\n", extra))
+        (result,) = run_figure(read_figure(path), processes=1)
+        return result.points["fcfs"][1].samples["e2e_s.mean"]
+
+    both = samples(seeds=2)
+    assert samples(seeds=1, first_seed=1) == both[1:]
+    assert samples(seeds=1, hide_lengths="true")[0] > both[0]
+
+
 def test_scaled_outputs_are_shorter_and_prompts_are_not(tmp_path):
     (tmp_path / "sharegpt_first_turns.csv").write_text("input_tokens,output_tokens\n100,1000\n")
     plain, scaled = (
@@ -146,3 +165,9 @@ def test_ratios_tell_the_best_and_the_worst_point_of_the_compared_line():
     )
     rows = {row.other: (row.lowest, row.lowest_at, row.highest, row.highest_at) for row in ratio_table(spec, [result])}
     assert rows == {"a": (0.5, 1, 1.5, 2), "b": (0.5, 2, 2.0, 1), BEST_OF_ALL: (1.5, 2, 2.0, 1)}
+    better = PanelResult(
+        title="q", points={"new": points(1, 1), "a": points(4, 2), "b": points(2, 2), "oracle": points(1, 1)}
+    )
+    (row,) = (row for row in worst_of_all(ratio_table(spec, [result, better])) if row.other == "a")
+    assert (row.panel, row.lowest, row.lowest_at) == ("all; the highest: p", 0.25, 1)
+    assert (row.highest, row.highest_at) == (1.5, 2)
