@@ -246,8 +246,8 @@ std::int32_t KvManager::num_releasable_blocks(SeqId seq) const {
   }));
 }
 
-std::int32_t KvManager::num_blocks_to_offload(SeqId seq) const {
-  return impl_->migration_.num_blocks_to_offload(impl_->at(seq));
+std::int32_t KvManager::num_blocks_to_offload(SeqId seq, std::int32_t enough) const {
+  return impl_->migration_.num_blocks_to_offload(impl_->at(seq), enough);
 }
 
 std::int32_t KvManager::num_blocks_to_upload(SeqId seq) const {

@@ -86,7 +86,8 @@ class KvManager {
   /// Device blocks that would become free if the sequence left the device (those it does not share).
   std::int32_t num_releasable_blocks(SeqId seq) const;
   /// Blocks an offload would still have to copy (those without a valid host copy, none under way); 0 unless kDevice.
-  std::int32_t num_blocks_to_offload(SeqId seq) const;
+  /// Counts up to `enough`, from the last block on: that is the one most likely to have no copy.
+  std::int32_t num_blocks_to_offload(SeqId seq, std::int32_t enough = INT32_MAX) const;
   /// Free device blocks an upload would take (cached ones it adopts without a copy included); 0 unless kHost.
   std::int32_t num_blocks_to_upload(SeqId seq) const;
   /// Further device blocks needed to hold `num_tokens`.

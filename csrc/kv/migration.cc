@@ -18,11 +18,10 @@ std::int32_t Migration::num_computed_blocks(const Sequence& seq) const {
   return static_cast<std::int32_t>((seq.num_computed + block_size_ - 1) / block_size_);
 }
 
-std::int32_t Migration::num_blocks_to_offload(const Sequence& seq) const {
+std::int32_t Migration::num_blocks_to_offload(const Sequence& seq, std::int32_t enough) const {
   if (seq.residency != Residency::kDevice) return 0;
   std::int32_t num_copies = 0;
-  const std::int32_t num_blocks = num_computed_blocks(seq);
-  for (std::int32_t i = 0; i < num_blocks; ++i) {
+  for (std::int32_t i = num_computed_blocks(seq); i-- > 0 && num_copies < enough;) {
     num_copies += store_.twin(Tier::kDevice, seq.device[i]) == kNoBlock && !transfers_.is_leaving(seq.device[i]);
   }
   return num_copies;

@@ -21,7 +21,7 @@ class Migration {
   std::optional<Transfer> try_upload(Sequence& seq);
   void complete(TransferId transfer, bool ok);
 
-  std::int32_t num_blocks_to_offload(const Sequence& seq) const;
+  std::int32_t num_blocks_to_offload(const Sequence& seq, std::int32_t enough = INT32_MAX) const;
   std::int32_t num_blocks_to_upload(const Sequence& seq) const;
 
   const TransferTable& transfers() const { return transfers_; }

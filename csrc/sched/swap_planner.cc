@@ -22,6 +22,7 @@ bool SwapPlanner::allowed(const Request& request, bool even_capped) const {
 
 std::span<const SwapPlanner::Victim> SwapPlanner::victims(const Request* behind, bool even_capped) {
   victims_.clear();
+  const std::int32_t enough = behind ? INT32_MAX : 1;  // who needs no room for a request asks for no price
   int passed_over = 0;
   for (Request* r = core_.policy->prev(nullptr, kResident); r; r = core_.policy->prev(r, kResident)) {
     if (behind && !core_.policy->before(*behind, *r)) break;
@@ -30,7 +31,7 @@ std::span<const SwapPlanner::Victim> SwapPlanner::victims(const Request* behind,
       continue;
     }
     victims_.push_back({r, core_.policy->enst_s(*r, core_.now_s), core_.kv.num_releasable_blocks(r->seq),
-                        core_.kv.num_blocks_to_offload(r->seq), r->plans_in_flight > 0});
+                        core_.kv.num_blocks_to_offload(r->seq, enough), r->plans_in_flight > 0});
     if (victims_.size() == kMaxCandidates) break;
   }
   std::ranges::stable_sort(victims_, [](const Victim& a, const Victim& b) {  // stable: the last in order stays first

@@ -30,7 +30,7 @@ class SwapPlanner {
     Request* request = nullptr;
     double enst_s = 0.0;
     std::int32_t num_blocks = 0;  // freed by its going
-    std::int32_t num_copies = 0;  // blocks to copy for it
+    std::int32_t num_copies = 0;  // blocks to copy for it; behind nobody only whether there are any
     bool in_flight = false;
   };
 

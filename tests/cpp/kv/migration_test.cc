@@ -165,6 +165,7 @@ TEST(Migration, AFailedOffloadLeavesEverythingOnTheDevice) {
   EXPECT_EQ(pools.kv.residency(kA), Residency::kDevice);
   EXPECT_EQ(pools.kv.num_computed(kA), 10);
   EXPECT_EQ(pools.kv.num_blocks_to_offload(kA), 3);
+  EXPECT_EQ(pools.kv.num_blocks_to_offload(kA, 2), 2);  // who has enough counts no further
   EXPECT_EQ(pools.device(), (Counts{1, 3, 0, 0}));
   EXPECT_EQ(pools.host(), (Counts{4, 0, 0, 0}));
   pools.offload(kA);
