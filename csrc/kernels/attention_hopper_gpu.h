@@ -120,30 +120,36 @@ class AttentionHopper {
   };
 
   FS_DEVICE void fetch() {
+    int ticket = take_ticket();
     HopperOrder<Machine> order(launch_);
     Work work = find(order, Machine::cta());
     RingPlace<Layout::kQueryStages> at;
     RingPlace<Layout::kStages> tiles;
     while (work.item.num_queries != kEnd) {
       fetch_queries(work.item, at);
-      work = fetch_tiles(work, tiles, order);
+      work = fetch_tiles(work, tiles, order, ticket);
       at.next();
     }
     Machine::barrier_wait(&control().queries.free[at.slot], at.parity ^ 1);
     if (Machine::fresh_lane() != 0) return;
     control().items[at.slot].num_queries = kEnd;
     Machine::barrier_arrive(&control().queries.full[at.slot]);
-    Machine::fence();  // all tickets were taken before anybody leaves
+    Machine::fence();  // this thread block takes no more tickets
     if (Machine::fetch_add(&launch_.tickets[1], 1) + 1 == static_cast<std::uint32_t>(Machine::num_ctas())) {
       launch_.tickets[0] = 0;
       launch_.tickets[1] = 0;
     }
   }
 
-  FS_DEVICE Work next(HopperOrder<Machine>& order) const {
-    int ticket = 0;
-    if (Machine::fresh_lane() == 0) ticket = static_cast<int>(Machine::fetch_add(&launch_.tickets[0], 1));
-    return find(order, Machine::num_ctas() + Machine::shfl(ticket, 0));
+  /// Only the first lane's is one. It is taken long before it is used, as it comes from far away.
+  FS_DEVICE int take_ticket() const {
+    return Machine::fresh_lane() == 0 ? static_cast<int>(Machine::fetch_add(&launch_.tickets[0], 1)) : 0;
+  }
+
+  FS_DEVICE Work next(HopperOrder<Machine>& order, int& ticket) const {
+    const int number = Machine::num_ctas() + Machine::shfl(ticket, 0);
+    ticket = take_ticket();
+    return find(order, number);
   }
 
   FS_DEVICE Work find(HopperOrder<Machine>& order, int ticket) const {
@@ -173,7 +179,8 @@ class AttentionHopper {
   }
 
   /// Fetch keys and values of all tiles of the work, and find the next one as soon as the rings are full.
-  FS_DEVICE Work fetch_tiles(const Work& work, RingPlace<Layout::kStages>& at, HopperOrder<Machine>& order) const {
+  FS_DEVICE Work fetch_tiles(const Work& work, RingPlace<Layout::kStages>& at, HopperOrder<Machine>& order,
+                             int& ticket) const {
     Work following{};
     int until_full = Layout::kStages;
     int tile = work.item.num_tiles() - 1;
@@ -186,7 +193,7 @@ class AttentionHopper {
         block = following_block;
         at.next();
       }
-      if (--until_full == 0 || (tile <= 0 && until_full > 0)) following = next(order);
+      if (--until_full == 0 || (tile <= 0 && until_full > 0)) following = next(order, ticket);
       if (tile <= 0) return following;
     }
   }
