@@ -6,7 +6,6 @@
 
 #include "base/error.h"
 #include "sched/baselines.h"
-#include "sched/scheduler_impl.h"
 
 namespace fastserve::sched {
 namespace {
@@ -19,7 +18,7 @@ constexpr std::size_t kPrefetchRows = 8;
 
 }  // namespace
 
-Scheduler::Impl::Impl(const SchedulerConfig& config, kv::KvManager& kv, LatencyModel& latency)
+Scheduler::Scheduler(const SchedulerConfig& config, kv::KvManager& kv, LatencyModel& latency)
     : core_{.config = (check_config(config), config),
             .kv = kv,
             .latency = latency,
@@ -30,7 +29,7 @@ Scheduler::Impl::Impl(const SchedulerConfig& config, kv::KvManager& kv, LatencyM
       governor_(config.thrash_parks_per_finish),
       iteration_s_(latency.decode_s(1, 1)) {}
 
-std::shared_ptr<const StepPlan> Scheduler::Impl::schedule(double now_s) {
+std::shared_ptr<const StepPlan> Scheduler::schedule(double now_s) {
   FS_REQUIRE(in_flight_.size() < kMaxPlansInFlight, "at most ", kMaxPlansInFlight,
              " plans may be in flight: commit step ", static_cast<std::int64_t>(in_flight_.front().step), " first");
   set_now(now_s);
@@ -49,7 +48,7 @@ std::shared_ptr<const StepPlan> Scheduler::Impl::schedule(double now_s) {
   return plan;
 }
 
-Scheduler::Impl::InFlight Scheduler::Impl::launch(const StepPlan& plan, std::span<const Pick> picks) {
+Scheduler::InFlight Scheduler::launch(const StepPlan& plan, std::span<const Pick> picks) {
   InFlight flight{.step = plan.step, .rows = std::exchange(spare_rows_, {}), .shape = plan.shape()};
   flight.rows.clear();
   for (const Pick& pick : picks) {
@@ -71,7 +70,7 @@ Scheduler::Impl::InFlight Scheduler::Impl::launch(const StepPlan& plan, std::spa
   return flight;
 }
 
-void Scheduler::Impl::count_preemptions() {
+void Scheduler::count_preemptions() {
   for (Request* request : left_batch_) {
     if (request->finished() || request->last_step == core_.step) continue;
     ++request->preemptions;
@@ -80,13 +79,13 @@ void Scheduler::Impl::count_preemptions() {
   left_batch_.clear();
 }
 
-std::int32_t Scheduler::Impl::watermark_blocks() const {
+std::int32_t Scheduler::watermark_blocks() const {
   const double arrivals = arrivals_.blocks_per_s(core_.now_s) * core_.config.reserve_iterations * iteration_s_;
   const double limit = kMaxArrivalShare * core_.num_device_blocks();
   return picker_.growth_blocks() + static_cast<std::int32_t>(std::ceil(std::min(arrivals, limit)));
 }
 
-void Scheduler::Impl::move_kv() {
+void Scheduler::move_kv() {
   const bool swaps =
       core_.kv.config().num_host_blocks > 0 && core_.config.preemption_mode != PreemptionMode::kRecompute;
   if (!swaps || governor_.active()) return;
@@ -100,7 +99,7 @@ void Scheduler::Impl::move_kv() {
   if (core_.config.write_through) mirror_idle();
 }
 
-void Scheduler::Impl::offload_ahead(std::int32_t watermark) {
+void Scheduler::offload_ahead(std::int32_t watermark) {
   std::int32_t have = core_.num_free() + mover_.blocks_leaving();
   if (have >= watermark) return;
   for (const auto& victim : planner_.victims(nullptr, false)) {
@@ -112,7 +111,7 @@ void Scheduler::Impl::offload_ahead(std::int32_t watermark) {
   }
 }
 
-void Scheduler::Impl::upload_ahead(std::int32_t watermark) {
+void Scheduler::upload_ahead(std::int32_t watermark) {
   const auto margin = static_cast<std::int32_t>(std::ceil(core_.config.upload_margin * core_.num_device_blocks()));
   const auto fits = [&](std::int32_t blocks) { return core_.num_free() - blocks > watermark + margin; };
   if (!fits(0)) return;
@@ -122,14 +121,14 @@ void Scheduler::Impl::upload_ahead(std::int32_t watermark) {
   }
 }
 
-void Scheduler::Impl::mirror_idle() {
+void Scheduler::mirror_idle() {
   const double used = 1.0 - static_cast<double>(core_.num_free()) / core_.num_device_blocks();
   if (mover_.num_transfers() > 0 || used < SwapPlanner::kMirrorDeviceUsage) return;
   for (const auto& candidate : planner_.mirrors())
     if (mover_.mirror(*candidate.request, SwapPlanner::kMirrorBlocks)) return;
 }
 
-const Scheduler::Impl::InFlight& Scheduler::Impl::oldest(StepId step) const {
+const Scheduler::InFlight& Scheduler::oldest(StepId step) const {
   FS_REQUIRE(!in_flight_.empty(), "no plan is in flight: step ", static_cast<std::int64_t>(step),
              " was committed or never made");
   FS_REQUIRE(in_flight_.front().step == step, "plans are committed in order: step ",
@@ -138,7 +137,7 @@ const Scheduler::Impl::InFlight& Scheduler::Impl::oldest(StepId step) const {
   return in_flight_.front();
 }
 
-void Scheduler::Impl::commit(StepId step, std::span<const std::int32_t> sampled, double iteration_s, double now_s) {
+void Scheduler::commit(StepId step, std::span<const std::int32_t> sampled, double iteration_s, double now_s) {
   const auto wanted = static_cast<std::size_t>(oldest(step).num_samples);
   FS_REQUIRE(sampled.size() == wanted, "step ", static_cast<std::int64_t>(step), " samples ", wanted, " tokens, got ",
              sampled.size());
@@ -171,12 +170,12 @@ void Scheduler::Impl::commit(StepId step, std::span<const std::int32_t> sampled,
   spare_rows_ = std::move(flight.rows);
 }
 
-void Scheduler::Impl::prefetch_row(std::span<const Row> rows, std::size_t i) const {
+void Scheduler::prefetch_row(std::span<const Row> rows, std::size_t i) const {
   if (i + kPrefetchRows < rows.size()) rows[i + kPrefetchRows].request->prefetch();
   if (i + kPrefetchRows / 2 < rows.size()) core_.kv.prefetch(rows[i + kPrefetchRows / 2].request->seq);
 }
 
-void Scheduler::Impl::commit_row(const Row& row, const Commit& commit) {
+void Scheduler::commit_row(const Row& row, const Commit& commit) {
   Request& request = *row.request;
   --request.plans_in_flight;
   request.num_in_flight -= row.count;
@@ -201,7 +200,7 @@ void Scheduler::Impl::commit_row(const Row& row, const Commit& commit) {
   if (request.plans_in_flight == 0) leave_batch(request);
 }
 
-void Scheduler::Impl::charge(Request& request, const Commit& commit) {
+void Scheduler::charge(Request& request, const Commit& commit) {
   const std::int32_t remaining = request.length() - request.scheduled();
   const bool decodes = remaining <= 1;
   const double next_s = decodes ? commit.next_decode_s
@@ -212,7 +211,7 @@ void Scheduler::Impl::charge(Request& request, const Commit& commit) {
   request.note(Decision::kDemoted, core_.now_s);
 }
 
-void Scheduler::Impl::leave_batch(Request& request) {
+void Scheduler::leave_batch(Request& request) {
   core_.move(request, RequestState::kReady);
   if (request.queued) core_.policy->end_run(request, core_.now_s);
   if (in_flight_.empty()) {
@@ -223,13 +222,13 @@ void Scheduler::Impl::leave_batch(Request& request) {
   }
 }
 
-void Scheduler::Impl::complete_transfers(std::span<const std::int64_t> transfer_ids, std::span<const std::uint8_t> ok,
+void Scheduler::complete_transfers(std::span<const std::int64_t> transfer_ids, std::span<const std::uint8_t> ok,
                                          double now_s) {
   set_now(now_s);
   mover_.complete(transfer_ids, ok);
 }
 
-void Scheduler::Impl::fail_step(StepId step, double now_s) {
+void Scheduler::fail_step(StepId step, double now_s) {
   static_cast<void>(oldest(step));
   set_now(now_s);
   const InFlight flight = std::move(in_flight_.front());
@@ -247,50 +246,9 @@ void Scheduler::Impl::fail_step(StepId step, double now_s) {
   }
 }
 
-StepEvents Scheduler::Impl::take_events() {
+StepEvents Scheduler::take_events() {
   table_.mark_told();
   return std::exchange(events_, {});
 }
-
-// --- the public face ---
-
-Scheduler::Scheduler(const SchedulerConfig& config, kv::KvManager& kv, LatencyModel& latency)
-    : impl_(std::make_unique<Impl>(config, kv, latency)) {}
-Scheduler::~Scheduler() = default;
-
-void Scheduler::add(std::int64_t request_id, std::span<const std::int32_t> prompt, const RequestOptions& options,
-                    double now_s) {
-  impl_->add(request_id, prompt, options, now_s);
-}
-bool Scheduler::abort(std::int64_t request_id, double now_s) { return impl_->abort(request_id, now_s); }
-bool Scheduler::park(std::int64_t request_id, bool hold, double now_s) { return impl_->park(request_id, hold, now_s); }
-bool Scheduler::unpark(std::int64_t request_id, double now_s) { return impl_->unpark(request_id, now_s); }
-std::shared_ptr<const StepPlan> Scheduler::schedule(double now_s) { return impl_->schedule(now_s); }
-void Scheduler::commit(StepId step, std::span<const std::int32_t> sampled, double iteration_s, double now_s) {
-  impl_->commit(step, sampled, iteration_s, now_s);
-}
-void Scheduler::complete_transfers(std::span<const std::int64_t> transfer_ids, std::span<const std::uint8_t> ok,
-                                   double now_s) {
-  impl_->complete_transfers(transfer_ids, ok, now_s);
-}
-void Scheduler::fail_step(StepId step, double now_s) { impl_->fail_step(step, now_s); }
-StepEvents Scheduler::take_events() { return impl_->take_events(); }
-void Scheduler::set_link_rates(double offload_bytes_per_s, double upload_bytes_per_s) {
-  impl_->set_link_rates(offload_bytes_per_s, upload_bytes_per_s);
-}
-bool Scheduler::has_unfinished() const { return impl_->num_unfinished() > 0; }
-std::int64_t Scheduler::num_unfinished() const { return impl_->num_unfinished(); }
-std::int32_t Scheduler::num_plans_in_flight() const { return impl_->num_plans_in_flight(); }
-std::int64_t Scheduler::num_transfers_in_flight() const { return impl_->num_transfers_in_flight(); }
-SchedulerStats Scheduler::stats() const { return impl_->stats(); }
-std::vector<double> Scheduler::level_quanta_s() const { return impl_->level_quanta_s(); }
-RequestView Scheduler::explain(std::int64_t request_id, double now_s) const {
-  return impl_->explain(request_id, now_s);
-}
-RequestStats Scheduler::request_stats(std::int64_t request_id, double now_s) const {
-  return impl_->request_stats(request_id, now_s);
-}
-std::vector<LengthClassView> Scheduler::length_classes() const { return impl_->length_classes(); }
-void Scheduler::check_integrity() const { impl_->check_integrity(); }
 
 }  // namespace fastserve::sched

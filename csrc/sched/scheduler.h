@@ -1,37 +1,29 @@
 #pragma once
 
 #include <cstdint>
+#include <deque>
 #include <memory>
 #include <span>
 #include <vector>
 
 #include "kv/kv_manager.h"
+#include "sched/arrival_rate.h"
+#include "sched/batch_picker.h"
+#include "sched/core.h"
+#include "sched/kv_mover.h"
 #include "sched/latency_model.h"
 #include "sched/length_class.h"
+#include "sched/plan_builder.h"
 #include "sched/request.h"
+#include "sched/request_table.h"
 #include "sched/scheduler_config.h"
 #include "sched/stats.h"
+#include "sched/step_events.h"
 #include "sched/step_plan.h"
+#include "sched/swap_planner.h"
+#include "sched/thrash_governor.h"
 
 namespace fastserve::sched {
-
-/// What happened since the last take_events(): one entry per token and per end of a request, in the order of happening.
-/// A prefill chunk that yields no token is no event.
-struct StepEvents {
-  std::vector<std::int64_t> request_ids;
-  std::vector<std::int32_t> sample_indices;  // entry of the committed step's sampling arrays, -1 when none
-  std::vector<std::int32_t> token_ids;       // -1: no token
-  std::vector<std::uint8_t> finish_reasons;  // FinishReason, kNone while it goes on
-  std::vector<std::int32_t> num_cached_tokens;
-
-  void reserve(std::size_t count) {
-    request_ids.reserve(count);
-    sample_indices.reserve(count);
-    token_ids.reserve(count);
-    finish_reasons.reserve(count);
-    num_cached_tokens.reserve(count);
-  }
-};
 
 /// Policy + KV + swap planner. Sole owner of request state. Single-threaded; owns no clock: the same calls with the
 /// same times give the same plans, bit for bit. A time before that of an earlier call counts as the earlier one.
@@ -40,6 +32,9 @@ struct StepEvents {
 /// first runs); they are committed in order. A row of the second plan whose input token the first one samples carries
 /// -1 and a token source. A request found finished at the first commit is ignored in the second, whose blocks stay held
 /// until then.
+///
+/// Requests come and go in scheduler_requests.cc, iterations in scheduler.cc, what the outside may look at in
+/// scheduler_views.cc.
 class Scheduler {
  public:
   static constexpr std::size_t kMaxPlansInFlight = 2;
@@ -47,7 +42,8 @@ class Scheduler {
   /// `kv` and `latency` outlive the scheduler and are changed through it only. Throws InvalidArgumentError for a
   /// configuration out of range.
   Scheduler(const SchedulerConfig& config, kv::KvManager& kv, LatencyModel& latency);
-  ~Scheduler();
+  Scheduler(const Scheduler&) = delete;
+  Scheduler& operator=(const Scheduler&) = delete;
 
   /// Throws InvalidArgumentError when the id is in use, the prompt is empty or longer than max_model_len - 1, or the
   /// request could never fit the device pool. An output that would outgrow the pool ends with kLength where the pool
@@ -77,26 +73,82 @@ class Scheduler {
 
   void set_link_rates(double offload_bytes_per_s, double upload_bytes_per_s);
 
-  bool has_unfinished() const;
-  std::int64_t num_unfinished() const;
-  std::int32_t num_plans_in_flight() const;
-  std::int64_t num_transfers_in_flight() const;
+  bool has_unfinished() const { return num_unfinished() > 0; }
+  std::int64_t num_unfinished() const { return table_.num_live(); }
+  std::int32_t num_plans_in_flight() const { return static_cast<std::int32_t>(in_flight_.size()); }
+  std::int64_t num_transfers_in_flight() const { return mover_.num_transfers(); }
   SchedulerStats stats() const;
   /// Quanta of the policy's levels, seconds, from the first level on; infinite where nobody is ever demoted, none for a
   /// policy without levels.
-  std::vector<double> level_quanta_s() const;
+  std::vector<double> level_quanta_s() const { return core_.policy->level_quanta_s(); }
   /// Both know a finished request until the schedule() that follows the take_events() with its end; they throw
   /// InvalidArgumentError when the request is unknown.
   RequestView explain(std::int64_t request_id, double now_s) const;
   RequestStats request_stats(std::int64_t request_id, double now_s) const;
   /// What the policy `learned` knows of output lengths, by class; empty under another policy.
-  std::vector<LengthClassView> length_classes() const;
+  std::vector<LengthClassView> length_classes() const { return core_.policy->length_classes(); }
   /// Throws InternalError naming the first broken invariant, of the KV manager too. O(requests + blocks).
   void check_integrity() const;
 
  private:
-  class Impl;
-  std::unique_ptr<Impl> impl_;
+  struct Row {
+    Request* request = nullptr;
+    std::int32_t count = 0;
+    std::int32_t sample = -1;
+  };
+  struct InFlight {
+    StepId step{};
+    std::vector<Row> rows;
+    std::int32_t num_samples = 0;
+    std::int32_t num_tokens = 0;
+    IterationShape shape;
+  };
+  /// What the rows of one commit share.
+  struct Commit {
+    std::span<const std::int32_t> sampled;
+    std::int64_t iteration_ns = 0;
+    double next_decode_s = 0.0;
+  };
+
+  void set_now(double now_s);
+  void expire_deadlines();
+  /// End it now, or with the next commit of a plan that contains it.
+  void end_soon(Request& request, FinishReason reason);
+  void finish(Request& request, FinishReason reason, std::int32_t sample = -1, std::int32_t token = -1);
+  FinishReason reason_to_finish(const Request& request) const;
+  void push_event(const Request& request, FinishReason reason, std::int32_t sample, std::int32_t token);
+  void process_parks();
+  bool at_rest_after_park(Request& request);
+
+  void move_kv();
+  void offload_ahead(std::int32_t watermark);
+  void upload_ahead(std::int32_t watermark);
+  void mirror_idle();
+  std::int32_t watermark_blocks() const;
+  InFlight launch(const StepPlan& plan, std::span<const Pick> picks);
+  void count_preemptions();
+  const InFlight& oldest(StepId step) const;
+  void prefetch_row(std::span<const Row> rows, std::size_t i) const;
+  void commit_row(const Row& row, const Commit& commit);
+  void charge(Request& request, const Commit& commit);
+  void leave_batch(Request& request);
+  Request& known(std::int64_t request_id) const;
+
+  SchedulerCore core_;
+  RequestTable table_;
+  SwapPlanner planner_;
+  KvMover mover_;
+  BatchPicker picker_;
+  PlanBuilder builder_;
+  ThrashGovernor governor_;
+  ArrivalRate arrivals_;
+  std::deque<InFlight> in_flight_;
+  std::vector<Row> spare_rows_;          // memory of a committed plan
+  std::vector<Request*> left_batch_;     // since the newest plan; preempted unless the next one takes them
+  std::vector<Request*> park_requests_;  // not at rest yet
+  StepEvents events_;
+  double iteration_s_ = 0.0;  // smoothed
+  std::int64_t num_running_ = 0;
 };
 
 }  // namespace fastserve::sched

@@ -2,16 +2,16 @@
 #include <cmath>
 
 #include "base/error.h"
-#include "sched/scheduler_impl.h"
+#include "sched/scheduler.h"
 
 namespace fastserve::sched {
 
-void Scheduler::Impl::set_now(double now_s) {
+void Scheduler::set_now(double now_s) {
   FS_REQUIRE(std::isfinite(now_s), "now_s must be a finite number of seconds, got ", now_s);
   core_.now_s = std::max(core_.now_s, now_s);
 }
 
-void Scheduler::Impl::add(std::int64_t request_id, std::span<const std::int32_t> prompt, const RequestOptions& options,
+void Scheduler::add(std::int64_t request_id, std::span<const std::int32_t> prompt, const RequestOptions& options,
                           double now_s) {
   const auto& config = core_.config;
   const auto pool_tokens = static_cast<std::int64_t>(core_.num_device_blocks()) * core_.block_size();
@@ -37,7 +37,7 @@ void Scheduler::Impl::add(std::int64_t request_id, std::span<const std::int32_t>
   request.note(Decision::kJoined, core_.now_s);
 }
 
-bool Scheduler::Impl::abort(std::int64_t request_id, double now_s) {
+bool Scheduler::abort(std::int64_t request_id, double now_s) {
   set_now(now_s);
   Request* const request = table_.find_live(request_id);
   if (!request) return false;
@@ -45,17 +45,17 @@ bool Scheduler::Impl::abort(std::int64_t request_id, double now_s) {
   return true;
 }
 
-void Scheduler::Impl::expire_deadlines() {
+void Scheduler::expire_deadlines() {
   while (Request* const request = table_.take_expired(core_.now_s)) end_soon(*request, FinishReason::kDeadline);
 }
 
-void Scheduler::Impl::end_soon(Request& request, FinishReason reason) {
+void Scheduler::end_soon(Request& request, FinishReason reason) {
   if (request.ending != FinishReason::kNone) return;
   request.ending = reason;
   if (request.plans_in_flight == 0) finish(request, reason);
 }
 
-void Scheduler::Impl::finish(Request& request, FinishReason reason, std::int32_t sample, std::int32_t token) {
+void Scheduler::finish(Request& request, FinishReason reason, std::int32_t sample, std::int32_t token) {
   request.finish_reason = reason;
   if (request.queued) core_.policy->leave(request);
   num_running_ -= request.last_step == core_.step - 1;
@@ -67,7 +67,7 @@ void Scheduler::Impl::finish(Request& request, FinishReason reason, std::int32_t
   table_.retire(request);
 }
 
-void Scheduler::Impl::push_event(const Request& request, FinishReason reason, std::int32_t sample, std::int32_t token) {
+void Scheduler::push_event(const Request& request, FinishReason reason, std::int32_t sample, std::int32_t token) {
   events_.request_ids.push_back(request.id);
   events_.sample_indices.push_back(sample);
   events_.token_ids.push_back(token);
@@ -75,14 +75,14 @@ void Scheduler::Impl::push_event(const Request& request, FinishReason reason, st
   events_.num_cached_tokens.push_back(request.num_cached_tokens);
 }
 
-FinishReason Scheduler::Impl::reason_to_finish(const Request& request) const {
+FinishReason Scheduler::reason_to_finish(const Request& request) const {
   // The token at output index o may stop the request once min_tokens came before it.
   if (request.is_stop_token(request.tokens.back()) && request.num_outputs() > request.options.min_tokens)
     return FinishReason::kStop;
   return request.num_tokens() >= request.max_total ? FinishReason::kLength : FinishReason::kNone;
 }
 
-bool Scheduler::Impl::park(std::int64_t request_id, bool hold, double now_s) {
+bool Scheduler::park(std::int64_t request_id, bool hold, double now_s) {
   set_now(now_s);
   Request* const request = table_.find_live(request_id);
   if (!request || request->ending != FinishReason::kNone) return false;
@@ -98,7 +98,7 @@ bool Scheduler::Impl::park(std::int64_t request_id, bool hold, double now_s) {
   return true;
 }
 
-bool Scheduler::Impl::unpark(std::int64_t request_id, double now_s) {
+bool Scheduler::unpark(std::int64_t request_id, double now_s) {
   set_now(now_s);
   Request* const request = table_.find_live(request_id);
   if (!request || request->ending != FinishReason::kNone) return false;
@@ -112,11 +112,11 @@ bool Scheduler::Impl::unpark(std::int64_t request_id, double now_s) {
   return true;
 }
 
-void Scheduler::Impl::process_parks() {
+void Scheduler::process_parks() {
   std::erase_if(park_requests_, [this](Request* request) { return at_rest_after_park(*request); });
 }
 
-bool Scheduler::Impl::at_rest_after_park(Request& request) {
+bool Scheduler::at_rest_after_park(Request& request) {
   if (request.state() == RequestState::kReady) {
     const Decision how = planner_.how_to_evict(request);
     request.note(Decision::kParkedByCaller, core_.now_s);

@@ -2,7 +2,7 @@
 #include <cmath>
 
 #include "base/error.h"
-#include "sched/scheduler_impl.h"
+#include "sched/scheduler.h"
 
 namespace fastserve::sched {
 
@@ -31,14 +31,14 @@ void check_config(const SchedulerConfig& config) {
   FS_REQUIRE(config.block_bytes >= 0.0, "block_bytes must not be negative, got ", config.block_bytes);
 }
 
-void Scheduler::Impl::set_link_rates(double offload_bytes_per_s, double upload_bytes_per_s) {
+void Scheduler::set_link_rates(double offload_bytes_per_s, double upload_bytes_per_s) {
   for (const double rate : {offload_bytes_per_s, upload_bytes_per_s})
     FS_REQUIRE(rate > 0.0 && std::isfinite(rate), "a link rate must be above 0 bytes per second, got ", rate);
   core_.config.offload_bytes_per_s = offload_bytes_per_s;
   core_.config.upload_bytes_per_s = upload_bytes_per_s;
 }
 
-SchedulerStats Scheduler::Impl::stats() const {
+SchedulerStats Scheduler::stats() const {
   SchedulerStats stats = core_.stats;
   const auto in = [&](RequestState state) { return core_.num_in_state[static_cast<std::size_t>(state)]; };
   stats.num_running = num_running_;
@@ -63,13 +63,13 @@ SchedulerStats Scheduler::Impl::stats() const {
   return stats;
 }
 
-Request& Scheduler::Impl::known(std::int64_t request_id) const {
+Request& Scheduler::known(std::int64_t request_id) const {
   Request* const request = table_.find(request_id);
   FS_REQUIRE(request, "request ", request_id, " is unknown, or finished and forgotten");
   return *request;
 }
 
-RequestView Scheduler::Impl::explain(std::int64_t request_id, double now_s) const {
+RequestView Scheduler::explain(std::int64_t request_id, double now_s) const {
   const Request& request = known(request_id);
   RequestView view;
   view.state = request.state();
@@ -98,11 +98,11 @@ RequestView Scheduler::Impl::explain(std::int64_t request_id, double now_s) cons
   return view;
 }
 
-RequestStats Scheduler::Impl::request_stats(std::int64_t request_id, double now_s) const {
+RequestStats Scheduler::request_stats(std::int64_t request_id, double now_s) const {
   return known(request_id).stats(std::max(core_.now_s, now_s));
 }
 
-void Scheduler::Impl::check_integrity() const {
+void Scheduler::check_integrity() const {
   core_.policy->check_integrity();
   mover_.check_integrity();
   std::array<std::int64_t, kNumRequestStates> counted{};
