@@ -1,7 +1,8 @@
 """`make demo`: the same mixed load under fcfs and then under skip-join-mlfq, over HTTP, with too little KV memory for all.
 
 Short requests arrive among long ones faster than the batch can take them. Under fcfs the short ones stand behind the long
-ones; under skip-join-mlfq the long ones are parked, some of them to host memory, and come back.
+ones; under skip-join-mlfq the long ones are parked, some of them to host memory, and come back. (Not the default policy,
+learned: a load that asks for a number of tokens, whatever they say, tells it all lengths.)
 """
 
 import argparse
@@ -127,7 +128,7 @@ def kv_block_bytes(model: Path, block_size: int = 16) -> int:
 
 
 def main() -> None:
-    """Run both policies and print the table; non-zero exit when a request failed or nothing was parked."""
+    """Run both policies and print the table; non-zero exit when a request failed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=20.0, help="length of the arrivals, per policy")
     parser.add_argument("--load", type=float, default=LOAD, help="offered load over the machine's capacity")

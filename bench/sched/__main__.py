@@ -213,7 +213,7 @@ def main() -> None:
     parser.add_argument(
         "--waiting", type=int, nargs="+", default=[100, 10_000, 100_000], help="requests behind the batch"
     )
-    parser.add_argument("--policies", nargs="+", default=["skip-join-mlfq", "fcfs"])
+    parser.add_argument("--policies", nargs="+", default=["learned", "skip-join-mlfq", "fcfs"])
     parser.add_argument("--output", type=Path, help="write everything as JSON")
     args = parser.parse_args()
 

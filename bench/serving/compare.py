@@ -131,7 +131,8 @@ def main() -> None:
 def _start(stack: contextlib.ExitStack, args: argparse.Namespace, model: Path) -> list[Server]:
     log_folder = ROOT / "build" / "bench"
     port = free_port()
-    flags = ["--max-num-seqs", str(args.max_num_seqs), "--no-enable-prefix-caching", "--max-model-len", "2048",
+    # Requests that ignore the end of sequence tell their lengths by max_tokens: `learned` would know what no policy can.
+    flags = ["--scheduling-policy", "skip-join-mlfq", "--max-num-seqs", str(args.max_num_seqs), "--no-enable-prefix-caching", "--max-model-len", "2048",
              "--kv-gib", "4", *shlex.split(args.ours)]  # fmt: skip
     ours = stack.enter_context(
         serving(fastserve_command(model, port, *flags), f"http://127.0.0.1:{port}", log_folder / "fastserve.log")

@@ -28,13 +28,13 @@ std::span<const T> span_of(const Array<T>& array, const char* name) {
 }
 
 PolicyKind parse_policy(const std::string& name) {
+  if (name == "learned") return PolicyKind::kLearned;
   if (name == "skip-join-mlfq") return PolicyKind::kSkipJoinMlfq;
   if (name == "mlfq") return PolicyKind::kMlfq;
   if (name == "fcfs") return PolicyKind::kFcfs;
   if (name == "priority") return PolicyKind::kPriority;
   if (name == "srpt") return PolicyKind::kSrpt;
-  if (name == "learned") return PolicyKind::kLearned;
-  detail::raise<InvalidArgumentError>("policy must be skip-join-mlfq, learned, mlfq, fcfs, priority or srpt, got ",
+  detail::raise<InvalidArgumentError>("policy must be learned, skip-join-mlfq, mlfq, fcfs, priority or srpt, got ",
                                       name);
 }
 
@@ -126,7 +126,7 @@ void define_init(py::class_<Scheduler>& scheduler) {
   const SchedulerConfig d;
   scheduler.def(
       py::init(&make_scheduler), py::keep_alive<1, 2>(), py::keep_alive<1, 3>(), py::arg("kv"), py::arg("latency"),
-      py::kw_only(), py::arg("policy") = "skip-join-mlfq", py::arg("max_num_seqs") = d.max_num_seqs,
+      py::kw_only(), py::arg("policy") = "learned", py::arg("max_num_seqs") = d.max_num_seqs,
       py::arg("max_num_batched_tokens") = d.max_num_batched_tokens,
       py::arg("max_prefill_chunk_tokens") = d.max_prefill_chunk_tokens, py::arg("max_model_len") = d.max_model_len,
       py::arg("starvation_limit_s") = d.starvation_limit_s, py::arg("quantum_ratio") = d.quantum_ratio,

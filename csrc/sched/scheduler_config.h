@@ -8,7 +8,7 @@ enum class PolicyKind : std::uint8_t { kSkipJoinMlfq, kMlfq, kFcfs, kPriority, k
 enum class PreemptionMode : std::uint8_t { kAuto, kSwap, kRecompute };
 
 struct SchedulerConfig {
-  PolicyKind policy = PolicyKind::kSkipJoinMlfq;
+  PolicyKind policy = PolicyKind::kLearned;
   std::int32_t max_num_seqs = 256;  // B, batch slots
   std::int32_t max_num_batched_tokens = 2048;
   std::int32_t max_prefill_chunk_tokens = 512;

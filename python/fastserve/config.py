@@ -8,7 +8,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from fastserve.errors import InvalidArgumentError
 
-Policy = Literal["skip-join-mlfq", "learned", "mlfq", "fcfs", "priority", "srpt"]
+Policy = Literal["learned", "skip-join-mlfq", "mlfq", "fcfs", "priority", "srpt"]
 DTypeName = Literal["auto", "float32", "bfloat16", "float16"]
 
 MIB = 1 << 20
@@ -128,9 +128,9 @@ class SchedulerConfig:
     """The scheduling method; the defaults and their reasons are in docs/scheduling.md."""
 
     scheduling_policy: Policy = option(
-        "skip-join-mlfq",
+        "learned",
         "order in which requests run",
-        choices=("skip-join-mlfq", "learned", "mlfq", "fcfs", "priority"),
+        choices=("learned", "skip-join-mlfq", "mlfq", "fcfs", "priority"),
     )
     max_num_seqs: int = option(256, "batch slots", unit="requests")
     max_num_batched_tokens: int = option(2048, "most tokens in one iteration", unit="tokens")
@@ -140,7 +140,9 @@ class SchedulerConfig:
     first_quantum_s: float | None = option(
         None, "quantum of the first level; default: the shortest iteration", unit="seconds"
     )
-    num_levels: int | None = option(None, "levels; default: enough for the longest prefill")
+    num_levels: int | None = option(
+        None, "levels, of learned while it is skip-join-mlfq; default: enough for the longest prefill"
+    )
     length_half_life: float = option(
         128.0, "learned: an output length counts half after so many more ended requests", unit="requests"
     )

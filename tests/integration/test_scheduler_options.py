@@ -69,7 +69,7 @@ def test_scheduling_policy_places_a_long_prompt_and_an_urgent_one(
 
 
 def test_policy_srpt_is_refused_outside_the_simulator():
-    with pytest.raises(InvalidArgumentError, match=r"srpt.*simulator only: use skip-join-mlfq"):
+    with pytest.raises(InvalidArgumentError, match=r"srpt.*simulator only: use learned"):
         EngineCore.from_config(engine_config(scheduling_policy="srpt"))
 
 
@@ -85,7 +85,7 @@ def test_quantum_options_are_the_quanta_of_the_levels(make_driver):
 
 
 def test_quanta_by_default_go_from_the_shortest_iteration_to_the_longest_prefill(make_driver):
-    core = make_driver(quantum_ratio=1.5).core
+    core = make_driver(scheduling_policy="skip-join-mlfq", quantum_ratio=1.5).core
     first_s, longest_s = core.latency.decode_s(1, 1), core.latency.prefill_s(256)
     num_levels = len(core.stats().level_requests)
     assert first_s * 1.5 ** (num_levels - 1) >= longest_s
@@ -94,7 +94,8 @@ def test_quanta_by_default_go_from_the_shortest_iteration_to_the_longest_prefill
 
 @pytest.mark.parametrize("num_levels", [1, 7])
 def test_num_levels_is_the_number_of_levels(make_driver, num_levels):
-    assert len(make_driver(num_levels=num_levels).core.stats().level_requests) == num_levels
+    core = make_driver(scheduling_policy="skip-join-mlfq", num_levels=num_levels).core
+    assert len(core.stats().level_requests) == num_levels
 
 
 @pytest.mark.parametrize(("limit_s", "promoted"), [(1e-6, True), (1e6, False)])

@@ -32,7 +32,7 @@ BAD = [
     (CacheConfig, "allow_pageable_host_kv", [1, None], "must be true or false"),
     (CacheConfig, "enable_prefix_caching", [1, "yes", None], "must be true or false"),
     (CacheConfig, "kv_canary", ["off"], "must be true or false"),
-    (SchedulerConfig, "scheduling_policy", ["lifo"], "must be one of skip-join-mlfq, learned, mlfq, fcfs, priority"),
+    (SchedulerConfig, "scheduling_policy", ["lifo"], "must be one of learned, skip-join-mlfq, mlfq, fcfs, priority"),
     (SchedulerConfig, "max_num_seqs", [0, 2**31], BETWEEN_1_AND_INT),
     (SchedulerConfig, "max_num_seqs", [4.0, "4", True, None], "must be an integer"),
     (SchedulerConfig, "max_num_batched_tokens", [0], BETWEEN_1_AND_INT),

@@ -113,8 +113,8 @@ def _add_runs(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--scheduling-policy",
         choices=POLICIES,
-        default="skip-join-mlfq",
-        help="order in which requests run; srpt is told their lengths (default: skip-join-mlfq)",
+        default="learned",
+        help="order in which requests run; srpt is told their lengths (default: learned)",
     )
     group.add_argument("--compare", metavar="P,P,...", help="run each of these policies on the same workload")
     group.add_argument(

@@ -147,7 +147,7 @@ class EngineCore:
         """
         if config.scheduler.scheduling_policy == "srpt":
             raise InvalidArgumentError(
-                "scheduling_policy srpt needs to know output lengths and runs in the simulator only: use skip-join-mlfq"
+                "scheduling_policy srpt needs to know output lengths and runs in the simulator only: use learned"
             )
         executor = InprocExecutor(config, progress)
         try:

@@ -80,12 +80,14 @@ def suggest(
     """
     if objective not in OBJECTIVES:
         raise InvalidArgumentError(f"objective must be one of {', '.join(OBJECTIVES)}, got {objective}")
+    first = scheduler or SchedulerConfig()
+    hide_lengths = first.scheduling_policy == "learned"  # in all of them alike: each hidden end costs a row
     total = 2 + sum(map(len, CANDIDATES.values()))
     made = 0
 
     def run(config: SchedulerConfig) -> Trial:
         nonlocal made
-        trial = Trial(config, simulate(workload, deployment, config).summary)
+        trial = Trial(config, simulate(workload, deployment, config, hide_lengths=hide_lengths).summary)
         made += 1
         if progress is not None:
             progress(made, total)
@@ -94,7 +96,7 @@ def suggest(
     def cost(trial: Trial) -> float:
         return getattr(trial.summary, objective).mean
 
-    start = run(scheduler or SchedulerConfig())
+    start = run(first)
     fcfs = run(replace(start.scheduler, scheduling_policy="fcfs"))
     best, trials = start, [start]
     for name, values in CANDIDATES.items():

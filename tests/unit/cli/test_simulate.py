@@ -108,7 +108,7 @@ def test_learned_is_explained_by_what_the_workload_taught_it(capsys):
 def test_settings_are_suggested_as_flags(capsys):
     text = simulate(capsys, "--suggest", "e2e_s")
     assert "--starvation-limit-s" in text.splitlines()[-1] + text.splitlines()[-2]
-    assert len([line for line in text.splitlines() if line.startswith("skip-join-mlfq")]) > 5
+    assert len([line for line in text.splitlines() if line.startswith("learned")]) > 5
     assert json.loads(simulate(capsys, "--suggest", "--json"))["objective"] == "normalized_latency_s"
 
 

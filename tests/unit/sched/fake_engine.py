@@ -106,7 +106,7 @@ class FakeEngine:
         self.fail_transfers = 0.0
         self.end_transfers = 0.5  # share of the copies under way that end in a turn
         self.fail_samples = 0.0
-        self.levels_may_fall = config.get("policy") == "learned"
+        self.levels_may_fall = config.get("policy", "learned") == "learned"
 
     # --- what a caller does ---
 

@@ -72,7 +72,7 @@ def test_the_shape_of_a_plan_counts_decodes_and_prefill_chunks_apart() -> None:
 
 
 def test_the_levels_of_a_policy_have_its_quanta() -> None:
-    quanta = make(first_quantum_s=0.5, quantum_ratio=2.0, num_levels=4).level_quanta_s()
+    quanta = make(policy="skip-join-mlfq", first_quantum_s=0.5, quantum_ratio=2.0, num_levels=4).level_quanta_s()
     assert quanta == [0.5, 1.0, 2.0, 4.0]
     assert make(policy="fcfs").level_quanta_s() == [float("inf")]
     assert make(policy="srpt").level_quanta_s() == []
@@ -206,7 +206,7 @@ def test_learned_tells_what_it_knows_of_a_class_and_of_a_request() -> None:
     assert known["levels"][0]["tokens"] == 0
     levels = [step["level"] for step in known["levels"]]
     assert levels == sorted(set(levels))
-    assert make().length_classes() == []
+    assert make(policy="skip-join-mlfq").length_classes() == []
 
 
 def test_a_shared_prefix_is_computed_once() -> None:
@@ -266,8 +266,8 @@ def test_the_latency_model_takes_and_gives_coefficients() -> None:
 
 def test_the_governor_stops_preemption_that_costs_too_much() -> None:
     def parks(limit: float) -> tuple[int, int]:
-        engine = FakeEngine(num_device_blocks=10, num_host_blocks=60, max_num_seqs=4, max_model_len=200, check=False,
-                            thrash_parks_per_finish=limit, prefix_caching=False)  # fmt: skip
+        engine = FakeEngine(policy="skip-join-mlfq", num_device_blocks=10, num_host_blocks=60, max_num_seqs=4, max_model_len=200,
+                            check=False, thrash_parks_per_finish=limit, prefix_caching=False)  # fmt: skip
         rng = random.Random(3)
         for request_id in range(2000):
             if len(engine.live()) < 12:
