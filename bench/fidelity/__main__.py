@@ -1,12 +1,14 @@
 """The same requests through the CPU engine in real time and through the simulator: `python -m bench.fidelity --trace FILE`.
 
-Each run of the engine is simulated twice: with the costs of its own iterations (`fitted`: five numbers, least squares), and
-with those that `fastserve profile` measured right before and after it (`profile`), which on a shared machine differ from what
-the run got. Arrivals are Poisson at a share of the rate that the simulator, on the profile measured last, finds the engine to
+Each run of the engine is simulated three times: with the costs of its own iterations (`fitted`: five numbers, least squares),
+with these times what each iteration in turn deviated from them (`machine`: the speed of a shared machine changes by a fifth
+within seconds, which no five numbers tell), and with the costs that `fastserve profile` measured right before and after the
+run (`profile`), when the machine had another speed. Arrivals are Poisson at a share of the rate that the simulator, on the profile measured last, finds the engine to
 keep up with. With --json, runs are added to the file, and the table is of all runs in it.
 """
 
 import argparse
+import itertools
 import json
 import os
 import statistics
@@ -25,10 +27,11 @@ from bench.lib.report import write_json
 from fastserve.config import CacheConfig, EngineConfig, ModelConfig, SchedulerConfig
 from fastserve.sim import FittedCost, Profile, Summary, measure_profile, profile_deployment, simulate
 from fastserve.sim.calibrate import fitted_coefficients
+from fastserve.sim.cost import CostModel
 from fastserve.workload import Workload, add_workload_arguments, poisson_arrivals, workload_from
 
 ROOT = Path(__file__).parents[2]
-POLICIES = ("fcfs", "skip-join-mlfq", "priority")
+POLICIES = ("fcfs", "skip-join-mlfq", "learned", "priority")
 LOADS = (0.5, 0.8, 1.1)
 MAX_MODEL_LEN = 256
 BATCH_SLOTS = 8
@@ -90,26 +93,47 @@ def _row(workload: Workload, config: EngineConfig, run: RealRun, profiles: tuple
         "fitted": fitted_coefficients(np.column_stack([steps[:, 1:5], seconds])),
         "profile": tuple(np.mean([before.coefficients, after.coefficients], axis=0).tolist()),
     }
+    fitted = FittedCost(coefficients["fitted"])
+    deviations = seconds / [fitted.iteration_s(*shape) for shape in steps[:, 1:5].tolist()]
+    costs: dict[str, CostModel] = {
+        "fitted": fitted,
+        "machine": MachineCost(fitted, deviations),
+        "profile": FittedCost(coefficients["profile"]),
+    }
     deployment = profile_deployment(before)
     row: Row = {
         "real": _figures(run.summary),
         "foreign_share": run.foreign_share,
         "correction": run.correction,
         "gap_us": float(np.nanmean(steps[:, 6]) * 1e6),
-        "slowness_by_second": _slowness(steps, seconds, FittedCost(coefficients["fitted"])),
+        "slowness_by_second": _slowness(steps[:, 0], seconds, deviations),
         "coefficients": coefficients,
     }
-    for name, values in coefficients.items():
-        simulated = simulate(workload, replace(deployment, cost=FittedCost(values)), config.scheduler)
+    for name, cost in costs.items():
+        simulated = simulate(
+            workload, replace(deployment, cost=cost), config.scheduler, hide_lengths=False
+        )  # as replayed
         row[name] = _figures(simulated.summary)
     return row
 
 
-def _slowness(steps: np.ndarray, seconds: np.ndarray, cost: FittedCost) -> list[float]:
+class MachineCost:
+    """A cost model on a machine whose speed changes: iteration after iteration it takes so many times as long as it should."""
+
+    def __init__(self, cost: CostModel, deviations: np.ndarray) -> None:
+        """Deviations: of one iteration each, in their order; past the last one they begin anew."""
+        self._cost = cost
+        self._deviations = itertools.cycle(deviations.tolist())
+
+    def iteration_s(self, prefill_tokens: float, prefill_pairs: float, num_decodes: float, decode_ctx: float) -> float:
+        """See CostModel; called once per iteration."""
+        return next(self._deviations) * self._cost.iteration_s(prefill_tokens, prefill_pairs, num_decodes, decode_ctx)
+
+
+def _slowness(end_s: np.ndarray, seconds: np.ndarray, deviations: np.ndarray) -> list[float]:
     """Time of the iterations of each second over that of the fit: how evenly the machine worked; 0 = it had nothing to do."""
-    fitted = np.array([cost.iteration_s(*shape) for shape in steps[:, 1:5].tolist()])
-    second = steps[:, 0].astype(int)
-    took, told = np.bincount(second, seconds), np.bincount(second, fitted)
+    second = end_s.astype(int)
+    took, told = np.bincount(second, seconds), np.bincount(second, seconds / deviations)
     return np.round(np.divide(took, told, out=np.zeros_like(took), where=told > 0), 3).tolist()
 
 
@@ -168,7 +192,7 @@ def _arguments() -> argparse.Namespace:
 
 
 def main() -> None:
-    """Run, print a line per run as it ends, then both tables."""
+    """Run, print a line per run as it ends, then the tables."""
     args = _arguments()
     console = Console(width=150)
     requests = workload_from(args)
@@ -187,7 +211,7 @@ def main() -> None:
                 if args.json is not None:
                     write_json(args.json, config=_config(args, requests), results=rows)
     kept = [row for row in rows if row["foreign_share"] <= args.max_foreign_share]
-    for against in ("fitted", "profile"):
+    for against in _SERIES[1:]:
         console.print(report(kept, against))
 
 
@@ -197,7 +221,7 @@ def _print_run(console: Console, row: Row) -> None:
     console.print(f"load {row['load']} {row['policy']}: {', '.join(figures)} ms (mean / p95); {shares}")
 
 
-_SERIES = ("real", "fitted", "profile")
+_SERIES = ("real", "fitted", "machine", "profile")
 
 
 def _config(args: argparse.Namespace, requests: Workload) -> dict[str, object]:

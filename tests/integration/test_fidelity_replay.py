@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from bench.fidelity.__main__ import MachineCost
 from bench.fidelity.replay import replay
 from fastserve._C.sched import LatencyModel
 from fastserve.executor import InprocExecutor
@@ -57,3 +58,10 @@ def test_the_loop_is_timed_over_prefills_and_decodes_and_left_without_work():
     assert (samples[:, 4] > 0).all()
     assert samples[:, 2].max() == 4
     assert {0.0} < set(samples[:, 0].tolist())
+
+
+def test_a_machine_is_slow_and_fast_in_turn():
+    steady = FittedCost(COEFFICIENTS)
+    machine = MachineCost(steady, np.array([1.0, 2.0, 0.5]))
+    shape = (5.0, 15.0, 3.0, 60.0)
+    assert [machine.iteration_s(*shape) / steady.iteration_s(*shape) for _ in range(4)] == [1.0, 2.0, 0.5, 1.0]
