@@ -61,8 +61,16 @@ def test_tokens_are_the_same_without_a_host_pool(unparked):
     assert run_prompts(PROMPTS, num_gpu_blocks_override=16, num_host_blocks_override=0) == unparked
 
 
-def test_tokens_are_the_same_with_a_host_pool_that_is_too_small(unparked):
-    tokens = run_prompts(PROMPTS, between_steps=park_every(2), num_gpu_blocks_override=16, num_host_blocks_override=6)
+@pytest.mark.parametrize("policy", POLICIES)
+def test_tokens_are_the_same_with_a_host_pool_that_is_too_small(unparked, policy):
+    # Seldom enough for a sequence whose KV was dropped to be computed again before it is parked once more.
+    tokens = run_prompts(
+        PROMPTS,
+        between_steps=park_every(8),
+        scheduling_policy=policy,
+        num_gpu_blocks_override=16,
+        num_host_blocks_override=6,
+    )
     assert tokens == unparked
 
 
