@@ -87,6 +87,8 @@ void BatchPicker::pick_waiting(Request& request) {
     return;
   }
   if (request.parked_step == core_.step) return block(request, 0);
+  const std::int32_t free = core_.num_free() - growth_blocks_ - request.start_need;
+  if (drop_budget_s_ < 0.0 && free < debt_margin_blocks() && !is_first()) return block(request, 0);
   const auto short_of = [&] { return core_.num_free() < request.start_need + growth_blocks_; };
   if (!(short_of() && core_.step < request.next_probe_step) && try_start(request)) return;
   const std::int32_t need = request.start_need + growth_blocks_;
@@ -161,7 +163,7 @@ void BatchPicker::free_behind(Request& behind, std::int32_t need, std::int32_t h
   const auto victims = victims_for(behind, even_capped);
   // Evicting for a start that would still not fit only costs. Except for the first in order, which must get on: blocks
   // that victims share count for none of them, so their sum is a lower bound.
-  const bool first = picks_.empty() && prefills_.empty() && level_prefills_.empty();
+  const bool first = is_first();
   const bool at_any_price = why == Need::kGrowth || first;
   const auto may_go = [&](const SwapPlanner::Victim& victim) {
     return usable(victim, behind) && (at_any_price || price_s(victim) <= std::max(0.0, drop_budget_s_));

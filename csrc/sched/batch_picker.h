@@ -31,6 +31,7 @@ class BatchPicker {
   /// A start that failed for want of memory is measured anew (O(prompt)) after this many steps: what it shares with the
   /// prefix cache may have changed.
   static constexpr std::int64_t kProbeInterval = 64;
+  static constexpr double kDebtMargin = 0.05;  // of the device's blocks
   static constexpr std::size_t kWalkStride = 32;  // members of a level fetched at once
 
   BatchPicker(SchedulerCore& core, SwapPlanner& planner, KvMover& mover)
@@ -56,6 +57,12 @@ class BatchPicker {
   void pick_parked(Request& request);
   void pick_waiting(Request& request);
   bool try_start(Request& request);
+  /// Below this many free blocks nobody starts while more was dropped than may be, lest its growth drop more.
+  std::int32_t debt_margin_blocks() const {
+    return static_cast<std::int32_t>(kDebtMargin * static_cast<double>(core_.num_device_blocks()));
+  }
+  /// Nobody is picked yet: whoever is looked at must get on.
+  bool is_first() const { return picks_.empty() && prefills_.empty() && level_prefills_.empty(); }
   bool make_room(Request& behind, std::int32_t need, Need why);
   bool usable(const SwapPlanner::Victim& victim, const Request& behind) const;
   std::span<const SwapPlanner::Victim> victims_for(const Request& behind, bool even_capped);

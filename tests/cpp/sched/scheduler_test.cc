@@ -266,6 +266,24 @@ TEST_F(SchedulerTest, ComputesAgainWhatCouldNotBeCopied) {
   EXPECT_EQ(scheduler_->stats().failed_transfers, 1);
 }
 
+TEST_F(SchedulerTest, StartsNobodyIntoTheLastFreeBlocksWhileMoreWasDroppedThanMayBe) {
+  latency_ = LatencyModel(LatencyModel::Coefficients{1, 1, 0, 0, 0});  // 2 s to compute two tokens again
+  config_.policy = PolicyKind::kFcfs;
+  config_.max_num_batched_tokens = config_.max_prefill_chunk_tokens = config_.max_model_len = 400;
+  make(80);
+  add(1, 304, 5);
+  step();
+  add(2, 2);
+  EXPECT_EQ(step(), (Ids{1, 2}));
+  scheduler_->park(2, true, now_s_);  // no host: dropped
+  EXPECT_EQ(step(), (Ids{1}));
+  scheduler_->unpark(2, now_s_);
+  EXPECT_EQ(step(), (Ids{1}));
+  EXPECT_EQ(kv_->usage(kv::Tier::kDevice).free, 3);  // room to start, but less than a twentieth
+  EXPECT_EQ(step(), (Ids{1}));  // its last one
+  EXPECT_EQ(step(), (Ids{2}));
+}
+
 TEST_F(SchedulerTest, RefusesWhatCanNeverRun) {
   make(3);
   EXPECT_THROW(add(1, 0), InvalidArgumentError);
