@@ -118,7 +118,10 @@ def _row(workload: Workload, config: EngineConfig, run: RealRun, profiles: tuple
 
 
 class MachineCost:
-    """A cost model on a machine whose speed changes: iteration after iteration it takes so many times as long as it should."""
+    """A cost model on a machine whose speed changes: iteration after iteration it takes so many times as long as it should.
+
+    So the same shape does not always take the same time, as other cost models promise.
+    """
 
     def __init__(self, cost: CostModel, deviations: np.ndarray) -> None:
         """Deviations: of one iteration each, in their order; past the last one they begin anew."""

@@ -100,13 +100,7 @@ struct HopperSoftmax {
   }
 
   /// Add up the columns of the four lanes that share a row.
-  FS_DEVICE void finish() {
-    FS_UNROLL
-    for (int half = 0; half < 2; ++half) {
-      sum[half] += Machine::shfl_xor(sum[half], 1);
-      sum[half] += Machine::shfl_xor(sum[half], 2);
-    }
-  }
+  FS_DEVICE void finish() { add_up_columns<Machine>(sum); }
 };
 
 }  // namespace fastserve::kernels

@@ -38,6 +38,16 @@ FS_DEVICE float rescale(float from, float to) {
   return from == minus_infinity() ? 0.0f : Machine::exp2(from - to);
 }
 
+/// Sums over the four lanes that share a row, of both rows of a lane.
+template <typename Machine>
+FS_DEVICE void add_up_columns(float (&sums)[2]) {
+  FS_UNROLL
+  for (int half = 0; half < 2; ++half) {
+    sums[half] += Machine::shfl_xor(sums[half], 1);
+    sums[half] += Machine::shfl_xor(sums[half], 2);
+  }
+}
+
 /// Online softmax of two rows of a lane, in units of log2. The sum is of this lane's columns only, until `finish`.
 template <typename Machine>
 struct RunningSoftmax {
@@ -71,13 +81,7 @@ struct RunningSoftmax {
   }
 
   /// Add up the columns of the four lanes that share a row.
-  FS_DEVICE void finish() {
-    FS_UNROLL
-    for (int half = 0; half < 2; ++half) {
-      sum[half] += Machine::shfl_xor(sum[half], 1);
-      sum[half] += Machine::shfl_xor(sum[half], 2);
-    }
-  }
+  FS_DEVICE void finish() { add_up_columns<Machine>(sum); }
 };
 
 /// A warp copies kRows tokens that follow each other in memory into a tile. Those from `visible` on become zeros: a
