@@ -16,7 +16,7 @@ ABORT_PROBABILITY = {"offloading": 0.1, "uploading": 0.3}  # short states, so th
 
 def test_random_aborts_in_every_state_leave_both_pools_empty(make_driver):
     driver = make_driver(num_gpu_blocks_override=20, num_host_blocks_override=40, preemption_mode="swap")
-    driver.core.executor.worker.transfers.engine.inject_random_delay(0.003, 2)
+    driver.core.executor.worker.transfers.engine.inject_random_delay(0.02, 2)  # longer than a step, on a busy machine too
     rng = np.random.default_rng(0)
     states, wanted = set(), {"waiting", "running", "offloading", "parked", "uploading"}
     for round_number in range(60):  # how long a request stays in a state depends on the machine
