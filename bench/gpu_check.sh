@@ -54,8 +54,10 @@ STATUS="$OUT/stages.tsv"
 # The command of each stage; for the CPU small enough to be a test.
 stage_build() {
   [ "$DEVICE" = cpu ] && return 0
+  # A warning of a compiler that nobody has tried shall not end it all, and one run shall show every error.
+  PATH=$PATH:${CUDA_HOME:-/usr/local/cuda}/bin
   cmake -S . -B build/gpu -G Ninja -DCMAKE_BUILD_TYPE=Release -DFASTSERVE_CUDA=ON -DFASTSERVE_INPLACE=ON \
-    -DPython_EXECUTABLE="$(command -v "$PYTHON")" && cmake --build build/gpu -j "$(nproc)"
+    -DFASTSERVE_WERROR=OFF -DPython_EXECUTABLE="$(command -v "$PYTHON")" && cmake --build build/gpu -j "$(nproc)" -- -k 0
 }
 
 stage_tests() {
