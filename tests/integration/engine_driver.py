@@ -16,8 +16,14 @@ MAX_STEPS = 20_000
 
 
 def engine_config(**changes: object) -> EngineConfig:
-    """A small engine on the tiny Llama; keyword arguments replace fields of any of its configs."""
-    model = {"model": str(tiny_checkpoint("llama")), "dtype": "float32", "max_model_len": 256, "num_threads": 2}
+    """A small engine on the tiny Llama, on the CPU also where there is a GPU; keyword arguments replace fields of any config."""
+    model = {
+        "model": str(tiny_checkpoint("llama")),
+        "device": "cpu",
+        "dtype": "float32",
+        "max_model_len": 256,
+        "num_threads": 2,
+    }
     cache = {
         "num_gpu_blocks_override": 64,
         "num_host_blocks_override": 256,
