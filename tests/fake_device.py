@@ -84,9 +84,6 @@ class FakeDevice:
     def host_buffer(self, num_bytes: int) -> torch.Tensor:
         return torch.zeros(num_bytes, dtype=torch.uint8)
 
-    def to_host(self, tensor: torch.Tensor) -> torch.Tensor:
-        return tensor.clone()
-
     def capture(self, step: Callable[[], torch.Tensor]) -> tuple[FakeGraph, torch.Tensor]:
         output = step()
         self.captured.append(len(output))

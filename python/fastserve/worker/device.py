@@ -62,9 +62,6 @@ class Device(Protocol):
     def host_buffer(self, num_bytes: int) -> torch.Tensor:
         """uint8 [num_bytes] on the CPU that the device can read and write by itself."""
 
-    def to_host(self, tensor: torch.Tensor) -> torch.Tensor:
-        """Queue a copy to the CPU; it is there once an event recorded later was waited for."""
-
     def capture(self, step: Callable[[], torch.Tensor]) -> tuple[Graph, torch.Tensor]:
         """Capture a step, after it has run once for real; what it returned is written anew by every replay."""
 
@@ -120,13 +117,9 @@ class CudaDevice:
         return _CudaEvent(self._stream)
 
     def host_buffer(self, num_bytes: int) -> torch.Tensor:
-        """See Device."""
+        """See Device. Only our kernels may touch it: memory that torch has copied waits for events when it is freed, and ends
+        the process where the device is lost."""
         return torch.zeros(num_bytes, dtype=torch.uint8, pin_memory=True)
-
-    def to_host(self, tensor: torch.Tensor) -> torch.Tensor:
-        """See Device."""
-        host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
-        return host.copy_(tensor, non_blocking=True)
 
     def capture(self, step: Callable[[], torch.Tensor]) -> tuple[Graph, torch.Tensor]:
         """See Device. All graphs share one memory pool: they never run at once."""

@@ -17,6 +17,7 @@ from fastserve.layers.context import ForwardContext
 from fastserve.models.decoder import Decoder
 from fastserve.ops.attention import AttentionBackend, AttentionBatch, attention_workspace
 from fastserve.ops.sampling import TokenLogprobs, sample, sampling_workspace_bytes, token_logprobs
+from fastserve.types import MAX_LOGPROBS
 from fastserve.worker.cpu_runner import Sampled
 from fastserve.worker.device import Device, Event
 from fastserve.worker.graphs import DecodeGraphs, batch_buckets
@@ -37,12 +38,13 @@ class RunnerLimits:
 
 @dataclass(slots=True)
 class _Result:
-    """Where the tokens of one step arrive on the host."""
+    """Where the tokens of one step arrive on the host, in page-locked memory, and their log-probabilities."""
 
-    tokens: torch.Tensor  # uint8, page-locked; int32[max_num_seqs] in it
+    tokens: torch.Tensor  # uint8; int32[max_num_seqs] in it
+    logprob_words: torch.Tensor  # int32, see `_logprobs_in`
     ready: Event
     num_samples: int = 0
-    logprobs: TokenLogprobs | None = None  # tensors on the host, to be read when ready
+    logprobs: TokenLogprobs | None = None  # tensors in `logprob_words`, to be read when ready
     busy: bool = False
 
 
@@ -50,8 +52,8 @@ class DeviceRunner:
     """`launch` is for one thread, `finish` for one thread, which may be another; at most two steps are under way.
 
     Order. All work of a step is queued on the compute stream: the copy of its inputs, the tokens that the step before
-    sampled (they never leave the device on their way), the forward pass, sampling, the copy of the tokens to the host. The
-    host waits once per step, for the event behind that copy.
+    sampled (they never leave the device on their way), the forward pass, sampling, the copy of the tokens to the host,
+    where log-probabilities are written at once. The host waits once per step, for the event behind that copy.
     """
 
     def __init__(
@@ -96,7 +98,7 @@ class DeviceRunner:
         )
         self._sampled = torch.full((rows,), -1, dtype=torch.int32, device=device.torch_device)
         self._sampled_bytes = self._sampled.view(torch.uint8)
-        self._results = [_Result(device.host_buffer(4 * rows), device.event()) for _ in range(NUM_SLOTS)]
+        self._results = [_make_result(device, rows) for _ in range(NUM_SLOTS)]
         self._next_result = 0
         self._graphs: DecodeGraphs | None = None
         self._graph_logits: torch.Tensor | None = None
@@ -145,7 +147,7 @@ class DeviceRunner:
         try:
             launched.ready.wait()
             tokens = launched.tokens.numpy().view(np.int32)[: launched.num_samples].copy()
-            return Sampled(tokens, _on_host(launched.logprobs))
+            return Sampled(tokens, _copied(launched.logprobs))
         finally:
             launched.busy = False
 
@@ -243,20 +245,39 @@ class DeviceRunner:
         sample(logits, batch, out=sampled, workspace=self._sampling_workspace)
         num_top = int(plan.num_logprobs.max())
         if num_top >= 0:
-            values = token_logprobs(logits, sampled, num_top, workspace=self._sampling_workspace)
-            result.logprobs = TokenLogprobs(*(self._queue_to_host(array) for array in _arrays(values)))
+            result.logprobs = _logprobs_in(result.logprob_words, plan.num_samples, num_top)
+            token_logprobs(logits, sampled, num_top, out=result.logprobs, workspace=self._sampling_workspace)
         # By a kernel: a copy engine may be at work on megabytes of KV.
         whole = (np.zeros(1, np.int64), np.array([4 * plan.num_samples], np.int64))
         copy_fragments(self._sampled_bytes, result.tokens, *whole, stream=self._device.stream)
         result.num_samples = plan.num_samples
 
-    def _queue_to_host(self, array: np.ndarray | torch.Tensor) -> torch.Tensor:
-        return self._device.to_host(torch.as_tensor(array))
+
+def _make_result(device: Device, max_num_seqs: int) -> _Result:
+    logprob_bytes = 4 * max_num_seqs * (2 + 2 * MAX_LOGPROBS)
+    return _Result(
+        tokens=device.host_buffer(4 * max_num_seqs),
+        logprob_words=device.host_buffer(logprob_bytes).view(torch.int32),
+        ready=device.event(),
+    )
 
 
-def _arrays(values: TokenLogprobs) -> tuple[np.ndarray, ...]:
-    return values.token_logprobs, values.ranks, values.top_ids, values.top_logprobs
+def _logprobs_in(words: torch.Tensor, num_rows: int, num_top: int) -> TokenLogprobs:
+    """The arrays of `TokenLogprobs`, one after the other in int32 words."""
+    own, ranks, ids, logprobs = words[: 2 * num_rows * (1 + num_top)].split(
+        [num_rows, num_rows, num_rows * num_top, num_rows * num_top]
+    )
+    shape = (num_rows, num_top)
+    return TokenLogprobs(
+        token_logprobs=own.view(torch.float32),
+        ranks=ranks,
+        top_ids=ids.view(shape),
+        top_logprobs=logprobs.view(torch.float32).view(shape),
+    )
 
 
-def _on_host(values: TokenLogprobs | None) -> TokenLogprobs | None:
-    return None if values is None else TokenLogprobs(*(array.numpy().copy() for array in _arrays(values)))
+def _copied(values: TokenLogprobs | None) -> TokenLogprobs | None:
+    if values is None:
+        return None
+    arrays = (values.token_logprobs, values.ranks, values.top_ids, values.top_logprobs)
+    return TokenLogprobs(*(array.numpy().copy() for array in arrays))
