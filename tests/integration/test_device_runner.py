@@ -17,6 +17,7 @@ from fastserve.types import FinishReason, SamplingParams, TokenLogprobs
 from fastserve.worker import gpu_start
 from fastserve.worker import worker as worker_module
 from fastserve.worker.attention_choice import AttentionChoice
+from fastserve.worker.device import MEMORY_ALLOCATION_ERROR
 from fastserve.worker.device_runner import DeviceRunner
 from tests.fake_device import FakeDevice, use_device
 from tests.integration.engine_driver import GREEDY, Driver, engine_config, park_every, random_prompts, run_prompts
@@ -207,7 +208,7 @@ def test_the_scheduler_knows_the_rates_of_the_link_before_the_first_request(devi
 
 def test_the_pool_gets_what_the_memory_of_the_device_leaves(monkeypatch):
     def blocks(**changes: object) -> int:
-        monkeypatch.setattr(worker_module, "open_device", lambda requested: FakeDevice(total=64 << 20))
+        monkeypatch.setattr(worker_module, "open_device", lambda requested: FakeDevice(total=512 << 20))
         core = EngineCore.from_config(engine_config(num_gpu_blocks_override=None, enforce_eager=True, **changes))
         try:
             return core.info.num_device_blocks
@@ -223,6 +224,12 @@ def test_a_device_without_room_for_a_block_is_refused_with_the_remedy(monkeypatc
         EngineCore.from_config(engine_config(num_gpu_blocks_override=None, gpu_memory_utilization=0.2))
 
 
+def cuda_out_of_memory(text: str) -> torch.AcceleratorError:
+    error = torch.AcceleratorError(text)
+    error.error_code = MEMORY_ALLOCATION_ERROR  # as torch sets it
+    return error
+
+
 @pytest.mark.parametrize(
     ("owner", "function", "text"),
     [
@@ -232,9 +239,10 @@ def test_a_device_without_room_for_a_block_is_refused_with_the_remedy(monkeypatc
         (DeviceRunner, "capture_graphs", r"does not hold the graphs .*--gpu-memory-utilization .*--enforce-eager"),
     ],
 )
-def test_memory_that_runs_out_at_start_is_told_with_the_remedy(device, monkeypatch, owner, function, text):
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError, cuda_out_of_memory], ids=["allocator", "cuda"])
+def test_memory_that_runs_out_at_start_is_told_with_the_remedy(device, monkeypatch, error, owner, function, text):
     def run_out(*args: object, **settings: object) -> None:
-        raise torch.OutOfMemoryError("CUDA out of memory")
+        raise error("out of memory")
 
     monkeypatch.setattr(owner, function, run_out)
     with pytest.raises(InvalidArgumentError, match=text):

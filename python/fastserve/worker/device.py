@@ -1,7 +1,7 @@
 """Where a worker runs: the CPU, or one GPU of the NVIDIA driver. The GPU side has never run on a GPU."""
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -14,6 +14,7 @@ from fastserve.log import get_logger
 logger = get_logger(__name__)
 
 MIN_CAPABILITY = (8, 0)
+MEMORY_ALLOCATION_ERROR = 2  # cudaErrorMemoryAllocation
 
 
 class Event(Protocol):
@@ -147,7 +148,7 @@ class CudaDevice:
 
     def is_fault(self, error: BaseException) -> bool:
         """See Device. Being out of memory leaves the device as it was; so does whatever lets later calls succeed."""
-        if isinstance(error, torch.OutOfMemoryError):
+        if is_out_of_memory(error):
             return False
         return isinstance(error, torch.AcceleratorError | DeviceError) or self._is_lost()
 
@@ -158,6 +159,23 @@ class CudaDevice:
         except RuntimeError:
             return True
         return False
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether there was too little memory: for torch's allocator, or for CUDA itself, as when it makes a graph."""
+    code = getattr(error, "error_code", None)  # of a torch.AcceleratorError
+    return isinstance(error, torch.OutOfMemoryError) or code == MEMORY_ALLOCATION_ERROR
+
+
+@contextlib.contextmanager
+def memory_advice(advice: str) -> Iterator[None]:
+    """Turn a lack of memory within the scope into an InvalidArgumentError that says what to do."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        raise InvalidArgumentError(f"{advice} ({error})") from error
 
 
 def open_device(requested: str) -> Device | None:

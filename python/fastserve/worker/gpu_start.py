@@ -13,12 +13,13 @@ from fastserve.errors import InvalidArgumentError
 from fastserve.loader import LoadedModel
 from fastserve.models.kv_cache import allocate_kv_cache, kv_block_bytes
 from fastserve.worker.attention_choice import AttentionChoice, choose_attention
-from fastserve.worker.device import Device
+from fastserve.worker.device import Device, memory_advice
 from fastserve.worker.device_runner import DeviceRunner, RunnerLimits
 from fastserve.worker.memory import PoolSizes, device_kv_bytes, size_pools
 from fastserve.worker.row_inputs import RowInputs, made_up_rows
 
 GRAPHS_BYTES = 512 * MIB  # CUDA's own memory for some 35 graphs, and their activations
+THREAD_BYTES = 64 * MIB  # cuBLAS's for the thread that launches steps: the one measured here is another's
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,22 +63,19 @@ def _start(
     attention = choose_attention(
         config.model.attention_backend, model, block_size=block_size, device=device.torch_device
     )
-    try:
+    with memory_advice(
+        f"the memory of the GPU does not hold a step of {limits.max_num_tokens} tokens in {limits.max_num_seqs} requests"
+        f" beside the weights: lower --max-num-batched-tokens or --max-num-seqs"
+    ):
         runner = DeviceRunner(model.decoder, block, device, limits, attention.backend)
         device.begin_peak()
         runner.time(_largest_step(limits, spec.vocab_size))
-    except torch.OutOfMemoryError as error:
-        raise InvalidArgumentError(
-            f"the memory of the GPU does not hold a step of {limits.max_num_tokens} tokens in {limits.max_num_seqs}"
-            f" requests beside the weights: lower"
-            f" --max-num-batched-tokens or --max-num-seqs ({error})"
-        ) from error
     memory = device.memory()
-    graph_logits_bytes = 4 * limits.max_num_seqs * spec.vocab_size
+    graphs_bytes = GRAPHS_BYTES + 4 * limits.max_num_seqs * spec.vocab_size  # with the logits that they write
     left = device_kv_bytes(
         memory,
         utilization=config.cache.gpu_memory_utilization,
-        later_bytes=0 if config.model.enforce_eager else graph_logits_bytes + GRAPHS_BYTES,
+        later_bytes=THREAD_BYTES + (0 if config.model.enforce_eager else graphs_bytes),
     )
     block_bytes = kv_block_bytes(spec, block_size, model.dtype)
     if left < block_bytes and config.cache.num_gpu_blocks_override is None:
@@ -91,13 +89,11 @@ def _start(
     kv_cache = allocate_kv_cache(spec, pools.num_device_blocks, block_size, model.dtype, device.torch_device)
     runner.use_cache(kv_cache)
     if not config.model.enforce_eager:
-        try:
+        with memory_advice(
+            "the memory of the GPU does not hold the graphs of decode steps beside the KV pool: lower"
+            " --gpu-memory-utilization or --max-num-seqs, or pass --enforce-eager"
+        ):
             runner.capture_graphs(None if progress is None else lambda done, total: progress("graphs", done, total))
-        except torch.OutOfMemoryError as error:
-            raise InvalidArgumentError(
-                f"the memory of the GPU does not hold the graphs of decode steps beside the KV pool: lower"
-                f" --gpu-memory-utilization or --max-num-seqs, or pass --enforce-eager ({error})"
-            ) from error
     return Started(pools, kv_cache, runner, attention)
 
 

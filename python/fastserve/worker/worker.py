@@ -9,12 +9,12 @@ import torch
 from fastserve._C import set_num_threads
 from fastserve._C.sched import StepPlan
 from fastserve.config import EngineConfig
-from fastserve.errors import DeviceLostError, InvalidArgumentError
+from fastserve.errors import DeviceLostError
 from fastserve.loader import LoadedModel, load_model
 from fastserve.models.kv_cache import allocate_kv_cache, kv_block_bytes
 from fastserve.worker.attention_choice import choose_attention
 from fastserve.worker.cpu_runner import CpuRunner
-from fastserve.worker.device import Device, open_device
+from fastserve.worker.device import Device, memory_advice, open_device
 from fastserve.worker.gpu_start import start_on_device
 from fastserve.worker.memory import PoolSizes, size_pools
 from fastserve.worker.row_inputs import made_up_rows
@@ -218,17 +218,15 @@ class _FaultWatch:
 
 
 def _load(config: EngineConfig, device: Device | None, progress: Progress | None) -> LoadedModel:
-    try:
+    with memory_advice(
+        f"the weights of {config.model.model} do not fit into the memory of the GPU: use a smaller model, --dtype bfloat16"
+        f" or a GPU with more free memory"
+    ):
         return load_model(
             config.model,
             device=torch.device("cpu") if device is None else device.torch_device,
             progress=_weights_progress(progress),
         )
-    except torch.OutOfMemoryError as error:
-        raise InvalidArgumentError(
-            f"the weights of {config.model.model} do not fit into the memory of the GPU: use a smaller model, --dtype"
-            f" bfloat16 or a GPU with more free memory ({error})"
-        ) from error
 
 
 def _weights_progress(progress: Progress | None) -> Callable[[str, int, int], None] | None:

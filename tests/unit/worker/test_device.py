@@ -77,6 +77,7 @@ def test_auto_takes_the_cpu_and_says_why_when_a_gpu_cannot_be_used(monkeypatch, 
         (RuntimeError("CUBLAS_STATUS_EXECUTION_FAILED"), True, True),
         (RuntimeError("a bug"), False, False),
         (torch.OutOfMemoryError("CUDA out of memory"), True, False),
+        (torch.AcceleratorError("CUDA error: out of memory, for a graph"), False, False),
     ],
 )
 def test_a_fault_is_told_by_its_type_or_by_a_stream_that_does_not_answer(error, lost, is_fault):
@@ -85,6 +86,8 @@ def test_a_fault_is_told_by_its_type_or_by_a_stream_that_does_not_answer(error, 
             raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
         return True
 
+    if "graph" in str(error):
+        error.error_code = device_module.MEMORY_ALLOCATION_ERROR  # as torch sets it
     device = object.__new__(CudaDevice)
     device._stream = types.SimpleNamespace(query=query)
     assert device.is_fault(error) == is_fault
