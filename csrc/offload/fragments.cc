@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <numeric>
 
 #include "base/error.h"
 
@@ -28,7 +29,16 @@ void require_counts(const TensorView& counts, std::int64_t size, const char* nam
 
 #ifdef FASTSERVE_WITH_CUDA
 
-constexpr std::int64_t kMaxFragmentBytes = 4096;  // of a warp: larger ranges are shared out
+constexpr std::int64_t kLeastShareBytes = 4096;
+constexpr std::int64_t kShareAlignment = 16;
+
+/// What one warp copies of a range: little, so that many share the work, but so much that all fits into one launch.
+std::int64_t share_bytes(const std::int64_t* sizes, std::int64_t count) {
+  const std::int64_t room = kMaxFragments - count;  // every range may end with a share that is not full
+  if (room <= 0) return kLeastShareBytes;
+  const std::int64_t needed = std::accumulate(sizes, sizes + count, std::int64_t{0}) / room + 1;
+  return std::max(kLeastShareBytes, (needed + kShareAlignment - 1) / kShareAlignment * kShareAlignment);
+}
 
 void copy_by_kernel(const std::byte* source, std::byte* target, const std::int64_t* offsets, const std::int64_t* sizes,
                     std::int64_t count, std::uintptr_t stream) {
@@ -37,10 +47,11 @@ void copy_by_kernel(const std::byte* source, std::byte* target, const std::int64
     launch_fragment_copy(list, reinterpret_cast<cudaStream_t>(stream));
     list.count = 0;
   };
+  const std::int64_t share = share_bytes(sizes, count);
   for (std::int64_t i = 0; i < count; ++i) {
-    for (std::int64_t done = 0; done < sizes[i]; done += kMaxFragmentBytes) {
+    for (std::int64_t done = 0; done < sizes[i]; done += share) {
       const std::int64_t at = offsets[i] + done;
-      list.fragments[list.count++] = {target + at, source + at, std::min(kMaxFragmentBytes, sizes[i] - done)};
+      list.fragments[list.count++] = {target + at, source + at, std::min(share, sizes[i] - done)};
       if (list.count == kMaxFragments) launch();
     }
   }

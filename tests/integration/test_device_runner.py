@@ -9,12 +9,13 @@ import pytest
 import torch
 
 from fastserve._C import cuda_devices
+from fastserve._C.offload import copy_fragments
 from fastserve.engine import core as core_module
 from fastserve.engine.core import EngineCore
 from fastserve.errors import DeviceError, DeviceLostError, InvalidArgumentError
 from fastserve.ops.attention import AttentionBackend
 from fastserve.types import FinishReason, SamplingParams, TokenLogprobs
-from fastserve.worker import gpu_start
+from fastserve.worker import gpu_start, step_inputs
 from fastserve.worker import worker as worker_module
 from fastserve.worker.attention_choice import AttentionChoice
 from fastserve.worker.device import MEMORY_ALLOCATION_ERROR
@@ -90,6 +91,25 @@ def test_the_host_waits_once_for_a_step_and_synchronises_never(device):
         core.close()
 
 
+@pytest.mark.parametrize(("sampling", "copies"), [(GREEDY, 1), (SEEDED, 2)], ids=["plain", "with penalties"])
+def test_the_inputs_of_a_step_are_one_copy_and_a_second_one_for_histories(device, monkeypatch, sampling, copies):
+    sent = []
+
+    def copy(source: torch.Tensor, *rest: object, **stream: int) -> None:
+        sent.append(source)
+        copy_fragments(source, *rest, **stream)
+
+    core = EngineCore.from_config(engine_config())
+    try:
+        monkeypatch.setattr(step_inputs, "copy_fragments", copy)
+        driver = Driver(core)
+        driver.add(0, PROMPTS[0][:16], sampling)
+        driver.run()
+        assert len(sent) == copies * core.stats().iterations
+    finally:
+        core.close()
+
+
 def test_graphs_are_captured_for_every_batch_size_largest_first(device):
     EngineCore.from_config(engine_config(max_num_seqs=20)).close()
     assert device.captured == [20, 16, 8, 4, 2, 1]
@@ -146,7 +166,7 @@ def test_a_fault_that_a_launch_meets_ends_the_engine_too(greedy_tokens, device, 
         for _ in range(3):
             driver.step()
 
-        def fail(rows: object) -> None:
+        def fail(*_: object) -> None:
             raise error
 
         monkeypatch.setattr(core.executor.worker._runner, "_forward", fail)
@@ -181,7 +201,7 @@ def test_an_error_that_is_no_fault_of_the_device_fails_its_iteration_only(greedy
         driver.add(0, PROMPTS[0])
         driver.step()
         with monkeypatch.context() as patch:
-            patch.setattr(core.executor.worker._runner, "_forward", lambda rows: 1 / 0)
+            patch.setattr(core.executor.worker._runner, "_forward", lambda *_: 1 / 0)
             while not driver.last:
                 driver.step()
         assert driver.last[0].finish_reason is FinishReason.ERROR

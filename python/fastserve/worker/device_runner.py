@@ -22,8 +22,8 @@ from fastserve.worker.cpu_runner import Sampled
 from fastserve.worker.device import Device, Event
 from fastserve.worker.graphs import DecodeGraphs, batch_buckets
 from fastserve.worker.row_inputs import RowInputs, empty_decode, padded_decode, rows_of_plan
-from fastserve.worker.sampling_inputs import SamplingInputs
-from fastserve.worker.step_inputs import NUM_SLOTS, Field, PackedInputs
+from fastserve.worker.sampling_inputs import SamplingInputs, sampling_fields
+from fastserve.worker.step_inputs import NUM_SLOTS, Field, PackedInputs, aligned
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +40,7 @@ class RunnerLimits:
 class _Result:
     """Where the tokens of one step arrive on the host, in page-locked memory, and their log-probabilities."""
 
-    tokens: torch.Tensor  # uint8; int32[max_num_seqs] in it
+    tokens: torch.Tensor  # uint8; int32[max_num_seqs] and some more in it
     logprob_words: torch.Tensor  # int32, see `_logprobs_in`
     ready: Event
     num_samples: int = 0
@@ -51,8 +51,8 @@ class _Result:
 class DeviceRunner:
     """`launch` is for one thread, `finish` for one thread, which may be another; at most two steps are under way.
 
-    Order. All work of a step is queued on the compute stream: the copy of its inputs, the tokens that the step before
-    sampled (they never leave the device on their way), the forward pass, sampling, the copy of the tokens to the host,
+    Order. All work of a step is queued on the compute stream: one copy of all its inputs (lists of tokens for penalties
+    and bans follow in another), the tokens that the step before sampled (they never leave the device on their way), the forward pass, sampling, the copy of the tokens to the host,
     where log-probabilities are written at once. The host waits once per step, for the event behind that copy.
     """
 
@@ -87,16 +87,17 @@ class DeviceRunner:
                 Field("block_start", np.int32, rows + 1),
                 Field("block_ids", np.int32, rows * blocks_of_row),
                 Field("logit_rows", np.int64, rows),
+                *sampling_fields(rows),
             ],
         )
-        self._sampling = SamplingInputs(device, rows)
+        self._sampling = SamplingInputs(device, self._inputs, rows)
         # For penalties and bans as well, so that no step allocates and the measured step has it all.
         self._sampling_workspace = torch.empty(
             sampling_workspace_bytes(rows, spec.vocab_size, changes_logits=True),
             dtype=torch.uint8,
             device=device.torch_device,
         )
-        self._sampled = torch.full((rows,), -1, dtype=torch.int32, device=device.torch_device)
+        self._sampled = torch.full((aligned(4 * rows) // 4,), -1, dtype=torch.int32, device=device.torch_device)
         self._sampled_bytes = self._sampled.view(torch.uint8)
         self._results = [_make_result(device, rows) for _ in range(NUM_SLOTS)]
         self._next_result = 0
@@ -130,7 +131,7 @@ class DeviceRunner:
         result = self._take_result()
         with self._device.scope():
             try:
-                logits = self._forward(rows_of_plan(plan))
+                logits = self._forward(rows_of_plan(plan), plan)
                 if plan.num_samples:
                     self._sample(logits, plan, result)
                 result.ready.record()
@@ -168,13 +169,13 @@ class DeviceRunner:
         result.busy, result.num_samples, result.logprobs = True, 0, None
         return result
 
-    def _forward(self, rows: RowInputs) -> torch.Tensor:
-        """Queue the forward pass; logits float32[S, vocab_size]."""
+    def _forward(self, rows: RowInputs, plan: StepPlan | None = None) -> torch.Tensor:
+        """Queue the forward pass; logits float32[S, vocab_size]. The sampling entries of a plan travel along."""
         bucket = self._graphs.bucket(rows.num_rows) if self._graphs is not None and rows.is_plain_decode else None
         if bucket is not None:
-            self._send(padded_decode(rows, bucket))
+            self._send(padded_decode(rows, bucket), plan)
             return self._graphs.replay(bucket)[: rows.num_rows]
-        self._send(rows)
+        self._send(rows, plan)
         view = self._inputs.view
         num_logits = len(rows.logit_rows)
         context = self._context(rows.num_tokens, rows.num_rows, rows.num_decode_rows, len(rows.block_ids), num_logits)
@@ -194,7 +195,7 @@ class DeviceRunner:
 
         return step
 
-    def _send(self, rows: RowInputs) -> None:
+    def _send(self, rows: RowInputs, plan: StepPlan | None = None) -> None:
         inputs = self._inputs
         inputs.begin()
         inputs.put("token_ids", rows.token_ids)
@@ -206,6 +207,8 @@ class DeviceRunner:
         inputs.put("block_start", rows.block_start)
         inputs.put("block_ids", rows.block_ids)
         inputs.put("logit_rows", rows.logit_rows)
+        if plan is not None:
+            self._sampling.put(plan)
         inputs.send()
 
     def _context(
@@ -240,7 +243,7 @@ class DeviceRunner:
         token_ids.copy_(torch.where(sources >= 0, sampled, token_ids))
 
     def _sample(self, logits: torch.Tensor, plan: StepPlan, result: _Result) -> None:
-        batch = self._sampling.send(plan, self._sampled)
+        batch = self._sampling.batch(plan, self._sampled)
         sampled = self._sampled[: plan.num_samples]
         sample(logits, batch, out=sampled, workspace=self._sampling_workspace)
         num_top = int(plan.num_logprobs.max())
@@ -248,15 +251,15 @@ class DeviceRunner:
             result.logprobs = _logprobs_in(result.logprob_words, plan.num_samples, num_top)
             token_logprobs(logits, sampled, num_top, out=result.logprobs, workspace=self._sampling_workspace)
         # By a kernel: a copy engine may be at work on megabytes of KV.
-        whole = (np.zeros(1, np.int64), np.array([4 * plan.num_samples], np.int64))
-        copy_fragments(self._sampled_bytes, result.tokens, *whole, stream=self._device.stream)
+        first = (np.zeros(1, np.int64), np.array([aligned(4 * plan.num_samples)], np.int64))
+        copy_fragments(self._sampled_bytes, result.tokens, *first, stream=self._device.stream)
         result.num_samples = plan.num_samples
 
 
 def _make_result(device: Device, max_num_seqs: int) -> _Result:
     logprob_bytes = 4 * max_num_seqs * (2 + 2 * MAX_LOGPROBS)
     return _Result(
-        tokens=device.host_buffer(4 * max_num_seqs),
+        tokens=device.host_buffer(aligned(4 * max_num_seqs)),
         logprob_words=device.host_buffer(logprob_bytes).view(torch.int32),
         ready=device.event(),
     )

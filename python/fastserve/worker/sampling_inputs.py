@@ -18,21 +18,42 @@ _PER_ENTRY = (
     ("repetition_penalty", np.float32),
     ("presence_penalty", np.float32),
     ("frequency_penalty", np.float32),
+    ("seeds", np.int64),
     ("counters", np.int64),
     ("history_prompt_len", np.int32),
 )
+_STARTS = ("history_start", "banned_start")
+
+
+def sampling_fields(max_num_seqs: int) -> list[Field]:
+    """What the inputs of a step need for its sampling entries."""
+    fields = [Field(name, dtype, max_num_seqs) for name, dtype in _PER_ENTRY]
+    return fields + [Field(name, np.int32, max_num_seqs + 1) for name in _STARTS]
 
 
 class SamplingInputs:
-    """Packs the sampling entries of plans; used by one thread."""
+    """Packs the sampling entries of plans; used by one thread.
 
-    def __init__(self, device: Device, max_num_seqs: int) -> None:
+    Settings travel with the other inputs of a step. Histories and banned tokens, which most steps do not have and which
+    may be long, travel apart, in a buffer that grows.
+    """
+
+    def __init__(self, device: Device, inputs: PackedInputs, max_num_seqs: int) -> None:
+        """`inputs` has the `sampling_fields`."""
         self._device = device
+        self._inputs = inputs
         self._max_num_seqs = max_num_seqs
-        self._inputs = self._make(FIRST_TOKENS, FIRST_TOKENS)
+        self._lists = self._make_lists(FIRST_TOKENS, FIRST_TOKENS)
 
-    def send(self, plan: StepPlan, previous_sampled: torch.Tensor) -> SamplingBatch:
-        """Queue the copy of a plan's entries; call it within the device's scope.
+    def put(self, plan: StepPlan) -> None:
+        """Pack the settings of a plan's entries, between `begin` and `send` of the inputs."""
+        for name, dtype in _PER_ENTRY:
+            self._inputs.put(name, getattr(plan, name).view(dtype))  # seeds are unsigned, which torch does not have
+        for name in _STARTS:
+            self._inputs.put(name, getattr(plan, name))
+
+    def batch(self, plan: StepPlan, previous_sampled: torch.Tensor) -> SamplingBatch:
+        """Queue the copy of a plan's lists, if there are any; call it after `send` and within the device's scope.
 
         Args:
             previous_sampled: int32 on the device, tokens of the step before, which end the history of rows whose last
@@ -40,54 +61,43 @@ class SamplingInputs:
         Returns:
             Arrays on the device that hold the settings when later work of its stream runs.
         """
-        self._make_room(plan)
-        inputs = self._inputs
-        inputs.begin()
-        for name, _ in _PER_ENTRY:
-            inputs.put(name, getattr(plan, name))
-        inputs.put("seeds", plan.seeds.view(np.int64))
-        for name in ("history_start", "history_tokens", "banned_start", "banned_tokens"):
-            inputs.put(name, getattr(plan, name))
-        last, sources = _unknown_ends(plan)
-        inputs.put("last_index", last)
-        inputs.put("last_source", sources)
-        inputs.send()
-        if len(last):
-            tokens = previous_sampled.index_select(0, inputs.view("last_source", len(last)))
-            inputs.view("history_tokens").index_copy_(0, inputs.view("last_index", len(last)), tokens.clamp_min(0))
-        return self._batch(plan)
-
-    def _batch(self, plan: StepPlan) -> SamplingBatch:
+        history, banned = len(plan.history_tokens), len(plan.banned_tokens)
+        if history or banned:
+            self._send_lists(plan, previous_sampled)
         count = plan.num_samples
-        view = self._inputs.view
-        arrays = {name: view(name, count) for name, _ in _PER_ENTRY}
         return SamplingBatch(
-            **arrays,
-            seeds=view("seeds", count),
-            history_start=view("history_start", count + 1),
-            history_tokens=view("history_tokens", len(plan.history_tokens)),
-            banned_start=view("banned_start", count + 1),
-            banned_tokens=view("banned_tokens", len(plan.banned_tokens)),
+            **{name: self._inputs.view(name, count) for name, _ in _PER_ENTRY},
+            **{name: self._inputs.view(name, count + 1) for name in _STARTS},
+            history_tokens=self._lists.view("history_tokens", history),
+            banned_tokens=self._lists.view("banned_tokens", banned),
         )
 
-    def _make_room(self, plan: StepPlan) -> None:
-        inputs = self._inputs
-        history, banned = len(plan.history_tokens), len(plan.banned_tokens)
-        if not inputs.fits("history_tokens", history) or not inputs.fits("banned_tokens", banned):
-            self._device.synchronize()  # copies may still read the host side of the old ones
-            self._inputs = self._make(max(FIRST_TOKENS, 2 * history), max(FIRST_TOKENS, 2 * banned))
+    def _send_lists(self, plan: StepPlan, previous_sampled: torch.Tensor) -> None:
+        self._make_room(plan)
+        last, sources = _unknown_ends(plan)
+        lists = self._lists
+        lists.begin()
+        lists.put("history_tokens", plan.history_tokens)
+        lists.put("banned_tokens", plan.banned_tokens)
+        lists.put("last_index", last)
+        lists.put("last_source", sources)
+        lists.send()
+        if len(last):
+            tokens = previous_sampled.index_select(0, lists.view("last_source", len(last)))
+            lists.view("history_tokens").index_copy_(0, lists.view("last_index", len(last)), tokens.clamp_min(0))
 
-    def _make(self, history_tokens: int, banned_tokens: int) -> PackedInputs:
-        most = self._max_num_seqs
-        fields = [Field(name, dtype, most) for name, dtype in _PER_ENTRY]
-        fields += [
-            Field("seeds", np.int64, most),
-            Field("history_start", np.int32, most + 1),
+    def _make_room(self, plan: StepPlan) -> None:
+        history, banned = len(plan.history_tokens), len(plan.banned_tokens)
+        if not self._lists.fits("history_tokens", history) or not self._lists.fits("banned_tokens", banned):
+            self._device.synchronize()  # copies may still read the host side of the old ones
+            self._lists = self._make_lists(max(FIRST_TOKENS, 2 * history), max(FIRST_TOKENS, 2 * banned))
+
+    def _make_lists(self, history_tokens: int, banned_tokens: int) -> PackedInputs:
+        fields = [
             Field("history_tokens", np.int32, history_tokens),
-            Field("banned_start", np.int32, most + 1),
             Field("banned_tokens", np.int32, banned_tokens),
-            Field("last_index", np.int64, most),
-            Field("last_source", np.int32, most),
+            Field("last_index", np.int64, self._max_num_seqs),
+            Field("last_source", np.int32, self._max_num_seqs),
         ]
         return PackedInputs(self._device, fields)
 

@@ -48,7 +48,7 @@ class PackedInputs:
         for field in fields:
             dtype = np.dtype(field.dtype)
             self._fields[field.name] = (num_bytes, dtype, field.capacity)
-            num_bytes += _aligned(field.capacity * dtype.itemsize)
+            num_bytes += aligned(field.capacity * dtype.itemsize)
         self._target = torch.zeros(max(num_bytes, ALIGNMENT), dtype=torch.uint8, device=device.torch_device)
         self._slots = [_Slot(device, len(self._target)) for _ in range(NUM_SLOTS)]
         self._next = 0
@@ -90,7 +90,7 @@ class PackedInputs:
         num_bytes = len(values) * dtype.itemsize
         self._slot.bytes[begin : begin + num_bytes].view(dtype)[:] = values
         self._offsets.append(begin)
-        self._sizes.append(_aligned(num_bytes))
+        self._sizes.append(aligned(num_bytes))
 
     def send(self) -> None:
         """Queue the copy of everything put since `begin`; call it within the device's scope."""
@@ -104,5 +104,6 @@ class PackedInputs:
         self._slot.read.record()
 
 
-def _aligned(num_bytes: int) -> int:
+def aligned(num_bytes: int) -> int:
+    """The next multiple of what the copy kernel takes at once."""
     return -(-num_bytes // ALIGNMENT) * ALIGNMENT
