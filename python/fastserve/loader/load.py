@@ -19,6 +19,22 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 
 
 @dataclass(frozen=True, slots=True)
+class ModelOutline:
+    """What is known of a model before its weights are read: `config.json` and the settings.
+
+    Attributes:
+        folder: of the checkpoint.
+        max_model_len: longest prompt + output, tokens.
+        dtype: of the weights in memory.
+    """
+
+    folder: Path
+    spec: DecoderSpec
+    max_model_len: int
+    dtype: torch.dtype
+
+
+@dataclass(frozen=True, slots=True)
 class LoadedModel:
     """A decoder and what the rest of the engine asks about it.
 
@@ -37,25 +53,40 @@ class LoadedModel:
     device: torch.device
 
 
+def outline_model(model_config: ModelConfig) -> ModelOutline:
+    """Find the model of a configuration and read what it is.
+
+    Raises:
+        CheckpointError: the checkpoint cannot be found or is of a kind that is not supported.
+        InvalidArgumentError: max_model_len is beyond what the model can do.
+    """
+    folder = resolve_model(model_config.model, need_weights=model_config.load_format != "dummy")
+    spec = read_spec(folder)
+    dtype = DTYPES[spec.stored_dtype if model_config.dtype == "auto" else model_config.dtype]
+    return ModelOutline(folder, spec, resolve_max_model_len(spec, model_config.max_model_len), dtype)
+
+
 def load_model(
-    model_config: ModelConfig, *, device: torch.device = CPU, progress: Progress | None = None
+    model_config: ModelConfig,
+    *,
+    device: torch.device = CPU,
+    progress: Progress | None = None,
+    outline: ModelOutline | None = None,
 ) -> LoadedModel:
     """Load the model of a configuration.
 
     Args:
         device: where the weights go; `ModelConfig.device` is for the caller, who owns the device.
         progress: called after each tensor with its name, bytes read and bytes of all; not for dummy weights.
+        outline: of the same configuration, where the caller has it already.
     Raises:
         CheckpointError: the checkpoint cannot be found, is broken or is of a kind that is not supported.
         InvalidArgumentError: max_model_len is beyond what the model can do.
     """
-    dummy = model_config.load_format == "dummy"
-    folder = resolve_model(model_config.model, need_weights=not dummy)
-    spec = read_spec(folder)
-    max_model_len = resolve_max_model_len(spec, model_config.max_model_len)
-    dtype = DTYPES[spec.stored_dtype if model_config.dtype == "auto" else model_config.dtype]
+    outline = outline or outline_model(model_config)
+    folder, spec, max_model_len, dtype = outline.folder, outline.spec, outline.max_model_len, outline.dtype
     with torch.inference_mode():
-        if dummy:
+        if model_config.load_format == "dummy":
             source = DummyWeights(model_config.seed)
             decoder = build_decoder(spec, source, max_model_len=max_model_len, dtype=dtype, device=device)
         else:

@@ -49,11 +49,10 @@ def check_attention(
     Returns:
         What went wrong, one line per step; empty when everything agrees.
     """
-    generator = torch.Generator(device="cpu").manual_seed(1)
+    generator = torch.Generator(device=device).manual_seed(1)
     mismatches = []
     for step in _STEPS:
-        cpu_cache, cpu_batch = _make_step(step, (num_kv_heads, block_size, head_dim), generator)
-        cache = cpu_cache.to(device, dtype)
+        cache, cpu_batch = _make_step(step, (num_kv_heads, block_size, head_dim), dtype, generator)
         max_seq_len = max(length for length, _ in step.rows)
         batch = replace(
             on_device(cpu_batch, device),
@@ -62,7 +61,7 @@ def check_attention(
             backend=backend,
         )
         num_tokens = sum(num_queries for _, num_queries in step.rows)
-        q = torch.randn(num_tokens, num_q_heads, head_dim, generator=generator).to(device, dtype)
+        q = torch.randn(num_tokens, num_q_heads, head_dim, generator=generator, device=device).to(dtype)
         results = [
             attention(q, cache, batch, layer=_LAYER, scale=head_dim**-0.5, out=torch.full_like(q, garbage))
             for garbage in (float("nan"), 7.0)
@@ -91,21 +90,26 @@ def _faults(results: Sequence[torch.Tensor], expected: torch.Tensor) -> list[str
 
 
 def _make_step(
-    step: _Step, page_shape: tuple[int, int, int], generator: torch.Generator
+    step: _Step, page_shape: tuple[int, int, int], dtype: torch.dtype, generator: torch.Generator
 ) -> tuple[torch.Tensor, AttentionBatch]:
-    """A cache of pages [num_kv_heads, block_size, head_dim] in random order; what no token has written is NaN."""
+    """A cache of pages [num_kv_heads, block_size, head_dim] in random order; what no token has written is NaN.
+
+    The cache lies on the device of the generator, where its numbers are drawn as well: a wide model has millions.
+    """
     num_kv_heads, block_size, head_dim = page_shape
+    device = generator.device
     num_blocks = [-(-length // block_size) for length, _ in step.rows]
     total = sum(num_blocks) + 1
-    order = torch.randperm(total, generator=generator)[: sum(num_blocks)]
-    cache = torch.full((total, _NUM_LAYERS, 2, num_kv_heads, block_size, head_dim), float("nan"))
-    tokens = torch.randn(len(order), 2, num_kv_heads, block_size, head_dim, generator=generator)
+    order = torch.randperm(total, generator=torch.Generator().manual_seed(total), device="cpu")[: sum(num_blocks)]
+    shape = (2, num_kv_heads, block_size, head_dim)
+    cache = torch.full((total, _NUM_LAYERS, *shape), float("nan"), dtype=dtype, device=device)
+    tokens = torch.randn(len(order), *shape, generator=generator, device=device)
     first = 0
     for (length, _), count in zip(step.rows, num_blocks, strict=True):
         if length % block_size:
             tokens[first + count - 1, :, :, length % block_size :] = float("nan")
         first += count
-    cache[order, _LAYER] = tokens
+    cache[order.to(device), _LAYER] = tokens.to(dtype)
     batch = AttentionBatch(
         query_start=torch.tensor([0, *(n for _, n in step.rows)]).cumsum(0),
         seq_lens=torch.tensor([length for length, _ in step.rows]),

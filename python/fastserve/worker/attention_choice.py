@@ -1,16 +1,19 @@
 """Who computes attention in this worker: the best of our kernels that have shown that they can be trusted, or torch."""
 
+import contextlib
+import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 
 from fastserve._C import kernels
 from fastserve.errors import InvalidArgumentError
-from fastserve.loader import LoadedModel
+from fastserve.loader import LoadedModel, ModelOutline
 from fastserve.log import get_logger
 from fastserve.ops.attention import AttentionBackend
 from fastserve.ops.attention_check import check_attention
-from fastserve.worker.attention_trial import check_attention_apart
+from fastserve.worker.attention_trial import AttentionTrial
 
 logger = get_logger(__name__)
 
@@ -23,13 +26,33 @@ class AttentionChoice:
     fallback: str = ""
 
 
-def choose_attention(requested: str, model: LoadedModel, *, block_size: int, device: torch.device) -> AttentionChoice:
+@contextlib.contextmanager
+def trial_of_hopper_kernels(
+    requested: str, model: ModelOutline, *, block_size: int, device: torch.device
+) -> Iterator[AttentionTrial | None]:
+    """Check the kernels for Hopper in a process of its own, beside whatever the scope does first: load the weights.
+
+    Yields None where they will not be used, or not checked: no Hopper GPU, float32, or a backend that was named.
+    """
+    wanted = requested == "auto" and device.type != "cpu" and model.dtype is not torch.float32
+    if not wanted or not kernels.attention_hopper_available():
+        yield None
+        return
+    trial = AttentionTrial(device, model.dtype, **_shape(model, block_size), backend=AttentionBackend.NATIVE)
+    with contextlib.closing(trial):
+        yield trial
+
+
+def choose_attention(
+    requested: str, model: LoadedModel, *, block_size: int, device: torch.device, trial: AttentionTrial | None = None
+) -> AttentionChoice:
     """Decide at start, on the device that will serve.
 
     Args:
         requested: "native", "mma" or "torch", taken as they are; "auto": on a GPU kernels have to agree with torch on a few
-            small steps, and those that do not are replaced, loudly: the ones for Hopper, which are checked in a process of
-            their own, by those that every GPU has, these by torch.
+            small steps, and those that do not are replaced, loudly: the ones for Hopper, which `trial` checks, by those that
+            every GPU has, these by torch.
+        trial: of `trial_of_hopper_kernels`.
     Raises:
         InvalidArgumentError: "mma" on a CPU.
         DeviceError: a launch failed, which leaves the device in an unknown state.
@@ -43,8 +66,9 @@ def choose_attention(requested: str, model: LoadedModel, *, block_size: int, dev
     if requested == "native" or device.type == "cpu":
         return AttentionChoice(AttentionBackend.NATIVE)
     fallback = ""
-    for backend in _ours():
-        faults = _faults_of(backend, model, block_size, device)
+    # Without kernels for Hopper native and mma are the same.
+    for backend in (AttentionBackend.NATIVE, *([AttentionBackend.MMA] if trial is not None else [])):
+        faults = _faults_of(backend, model, block_size, device, trial)
         if not faults:
             return AttentionChoice(backend, fallback)
         fallback += ("; " if fallback else "") + f"{backend}: {faults}"
@@ -59,27 +83,38 @@ def choose_attention(requested: str, model: LoadedModel, *, block_size: int, dev
     return AttentionChoice(AttentionBackend.TORCH, fallback)
 
 
-def _ours() -> tuple[AttentionBackend, ...]:
-    """Our kernels, best first; without those for Hopper native and mma are the same."""
-    if kernels.attention_hopper_available():
-        return (AttentionBackend.NATIVE, AttentionBackend.MMA)
-    return (AttentionBackend.NATIVE,)
-
-
-def _faults_of(backend: AttentionBackend, model: LoadedModel, block_size: int, device: torch.device) -> str:
-    spec = model.spec
-    hopper = backend is AttentionBackend.NATIVE and kernels.attention_hopper_available()
-    check = check_attention_apart if hopper else check_attention
+def _faults_of(
+    backend: AttentionBackend,
+    model: LoadedModel,
+    block_size: int,
+    device: torch.device,
+    trial: AttentionTrial | None,
+) -> str:
+    started_s = time.perf_counter()
+    apart = trial is not None and backend is AttentionBackend.NATIVE
     try:
-        faults = check(
-            device,
-            model.dtype,
-            head_dim=spec.head_dim,
-            num_q_heads=spec.num_heads,
-            num_kv_heads=spec.num_kv_heads,
-            block_size=block_size,
-            backend=backend,
-        )
+        if apart:
+            faults = trial.faults()
+        else:
+            faults = check_attention(device, model.dtype, **_shape(model, block_size), backend=backend)
     except InvalidArgumentError as error:
         return str(error)
+    waited_s = time.perf_counter() - started_s
+    if not faults:
+        logger.info(
+            "the %s attention kernels agree with torch on this GPU: compared in %.2f s, for which the start waited %.2f s",
+            backend,
+            trial.seconds if apart else waited_s,
+            waited_s,
+        )
     return "; ".join(faults)
+
+
+def _shape(model: LoadedModel | ModelOutline, block_size: int) -> dict[str, int]:
+    spec = model.spec
+    return {
+        "head_dim": spec.head_dim,
+        "num_q_heads": spec.num_heads,
+        "num_kv_heads": spec.num_kv_heads,
+        "block_size": block_size,
+    }

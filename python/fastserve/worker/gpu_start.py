@@ -13,6 +13,7 @@ from fastserve.errors import InvalidArgumentError
 from fastserve.loader import LoadedModel
 from fastserve.models.kv_cache import allocate_kv_cache, kv_block_bytes
 from fastserve.worker.attention_choice import AttentionChoice, choose_attention
+from fastserve.worker.attention_trial import AttentionTrial
 from fastserve.worker.device import Device, memory_advice
 from fastserve.worker.device_runner import DeviceRunner, RunnerLimits
 from fastserve.worker.memory import PoolSizes, device_kv_bytes, size_pools
@@ -34,23 +35,33 @@ class Started:
 
 @torch.inference_mode()
 def start_on_device(
-    config: EngineConfig, model: LoadedModel, device: Device, progress: Callable[[str, int, int], None] | None
+    config: EngineConfig,
+    model: LoadedModel,
+    device: Device,
+    *,
+    trial: AttentionTrial | None,
+    progress: Callable[[str, int, int], None] | None,
 ) -> Started:
     """Check the attention kernels, size and allocate the KV pool, make the runner; all on the device's compute stream.
 
     Args:
+        trial: the check of the best attention kernels, which began before the weights were loaded.
         progress: called as progress("graphs", done, total) while graphs are captured.
     Raises:
         InvalidArgumentError: the memory does not hold a step of the largest size, or no KV pool or graphs beside it.
     """
     with device.scope():
-        started = _start(config, model, device, progress)
+        started = _start(config, model, device, trial, progress)
     device.synchronize()
     return started
 
 
 def _start(
-    config: EngineConfig, model: LoadedModel, device: Device, progress: Callable[[str, int, int], None] | None
+    config: EngineConfig,
+    model: LoadedModel,
+    device: Device,
+    trial: AttentionTrial | None,
+    progress: Callable[[str, int, int], None] | None,
 ) -> Started:
     spec, block_size = model.spec, config.cache.block_size
     limits = RunnerLimits(
@@ -61,7 +72,7 @@ def _start(
     )
     block = allocate_kv_cache(spec, 1, block_size, model.dtype, device.torch_device)
     attention = choose_attention(
-        config.model.attention_backend, model, block_size=block_size, device=device.torch_device
+        config.model.attention_backend, model, block_size=block_size, device=device.torch_device, trial=trial
     )
     with memory_advice(
         f"the memory of the GPU does not hold a step of {limits.max_num_tokens} tokens in {limits.max_num_seqs} requests"

@@ -10,9 +10,9 @@ from fastserve._C import set_num_threads
 from fastserve._C.sched import StepPlan
 from fastserve.config import EngineConfig
 from fastserve.errors import DeviceLostError
-from fastserve.loader import LoadedModel, load_model
+from fastserve.loader import LoadedModel, ModelOutline, load_model, outline_model
 from fastserve.models.kv_cache import allocate_kv_cache, kv_block_bytes
-from fastserve.worker.attention_choice import choose_attention
+from fastserve.worker.attention_choice import choose_attention, trial_of_hopper_kernels
 from fastserve.worker.cpu_runner import CpuRunner
 from fastserve.worker.device import Device, memory_advice, open_device
 from fastserve.worker.gpu_start import start_on_device
@@ -69,9 +69,10 @@ class Worker:
             torch.set_num_threads(1)
         if config.model.num_threads is not None:
             set_num_threads(config.model.num_threads)
-        self._model = _load(config, self._device, progress)
-        spec, self._block_size = self._model.spec, config.cache.block_size
+        outline = outline_model(config.model)
+        spec, self._block_size = outline.spec, config.cache.block_size
         if self._device is None:
+            self._model = _load(config, outline, None, progress)
             pools = size_pools(
                 config.cache,
                 block_bytes=kv_block_bytes(spec, self._block_size, self._model.dtype),
@@ -85,7 +86,11 @@ class Worker:
             )
             self._runner = CpuRunner(self._model.decoder, self._kv_cache, attention.backend)
         else:
-            started = start_on_device(config, self._model, self._device, progress)
+            with trial_of_hopper_kernels(
+                config.model.attention_backend, outline, block_size=self._block_size, device=self._device.torch_device
+            ) as trial:
+                self._model = _load(config, outline, self._device, progress)
+                started = start_on_device(config, self._model, self._device, trial=trial, progress=progress)
             pools, self._kv_cache, self._runner = started.pools, started.kv_cache, started.runner
             attention = started.attention
         self.transfers = Transfers(
@@ -217,7 +222,7 @@ class _FaultWatch:
             self._worker.note_error(error)
 
 
-def _load(config: EngineConfig, device: Device | None, progress: Progress | None) -> LoadedModel:
+def _load(config: EngineConfig, outline: ModelOutline, device: Device | None, progress: Progress | None) -> LoadedModel:
     with memory_advice(
         f"the weights of {config.model.model} do not fit into the memory of the GPU: use a smaller model, --dtype bfloat16"
         f" or a GPU with more free memory"
@@ -226,6 +231,7 @@ def _load(config: EngineConfig, device: Device | None, progress: Progress | None
             config.model,
             device=torch.device("cpu") if device is None else device.torch_device,
             progress=_weights_progress(progress),
+            outline=outline,
         )
 
 
