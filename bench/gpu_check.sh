@@ -3,9 +3,10 @@
 # Needs torch, nvcc, cmake, ninja, pybind11, transformers and pytest; no network. Python 3.11 to 3.13.
 set -u -o pipefail
 
-STAGES=(build tests kernels offload llama opt sanitizer)
-declare -A LIMIT_S=([build]=200 [tests]=170 [kernels]=90 [offload]=60 [llama]=70 [opt]=120 [sanitizer]=100)
-TOTAL_S=${TOTAL_S:-590} # a stage gets what the ones before have left of it
+# What tells most comes first: the total may end before the list does.
+STAGES=(build tests kernels offload llama opt race sanitizer)
+declare -A LIMIT_S=([build]=200 [tests]=150 [kernels]=100 [offload]=60 [llama]=80 [opt]=190 [race]=120 [sanitizer]=200)
+TOTAL_S=${TOTAL_S:-570} # a stage gets what the ones before have left of it
 LEAST_S=10
 DEVICE=cuda
 OUT=
@@ -19,8 +20,9 @@ usage: bench/gpu_check.sh [--stage NAME]... [--device cuda|cpu] [--out FOLDER]
 stages: ${STAGES[*]} (default: all, within $TOTAL_S s on 16 cores; each has its own time limit;
   sanitizer needs compute-sanitizer and is left out without it)
 --device cpu runs the same stages with tiny sizes, without the build: a test of this script, not a measurement.
-Results: a table here, JSON with raw samples in bench/results/<device>/ (or FOLDER). PYTHON names the interpreter,
-TOTAL_S another limit of the whole.
+Results in bench/results/<device>/ (or FOLDER), written anew after every stage: report.txt (the table, also printed at the end),
+results.json (every item with its raw samples), log.txt (all output). Stages run later are added to them.
+PYTHON names the interpreter, TOTAL_S another limit of the whole.
 TEXT
 }
 
@@ -40,84 +42,86 @@ for stage in "${CHOSEN[@]}"; do
 done
 
 cd "$(dirname "$0")/.." || exit 1
-export PYTHONPATH="python:.${PYTHONPATH:+:$PYTHONPATH}"
+export PYTHONPATH="python:.${PYTHONPATH:+:$PYTHONPATH}" PYTHONUNBUFFERED=1
+export PATH=$PATH:${CUDA_HOME:-/usr/local/cuda}/bin:${CUDA_HOME:-/usr/local/cuda}/compute-sanitizer
 NAME=cpu
 if [ "$DEVICE" = cuda ]; then
   NAME=$("$PYTHON" -c 'import re, torch; print(re.sub("[^a-z0-9]+", "-", torch.cuda.get_device_name().lower()))') \
     || { echo "torch finds no GPU; see docs/gpu.md" >&2; exit 1; }
 fi
 OUT=${OUT:-bench/results/$NAME}
-mkdir -p "$OUT/logs"
-STATUS="$OUT/stages.tsv"
-: >"$STATUS"
+WORK=$(mktemp -d) || exit 1
+trap 'rm -rf "$WORK"' EXIT
+mkdir -p "$OUT" || exit 1
+LOG=$OUT/log.txt
+
+describe_machine() {
+  date -u
+  git log -1 --oneline 2>/dev/null
+  lscpu | grep -E '^(Model name|CPU\(s\))'
+  [ "$DEVICE" = cpu ] || nvidia-smi --query-gpu=name,driver_version,memory.total,clocks.sm,clocks.max.sm,power.limit,pcie.link.gen.current,pcie.link.width.current --format=csv
+  "$PYTHON" -c 'import sys, torch, pybind11; print(sys.version, "torch", torch.__version__, "pybind11", pybind11.__version__)'
+  command -v nvcc >/dev/null && nvcc --version | tail -n 2
+  c++ --version | head -n 1
+}
+
+# The items of a stage are lines of a file; whatever ends the process of an item costs that item alone (bench/gpu/progress.py).
+items() {
+  "$PYTHON" -m bench.gpu.progress "$@"
+}
 
 # The command of each stage; for the CPU small enough to be a test.
 stage_build() {
   [ "$DEVICE" = cpu ] && return 0
   # A warning of a compiler that nobody has tried shall not end it all, and one run shall show every error.
-  PATH=$PATH:${CUDA_HOME:-/usr/local/cuda}/bin
   cmake -S . -B build/gpu -G Ninja -DCMAKE_BUILD_TYPE=Release -DFASTSERVE_CUDA=ON -DFASTSERVE_INPLACE=ON \
-    -DFASTSERVE_WERROR=OFF -DPython_EXECUTABLE="$(command -v "$PYTHON")" && cmake --build build/gpu -j "$(nproc)" -- -k 0
+    -DFASTSERVE_WERROR=OFF -DPython_EXECUTABLE="$(command -v "$PYTHON")" && cmake --build build/gpu -j "$(nproc)" -- -k 0 \
+    && "$PYTHON" -c 'from fastserve import _C; assert _C.cuda_compiled(); print(_C.cuda_devices(), _C.cuda_problem())'
 }
 
 stage_tests() {
-  # Only files with GPU tests are collected: others import packages that a GPU image may lack. No configuration file, as
-  # its plugins may be missing too. The tests of the operators get their device from a fixture of that name.
-  local files
-  mapfile -t files < <(
-    grep -rlE 'mark\.gpu' tests --include='test_*.py'
-    grep -lwE 'device' tests/unit/ops/test_*.py
-  )
-  mapfile -t files < <(printf '%s\n' "${files[@]}" | sort -u)
-  # The best attention kernels in a process of their own: one that faults takes all later tests with it.
-  local part code worst=0
-  for part in "not native" native; do
-    "$PYTHON" -m pytest -c /dev/null --rootdir=. --import-mode=importlib -p no:cacheprovider -q -W ignore -rfE -k "$part" \
-      -m "$([ "$DEVICE" = cuda ] && echo 'gpu and not slow' || echo 'gpu and slow')" "${files[@]}"
-    code=$?
-    [ $code -eq 5 ] && [ "$DEVICE" = cpu ] && code=0 # all were left out
-    [ $code -eq 0 ] || worst=$code
-  done
-  return $worst
+  if [ "$DEVICE" = cuda ]; then
+    "$PYTHON" -m bench.gpu.run_tests "$WORK/tests.jsonl"
+  else
+    "$PYTHON" -m bench.gpu.run_tests "$WORK/tests.jsonl" --select "not slow" --files tests/unit/ops/test_memory_roof.py
+  fi
 }
 
 stage_kernels() {
-  if "$PYTHON" -m bench.kernels --help | grep -q -- --device; then
-    "$PYTHON" -m bench.kernels --quick --device "$DEVICE" --json "$OUT/kernels.json" \
-      $([ "$DEVICE" = cpu ] && echo --only norm)
+  if [ "$DEVICE" = cuda ]; then
+    items "$WORK/kernels.jsonl" "$PYTHON" -m bench.kernels --device cuda --rounds 20 --progress "$WORK/kernels.jsonl"
   else
-    echo "bench.kernels has no --device"
+    items "$WORK/kernels.jsonl" "$PYTHON" -m bench.kernels --quick --only norm --progress "$WORK/kernels.jsonl"
   fi
 }
 
 stage_offload() {
-  if [ "$DEVICE" = cuda ]; then
-    "$PYTHON" -m bench.offload --device cuda --block-kib 4 64 256 2048 13312 --arena-mib 1024 --rounds 9 \
-      --output "$OUT/offload.json"
-  else
-    "$PYTHON" -m bench.offload --device cpu --link --block-kib 4 64 --arena-mib 1 --rounds 2 --output "$OUT/offload.json"
-  fi
+  local sizes=(--device cuda --block-kib 2048 64 13312 256 4 --arena-mib 1024 --rounds 9)
+  [ "$DEVICE" = cuda ] || sizes=(--device cpu --link --block-kib 4 64 --arena-mib 1 --rounds 2)
+  items "$WORK/offload.jsonl" "$PYTHON" -m bench.offload "${sizes[@]}" --progress "$WORK/offload.jsonl"
 }
 
+TINY="--shape tiny --device cpu --prompt 20 --output 10 --max-model-len 128 --host-kv-gib 0.01 --rate 100 --window 0.05"
+
 stage_llama() {
-  if [ "$DEVICE" = cuda ]; then
-    "$PYTHON" -m bench.gpu.serving --shape llama-3-8b --requests 256 --rate 32 --json "$OUT/llama.json"
-  else
-    "$PYTHON" -m bench.gpu.serving --shape tiny --device cpu --requests 6 --rate 100 --prompt 20 --output 10 \
-      --max-model-len 256 --max-num-seqs 8 --device-blocks 64 --host-kv-gib 0.01 --json "$OUT/llama.json"
-  fi
+  local sizes=(--shape llama-3-8b --batches 256 --policies learned --loads 0.8 --budget 60)
+  [ "$DEVICE" = cuda ] || read -ra sizes <<<"$TINY --batches 8 --device-blocks 64 --loads 1"
+  items "$WORK/llama.jsonl" "$PYTHON" -m bench.gpu.serving "${sizes[@]}" --progress "$WORK/llama.jsonl"
 }
 
 stage_opt() {
-  # OPT-13B: 13 MiB of KV per block; 800 blocks hold some 30 requests, so that preemption decides the latencies.
-  if [ "$DEVICE" = cuda ]; then
-    "$PYTHON" -m bench.gpu.serving --shape opt-13b --policies skip-join-mlfq,fcfs --requests 192 --rate 12 \
-      --device-blocks 800 --max-num-seqs 64 --host-kv-gib 24 --json "$OUT/opt.json"
-  else
-    "$PYTHON" -m bench.gpu.serving --shape tiny --device cpu --policies skip-join-mlfq,fcfs --requests 6 --rate 100 \
-      --prompt 20 --output 10 --max-model-len 128 --max-num-seqs 8 --device-blocks 16 --host-kv-gib 0.01 \
-      --json "$OUT/opt.json"
-  fi
+  # OPT-13B has 13 MiB of KV per block: at 256 slots KV is short, at 16 the slots are.
+  local sizes=(--shape opt-13b --batches 16,256 --policies skip-join-mlfq,fcfs,learned --loads 0.9,1.2,0.7)
+  sizes+=(--window 7 --host-kv-gib 16 --budget 150)
+  [ "$DEVICE" = cuda ] || read -ra sizes <<<"$TINY --batches 4,8 --device-blocks 16 --loads 1,2 --policies skip-join-mlfq,fcfs"
+  items "$WORK/opt.jsonl" "$PYTHON" -m bench.gpu.serving "${sizes[@]}" --progress "$WORK/opt.jsonl"
+}
+
+stage_race() {
+  # 100 000 steps beside copies of random length.
+  local tests=(--select "gpu and slow" --files tests/unit/offload/test_backends.py --stall-s 110)
+  [ "$DEVICE" = cuda ] || tests=(--select "not gpu and not slow" --files tests/unit/offload/test_copy_fragments.py)
+  "$PYTHON" -m bench.gpu.run_tests "$WORK/race.jsonl" "${tests[@]}"
 }
 
 stage_sanitizer() {
@@ -127,7 +131,6 @@ stage_sanitizer() {
     "$PYTHON" -m bench.gpu.small_kernels --device cpu
     return
   fi
-  PATH=$PATH:${CUDA_HOME:-/usr/local/cuda}/bin:${CUDA_HOME:-/usr/local/cuda}/compute-sanitizer
   compute-sanitizer --help | grep -q -- --kernel-name && filter=(--kernel-name kns=fastserve)
   for tool in memcheck racecheck; do
     echo "-- $tool"
@@ -137,34 +140,42 @@ stage_sanitizer() {
 }
 
 has_sanitizer() {
-  [ "$DEVICE" = cpu ] || command -v compute-sanitizer >/dev/null || [ -x "${CUDA_HOME:-/usr/local/cuda}/bin/compute-sanitizer" ]
+  [ "$DEVICE" = cpu ] || command -v compute-sanitizer >/dev/null
 }
 
-export -f stage_build stage_tests stage_kernels stage_offload stage_llama stage_opt stage_sanitizer
-export DEVICE OUT PYTHON
+# The report is made anew after every stage, so that a run that is cut off has lost the stage in progress alone.
+record() {
+  "$PYTHON" -m bench.gpu.report "$OUT" --stage "$1" "$2" "$3" "$WORK/$1.jsonl" || failed=1
+}
+
+for stage in "${STAGES[@]}"; do export -f "stage_$stage"; done
+export -f items
+export DEVICE OUT PYTHON WORK TINY
 
 failed=0
 SECONDS=0
+describe_machine >>"$LOG" 2>&1
 for stage in "${CHOSEN[@]}"; do
   limit=$((TOTAL_S - SECONDS < LIMIT_S[$stage] ? TOTAL_S - SECONDS : LIMIT_S[$stage]))
   if [ "$stage" = sanitizer ] && ! has_sanitizer; then
-    printf '%s\t%s\t%s\n' "$stage" "left out" 0 >>"$STATUS"
+    record "$stage" "left out" 0
     continue
   fi
   if [ "$limit" -lt "$LEAST_S" ]; then
-    printf '%s\t%s\t%s\n' "$stage" "no time left" 0 >>"$STATUS"
+    record "$stage" "no time left" 0
     failed=1
     continue
   fi
-  echo "== $stage (at most $limit s)"
+  echo "== $stage (at most $limit s)" | tee -a "$LOG"
   begin=$(date +%s.%N)
-  timeout -k 10 "$limit" bash -c "stage_$stage" 2>&1 | tee "$OUT/logs/$stage.log" | tail -n 25
+  timeout -k 10 "$limit" bash -c "stage_$stage" 2>&1 | tee -a "$LOG" | tail -n 25
   code=${PIPESTATUS[0]}
   seconds=$(echo "$(date +%s.%N) $begin" | awk '{printf "%.1f", $1 - $2}')
   case $code in 0) result=ok ;; 124 | 137) result="out of time" ;; *) result="failed ($code)" ;; esac
   [ "$code" -eq 0 ] || failed=1
-  printf '%s\t%s\t%s\n' "$stage" "$result" "$seconds" >>"$STATUS"
+  record "$stage" "$result" "$seconds"
 done
 
+echo "== $OUT"
 "$PYTHON" -m bench.gpu.report "$OUT" || failed=1
 exit $failed

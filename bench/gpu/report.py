@@ -1,90 +1,100 @@
-"""The table at the end of `bench/gpu_check.sh`: `python -m bench.gpu.report FOLDER` reads the JSON of its stages."""
+"""The results of `bench/gpu_check.sh`: `python -m bench.gpu.report FOLDER --stage NAME RESULT SECONDS ITEMS` after every stage.
+
+Writes FOLDER/results.json (every stage so far with all its items and samples) and FOLDER/report.txt (the table, with the goals).
+Imports nothing beyond the standard library: it has to say what went wrong where nothing can be imported.
+"""
 
 import argparse
 import json
 from collections.abc import Iterator
 from pathlib import Path
 
-from bench.gpu.serving import line_of
-from bench.kernels.case import FASTSERVE
+from bench.gpu.goals import GOALS
+from bench.gpu.progress import Progress
+from bench.gpu.words import kernel_lines, offload_lines, serving_lines, tested_lines
 from bench.lib.report import describe_host, git_sha
 
-SHAPE_OF_STAGE = {"llama": "llama-3-8b", "opt": "opt-13b"}
+SERVING = ("llama", "opt")
+MOST_TESTS = 40  # lines of tests that did not pass
 
 
-def read_stages(folder: Path) -> list[dict[str, object]]:
-    """What stages.tsv says: name, result and seconds of every stage that ran."""
-    rows = [line.split("\t") for line in (folder / "stages.tsv").read_text().splitlines()]
-    return [{"stage": name, "result": result, "seconds": float(seconds)} for name, result, seconds in rows]
+def add_stage(folder: Path, stage: str, result: str, seconds: float, items: Path) -> dict:
+    """Put a stage, in place of an earlier run of it, into results.json; returns the whole."""
+    path = folder / "results.json"
+    document = json.loads(path.read_text()) if path.is_file() else {}
+    document |= {"git_sha": git_sha(), "host": describe_host()}
+    row = {"result": result, "seconds": seconds}
+    progress = Progress(items)
+    row["items"] = list(progress.ended.values())
+    if progress.open is not None:
+        row["items"].append({"end": progress.open, "outcome": "cut off"})
+    document["stages"] = {name: old for name, old in document.get("stages", {}).items() if name != stage} | {stage: row}
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(json.dumps(document) + "\n")
+    temporary.replace(path)
+    return document
 
 
-def offload_lines(results: list[dict]) -> Iterator[str]:
-    """A line per block size and direction, and one for the slowdown of the compute."""
-    for row in results:
-        if "slowdown" in row:
-            yield f"copies slow a reading kernel by {row['slowdown']:+.1%}"
-        else:
-            ratio = row["batched_bytes_per_s"] / row["roof_bytes_per_s"]
-            yield (
-                f"KV {row['block_bytes'] >> 10:>6} KiB {row['name']:<10} {row['batched_bytes_per_s'] / 1e9:6.1f} GB/s"
-                f" = {ratio:4.2f} x large copy (one by one {row['single_bytes_per_s'] / 1e9:.1f})"
-            )
-
-
-def kernel_lines(results: list[dict]) -> Iterator[str]:
-    """A line per kernel and shape: time, rate, share of the roof of the same run, and how much longer the others take."""
-    yield f"{'kernel':<15}{'shape':<34}{'us':>10} {'rate':>13} {'of roof':>8}  against"
-    for row in results:
-        seconds = row["median_s"]
-        rate, share = _rate_and_share(row)
-        others = "  ".join(
-            f"{name} {other_s / seconds[FASTSERVE]:.2f}x"
-            for name, other_s in seconds.items()
-            if name not in (FASTSERVE, "roof")
-        )
-        yield f"{row['kernel']:<15}{row['shape']:<34}{seconds[FASTSERVE] * 1e6:10.1f} {rate:>13} {share:>8}  {others}"
-
-
-def _rate_and_share(row: dict) -> tuple[str, str]:
-    """TFLOP/s of large matrix products, or GB/s of reading; on a CPU, where the roof is timed as a contender, of that."""
-    seconds = row["median_s"][FASTSERVE]
-    if row.get("matmul_roof_flops_per_s") and row["flops"]:
-        rate = row["flops"] / seconds
-        return f"{rate / 1e12:.0f} TFLOP/s", f"{rate / row['matmul_roof_flops_per_s']:.0%}"
-    if not row["bytes_moved"]:
-        return "", ""
-    rate = row["bytes_moved"] / seconds
-    roof = row.get("read_roof_bytes_per_s") or row["bytes_moved"] / row["median_s"]["roof"]
-    return f"{rate / 1e9:.0f} GB/s", f"{rate / roof:.0%}"
-
-
-def stage_lines(folder: Path, stage: str) -> Iterator[str]:
-    """What a stage found, from its JSON; nothing when there is none."""
-    path = folder / f"{stage}.json"
-    if not path.is_file():
-        return
-    document = json.loads(path.read_text())
+def stage_lines(stage: str, items: list[dict]) -> Iterator[str]:
+    """What a stage found."""
+    good = [item for item in items if item["outcome"] == "ok"]
     if stage == "offload":
-        yield from offload_lines(document["results"])
+        yield from offload_lines(good)
     elif stage == "kernels":
-        yield from kernel_lines(document["results"])
-    elif stage in SHAPE_OF_STAGE:
-        for row in document["results"]:
-            yield line_of(document["config"]["shape"], row)
+        roofs = next((item for item in good if item["end"] == "roofs"), None)
+        if roofs is not None:
+            yield (
+                f"roofs: read {roofs['read'] / 1e9:.0f} GB/s, copy {roofs['copy'] / 1e9:.0f}, products"
+                f" {roofs['matmul'] / 1e12:.0f} TFLOP/s, launch {1e6 * roofs['launch_s']:.1f} us"
+            )
+        yield from kernel_lines(good)
+    elif stage in SERVING:
+        yield from serving_lines(good)
+    elif items:
+        lines = list(tested_lines(items))
+        yield from lines[:MOST_TESTS]
+        if len(lines) > MOST_TESTS:
+            yield f"... and {len(lines) - MOST_TESTS} more, in results.json"
+    if stage in GOALS:
+        for item in items:
+            if item["outcome"] not in ("ok", "passed", "skipped"):
+                yield f"{item['outcome']}: {item['end']}: {str(item.get('error', ''))[:200]}"
+
+
+def goal_lines(stage: str, items: list[dict]) -> Iterator[str]:
+    """Every goal of a stage beside what was measured."""
+    rows = {item["end"]: item for item in items if stage == "race" or item["outcome"] == "ok"}
+    for goal in GOALS.get(stage, ()):
+        yield goal.line(rows)
+
+
+def table(document: dict) -> Iterator[str]:
+    """The whole report; goals last."""
+    for stage, row in document["stages"].items():
+        yield f"{stage:<9} {row['result']:<12} {row['seconds']:6.1f} s"
+        yield from (f"    {line}" for line in stage_lines(stage, row["items"]))
+    for stage, row in document["stages"].items():
+        if row["items"] and stage in GOALS:
+            yield f"goals of {stage}"
+            yield from (f"    {line}" for line in goal_lines(stage, row["items"]))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.gpu.report", description=__doc__)
     parser.add_argument("folder", type=Path, help="results of bench/gpu_check.sh")
-    folder = parser.parse_args().folder
-    stages = read_stages(folder)
-    print(f"\n== {folder}")
-    for stage in stages:
-        print(f"{stage['stage']:<8} {stage['result']:<12} {stage['seconds']:6.1f} s")
-        for line in stage_lines(folder, str(stage["stage"])):
-            print(f"         {line}")
-    summary = {"git_sha": git_sha(), "host": describe_host(), "stages": stages}
-    (folder / "summary.json").write_text(json.dumps(summary, indent=1) + "\n")
+    parser.add_argument(
+        "--stage", nargs=4, metavar=("NAME", "RESULT", "SECONDS", "ITEMS"), help="a stage that has ended"
+    )
+    args = parser.parse_args()
+    if args.stage:
+        name, result, seconds, items = args.stage
+        document = add_stage(args.folder, name, result, float(seconds), Path(items))
+    else:
+        document = json.loads((args.folder / "results.json").read_text())
+    text = "\n".join(table(document)) + "\n"
+    (args.folder / "report.txt").write_text(text)
+    if not args.stage:
+        print(text, end="")
 
 
 if __name__ == "__main__":

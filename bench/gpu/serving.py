@@ -1,99 +1,188 @@
-"""Latency and throughput of the engine on a random model of a known shape, requests arriving over time.
+"""Latency and throughput of the engine on a random model of a known shape.
 
-`python -m bench.gpu.serving --shape llama-3-8b [--layers 8] [--policies skip-join-mlfq,fcfs] [--json FILE]`
+`python -m bench.gpu.serving --shape llama-3-8b [--layers 8] [--batches 16,256] [--policies skip-join-mlfq,fcfs] [--loads 0.8,1.1]`
 
-Drives EngineCore in this process, as the offline face does, so that nothing of HTTP is needed. Every policy serves the
-same requests with the same KV pool. Token latency: (end - arrival) / output tokens, mean and 90th percentile.
+Drives EngineCore in this process, as the offline face does, so that nothing of HTTP is needed, with one loaded model for all runs.
+For every batch size: a full batch of decodes against the time in which memory can be read; then requests that arrive
+over time, at shares of the rate that this batch could bear, the same for every policy. Token latency: (end - arrival) /
+output tokens, mean and 90th percentile.
 """
 
 import argparse
-import dataclasses
+import os
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import torch
 
+from bench.gpu.engine_runs import SEED, Engine, Load, Outcome, burst, make_load, serve
+from bench.gpu.progress import Progress, run_item
 from bench.gpu.shapes import SHAPES, write_shape
+from bench.gpu.words import burst_line, load_line
 from bench.lib.report import write_json
+from fastserve import _C
 from fastserve.config import CacheConfig, EngineConfig, ModelConfig, SchedulerConfig
-from fastserve.engine.core import EngineCore
-from fastserve.types import EngineRequest, SamplingParams
-from fastserve.workload import lognormal_lengths, poisson_arrivals
+from fastserve.models.kv_cache import kv_block_bytes
+from fastserve.models.registry import read_spec
+from fastserve.ops.stream import stream_of
 
-SEED = 3
-IDLE_S = 0.0005
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Load:
-    """Requests: when they arrive, seconds, and how long prompt and output are, tokens."""
-
-    arrival_s: np.ndarray
-    prompt_len: np.ndarray
-    output_len: np.ndarray
-    prompts: list[list[int]]
+BURST_PROMPT = 128
+READ_BYTES = {"cuda": 2_000_000_000, "cpu": 64_000_000}
+READS = 10
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Outcome:
-    """Of one policy; arrays per request, seconds."""
+def read_rate(device: str) -> float:
+    """Bytes per second of reading memory with our kernel, in a loop."""
+    memory = torch.ones(READ_BYTES[device] // 4, device=device)
+    sums = torch.empty(4 * torch.cuda.get_device_properties(memory.device).multi_processor_count if device == "cuda" else 1,
+                       device=device)  # fmt: skip
 
-    first_token_s: np.ndarray
-    end_s: np.ndarray
-    duration_s: float
-    stats: dict[str, float]
+    def read() -> None:
+        for _ in range(READS):
+            _C.kernels.memory_roof(memory, sums, stream=stream_of(memory))
+        if device == "cuda":
+            torch.cuda.synchronize()
+
+    read()
+    started_s = time.perf_counter()
+    read()
+    rate = READS * READ_BYTES[device] / (time.perf_counter() - started_s)
+    if device == "cuda":
+        del memory, sums
+        torch.cuda.empty_cache()
+    return rate
 
 
-def make_load(count: int, rate: float, *, prompt: float, output: float, longest: int, vocab_size: int) -> Load:
-    """Poisson arrivals of log-normal lengths, cut so that prompt + output fits `longest`."""
-    rng = np.random.default_rng(SEED)
-    arrival_s = poisson_arrivals(rate, count, rng)
-    prompt_len = np.minimum(lognormal_lengths(prompt, count, rng), longest * 2 // 3)
-    output_len = np.minimum(lognormal_lengths(output, count, rng), longest - prompt_len - 1)
-    prompts = [rng.integers(3, vocab_size, n).tolist() for n in prompt_len]
-    return Load(arrival_s, prompt_len, np.maximum(output_len, 1), prompts)
+def weight_bytes(shape: str, layers: int) -> int:
+    """Bytes of the weights that a decode step reads: all matrices of all layers, and the head."""
+    config = SHAPES[shape]
+    hidden, inner = config["hidden_size"], config.get("intermediate_size", config.get("ffn_dim"))
+    head_dim = hidden // config["num_attention_heads"]
+    kv_heads = config.get("num_key_value_heads", config["num_attention_heads"])
+    attention = 2 * hidden * (hidden + kv_heads * head_dim)
+    feed_forward = (3 if config["model_type"] == "llama" else 2) * hidden * inner
+    count = layers * (attention + feed_forward) + config["vocab_size"] * hidden
+    return count * getattr(torch, config["torch_dtype"]).itemsize
 
 
-def serve(core: EngineCore, load: Load) -> Outcome:
-    """Feed the requests at their times and step until all have ended."""
-    count = len(load.arrival_s)
-    first_token_s, end_s = np.full(count, np.nan), np.full(count, np.nan)
-    before = dataclasses.asdict(core.stats())
-    started_s, added, ended = time.monotonic(), 0, 0
-    while ended < count:
-        now_s = time.monotonic() - started_s
-        while added < count and load.arrival_s[added] <= now_s:
-            sampling = SamplingParams(temperature=0.0, max_tokens=int(load.output_len[added]), ignore_eos=True)
-            core.add_request(EngineRequest(request_id=added, prompt_token_ids=load.prompts[added], sampling=sampling))
-            added += 1
-        if not core.has_work():
-            time.sleep(IDLE_S)
-            continue
-        if delay_s := core.planning_delay_s():
-            time.sleep(min(delay_s, IDLE_S))
-            continue
-        for output in core.step():
-            now_s = time.monotonic() - started_s
-            if output.token_ids and np.isnan(first_token_s[output.request_id]):
-                first_token_s[output.request_id] = now_s
-            if output.finish_reason is not None:
-                if output.finish_reason != "length":
-                    raise RuntimeError(f"request {output.request_id} ended with {output.finish_reason}")
-                end_s[output.request_id] = now_s
-                ended += 1
-    duration_s = time.monotonic() - started_s
-    after = dataclasses.asdict(core.stats())
-    names = (
-        "iterations",
-        "iteration_tokens",
-        "execute_s",
-        "schedule_s",
-        "offload_bytes",
-        "upload_bytes",
-        "preemptions",
-    )
-    return Outcome(first_token_s, end_s, duration_s, {name: after[name] - before[name] for name in names})
+class Bench:
+    """The runs on one engine."""
+
+    def __init__(self, args: argparse.Namespace, model: Path, progress: Progress) -> None:
+        self._args = args
+        self._progress = progress
+        self._vocab_size = SHAPES[args.shape]["vocab_size"]
+        self._batches = [int(word) for word in args.batches.split(",")]
+        self._read_rate = read_rate(args.device)
+        spec = read_spec(model)
+        dtype = getattr(torch, SHAPES[args.shape]["torch_dtype"])
+        self._kv_token_bytes = kv_block_bytes(spec, 16, dtype) / 16
+        self._weight_bytes = weight_bytes(args.shape, spec.num_layers)
+        self._engine = Engine(self._config(model))
+        info = self._engine.info
+        self._kv_tokens = info.num_device_blocks * info.block_size
+        # Torch's attention, where our kernels are not trusted, is too slow for all of it.
+        self._scale = 0.1 if info.attention_backend == "torch" and args.device == "cuda" else 1.0
+        self.rows: list[dict[str, object]] = []
+        print(
+            f"{args.shape}: started in {self._engine.start_s:.1f} s, attention {info.attention_backend}"
+            f" {info.kernel_fallback}, KV of {self._kv_tokens} tokens, memory read at {self._read_rate / 1e9:.0f} GB/s",
+            flush=True,
+        )
+        if progress.begin("start"):
+            progress.end(
+                "start", shape=args.shape, seconds=self._engine.start_s, attention=info.attention_backend, fallback=info.kernel_fallback,
+                kv_tokens=self._kv_tokens, read_bytes_per_s=self._read_rate, device=info.device,
+            )  # fmt: skip
+
+    def _config(self, model: Path) -> EngineConfig:
+        args = self._args
+        return EngineConfig(
+            model=ModelConfig(model=str(model), load_format="dummy", device=args.device, enforce_eager=args.enforce_eager,
+                              max_model_len=args.max_model_len),
+            cache=CacheConfig(num_gpu_blocks_override=args.device_blocks, host_kv_gib=args.host_kv_gib,
+                              enable_prefix_caching=False),
+            scheduler=SchedulerConfig(scheduling_policy="fcfs", max_num_seqs=max(self._batches)),
+        )  # fmt: skip
+
+    def run(self) -> None:
+        """Everything that the command line asks for, as long as there is time."""
+        args, policies = self._args, self._args.policies.split(",")
+        deadline_s = time.monotonic() + args.budget
+        for batch in self._batches:
+            self._item(f"batch {batch} full", lambda batch=batch: self._full_batch(batch))
+            run_item(self._progress, f"batch {batch} rate", lambda batch=batch: {"rate": self._bearable_rate(batch)})
+        for load in [float(word) for word in args.loads.split(",")]:
+            for batch in self._batches:
+                for policy in policies:
+                    if time.monotonic() > deadline_s:
+                        print(f"{policy}, batch {batch}, load {load:g}: no time left", flush=True)
+                        continue
+                    name = f"batch {batch} load {load:g} {policy}"
+                    self._item(name, lambda p=policy, b=batch, x=load: self._arrivals(p, b, x))
+
+    def _item(self, name: str, work: Callable[[], dict[str, object]]) -> None:
+        row = run_item(self._progress, name, work)
+        if row is not None:
+            self.rows.append({"name": name, **row})
+
+    def _rows_that_fit(self, batch: int, tokens: float) -> int:
+        return max(1, min(batch, int(self._kv_tokens // (tokens + 16))))
+
+    def _full_batch(self, batch: int) -> dict[str, object]:
+        """Requests that start together and stay together: the step of a full batch beside what memory allows."""
+        prompt = min(BURST_PROMPT, self._args.max_model_len // 2)
+        output = max(16, int(self._scale * min(192, self._args.max_model_len // 2 - 1)))
+        rows = self._rows_that_fit(batch, prompt + output)
+        outcome = serve(self._engine.core("fcfs", batch), burst(rows, prompt=prompt, output=output,
+                                                                vocab_size=self._vocab_size))  # fmt: skip
+        full = outcome.steps.decodes_of(rows)
+        step_s = outcome.steps.median_of(full)
+        if step_s is None:
+            raise RuntimeError(f"{int(full.sum())} steps of {rows} decodes are too few to tell")
+        context = prompt + output // 2
+        bound_s = (self._weight_bytes + rows * context * self._kv_token_bytes) / self._read_rate
+        device_s = self._engine.time_decode(rows, context)
+        row = {
+            "kind": "saturated", "batch": batch, "rows": rows, "context": context, "steps": int(full.sum()),
+            "step_s": step_s, "device_s": device_s, "bound_s": bound_s, "of_bound": bound_s / step_s,
+            "host_s_per_step": step_s - device_s, "tokens_per_s": rows / step_s,
+            "prefill_s": self._engine.time_prefill(min(512, self._args.max_model_len // 2)),
+            "schedule_s_per_step": outcome.stats["schedule_s"] / outcome.stats["iterations"],
+            "cpu_s_per_step": outcome.cpu_s / outcome.stats["iterations"],
+            "step_seconds": outcome.steps.seconds,
+        }  # fmt: skip
+        print(burst_line(self._args.shape, row), flush=True)
+        return row
+
+    def _bearable_rate(self, batch: int) -> float:
+        """Requests per second that a batch that is always full can serve; from the times of single steps."""
+        args = self._args
+        if args.rate:
+            return args.rate
+        rows = self._rows_that_fit(batch, args.prompt + args.output)
+        decode_s = self._engine.time_decode(rows, int(args.prompt + args.output / 2))
+        chunk = min(512, args.max_model_len // 2)
+        return 1.0 / (
+            args.output * self._scale * decode_s / rows + args.prompt * self._engine.time_prefill(chunk) / chunk
+        )
+
+    def _arrivals(self, policy: str, batch: int, load: float) -> dict[str, object]:
+        args = self._args
+        rate = self._progress.ended[f"batch {batch} rate"]["rate"] * load
+        requests = make_load(max(4, round(rate * args.window)), rate, prompt=args.prompt, output=args.output * self._scale,
+                             longest=args.max_model_len, vocab_size=self._vocab_size)  # fmt: skip
+        outcome = serve(self._engine.core(policy, batch), requests)
+        row = {"kind": "load", "batch": batch, "load": load, "rate": rate} | row_of(policy, requests, outcome)
+        print(load_line(args.shape, row), flush=True)
+        return row
+
+    def close(self) -> None:
+        """Stop the engine."""
+        self._engine.close()
 
 
 def row_of(policy: str, load: Load, outcome: Outcome) -> dict[str, object]:
@@ -109,6 +198,8 @@ def row_of(policy: str, load: Load, outcome: Outcome) -> dict[str, object]:
         "token_latency_mean_s": float(per_token_s.mean()),
         "token_latency_p90_s": float(np.quantile(per_token_s, 0.9)),
         "duration_s": outcome.duration_s,
+        "cpu_s": outcome.cpu_s,
+        "preempting_step_ratio": outcome.steps.preempting_ratio(),
         **outcome.stats,
         "first_token_s": first_s.tolist(),
         "token_latency_s": per_token_s.tolist(),
@@ -121,57 +212,32 @@ def main() -> None:
     parser.add_argument("--layers", type=int, help="fewer layers than the model has, to save time and memory")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda")
     parser.add_argument("--policies", default="skip-join-mlfq", help="scheduling policies, separated by commas")
-    parser.add_argument("--requests", type=int, default=128)
-    parser.add_argument("--rate", type=float, default=16.0, help="arrivals per second")
+    parser.add_argument("--batches", default="256", help="batch slots, separated by commas")
+    parser.add_argument("--loads", default="0.8", help="arrivals as shares of the bearable rate, separated by commas")
+    parser.add_argument("--rate", type=float, help="bearable rate, requests per second; default: from timed steps")
+    parser.add_argument("--window", type=float, default=8.0, help="seconds in which requests arrive")
+    parser.add_argument("--budget", type=float, default=1e9, help="seconds after which no further run begins")
     parser.add_argument("--prompt", type=float, default=160.0, help="mean prompt length, tokens")
     parser.add_argument("--output", type=float, default=200.0, help="mean output length, tokens")
     parser.add_argument("--max-model-len", type=int, default=2048)
-    parser.add_argument("--max-num-seqs", type=int, default=256)
     parser.add_argument("--device-blocks", type=int, help="KV blocks on the device, to put it under pressure")
     parser.add_argument("--host-kv-gib", type=float, default=8.0)
     parser.add_argument("--enforce-eager", action="store_true")
+    parser.add_argument("--progress", type=Path, metavar="FILE", help="see bench/gpu/progress.py")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write results with every raw sample to FILE")
     args = parser.parse_args()
-    vocab_size = SHAPES[args.shape]["vocab_size"]
-    load = make_load(args.requests, args.rate, prompt=args.prompt, output=args.output, longest=args.max_model_len,
-                     vocab_size=vocab_size)  # fmt: skip
-    results = []
+    progress = Progress(args.progress or Path(os.devnull))
     with tempfile.TemporaryDirectory() as folder:
-        model = write_shape(Path(folder), args.shape, num_layers=args.layers)
-        for policy in args.policies.split(","):
-            results.append(row_of(policy, load, run_policy(policy, model, args, load)))
-            print(line_of(args.shape, results[-1]), flush=True)
+        bench = Bench(args, write_shape(Path(folder), args.shape, num_layers=args.layers), progress)
+        try:
+            bench.run()
+        finally:
+            bench.close()
+    progress.done()
     if args.json:
-        config = {key: value for key, value in vars(args).items() if key != "json"} | {"seed": SEED}
-        write_json(args.json, config=config, results=results)
-
-
-def run_policy(policy: str, model: Path, args: argparse.Namespace, load: Load) -> Outcome:
-    """Start an engine, serve the load, stop the engine."""
-    config = EngineConfig(
-        model=ModelConfig(model=str(model), load_format="dummy", device=args.device, max_model_len=args.max_model_len,
-                          enforce_eager=args.enforce_eager),
-        cache=CacheConfig(num_gpu_blocks_override=args.device_blocks, host_kv_gib=args.host_kv_gib,
-                          enable_prefix_caching=False),
-        scheduler=SchedulerConfig(scheduling_policy=policy, max_num_seqs=args.max_num_seqs),
-    )  # fmt: skip
-    core = EngineCore.from_config(config)
-    try:
-        warm = Load(load.arrival_s[:4] * 0, load.prompt_len[:4], np.minimum(load.output_len[:4], 8), load.prompts[:4])
-        serve(core, warm)
-        return serve(core, load)
-    finally:
-        core.close()
-
-
-def line_of(shape: str, row: dict[str, object]) -> str:
-    """One line for the terminal."""
-    return (
-        f"{shape:<11} {row['policy']:<15} {row['output_tokens_per_s']:8.0f} tokens/s   first token"
-        f" {1e3 * row['first_token_mean_s']:7.1f} ms (p90 {1e3 * row['first_token_p90_s']:7.1f})   per token"
-        f" {1e3 * row['token_latency_mean_s']:6.2f} ms (p90 {1e3 * row['token_latency_p90_s']:6.2f})   swapped"
-        f" {(row['offload_bytes'] + row['upload_bytes']) / 1e9:5.1f} GB"
-    )
+        paths = ("json", "progress")
+        config = {key: value for key, value in vars(args).items() if key not in paths} | {"seed": SEED}
+        write_json(args.json, config=config, results=bench.rows)
 
 
 if __name__ == "__main__":

@@ -4,10 +4,12 @@ With `--device cuda` on a GPU, see bench/kernels/gpu.py.
 """
 
 import argparse
+import os
 from pathlib import Path
 
 import torch
 
+from bench.gpu.progress import Progress
 from bench.kernels.case import FASTSERVE, Case, all_cases
 from bench.kernels.gpu import run_gpu_cases
 from bench.lib.report import write_json
@@ -25,8 +27,12 @@ def main() -> None:
     parser.add_argument("--only", metavar="NAME", help="one kernel, by the name of its module in bench/kernels")
     parser.add_argument("--threads", type=int, default=_C.num_threads(), help="compute threads, of torch too")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="where the kernels run")
+    parser.add_argument("--rounds", type=int, help="samples of every kernel on a GPU; default 50, 10 with --quick")
+    parser.add_argument("--progress", type=Path, metavar="FILE", help="see bench/gpu/progress.py")
     arguments = parser.parse_args()
-    results = _run_on_gpu(arguments) if arguments.device == "cuda" else _run_on_cpu(arguments)
+    progress = Progress(arguments.progress or Path(os.devnull))
+    run = _run_on_gpu if arguments.device == "cuda" else _run_on_cpu
+    results = run(arguments, progress)
     if arguments.json is not None:
         config = {
             "command": "bench.kernels",
@@ -39,13 +45,14 @@ def main() -> None:
         write_json(arguments.json, config=config, results=results)
 
 
-def _run_on_gpu(arguments: argparse.Namespace) -> list[dict[str, object]]:
+def _run_on_gpu(arguments: argparse.Namespace, progress: Progress) -> list[dict[str, object]]:
     if not torch.cuda.is_available():
         raise SystemExit("there is no CUDA device")
-    return run_gpu_cases(quick=arguments.quick, only=arguments.only)
+    rounds = arguments.rounds or (10 if arguments.quick else 50)
+    return run_gpu_cases(quick=arguments.quick, only=arguments.only, rounds=rounds, progress=progress)
 
 
-def _run_on_cpu(arguments: argparse.Namespace) -> list[dict[str, object]]:
+def _run_on_cpu(arguments: argparse.Namespace, progress: Progress) -> list[dict[str, object]]:
     _C.set_num_threads(arguments.threads)
     torch.set_num_threads(arguments.threads)
     rounds, sample_s = (5, 0.004) if arguments.quick else (15, 0.01)
@@ -64,6 +71,8 @@ def _run_on_cpu(arguments: argparse.Namespace) -> list[dict[str, object]]:
             samples[ROOF] = scaled(samples[ROOF], case.bytes_moved / ROOF_BYTES)
         print(format_row(case, samples), flush=True)
         results.append(result_of(case, samples))
+        progress.end(f"{case.kernel} {case.shape}", **results[-1])
+    progress.done()
     return results
 
 

@@ -1,5 +1,6 @@
 """ops.attention on a GPU at the shapes of docs/gpu.md, against torch on dense tensors and FlashInfer where it is installed."""
 
+import contextlib
 import importlib.util
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -80,7 +81,8 @@ def flops(shape: Shape) -> int:
 
 
 def contenders(shape: Shape) -> dict[str, Callable[[], object]]:
-    """Calls that attend the rows once: ours (on Hopper prefill for any GPU too), torch, FlashInfer where it is installed."""
+    """Calls that attend the rows once: ours, torch, FlashInfer where it is installed. Ours also with the blocks in order, in
+    decodes with blocks of twice the size (the same numbers, read otherwise), and on Hopper the prefill for any GPU."""
     num_q_heads, num_kv_heads, head_dim = shape.heads
     num_rows = len(shape.seq_lens)
     blocks = [-(-length // BLOCK_SIZE) for length in shape.seq_lens]
@@ -99,13 +101,20 @@ def contenders(shape: Shape) -> dict[str, Callable[[], object]]:
     out = torch.empty_like(q)
     scale = head_dim**-0.5
     calls = {FASTSERVE: lambda: ops.attention(q, cache, batch, layer=0, scale=scale, out=out)}
+    in_order = replace(batch, block_ids=torch.arange(sum(blocks), dtype=torch.int32))
+    calls["in order"] = lambda: ops.attention(q, cache, in_order, layer=0, scale=scale, out=out)
+    if decode and all(count % 2 == 0 for count in blocks):
+        double = cache.view(sum(blocks) // 2, 1, 2, num_kv_heads, 2 * BLOCK_SIZE, head_dim)
+        halved = replace(batch, block_start=batch.block_start // 2, block_ids=torch.randperm(sum(blocks) // 2).int())
+        calls["block 32"] = lambda: ops.attention(q, double, halved, layer=0, scale=scale, out=out)
     if q.is_cuda and not decode and kernels.attention_hopper_available():
         plain = replace(batch, backend=ops.AttentionBackend.MMA)
         calls["mma"] = lambda: ops.attention(q, cache, plain, layer=0, scale=scale, out=out)
     if shape.uniform:
         calls["torch"] = _torch(shape)
     if importlib.util.find_spec("flashinfer") is not None:
-        calls["flashinfer"] = _flashinfer(shape, q, cache[:, 0], batch)
+        with contextlib.suppress(Exception):  # of another version, or it cannot compile here
+            calls["flashinfer"] = _flashinfer(shape, q, cache[:, 0], batch)
     return calls
 
 

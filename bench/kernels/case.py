@@ -6,6 +6,7 @@ import importlib
 import pkgutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from types import ModuleType
 
 import bench.kernels
 
@@ -34,18 +35,19 @@ class Case:
 
 def all_cases(*, quick: bool, only: str | None) -> Iterator[Case]:
     """Yield the cases of every module of `bench.kernels` that has a function `cases`; `only` names one module."""
-    return _cases_of("cases", quick=quick, only=only)
+    for module in _modules(only):
+        if hasattr(module, "cases"):
+            yield from module.cases(quick=quick)
 
 
-def all_gpu_cases(*, quick: bool, only: str | None) -> Iterator[Case]:
-    """The same with `gpu_cases`, which make their tensors on torch's default device."""
-    return _cases_of("gpu_cases", quick=quick, only=only)
+def gpu_modules(*, only: str | None) -> list[ModuleType]:
+    """The modules with `gpu_cases`, whose tensors lie on torch's default device; the longest, attention, comes last."""
+    modules = [module for module in _modules(only) if hasattr(module, "gpu_cases")]
+    return sorted(modules, key=lambda module: module.__name__.endswith("attention"))
 
 
-def _cases_of(function: str, *, quick: bool, only: str | None) -> Iterator[Case]:
+def _modules(only: str | None) -> Iterator[ModuleType]:
     for module_info in pkgutil.iter_modules(bench.kernels.__path__):
         if module_info.name == "__main__" or (only is not None and module_info.name != only):
             continue
-        module = importlib.import_module(f"bench.kernels.{module_info.name}")
-        if hasattr(module, function):
-            yield from getattr(module, function)(quick=quick)
+        yield importlib.import_module(f"bench.kernels.{module_info.name}")

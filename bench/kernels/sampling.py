@@ -33,6 +33,7 @@ def _cases(num_rows: int, vocab_size: int) -> Iterator[Case]:
     yield Case("sample t=1", shape, _sample(logits, temperature=1.0))
     yield Case("sample top_k", shape, _sample(logits, temperature=1.0, top_k=50))
     yield Case("sample top_p", shape, _sample(logits, temperature=0.8, top_p=0.9))
+    yield Case("sample top_k_p", shape, _sample(logits, temperature=0.8, top_k=50, top_p=0.9))
     yield Case("logprobs", shape, _logprobs(logits))
 
 

@@ -5,12 +5,14 @@ nothing is coalesced; memcpy is numpy.copyto, one call per block, on one thread 
 """
 
 import argparse
+import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 
+from bench.gpu.progress import Progress, run_item
 from bench.lib.report import write_json
 from bench.lib.timing import interleave
 from bench.offload.link import measure_interference, measure_link
@@ -89,6 +91,30 @@ def measure(block_bytes: int, *, arena_bytes: int, rounds: int, sample_s: float 
     return rows
 
 
+def run_link(args: argparse.Namespace, progress: Progress) -> list[dict[str, object]]:
+    """What a GPU and its link give; every block size is an item, and its directions are items of their own in the file."""
+    pool_bytes, results = args.arena_mib << 20, []
+
+    def of_size(kib: int) -> dict[str, object]:
+        rows = measure_link(args.device, kib << 10, pool_bytes=pool_bytes, rounds=args.rounds)
+        results.extend(rows)
+        for row in rows:
+            progress.end(f"{kib} KiB {row['name']}", **row)
+        return {}
+
+    def beside_decode() -> dict[str, object]:
+        block_bytes = max(args.block_kib) << 10
+        results.append(measure_interference(args.device, block_bytes=block_bytes, pool_bytes=pool_bytes,
+                                            rounds=20 * args.rounds))  # fmt: skip
+        return results[-1]
+
+    for kib in args.block_kib:
+        run_item(progress, f"{kib} KiB", lambda kib=kib: of_size(kib))
+    run_item(progress, "decode beside copies", beside_decode)
+    progress.done()
+    return results
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.offload", description=__doc__.splitlines()[0])
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where the KV pool lies")
@@ -96,18 +122,15 @@ def main() -> None:
     parser.add_argument("--arena-mib", type=int, default=256, help="size of each arena; larger than the caches")
     parser.add_argument("--link", action="store_true", help="the measurements of a GPU on any device (for tests)")
     parser.add_argument("--rounds", type=int, default=9, help="samples per contender")
+    parser.add_argument("--progress", type=Path, metavar="FILE", help="of a GPU: see bench/gpu/progress.py")
     parser.add_argument("--output", type=Path, help="write results with all samples to this JSON file")
     args = parser.parse_args()
-    results = []
-    for kib in args.block_kib:
-        if args.device == "cuda" or args.link:
-            results += measure_link(args.device, kib << 10, pool_bytes=args.arena_mib << 20, rounds=args.rounds)
-        else:
-            results += measure(kib << 10, arena_bytes=args.arena_mib << 20, rounds=args.rounds)
     if args.device == "cuda" or args.link:
-        pool_bytes = args.arena_mib << 20
-        results.append(measure_interference(args.device, block_bytes=args.block_kib[-1] << 10, pool_bytes=pool_bytes,
-                                            read_bytes=4 * pool_bytes, rounds=10 * args.rounds))  # fmt: skip
+        results = run_link(args, Progress(args.progress or Path(os.devnull)))
+    else:
+        results = []
+        for kib in args.block_kib:
+            results += measure(kib << 10, arena_bytes=args.arena_mib << 20, rounds=args.rounds)
     if args.output:
         config = {
             "device": args.device,

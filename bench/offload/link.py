@@ -5,17 +5,27 @@ many bytes between the same page-locked memory and the device, by the copy engin
 device the same code runs, for tests: its numbers say nothing about a link.
 """
 
+import contextlib
+import itertools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
 
+from bench.kernels.attention_gpu import Shape, contenders, kv_bytes
+from bench.kernels.case import FASTSERVE
+from bench.lib.gpu_timing import Span
 from bench.lib.timing import Samples
 from fastserve._C.offload import Direction, HostArena, OffloadEngine
 
 TO_HOST, TO_DEVICE = Direction.DEVICE_TO_HOST, Direction.HOST_TO_DEVICE
 SEED = 1
+MOST_BLOCKS = 32768
+# A decode step of one layer of Llama-3-8B; on a CPU something that ends.
+DECODE = {"cuda": Shape((32, 8, 128), [4096] * 32, 1), "cpu": Shape((4, 2, 64), [64] * 4, 1)}
+_WARM_UPS = 3
+_CALLS_AT_A_TIME = 10
 
 
 class Link:
@@ -58,6 +68,59 @@ class Link:
             if not completion.ok:
                 raise RuntimeError(completion.error)
 
+    @contextlib.contextmanager
+    def busy_both_ways(self) -> Iterator[Callable[[], None]]:
+        """Copies both ways from now on, two each way in the queue, for as long as what is yielded is called often enough."""
+        halves = {
+            way: itertools.cycle(list(zip(*(np.array_split(blocks, 2) for blocks in move), strict=True)))
+            for way, move in self.moves.items()
+        }
+
+        def submit(way: Direction) -> None:
+            self.batched.submit(way, *next(halves[way]))
+
+        def refill() -> None:
+            for completion in self.batched.poll():
+                if not completion.ok:
+                    raise RuntimeError(completion.error)
+                submit(completion.direction)
+
+        for way in self.moves:
+            submit(way)
+            submit(way)
+        try:
+            yield refill
+        finally:
+            while self.batched.wait_any():
+                self.batched.poll()
+
+    def time_calls(
+        self, call: Callable[[], object], rounds: int, *, between: Callable[[], None] = lambda: None
+    ) -> Samples:
+        """Seconds of each of `rounds` calls on the compute stream, a few queued at a time; by events on a GPU."""
+        if not self.cuda:
+            seconds = []
+            for _ in range(rounds):
+                between()
+                seconds += timed(call, 1).seconds
+            return Samples(tuple(seconds))
+        spans = []
+        with torch.cuda.stream(self.compute):
+            for _ in range(_WARM_UPS):
+                call()
+            for first in range(0, rounds, _CALLS_AT_A_TIME):
+                self.compute.synchronize()  # a copy begins after what the stream held when it was submitted
+                between()
+                for _ in range(first, min(first + _CALLS_AT_A_TIME, rounds)):
+                    spans.append(Span(call))
+            self.compute.synchronize()
+        return Samples(tuple(span.seconds() for span in spans))
+
+    def close(self) -> None:
+        """Stop the copy threads."""
+        self.batched.close()
+        self.single.close()
+
     def copy_whole(self, *directions: Direction) -> None:
         """The roof: the same bytes in large copies."""
         for way in directions:
@@ -83,7 +146,7 @@ def timed(call: Callable[[], object], rounds: int) -> Samples:
 
 def measure_link(device: str, block_bytes: int, *, pool_bytes: int, rounds: int) -> list[dict[str, object]]:
     """Rates of one block size, each way and both at once; prints a line per direction."""
-    link = Link(device, block_bytes, max(4, pool_bytes // block_bytes))
+    link = Link(device, block_bytes, num_blocks(pool_bytes, block_bytes))
     rows = []
     for name, ways in (("to host", (TO_HOST,)), ("to device", (TO_DEVICE,)), ("both ways", (TO_HOST, TO_DEVICE))):
         samples = {
@@ -95,43 +158,33 @@ def measure_link(device: str, block_bytes: int, *, pool_bytes: int, rounds: int)
         rates = {kind: num_bytes / sample.median_s for kind, sample in samples.items()}
         print(f"{block_bytes >> 10:>6} KiB  {name:<10}  batched {rates['batched'] / 1e9:6.1f} GB/s"
               f"  one by one {rates['single'] / 1e9:6.1f}  large copy {rates['roof'] / 1e9:6.1f}"
-              f"  {rates['batched'] / rates['roof']:5.2f} x large copy")  # fmt: skip
+              f"  {rates['batched'] / rates['roof']:5.2f} x large copy", flush=True)  # fmt: skip
         rows.append({
             "name": name, "block_bytes": block_bytes, "bytes": num_bytes,
             **{f"{kind}_bytes_per_s": rate for kind, rate in rates.items()},
             **{f"{kind}_seconds": samples[kind].seconds for kind in samples},
         })  # fmt: skip
+    link.close()
     return rows
 
 
-def measure_interference(device: str, *, block_bytes: int, pool_bytes: int, read_bytes: int, rounds: int) -> dict:
-    """How much a kernel that reads memory, as decode does, slows down while KV moves both ways."""
-    link = Link(device, block_bytes, max(4, pool_bytes // block_bytes))
-    memory = torch.ones(read_bytes // 4, dtype=torch.float32, device=device)
+def num_blocks(pool_bytes: int, block_bytes: int) -> int:
+    """Blocks of a pool; of the smallest blocks fewer, since one by one they take microseconds each."""
+    return max(4, min(pool_bytes // block_bytes, MOST_BLOCKS))
 
-    def read() -> None:
-        if link.cuda:
-            with torch.cuda.stream(link.compute):
-                memory.sum()
-            link.compute.synchronize()
-        else:
-            memory.sum()
 
-    alone = timed(read, rounds)
-    for way in link.moves:
-        link.batched.submit(way, *link.moves[way])
-    beside = []
-    for _ in range(rounds):
-        started_s = time.perf_counter()
-        read()
-        beside.append(time.perf_counter() - started_s)
-        for completion in link.batched.poll():  # keep both directions busy
-            link.batched.submit(completion.direction, *link.moves[completion.direction])
-    while link.batched.wait_any():
-        link.batched.poll()
-    busy = Samples(tuple(beside))
-    slowdown = busy.median_s / alone.median_s - 1
-    print(f"reading {read_bytes / 1e9:.2f} GB: {read_bytes / alone.median_s / 1e9:.0f} GB/s alone,"
-          f" {read_bytes / busy.median_s / 1e9:.0f} GB/s while KV moves both ways: {slowdown:+.1%} time")  # fmt: skip
+def measure_interference(device: str, *, block_bytes: int, pool_bytes: int, rounds: int) -> dict[str, object]:
+    """How much decode attention slows down while KV moves both ways."""
+    link = Link(device, block_bytes, num_blocks(pool_bytes, block_bytes))
+    with torch.device(device):
+        decode = contenders(DECODE[device])[FASTSERVE]
+    alone = link.time_calls(decode, rounds)
+    with link.busy_both_ways() as refill:
+        beside = link.time_calls(decode, rounds, between=refill)
+    link.close()
+    slowdown = beside.median_s / alone.median_s - 1
+    read_bytes = kv_bytes(DECODE[device])
+    print(f"decode of {read_bytes / 1e9:.2f} GB: {read_bytes / alone.median_s / 1e9:.0f} GB/s alone,"
+          f" {read_bytes / beside.median_s / 1e9:.0f} GB/s while KV moves both ways: {slowdown:+.1%} time", flush=True)  # fmt: skip
     return {"name": "decode beside copies", "read_bytes": read_bytes, "slowdown": slowdown,
-            "alone_seconds": alone.seconds, "beside_seconds": busy.seconds}  # fmt: skip
+            "alone_seconds": alone.seconds, "beside_seconds": beside.seconds}  # fmt: skip

@@ -13,7 +13,8 @@ from bench.kernels.attention_gpu import Shape, contenders, flops, kv_bytes
 )
 def test_every_contender_gives_as_many_numbers(shape):
     sizes = {name: call().numel() for name, call in contenders(shape).items() if name != "flashinfer"}
-    assert sizes == {"fastserve": 3 * shape.num_queries * 256, "torch": 3 * shape.num_queries * 256}
+    assert sizes.keys() == {"fastserve", "torch", "in order"} | ({"block 32"} if shape.num_queries == 1 else set())
+    assert set(sizes.values()) == {3 * shape.num_queries * 256}
 
 
 def test_only_rows_of_one_length_are_compared_with_torch():

@@ -9,19 +9,21 @@ from pathlib import Path
 import pytest
 import torch
 
-from bench.gpu.report import kernel_lines
+from bench.gpu.goals import Goal
+from bench.gpu.report import add_stage, table
 from bench.gpu.shapes import SHAPES, write_shape
 from bench.gpu.small_kernels import faults_of
+from bench.gpu.words import kernel_lines, slo_lines
 from fastserve.models.registry import read_spec
 
 ROOT = Path(__file__).parents[3]
 SCRIPT = ROOT / "bench" / "gpu_check.sh"
 
 
-def run(*arguments: object, total_s: int = 250) -> subprocess.CompletedProcess:
+def run(*arguments: object, total_s: int = 250, **environment: str) -> subprocess.CompletedProcess:
     return subprocess.run(
         ["bash", SCRIPT, *map(str, arguments)],
-        env=os.environ | {"PYTHON": sys.executable, "TOTAL_S": str(total_s)},
+        env=os.environ | {"PYTHON": sys.executable, "TOTAL_S": str(total_s)} | environment,
         capture_output=True,
         text=True,
         check=False,
@@ -29,23 +31,32 @@ def run(*arguments: object, total_s: int = 250) -> subprocess.CompletedProcess:
     )
 
 
+STAGES = ("build", "tests", "kernels", "offload", "llama", "opt", "race", "sanitizer")
+
+
+def results(folder: Path) -> dict:
+    return json.loads((folder / "results.json").read_text())["stages"]
+
+
 def test_every_stage_runs_on_a_cpu(tmp_path):
-    stages = ("build", "tests", "kernels", "offload", "llama", "opt", "sanitizer")
-    done = run("--device", "cpu", "--out", tmp_path, *(word for stage in stages for word in ("--stage", stage)))
+    done = run("--device", "cpu", "--out", tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
-    summary = json.loads((tmp_path / "summary.json").read_text())
-    assert [(stage["stage"], stage["result"]) for stage in summary["stages"]] == [(name, "ok") for name in stages]
-    policies = [row["policy"] for row in json.loads((tmp_path / "opt.json").read_text())["results"]]
-    assert policies == ["skip-join-mlfq", "fcfs"]
-    assert "x large copy" in done.stdout
-    assert "tokens/s" in done.stdout
-    assert "rms_norm" in done.stdout.split("of roof")[1]
+    stages = results(tmp_path)
+    assert [(name, stage["result"]) for name, stage in stages.items()] == [(name, "ok") for name in STAGES]
+    policies = {item["policy"] for item in stages["opt"]["items"] if "policy" in item}
+    assert policies == {"skip-join-mlfq", "fcfs"}
+    assert {item["outcome"] for item in stages["tests"]["items"]} <= {"passed", "skipped"}
+    report = (tmp_path / "report.txt").read_text()
+    assert report in done.stdout
+    for words in ("x large copy", "tokens/s", "rms_norm", "goals of kernels", "rate at 100 ms per token"):
+        assert words in report
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["log.txt", "report.txt", "results.json"]
 
 
 def test_stages_for_which_no_time_is_left_say_so(tmp_path):
     done = run("--device", "cpu", "--out", tmp_path, "--stage", "llama", total_s=1)
     assert done.returncode == 1
-    assert json.loads((tmp_path / "summary.json").read_text())["stages"][0]["result"] == "no time left"
+    assert results(tmp_path)["llama"]["result"] == "no time left"
 
 
 GPU_ROW = {
@@ -63,6 +74,35 @@ def test_the_table_has_rate_share_of_the_roof_and_ratio_of_a_kernel():
     assert memory.split()[-5:] == ["2000", "GB/s", "50%", "torch", "1.20x"]
 
 
+def test_a_goal_says_whether_it_is_reached_missed_or_unknown():
+    goal = Goal("decode", lambda rows: rows["decode"]["share"], 0.9)
+    assert goal.line({"decode": {"share": 0.95}}).split() == ["ok", "decode", "95.0%", "goal", ">=", "90.0%"]
+    assert goal.line({"decode": {"share": 0.85}}).startswith("BELOW")
+    assert "not measured" in goal.line({})
+    limit = Goal("swap-in", lambda rows: 12.0, 11, "ms", at_most=True)
+    assert limit.line({}).split() == ["BELOW", "swap-in", "12", "ms", "goal", "<=", "11", "ms"]
+
+
+def test_stages_run_later_are_added_and_a_cut_item_is_named(tmp_path):
+    items = tmp_path / "items.jsonl"
+    items.write_text('{"end": "a", "outcome": "passed"}\n{"begin": "b"}\n')
+    add_stage(tmp_path, "race", "out of time", 3.0, items)
+    document = add_stage(tmp_path, "offload", "ok", 1.0, tmp_path / "none.jsonl")
+    assert list(results(tmp_path)) == ["race", "offload"]
+    text = "\n".join(table(document))
+    assert "cut off: b" in text
+    assert "goals of race" in text
+
+
+def test_rates_at_the_limit_lie_between_those_measured():
+    rows = [
+        {"batch": 16, "policy": policy, "rate": rate, "token_latency_mean_s": latency_s}
+        for policy, latencies in (("fcfs", (0.05, 0.15)), ("learned", (0.01, 0.02)))
+        for rate, latency_s in zip((10.0, 20.0), latencies, strict=True)
+    ]
+    assert list(slo_lines(rows)) == ["batch 16: rate at 100 ms per token: fcfs 15.0/s, learned > 20.0/s"]
+
+
 def test_a_kernel_whose_result_differs_is_told():
     def wrong(device, dtype):
         wrong.calls = getattr(wrong, "calls", 0) + 1
@@ -72,14 +112,26 @@ def test_a_kernel_whose_result_differs_is_told():
 
 
 def test_a_stage_that_fails_does_not_hide_the_others(tmp_path):
-    (tmp_path / "opt.json").mkdir()  # the stage cannot write its results
-    done = run("--device", "cpu", "--out", tmp_path, "--stage", "opt", "--stage", "offload")
+    environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    (tmp_path / "timeout").write_text('#!/bin/bash\n[[ $* == *stage_race* ]] && exit 3\nexec /usr/bin/timeout "$@"\n')
+    (tmp_path / "timeout").chmod(0o755)
+    out = tmp_path / "out"
+    done = run("--device", "cpu", "--out", out, "--stage", "race", "--stage", "offload", **environment)
     assert done.returncode == 1
-    summary = json.loads((tmp_path / "summary.json").read_text())
-    assert [stage["result"] for stage in summary["stages"]] == ["failed (1)", "ok"]
+    assert [stage["result"] for stage in results(out).values()] == ["failed (3)", "ok"]
 
 
-NOT_IN_A_GPU_IMAGE = ("fastapi", "starlette", "uvicorn", "zmq", "msgspec", "openai", "httpx", "prometheus_client")
+NOT_IN_A_GPU_IMAGE = (
+    "fastapi",
+    "starlette",
+    "uvicorn",
+    "zmq",
+    "msgspec",
+    "openai",
+    "httpx",
+    "prometheus_client",
+    "pydantic",
+)
 IMPORTS = f"""
 import sys
 class Missing:
