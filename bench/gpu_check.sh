@@ -112,7 +112,7 @@ stage_llama() {
 stage_opt() {
   # OPT-13B has 13 MiB of KV per block: at 256 slots KV is short, at 16 the slots are.
   local sizes=(--shape opt-13b --batches 16,256 --policies skip-join-mlfq,fcfs,learned --loads 0.9,1.2,0.7)
-  sizes+=(--window 7 --host-kv-gib 16 --budget 150)
+  sizes+=(--window 7 --host-kv-gib 16 --budget 120)
   [ "$DEVICE" = cuda ] || read -ra sizes <<<"$TINY --batches 4,8 --device-blocks 16 --loads 1,2 --policies skip-join-mlfq,fcfs"
   items "$WORK/opt.jsonl" "$PYTHON" -m bench.gpu.serving "${sizes[@]}" --progress "$WORK/opt.jsonl"
 }

@@ -9,6 +9,7 @@ output tokens, mean and 90th percentile.
 """
 
 import argparse
+import gc
 import os
 import tempfile
 import time
@@ -25,11 +26,13 @@ from bench.gpu.words import burst_line, load_line
 from bench.lib.report import write_json
 from fastserve import _C
 from fastserve.config import CacheConfig, EngineConfig, ModelConfig, SchedulerConfig
+from fastserve.errors import DeviceError
 from fastserve.models.kv_cache import kv_block_bytes
 from fastserve.models.registry import read_spec
 from fastserve.ops.stream import stream_of
 
 BURST_PROMPT = 128
+LEAST_HOST_KV_GIB = 1.0
 READ_BYTES = {"cuda": 2_000_000_000, "cpu": 64_000_000}
 READS = 10
 
@@ -81,7 +84,7 @@ class Bench:
         dtype = getattr(torch, SHAPES[args.shape]["torch_dtype"])
         self._kv_token_bytes = kv_block_bytes(spec, 16, dtype) / 16
         self._weight_bytes = weight_bytes(args.shape, spec.num_layers)
-        self._engine = Engine(self._config(model))
+        self._engine = self._start(model)
         info = self._engine.info
         self._kv_tokens = info.num_device_blocks * info.block_size
         # Torch's attention, where our kernels are not trusted, is too slow for all of it.
@@ -98,12 +101,28 @@ class Bench:
                 kv_tokens=self._kv_tokens, read_bytes_per_s=self._read_rate, device=info.device,
             )  # fmt: skip
 
-    def _config(self, model: Path) -> EngineConfig:
+    def _start(self, model: Path) -> Engine:
+        """With less host memory where so much cannot be had: a smaller pool tells more than none."""
+        args, gib = self._args, self._args.host_kv_gib
+        while True:
+            try:
+                return Engine(self._config(model, gib))
+            except DeviceError as error:
+                print(f"with {gib:g} GiB for parked KV: {error}", flush=True)
+                if gib < LEAST_HOST_KV_GIB:
+                    raise
+            # Outside the handler, whose error would keep the weights of the engine that did not start.
+            gib /= 4
+            gc.collect()
+            if args.device == "cuda":
+                torch.cuda.empty_cache()
+
+    def _config(self, model: Path, host_kv_gib: float) -> EngineConfig:
         args = self._args
         return EngineConfig(
             model=ModelConfig(model=str(model), load_format="dummy", device=args.device, enforce_eager=args.enforce_eager,
                               max_model_len=args.max_model_len),
-            cache=CacheConfig(num_gpu_blocks_override=args.device_blocks, host_kv_gib=args.host_kv_gib,
+            cache=CacheConfig(num_gpu_blocks_override=args.device_blocks, host_kv_gib=host_kv_gib,
                               enable_prefix_caching=False),
             scheduler=SchedulerConfig(scheduling_policy="fcfs", max_num_seqs=max(self._batches)),
         )  # fmt: skip
@@ -228,7 +247,12 @@ def main() -> None:
     args = parser.parse_args()
     progress = Progress(args.progress or Path(os.devnull))
     with tempfile.TemporaryDirectory() as folder:
-        bench = Bench(args, write_shape(Path(folder), args.shape, num_layers=args.layers), progress)
+        try:
+            bench = Bench(args, write_shape(Path(folder), args.shape, num_layers=args.layers), progress)
+        except Exception as error:  # to try again would take long and end in the same way
+            progress.end("start", "failed", error=f"{type(error).__name__}: {error}"[:2000])
+            progress.done()
+            raise
         try:
             bench.run()
         finally:

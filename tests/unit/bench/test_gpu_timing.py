@@ -18,6 +18,7 @@ from bench.lib import gpu_timing
 from bench.offload import __main__ as offload_bench
 from bench.offload import link
 from fastserve._C.offload import HostArena, OffloadEngine
+from fastserve.errors import DeviceError, InvalidArgumentError
 from tests.fake_device import FakeDevice, use_device
 from tests.unit.bench.pretended_cuda import cuda  # noqa: F401 (a fixture)
 
@@ -176,6 +177,33 @@ def test_serving_on_a_gpu_goes_on_after_a_run_that_fails(monkeypatch, tmp_path):
     full = items["batch 8 full"]
     assert full["rows"] == 7  # as the KV pool holds
     assert full["step_s"] > 0 and full["of_bound"] > 0
+
+
+def test_an_engine_that_cannot_have_its_host_memory_gets_less(monkeypatch, tmp_path, capsys):
+    started, asked = serving.Engine, []
+
+    def refuse_much(config):
+        asked.append(config.cache.host_kv_gib)
+        if len(asked) < 3:
+            raise DeviceError("the host KV pool cannot be page-locked")
+        return started(config)
+
+    monkeypatch.setattr(serving, "Engine", refuse_much)
+    items = serve(monkeypatch, tmp_path, "--device", "cpu", "--batches", "4", "--budget", "0", "--host-kv-gib", "16")
+    assert asked == [16, 4, 1]
+    assert items["batch 4 full"]["outcome"] == "ok"
+    assert "with 16 GiB for parked KV: the host KV pool" in capsys.readouterr().out
+
+
+def test_an_engine_that_does_not_start_is_an_item_that_failed(monkeypatch, tmp_path):
+    def refuse(config):
+        raise InvalidArgumentError("the weights do not fit")
+
+    monkeypatch.setattr(serving, "Engine", refuse)
+    with pytest.raises(InvalidArgumentError):
+        serve(monkeypatch, tmp_path, "--device", "cpu")
+    item = Progress(tmp_path / "serving.jsonl").ended["start"]
+    assert item["error"] == "InvalidArgumentError: the weights do not fit"
 
 
 def test_no_run_begins_when_the_time_is_up(monkeypatch, tmp_path, capsys):
