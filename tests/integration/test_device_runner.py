@@ -1,9 +1,11 @@
 """The engine with the worker's code for GPUs, over a device that pretends: the tokens are those of the CPU worker."""
 
 import ast
+import contextlib
 import dataclasses
 import subprocess
 import sys
+from collections.abc import Iterator
 
 import pytest
 import torch
@@ -13,6 +15,7 @@ from fastserve._C.offload import copy_fragments
 from fastserve.engine import core as core_module
 from fastserve.engine.core import EngineCore
 from fastserve.errors import DeviceError, DeviceLostError, InvalidArgumentError
+from fastserve.loader import LoadedModel, load_model
 from fastserve.ops.attention import AttentionBackend
 from fastserve.types import FinishReason, SamplingParams, TokenLogprobs
 from fastserve.worker import gpu_start, step_inputs
@@ -68,6 +71,30 @@ def test_kernels_that_fail_their_check_are_replaced_and_the_engine_says_so(greed
     cores = []
     assert run_prompts(PROMPTS, prepare=cores.append) == greedy_tokens
     assert cores[0].info.kernel_fallback == "decode: off by 3"
+
+
+def test_the_kernels_for_hopper_are_tried_while_the_weights_are_loaded(greedy_tokens, device, monkeypatch):
+    events = []
+
+    @contextlib.contextmanager
+    def begin_trial(*_: object, **__: object) -> Iterator[str]:
+        events.append("trial begins")
+        yield "the trial"
+        events.append("trial ends")
+
+    def load(*arguments: object, **settings: object) -> LoadedModel:
+        events.append("weights")
+        return load_model(*arguments, **settings)
+
+    def choose(*_: object, trial: object, **__: object) -> AttentionChoice:
+        events.append(f"choice by {trial}")
+        return AttentionChoice(AttentionBackend.NATIVE)
+
+    monkeypatch.setattr(worker_module, "trial_of_hopper_kernels", begin_trial)
+    monkeypatch.setattr(worker_module, "load_model", load)
+    monkeypatch.setattr(gpu_start, "choose_attention", choose)
+    assert run_prompts(PROMPTS) == greedy_tokens
+    assert events == ["trial begins", "weights", "choice by the trial", "trial ends"]
 
 
 def test_sampled_tokens_and_penalties_are_those_of_the_cpu_worker(seeded_tokens, device):
