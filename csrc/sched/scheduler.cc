@@ -166,7 +166,7 @@ void Scheduler::commit(StepId step, std::span<const std::int32_t> sampled, doubl
   const double copy_s = std::max(stats.offload_bytes / core_.config.offload_bytes_per_s,
                                  stats.upload_bytes / core_.config.upload_bytes_per_s);
   if (!flight.rows.empty())
-    governor_.on_iteration({stats.parks, stats.finished, copy_s, stats.dropped_s}, iteration_s);
+    governor_.on_iteration({stats.parks - parks_by_caller_, stats.finished, copy_s, stats.dropped_s}, iteration_s);
   spare_rows_ = std::move(flight.rows);
 }
 

@@ -146,6 +146,7 @@ class Scheduler {
   std::vector<Row> spare_rows_;          // memory of a committed plan
   std::vector<Request*> left_batch_;     // since the newest plan; preempted unless the next one takes them
   std::vector<Request*> park_requests_;  // not at rest yet
+  std::int64_t parks_by_caller_ = 0;     // of stats.parks
   StepEvents events_;
   double iteration_s_ = 0.0;  // smoothed
   std::int64_t num_running_ = 0;

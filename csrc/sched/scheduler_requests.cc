@@ -121,6 +121,7 @@ bool Scheduler::at_rest_after_park(Request& request) {
     const Decision how = planner_.how_to_evict(request);
     request.note(Decision::kParkedByCaller, core_.now_s);
     mover_.evict(request, how == Decision::kDroppedCheaper ? Decision::kOffloaded : how);
+    ++parks_by_caller_;
     request.parked_step = -2;  // it may come back in this very step, should nothing else run
   }
   // While held it is followed until it is at rest, should a copy fail.

@@ -26,7 +26,7 @@ class ThrashGovernor {
 
   /// Counted from the start of the scheduler.
   struct Totals {
-    std::int64_t parks = 0;
+    std::int64_t parks = 0;  // but for those a caller asked for: preempting less would not save them
     std::int64_t finished = 0;
     double copy_s = 0.0;
     double dropped_s = 0.0;  // to compute anew what was dropped, for whatever reason

@@ -9,7 +9,7 @@ import pytest
 from fastserve.engine.core import EngineCore
 from fastserve.errors import InvalidArgumentError
 from fastserve.types import SamplingParams
-from tests.integration.engine_driver import GREEDY, Driver, engine_config, park_every
+from tests.integration.engine_driver import GREEDY, Driver, engine_config
 
 ONE_TOKEN = SamplingParams(temperature=0.0, max_tokens=1)
 LONG = SamplingParams(temperature=0.0, max_tokens=150, ignore_eos=True)
@@ -221,9 +221,10 @@ def test_write_through_copies_full_blocks_that_stay(make_driver, write_through):
 
 @pytest.mark.parametrize(("limit", "trips"), [(0.5, True), (1e6, False)])
 def test_thrash_parks_per_finish_trips_the_governor(make_driver, limit, trips):
-    driver = make_driver(thrash_parks_per_finish=limit, preemption_mode="recompute", max_num_seqs=1)
-    for request_id in range(14):
-        driver.add(request_id, prompt(4), GREEDY)
-    driver.run(park_every(2))
+    slices = {"scheduling_policy": "mlfq", "first_quantum_s": 1e-9, "quantum_ratio": 1.1, "max_num_seqs": 1}
+    driver = make_driver(thrash_parks_per_finish=limit, num_gpu_blocks_override=16, preemption_mode="swap", **slices)
+    for request_id in range(14):  # they take turns, and 16 blocks hold two of them
+        driver.add(request_id, prompt(90), GREEDY)
+    driver.run()
     assert driver.core.stats().iterations >= 256, "the governor looks at 256 iterations"
     assert (driver.core.stats().thrash_governor_trips > 0) == trips

@@ -283,6 +283,28 @@ def test_the_governor_stops_preemption_that_costs_too_much() -> None:
     assert few_parks < 0.7 * free_parks  # the rest is growth, which must get its blocks
 
 
+@pytest.mark.parametrize("policy", ["learned", "mlfq", "skip-join-mlfq"])
+def test_all_end_though_everybody_is_parked_after_every_iteration_and_the_host_is_too_small(policy: str) -> None:
+    # Those at the front start anew each time, for others hold the host. The governor must not keep the order as it is.
+    engine = FakeEngine(policy=policy, block_size=16, num_device_blocks=16, num_host_blocks=6, max_num_seqs=8, prefix_caching=False,
+                        max_prefill_chunk_tokens=32, max_model_len=256, starvation_limit_s=0.2, check=False)  # fmt: skip
+    engine.end_transfers = 1.0
+    rng = random.Random(3)
+    for request_id in range(10):
+        prompt = [rng.randrange(40) for _ in range(rng.randrange(3, 70))]
+        engine.add(request_id, prompt, 24, ignore_eos=True)
+    turns = 0
+    while engine.live() and turns < 3000:
+        for request_id in engine.live():
+            engine.scheduler.park(request_id, False, engine.now_s)
+        engine.turn(0.001)
+        turns += 1
+    stats = engine.scheduler.stats()
+    assert stats.recomputes_host_full > 100
+    assert stats.thrash_governor_trips == 0
+    engine.drain(max_turns=1)
+
+
 @pytest.mark.parametrize(("host_blocks", "offloads"), [(1, False), (8, True)])
 def test_what_moves_ahead_of_need_is_never_dropped(host_blocks: int, offloads: bool) -> None:
     engine = FakeEngine(policy="priority", num_device_blocks=16, num_host_blocks=host_blocks, max_num_seqs=2,
