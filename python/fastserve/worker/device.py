@@ -128,7 +128,8 @@ class CudaDevice:
             step()  # libraries set themselves up outside the capture
         self.synchronize()
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self._pool, stream=self._stream):
+        # What other threads of the process do on the GPU meanwhile must not spoil the capture.
+        with torch.cuda.graph(graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"):
             output = step()
         self._pool = graph.pool()
         return graph, output
