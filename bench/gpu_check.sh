@@ -65,6 +65,7 @@ describe_machine() {
   c++ --version | head -n 1
 }
 
+# A start of an engine is no item, and may wait two minutes for a kernel that hangs in its check: --stall-s.
 # The items of a stage are lines of a file; whatever ends the process of an item costs that item alone (bench/gpu/progress.py).
 items() {
   "$PYTHON" -m bench.gpu.progress "$@"
@@ -106,7 +107,7 @@ TINY="--shape tiny --device cpu --prompt 20 --output 10 --max-model-len 128 --ho
 stage_llama() {
   local sizes=(--shape llama-3-8b --batches 256 --policies learned --loads 0.8 --budget 60)
   [ "$DEVICE" = cuda ] || read -ra sizes <<<"$TINY --batches 8 --device-blocks 64 --loads 1"
-  items "$WORK/llama.jsonl" "$PYTHON" -m bench.gpu.serving "${sizes[@]}" --progress "$WORK/llama.jsonl"
+  items --stall-s 150 "$WORK/llama.jsonl" "$PYTHON" -m bench.gpu.serving "${sizes[@]}" --progress "$WORK/llama.jsonl"
 }
 
 stage_opt() {
@@ -114,7 +115,7 @@ stage_opt() {
   local sizes=(--shape opt-13b --batches 16,256 --policies skip-join-mlfq,fcfs,learned --loads 0.9,1.2,0.7)
   sizes+=(--window 7 --host-kv-gib 16 --budget 120)
   [ "$DEVICE" = cuda ] || read -ra sizes <<<"$TINY --batches 4,8 --device-blocks 16 --loads 1,2 --policies skip-join-mlfq,fcfs"
-  items "$WORK/opt.jsonl" "$PYTHON" -m bench.gpu.serving "${sizes[@]}" --progress "$WORK/opt.jsonl"
+  items --stall-s 150 "$WORK/opt.jsonl" "$PYTHON" -m bench.gpu.serving "${sizes[@]}" --progress "$WORK/opt.jsonl"
 }
 
 stage_race() {

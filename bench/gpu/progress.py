@@ -15,6 +15,7 @@ from pathlib import Path
 DEVICE_LOST = 70  # exit status of a process whose GPU fails every call; the item at fault has ended
 STALL_S = 60.0
 POLL_S = 0.1
+MOST_PROCESSES = 10
 
 
 class Progress:
@@ -80,7 +81,7 @@ def exit_if_device_is_lost() -> None:
 
 
 def run_to_the_end(command: Sequence[str], path: Path, *, stall_s: float = STALL_S, log: Path | None = None) -> bool:
-    """Run a command again and again until it says that it is done, or does not get on.
+    """Run a command again and again until it says that it is done, does not get on, or has lost MOST_PROCESSES.
 
     Args:
         path: its file of progress.
@@ -89,7 +90,7 @@ def run_to_the_end(command: Sequence[str], path: Path, *, stall_s: float = STALL
     Returns:
         Whether it got to its end.
     """
-    while True:
+    for _ in range(MOST_PROCESSES):
         size = path.stat().st_size if path.is_file() else 0
         with log.open("ab") if log is not None else open(os.devnull) as file:
             output = {"stdout": file, "stderr": subprocess.STDOUT} if log is not None else {}
@@ -103,6 +104,8 @@ def run_to_the_end(command: Sequence[str], path: Path, *, stall_s: float = STALL
             progress.end(progress.open, outcome)
         elif not path.is_file() or path.stat().st_size == size:
             return False  # it does not even get to an item
+    print(f"{path.name}: given up after {MOST_PROCESSES} processes that did not end well", flush=True)
+    return False
 
 
 def _watch(process: subprocess.Popen, path: Path, stall_s: float) -> int | None:

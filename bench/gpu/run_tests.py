@@ -41,12 +41,20 @@ def parts(files: Sequence[str], select: str) -> list[tuple[str, str]]:
 
 
 def run_part(part: tuple[str, str], number: int, folder: Path, select: str, stall_s: float) -> bool:
-    """Run the tests of one part to their end, whatever they do; False when not even their collection works."""
+    """Run the tests of one part, whatever they do; False when they cannot be collected or too many spoil their process."""
     file, word = part
     command = [sys.executable, "-m", "pytest", "-c", os.devnull, "--rootdir=.", "--import-mode=importlib", "-q"]
     command += ["-p", "no:cacheprovider", "-p", "bench.gpu.pytest_progress", "-W", "ignore", "-m", select]
     progress = folder / f"{number}.jsonl"
-    command = ["env", f"PROGRESS={progress}", *command, *(["-k", word] if word else []), file]
+    # Plugins that happen to be installed are not ours to try out.
+    command = [
+        "env",
+        f"PROGRESS={progress}",
+        "PYTEST_DISABLE_PLUGIN_AUTOLOAD=1",
+        *command,
+        *(["-k", word] if word else []),
+        file,
+    ]
     return run_to_the_end(command, progress, stall_s=stall_s, log=folder / f"{number}.log")
 
 
@@ -108,7 +116,7 @@ def main() -> int:
                 number, file = running.pop(future)
                 if not future.result():
                     text = (folder / f"{number}.log").read_text()[-2000:]
-                    collector.add(file, "not collected", text=text)
+                    collector.add(f"{file} {number}", "not finished", text=text)
             if not running:
                 break
             time.sleep(COLLECT_S)

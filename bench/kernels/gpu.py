@@ -102,8 +102,9 @@ def _time(case: Case, roofs: Roofs, rounds: int) -> dict[str, object]:
     if 0 < case.bytes_moved < _SHORT_BYTES:
         try:
             in_graph = time_in_graph(case.contenders[FASTSERVE], rounds=rounds)
-        except RuntimeError as error:
-            errors["graph"] = str(error)
+        except Exception as error:
+            errors["graph"] = f"{type(error).__name__}: {error}"[:500]
+            exit_if_device_is_lost()
     print(_format_row(case, samples, roofs, in_graph), flush=True)
     for name, error in errors.items():
         print(f"    {name}: {error.splitlines()[0]}", flush=True)

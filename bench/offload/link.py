@@ -8,7 +8,7 @@ device the same code runs, for tests: its numbers say nothing about a link.
 import contextlib
 import itertools
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 import torch
@@ -102,7 +102,9 @@ class Link:
             seconds = []
             for _ in range(rounds):
                 between()
-                seconds += timed(call, 1).seconds
+                started_s = time.perf_counter()
+                call()
+                seconds.append(time.perf_counter() - started_s)
             return Samples(tuple(seconds))
         spans = []
         with torch.cuda.stream(self.compute):
@@ -133,15 +135,16 @@ class Link:
         self.synchronize()
 
 
-def timed(call: Callable[[], object], rounds: int) -> Samples:
-    """Seconds of each of `rounds` calls after one that is not counted."""
-    call()
-    seconds = []
-    for _ in range(rounds):
-        started_s = time.perf_counter()
-        call()
-        seconds.append(time.perf_counter() - started_s)
-    return Samples(tuple(seconds))
+def timed_in_turns(contenders: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, Samples]:
+    """Seconds of each contender in each of `rounds` rounds, after one that is not counted."""
+    seconds: dict[str, list[float]] = {name: [] for name in contenders}
+    for turn in range(rounds + 1):
+        for name, call in contenders.items():
+            started_s = time.perf_counter()
+            call()
+            if turn:
+                seconds[name].append(time.perf_counter() - started_s)
+    return {name: Samples(tuple(samples)) for name, samples in seconds.items()}
 
 
 def measure_link(device: str, block_bytes: int, *, pool_bytes: int, rounds: int) -> list[dict[str, object]]:
@@ -149,11 +152,12 @@ def measure_link(device: str, block_bytes: int, *, pool_bytes: int, rounds: int)
     link = Link(device, block_bytes, num_blocks(pool_bytes, block_bytes))
     rows = []
     for name, ways in (("to host", (TO_HOST,)), ("to device", (TO_DEVICE,)), ("both ways", (TO_HOST, TO_DEVICE))):
-        samples = {
-            "roof": timed(lambda ways=ways: link.copy_whole(*ways), rounds),
-            "batched": timed(lambda ways=ways: link.move(link.batched, *ways), rounds),
-            "single": timed(lambda ways=ways: link.move(link.single, *ways), rounds),
+        calls = {
+            "roof": lambda ways=ways: link.copy_whole(*ways),
+            "batched": lambda ways=ways: link.move(link.batched, *ways),
+            "single": lambda ways=ways: link.move(link.single, *ways),
         }
+        samples = timed_in_turns(calls, rounds)
         num_bytes = len(ways) * link.bytes
         rates = {kind: num_bytes / sample.median_s for kind, sample in samples.items()}
         print(f"{block_bytes >> 10:>6} KiB  {name:<10}  batched {rates['batched'] / 1e9:6.1f} GB/s"
@@ -169,7 +173,7 @@ def measure_link(device: str, block_bytes: int, *, pool_bytes: int, rounds: int)
 
 
 def num_blocks(pool_bytes: int, block_bytes: int) -> int:
-    """Blocks of a pool; of the smallest blocks fewer, since one by one they take microseconds each."""
+    """Blocks of a pool; of the smallest blocks fewer, since each may take microseconds."""
     return max(4, min(pool_bytes // block_bytes, MOST_BLOCKS))
 
 

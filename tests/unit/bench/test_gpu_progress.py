@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from bench.gpu import progress
 from bench.gpu.progress import DEVICE_LOST, Progress, run_item, run_to_the_end
 from bench.gpu.run_tests import Collector, files_with_gpu_tests, parts, run_part
 
@@ -41,25 +42,32 @@ def test_a_command_that_does_not_get_on_is_given_up(tmp_path):
     assert not run_to_the_end([sys.executable, "-c", "raise SystemExit(1)"], tmp_path / "items.jsonl")
 
 
+def test_a_command_whose_every_item_is_at_fault_is_given_up(tmp_path, monkeypatch):
+    monkeypatch.setattr(progress, "MOST_PROCESSES", 2)
+    path = tmp_path / "items.jsonl"
+    assert not run_to_the_end([sys.executable, "-c", WORKER.replace("int", "die"), str(path)], path)
+    assert path.read_text().count("ended its process") == 2
+
+
 def test_a_line_that_was_cut_off_is_left_out(tmp_path):
     path = tmp_path / "items.jsonl"
     path.write_text('{"begin": "a"}\n{"end": "a", "outcome": "ok"}\n{"begin": "b"}\n{"end": "b", "outc')
-    progress = Progress(path)
-    assert progress.open == "b"
-    progress.end("b")
+    items = Progress(path)
+    assert items.open == "b"
+    items.end("b")
     assert Progress(path).ended.keys() == {"a", "b"}
 
 
 def test_an_error_is_the_outcome_of_its_item(tmp_path):
-    progress = Progress(tmp_path / "items.jsonl")
+    items = Progress(tmp_path / "items.jsonl")
 
     def fail():
         raise ValueError("no such shape")
 
-    assert run_item(progress, "a", fail) is None
-    assert run_item(progress, "b", lambda: {"rate": 3}) == {"rate": 3}
-    assert run_item(progress, "b", fail) is None  # done before
-    assert progress.ended["a"]["error"] == "ValueError: no such shape"
+    assert run_item(items, "a", fail) is None
+    assert run_item(items, "b", lambda: {"rate": 3}) == {"rate": 3}
+    assert run_item(items, "b", fail) is None  # done before
+    assert items.ended["a"]["error"] == "ValueError: no such shape"
 
 
 def test_a_lost_gpu_ends_the_process(tmp_path, monkeypatch):
