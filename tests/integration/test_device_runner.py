@@ -17,7 +17,7 @@ from fastserve.engine.core import EngineCore
 from fastserve.errors import DeviceError, DeviceLostError, InvalidArgumentError
 from fastserve.loader import LoadedModel, load_model
 from fastserve.ops.attention import AttentionBackend
-from fastserve.types import FinishReason, SamplingParams, TokenLogprobs
+from fastserve.types import MAX_LOGPROBS, FinishReason, SamplingParams, TokenLogprobs
 from fastserve.worker import gpu_start, step_inputs
 from fastserve.worker import worker as worker_module
 from fastserve.worker.attention_choice import AttentionChoice
@@ -140,26 +140,6 @@ def test_the_inputs_of_a_step_are_one_copy_and_a_second_one_for_histories(device
 def test_graphs_are_captured_for_every_batch_size_largest_first(device):
     EngineCore.from_config(engine_config(max_num_seqs=20)).close()
     assert device.captured == [20, 16, 8, 4, 2, 1]
-
-
-def test_log_probabilities_are_those_of_the_cpu_worker(device, monkeypatch):
-    sampling = SamplingParams(temperature=0.0, max_tokens=5, ignore_eos=True, logprobs=3)
-
-    def logprobs() -> list[object]:
-        core, seen = EngineCore.from_config(engine_config()), []
-        try:
-            driver = Driver(core)
-            driver.add(0, PROMPTS[0], sampling)
-            while core.has_work():
-                seen += [output.logprobs for output in core.step() if output.logprobs]
-            return seen
-        finally:
-            core.close()
-
-    on_device = logprobs()
-    monkeypatch.setattr(worker_module, "open_device", lambda requested: None)
-    assert on_device
-    assert on_device == logprobs()
 
 
 @pytest.mark.parametrize("async_scheduling", [True, False])
@@ -352,6 +332,34 @@ def test_greedy_tokens_in_bfloat16_leave_those_of_the_cpu_only_at_near_ties(bf16
     for ours, theirs, leads in zip(tokens, *bf16_tokens, strict=True):
         first_other = next((i for i, (a, b) in enumerate(zip(ours, theirs, strict=True)) if a != b), None)
         assert first_other is None or leads[first_other] < NEAR_TIE
+
+
+def logprobs_of(**changes: object) -> list[TokenLogprobs]:
+    """Of requests that ask for different numbers of likeliest tokens, one request after the other."""
+    core = EngineCore.from_config(engine_config(**changes))
+    try:
+        driver, seen = Driver(core), {}
+        for request_id, num_top in enumerate((0, 3, MAX_LOGPROBS)):
+            driver.add(request_id, PROMPTS[request_id], dataclasses.replace(GREEDY, logprobs=num_top))
+        while core.has_work():
+            for output in driver.step():
+                seen.setdefault(output.request_id, []).extend(output.logprobs)
+        return [logprobs for request_id in sorted(seen) for logprobs in seen[request_id]]
+    finally:
+        core.close()
+
+
+@pytest.fixture(scope="module")
+def greedy_logprobs() -> list[TokenLogprobs]:
+    return logprobs_of()
+
+
+@pytest.mark.parametrize("run_on", [PRETENDED, CUDA], indirect=True)
+def test_log_probabilities_are_those_of_the_cpu_worker(greedy_logprobs, run_on):
+    found = logprobs_of(**run_on)
+    assert [(each.rank, each.top_ids) for each in found] == [(each.rank, each.top_ids) for each in greedy_logprobs]
+    for ours, theirs in zip(found, greedy_logprobs, strict=True):
+        assert [ours.logprob, *ours.top_logprobs] == pytest.approx([theirs.logprob, *theirs.top_logprobs], abs=1e-4)
 
 
 @pytest.mark.parametrize("run_on", [PRETENDED, CUDA], indirect=True)
