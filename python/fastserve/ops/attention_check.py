@@ -100,7 +100,7 @@ def _make_step(
     device = generator.device
     num_blocks = [-(-length // block_size) for length, _ in step.rows]
     total = sum(num_blocks) + 1
-    order = torch.randperm(total, generator=torch.Generator().manual_seed(total), device="cpu")[: sum(num_blocks)]
+    order = torch.randperm(total, generator=torch.Generator("cpu").manual_seed(1), device="cpu")[: sum(num_blocks)]
     shape = (2, num_kv_heads, block_size, head_dim)
     cache = torch.full((total, _NUM_LAYERS, *shape), float("nan"), dtype=dtype, device=device)
     tokens = torch.randn(len(order), *shape, generator=generator, device=device)
