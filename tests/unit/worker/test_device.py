@@ -1,7 +1,10 @@
 """Which device a worker gets, and what it says where there is none."""
 
+import contextlib
+import inspect
 import re
 import types
+from collections.abc import Iterator
 
 import pytest
 import torch
@@ -91,3 +94,32 @@ def test_a_fault_is_told_by_its_type_or_by_a_stream_that_does_not_answer(error, 
     device = object.__new__(CudaDevice)
     device._stream = types.SimpleNamespace(query=query)
     assert device.is_fault(error) == is_fault
+
+
+def test_a_step_runs_once_before_it_is_captured_and_captures_share_their_memory(monkeypatch):
+    """Kernels are loaded and libraries set up by their first run, which a capture does not allow."""
+    events = []
+    signature = inspect.signature(torch.cuda.graph)
+
+    class MadeUpGraph:
+        def pool(self) -> tuple[int, int]:
+            return (0, 7)
+
+    @contextlib.contextmanager
+    def capture(*arguments: object, **settings: object) -> Iterator[None]:
+        signature.bind(*arguments, **settings)
+        assert settings["stream"] is device._stream
+        events.append(("capture", settings["pool"]))
+        yield
+        events.append("end")
+
+    monkeypatch.setattr(torch.cuda, "graph", capture)
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", MadeUpGraph)
+    monkeypatch.setattr(torch.cuda, "stream", lambda stream: contextlib.nullcontext())
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda device: events.append("wait"))
+    device = object.__new__(CudaDevice)
+    device.torch_device, device._stream, device._pool = torch.device("cuda", 0), object(), None
+    for _ in range(2):
+        device.capture(lambda: events.append("step"))
+    first = ["step", "wait", ("capture", None), "step", "end"]
+    assert events == [*first, "step", "wait", ("capture", (0, 7)), "step", "end"]
