@@ -235,12 +235,13 @@ class DeviceRunner:
     def _fill_in_tokens(self, num_tokens: int) -> None:
         """Put the tokens of the step before where the host did not know them.
 
-        A failed sample (-1) has ended its request: its row runs on any valid token and is ignored at commit.
+        A failed sample (-1) has ended its request: its row runs on any valid token and is ignored at commit. Written in
+        place by a kernel: a copy within the device may be done by a copy engine, behind megabytes of KV.
         """
         sources = self._inputs.view("token_sources", num_tokens)
         token_ids = self._inputs.view("token_ids", num_tokens)
         sampled = self._sampled.index_select(0, sources.clamp_min(0)).clamp_min(0)
-        token_ids.copy_(torch.where(sources >= 0, sampled, token_ids))
+        torch.where(sources >= 0, sampled, token_ids, out=token_ids)
 
     def _sample(self, logits: torch.Tensor, plan: StepPlan, result: _Result) -> None:
         batch = self._sampling.batch(plan, self._sampled)
