@@ -6,7 +6,8 @@ import torch
 
 from bench.lib.timing import Samples
 
-# Written before every call, several times a second-level cache, so that operands come from memory as in a forward pass.
+# Read before every call, several times a second-level cache, so that operands come from memory as in a forward pass. Not
+# written: the call would then pay for writing back what it displaces.
 _FLUSH_BYTES = 512_000_000
 _WARM_UPS = 3
 CALLS_PER_GRAPH = 20
@@ -15,20 +16,20 @@ CALLS_PER_GRAPH = 20
 def interleave_on_gpu(contenders: Mapping[str, Callable[[], object]], *, rounds: int) -> dict[str, Samples]:
     """Time every contender once per round on torch's current stream.
 
-    The write before a call also gives the host time to queue the call, so the time between the two events is the GPU's.
+    The read before a call also gives the host time to queue the call, so the time between the two events is the GPU's.
 
     Args:
         contenders: name to a call without arguments that queues its work and does not wait.
         rounds: samples per contender.
     """
-    flush = torch.empty(_FLUSH_BYTES, dtype=torch.uint8, device="cuda")
+    flush = torch.zeros(_FLUSH_BYTES // 4, dtype=torch.float32, device="cuda")
     for call in contenders.values():
         for _ in range(_WARM_UPS):
             call()
     timed: dict[str, list[Span]] = {name: [] for name in contenders}
     for _ in range(rounds):
         for name, call in contenders.items():
-            flush.zero_()
+            flush.sum()
             timed[name].append(Span(call))
     torch.cuda.synchronize()
     return {name: Samples(tuple(span.seconds() for span in spans)) for name, spans in timed.items()}

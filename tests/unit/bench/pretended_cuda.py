@@ -18,7 +18,9 @@ class _OnTheCpu(TorchFunctionMode):
         kwargs = dict(kwargs or {})
         if kwargs.get("device") is not None and torch.device(kwargs["device"]).type == "cuda":
             kwargs["device"] = "cpu"
-        return func(*args, **kwargs)
+        if func is torch.Tensor.to and args[1:2] == ("cuda",):
+            args = (args[0], "cpu", *args[2:])
+        return args[0] if func is torch.Tensor.pin_memory else func(*args, **kwargs)
 
 
 class Event:

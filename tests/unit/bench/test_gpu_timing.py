@@ -6,7 +6,7 @@ import sys
 import pytest
 import torch
 
-from bench.gpu import serving
+from bench.gpu import serving, small_kernels
 from bench.gpu.goals import KERNELS
 from bench.gpu.progress import Progress
 from bench.gpu.words import kernel_lines
@@ -32,7 +32,7 @@ def small(monkeypatch):
     monkeypatch.setattr(gpu, "_MATMUL_SIZE", 16)
 
 
-def test_contenders_take_turns_behind_a_write_of_everything():
+def test_contenders_take_turns_after_three_calls_each():
     turns = []
     contenders = {name: lambda name=name: turns.append(name) for name in "ab"}
     samples = gpu_timing.interleave_on_gpu(contenders, rounds=3)
@@ -149,6 +149,13 @@ def test_both_ways_are_kept_busy_and_idle_at_the_end(link_on_the_cpu):
             refill()
     assert not pair.batched.wait_any()
     pair.close()
+
+
+@pytest.mark.parametrize("kernel", small_kernels.KERNELS[:-1], ids=lambda kernel: kernel.__name__)
+def test_the_small_kernels_agree_with_the_cpu(monkeypatch, kernel):
+    monkeypatch.setattr(small_kernels, "HostArena", lambda count, size, pin: HostArena(count, size))
+    for dtype in small_kernels.DTYPES:
+        assert small_kernels.faults_of(kernel, "cuda", dtype) == []
 
 
 def serve(monkeypatch, tmp_path, *words):
