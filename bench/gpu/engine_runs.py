@@ -164,3 +164,24 @@ def serve(core: EngineCore, load: Load) -> Outcome:
     after = core.stats()
     stats = {name: getattr(after, name) - getattr(before, name) for name in COUNTERS}
     return Outcome(first_token_s, end_s, duration_s, time.process_time() - cpu_started_s, stats, steps)
+
+
+def row_of(policy: str, load: Load, outcome: Outcome) -> dict[str, object]:
+    """One result: latencies in seconds, throughput, and what the engine did, with every raw sample."""
+    first_s = outcome.first_token_s - load.arrival_s
+    per_token_s = (outcome.end_s - load.arrival_s) / load.output_len
+    return {
+        "policy": policy,
+        "requests": len(load.arrival_s),
+        "output_tokens_per_s": float(load.output_len.sum() / outcome.duration_s),
+        "first_token_mean_s": float(first_s.mean()),
+        "first_token_p90_s": float(np.quantile(first_s, 0.9)),
+        "token_latency_mean_s": float(per_token_s.mean()),
+        "token_latency_p90_s": float(np.quantile(per_token_s, 0.9)),
+        "duration_s": outcome.duration_s,
+        "cpu_s": outcome.cpu_s,
+        "preempting_step_ratio": outcome.steps.preempting_ratio(),
+        **outcome.stats,
+        "first_token_s": first_s.tolist(),
+        "token_latency_s": per_token_s.tolist(),
+    }

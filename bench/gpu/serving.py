@@ -16,12 +16,11 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import torch
 
-from bench.gpu.engine_runs import SEED, Engine, Load, Outcome, burst, make_load, serve
+from bench.gpu.engine_runs import SEED, Engine, burst, make_load, row_of, serve
 from bench.gpu.progress import Progress, run_item
-from bench.gpu.shapes import SHAPES, write_shape
+from bench.gpu.shapes import SHAPES, weight_bytes, write_shape
 from bench.gpu.words import burst_line, load_line
 from bench.lib.report import write_json
 from fastserve import _C
@@ -59,18 +58,6 @@ def read_rate(device: str) -> float:
     return rate
 
 
-def weight_bytes(shape: str, layers: int) -> int:
-    """Bytes of the weights that a decode step reads: all matrices of all layers, and the head."""
-    config = SHAPES[shape]
-    hidden, inner = config["hidden_size"], config.get("intermediate_size", config.get("ffn_dim"))
-    head_dim = hidden // config["num_attention_heads"]
-    kv_heads = config.get("num_key_value_heads", config["num_attention_heads"])
-    attention = 2 * hidden * (hidden + kv_heads * head_dim)
-    feed_forward = (3 if config["model_type"] == "llama" else 2) * hidden * inner
-    count = layers * (attention + feed_forward) + config["vocab_size"] * hidden
-    return count * getattr(torch, config["torch_dtype"]).itemsize
-
-
 class Bench:
     """The runs on one engine."""
 
@@ -97,8 +84,8 @@ class Bench:
         )
         if progress.begin("start"):
             progress.end(
-                "start", shape=args.shape, seconds=self._engine.start_s, attention=info.attention_backend, fallback=info.kernel_fallback,
-                kv_tokens=self._kv_tokens, read_bytes_per_s=self._read_rate, device=info.device,
+                "start", shape=args.shape, device=info.device, seconds=self._engine.start_s, kv_tokens=self._kv_tokens,
+                attention=info.attention_backend, fallback=info.kernel_fallback, read_bytes_per_s=self._read_rate,
             )  # fmt: skip
 
     def _start(self, model: Path) -> Engine:
@@ -202,27 +189,6 @@ class Bench:
     def close(self) -> None:
         """Stop the engine."""
         self._engine.close()
-
-
-def row_of(policy: str, load: Load, outcome: Outcome) -> dict[str, object]:
-    """One result: latencies in seconds, throughput, and what the engine did, with every raw sample."""
-    first_s = outcome.first_token_s - load.arrival_s
-    per_token_s = (outcome.end_s - load.arrival_s) / load.output_len
-    return {
-        "policy": policy,
-        "requests": len(load.arrival_s),
-        "output_tokens_per_s": float(load.output_len.sum() / outcome.duration_s),
-        "first_token_mean_s": float(first_s.mean()),
-        "first_token_p90_s": float(np.quantile(first_s, 0.9)),
-        "token_latency_mean_s": float(per_token_s.mean()),
-        "token_latency_p90_s": float(np.quantile(per_token_s, 0.9)),
-        "duration_s": outcome.duration_s,
-        "cpu_s": outcome.cpu_s,
-        "preempting_step_ratio": outcome.steps.preempting_ratio(),
-        **outcome.stats,
-        "first_token_s": first_s.tolist(),
-        "token_latency_s": per_token_s.tolist(),
-    }
 
 
 def main() -> None:

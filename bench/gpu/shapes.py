@@ -14,6 +14,7 @@ _OPT = {
     "bos_token_id": 2, "eos_token_id": 2, "pad_token_id": 1,
 }  # fmt: skip
 
+ITEM_BYTES = {"bfloat16": 2, "float32": 4}
 SHAPES = {
     "llama-3-8b": _LLAMA
     | {"vocab_size": 128256, "hidden_size": 4096, "num_hidden_layers": 32, "num_attention_heads": 32,
@@ -35,3 +36,15 @@ def write_shape(folder: Path, name: str, *, num_layers: int | None = None) -> Pa
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps(config, indent=1))
     return folder
+
+
+def weight_bytes(shape: str, layers: int) -> int:
+    """Bytes of the weights that a decode step reads: all matrices of all layers, and the head."""
+    config = SHAPES[shape]
+    hidden, inner = config["hidden_size"], config.get("intermediate_size", config.get("ffn_dim"))
+    head_dim = hidden // config["num_attention_heads"]
+    kv_heads = config.get("num_key_value_heads", config["num_attention_heads"])
+    attention = 2 * hidden * (hidden + kv_heads * head_dim)
+    feed_forward = (3 if config["model_type"] == "llama" else 2) * hidden * inner
+    count = layers * (attention + feed_forward) + config["vocab_size"] * hidden
+    return count * ITEM_BYTES[config["torch_dtype"]]

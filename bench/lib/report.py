@@ -20,9 +20,12 @@ def describe_host() -> dict[str, object]:
 
 
 def git_sha() -> str:
-    """Return the commit of the working directory, with "-dirty" behind it when files differ; "unknown" outside git."""
+    """Return the commit of the working directory, with "-dirty" behind it when files differ; "unknown" where git cannot say."""
     command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+    except OSError:
+        return "unknown"
     return done.stdout.strip() if done.returncode == 0 else "unknown"
 
 

@@ -11,7 +11,7 @@ import torch
 
 from bench.gpu.goals import Goal
 from bench.gpu.report import add_stage, table
-from bench.gpu.shapes import SHAPES, write_shape
+from bench.gpu.shapes import SHAPES, weight_bytes, write_shape
 from bench.gpu.small_kernels import faults_of
 from bench.gpu.words import kernel_lines, slo_lines
 from fastserve.models.registry import read_spec
@@ -167,3 +167,8 @@ def test_the_shapes_are_those_of_their_names(tmp_path, name, billions):
     ends = spec.vocab_size * hidden * (2 if name != "opt-13b" else 1)
     assert (spec.num_layers * layer + ends) / 1e9 == pytest.approx(billions, abs=0.1)
     assert read_spec(write_shape(tmp_path, name, num_layers=1)).num_layers == 1
+    embedding = (
+        spec.vocab_size * hidden if name != "opt-13b" else 0
+    )  # a step reads rows of it, where it is not the head
+    count = spec.num_layers * layer + ends - embedding
+    assert weight_bytes(name, spec.num_layers) == count * (2 if name != "tiny" else 4)
