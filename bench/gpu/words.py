@@ -81,6 +81,8 @@ def offload_lines(rows: Iterable[Mapping]) -> Iterator[str]:
 def kernel_lines(rows: Iterable[Mapping]) -> Iterator[str]:
     """A line per kernel and shape: time, rate, share of the roof of the same run, and how much longer the others take."""
     rows = [row for row in rows if "median_s" in row]
+    if not rows:
+        return
     yield f"{'kernel':<15}{'shape':<34}{'us':>9} {'in graph':>8} {'rate':>13} {'of roof':>8}  against"
     for row in rows:
         seconds = row["median_s"]
