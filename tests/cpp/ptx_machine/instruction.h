@@ -36,6 +36,7 @@ struct Operand {
   };
   Kind kind = Kind::kImmediate;
   int reg = -1;
+  int width = 0;  // of a register as declared, in bits (a predicate: 1): ld and cvt extend signs up to it
   std::uint64_t value = 0;
   bool inverted = false;
   std::vector<Operand> elements;
