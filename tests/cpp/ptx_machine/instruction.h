@@ -27,7 +27,7 @@ using Handler = Outcome (*)(const Instruction&, Warp&, Mask active);
 struct Operand {
   enum class Kind {
     kRegister,   // reg; of a predicate possibly `inverted`
-    kImmediate,  // value: the bits, in the width of the instruction's type (of mov/add/... the last modifier)
+    kImmediate,  // value: an integer as 64 bits of two's complement, a float in the width of its spelling (0f: 32, 0d: 64)
     kSpecial,    // value: a SpecialRegister
     kAddress,    // [reg + value], reg < 0: [value]; of a tensor copy also its coordinates in `elements`
     kVector,     // {elements}
@@ -44,8 +44,9 @@ struct Operand {
 
 enum class SpecialRegister {
   kTidX, kTidY, kTidZ, kNtidX, kNtidY, kNtidZ, kCtaidX, kCtaidY, kCtaidZ, kNctaidX, kNctaidY, kNctaidZ,
-  kLaneid, kWarpid, kGlobaltimer, kClock64,
+  kLaneid, kWarpid, kGlobaltimer, kClock64, kNwarpid, kLanemaskEq, kLanemaskLt, kLanemaskLe, kLanemaskGt, kLanemaskGe,
 };
+constexpr int kNumSpecialRegisters = static_cast<int>(SpecialRegister::kLanemaskGe) + 1;
 
 /// One instruction of a kernel: `@guard op.modifier.modifier operands`.
 struct Instruction {
@@ -54,10 +55,12 @@ struct Instruction {
   std::vector<Operand> operands;       // in the order of the text; `a|b` (shfl, setp) are two operands
   int guard = -1;                      // predicate register, < 0: none
   bool guard_inverted = false;
+  bool aligned = false;                // all live lanes of the warp execute it together: others are waited for
   int line = 0;                        // of the PTX text
   Handler run = nullptr;
 
   bool has(std::string_view modifier) const;
+  std::string name() const;  // op and modifiers, as in the text
 };
 
 /// Types of PTX as in the modifiers: "f32" -> {kFloat, 32}; .b and .u are kUnsigned, .pred is {kUnsigned, 1}.

@@ -24,6 +24,7 @@ struct Kernel {
   std::size_t shared_bytes = 0;       // static; `extern .shared` arrays begin behind them, aligned to 1024 bytes
   std::size_t local_bytes = 0;        // per thread (.local, __local_depot)
   int max_threads = 0;                // .maxntid, 0: not said
+  bool uses_async_proxy = false;      // wgmma, bulk copies: then stores and proxy fences are followed
   std::vector<Instruction> code;      // handlers are set
 };
 

@@ -4,7 +4,9 @@
 #include <cstdint>
 #include <cstring>
 #include <deque>
+#include <exception>
 #include <functional>
+#include <string>
 #include <type_traits>
 #include <vector>
 
@@ -28,8 +30,16 @@ class Warp {
   int index() const { return index_; }  // within the CTA
   Lanes& registers(int index) { return registers_[static_cast<std::size_t>(index)]; }
 
-  /// Value of an operand (register, immediate, special) in a lane, as bits; of an address: base + offset.
-  std::uint64_t bits(const Operand& operand, int lane) const;
+  /// Value of an operand (register, immediate, special) in a lane, as bits; of an address: base + offset; of an inverted
+  /// predicate (`!%p`): inverted.
+  std::uint64_t bits(const Operand& operand, int lane) const {
+    if (operand.kind == Operand::Kind::kRegister) [[likely]] {
+      const std::uint64_t value = registers_[static_cast<std::size_t>(operand.reg)][static_cast<std::size_t>(lane)];
+      return operand.inverted ? value ^ 1 : value;
+    }
+    if (operand.kind == Operand::Kind::kImmediate) return operand.value;
+    return other_bits(operand, lane);
+  }
   template <typename T>
   T read(const Operand& operand, int lane) const {
     static_assert(std::is_trivially_copyable_v<T> && sizeof(T) <= 8);
@@ -55,10 +65,17 @@ class Warp {
   Mask live() const { return live_; }  // lanes that have not ended
   void jump(Mask lanes, std::int64_t target);
   void end(Mask lanes);
-  std::int64_t program_counter(int lane) const { return counters_[static_cast<std::size_t>(lane)]; }
+  std::int64_t program_counter(int lane) const {
+    return (group_ >> lane & 1U) != 0 ? counter_ : counters_[static_cast<std::size_t>(lane)];
+  }
 
   /// Executes up to `most` instructions. False: all live lanes wait. Throws Error with kernel, line and lane.
   bool run(int most);
+  std::int64_t executed() const { return executed_; }  // instructions, not those that waited
+  /// Whether one of its last instructions was in vain (Outcome::kYield).
+  bool spinning() const { return executed_ - last_yield_ < 64; }
+  /// Where its live lanes are, for errors: "warp 2: lanes 0xffffffff at line 17 bar.sync".
+  std::string where() const;
 
   // Asynchronous work of this warp's lanes. A cp.async of a lane belongs to the group that the lane commits next.
   struct CopyGroups {
@@ -70,13 +87,26 @@ class Warp {
   CopyGroups& products() { return products_; }
 
  private:
+  std::uint64_t other_bits(const Operand& operand, int lane) const;
+  Mask guarded(const Instruction& instruction) const;  // lanes of group_ that its guard lets through
+  bool regroup();                                      // false: every live lane waits or yielded
+  void defer(Mask lanes);
+  [[noreturn]] void rethrow(const std::exception& error) const;
+
   Cta& cta_;
   const Kernel& kernel_;
   int index_;
   std::vector<Lanes> registers_;
-  std::array<std::int64_t, kWarpSize> counters_{};
+  std::array<std::int64_t, kWarpSize> counters_{};  // of the lanes outside group_
   Mask live_ = 0;
-  Mask deferred_ = 0;  // lanes whose last instruction yielded or waits
+  Mask deferred_ = 0;          // lanes whose last instruction yielded or waits
+  Mask group_ = 0;             // lanes that execute together,
+  std::int64_t counter_ = 0;   // at this instruction,
+  std::int64_t stop_ = 0;      // until it is this one: then regroup()
+  std::int64_t executed_ = 0;
+  std::int64_t last_yield_ = -(1 << 30);
+  std::int64_t lifted_at_ = -1;     // executed_ when deferral was last lifted
+  std::int64_t diverged_at_ = 0;    // executed_ when all live lanes were last together
   std::vector<std::byte> local_;
   std::array<CopyGroups, kWarpSize> copies_;
   CopyGroups products_;
