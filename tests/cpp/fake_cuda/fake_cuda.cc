@@ -1,4 +1,4 @@
-#include "fake_cuda.h"
+#include "fake_cuda/fake_cuda.h"
 
 #include <algorithm>
 #include <chrono>
@@ -13,8 +13,6 @@
 #include <string>
 #include <thread>
 #include <vector>
-
-#include "offload/fragment_copy.h"
 
 namespace {
 
@@ -55,6 +53,9 @@ struct Fault {
 
 struct State {
   std::mutex mutex;
+  cudaError_t lost = cudaSuccess;  // what every call returns once the device is lost
+  std::map<cudaError_t, const std::string*> texts;
+  std::deque<std::string> all_texts;  // for as long as the process lives: callers hold pointers
   fake_cuda::Counters counters;
   std::map<std::string, Fault> faults;
   double max_delay_s = 0;
@@ -64,16 +65,6 @@ struct State {
 State& state() {
   static State instance;
   return instance;
-}
-
-cudaError_t status_of(const char* function) {
-  std::lock_guard lock(state().mutex);
-  const auto fault = state().faults.find(function);
-  if (fault == state().faults.end()) return cudaSuccess;
-  if (fault->second.skip-- > 0) return cudaSuccess;
-  const cudaError_t status = fault->second.status;
-  if (!fault->second.stays) state().faults.erase(fault);
-  return status;
 }
 
 void sleep_a_while() {
@@ -148,9 +139,13 @@ struct CUstream_st {
 
 namespace {
 
-CUstream_st* stream_of(cudaStream_t stream) {
-  static CUstream_st legacy_default;
-  return stream == nullptr ? &legacy_default : stream;
+/// Work for a stream; that of the legacy default stream is done here and now.
+void push(cudaStream_t stream, std::function<void()> operation) {
+  if (stream == nullptr) {
+    operation();
+  } else {
+    stream->push(std::move(operation));
+  }
 }
 
 std::shared_ptr<Recording> last_recording(cudaEvent_t event) {
@@ -175,6 +170,8 @@ Counters counters() {
 
 void reset() {
   std::lock_guard lock(state().mutex);
+  state().lost = cudaSuccess;
+  state().texts.clear();
   const auto pinned = state().counters.pinned_ranges;
   state().counters = {};
   state().counters.pinned_ranges = pinned;
@@ -197,34 +194,53 @@ void fail_calls_from_now_on(const char* function, cudaError_t status) {
   state().faults[function] = {status, 0, true};
 }
 
-void launch(cudaStream_t stream, std::function<void()> kernel) { stream_of(stream)->push(std::move(kernel)); }
+void launch(cudaStream_t stream, std::function<void()> kernel) {
+  {
+    std::lock_guard lock(state().mutex);
+    ++state().counters.kernel_launches;
+  }
+  push(stream, std::move(kernel));
+}
+
+cudaError_t status_of(const char* function) {
+  std::lock_guard lock(state().mutex);
+  if (state().lost != cudaSuccess) return state().lost;
+  const auto fault = state().faults.find(function);
+  if (fault == state().faults.end()) return cudaSuccess;
+  if (fault->second.skip-- > 0) return cudaSuccess;
+  const cudaError_t status = fault->second.status;
+  if (!fault->second.stays) state().faults.erase(fault);
+  return status;
+}
+
+cudaError_t explain(cudaError_t status, std::string text) {
+  std::lock_guard lock(state().mutex);
+  state().texts[status] = &state().all_texts.emplace_back(std::move(text));
+  return status;
+}
+
+cudaError_t lose_device(cudaError_t status, std::string text) {
+  explain(status, std::move(text));
+  std::lock_guard lock(state().mutex);
+  return state().lost = status;
+}
 
 }  // namespace fake_cuda
 
+using fake_cuda::status_of;
+
 extern "C" {
 
-cudaError_t cudaGetDeviceCount(int* count) {
-  *count = 1;
-  return status_of("cudaGetDeviceCount");
+cudaError_t cudaGetLastError() {
+  std::lock_guard lock(state().mutex);
+  return state().lost;
 }
-cudaError_t cudaDriverGetVersion(int* version) {
-  *version = CUDART_VERSION;
-  return cudaSuccess;
-}
-cudaError_t cudaGetDevice(int* device) {
-  *device = 0;
-  return cudaSuccess;
-}
-cudaError_t cudaSetDevice(int) { return status_of("cudaSetDevice"); }
-cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr, int) {
-  *value = 1;
-  return status_of("cudaDeviceGetAttribute");
-}
-cudaError_t cudaDeviceGetPCIBusId(char*, int, int) { return cudaErrorInvalidValue; }
-cudaError_t cudaGetDeviceProperties(cudaDeviceProp*, int) { return cudaErrorNotSupported; }
-cudaError_t cudaGetLastError() { return cudaSuccess; }
 const char* cudaGetErrorName(cudaError_t) { return "fakeError"; }
-const char* cudaGetErrorString(cudaError_t) { return "a fault of the test"; }
+const char* cudaGetErrorString(cudaError_t status) {
+  std::lock_guard lock(state().mutex);
+  const auto text = state().texts.find(status);
+  return text == state().texts.end() ? "a fault of the test" : text->second->c_str();
+}
 
 cudaError_t cudaHostAlloc(void** data, std::size_t num_bytes, unsigned) {
   *data = std::malloc(num_bytes);
@@ -257,7 +273,7 @@ cudaError_t cudaStreamDestroy(cudaStream_t stream) {
   return cudaSuccess;
 }
 cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
-  stream_of(stream)->drain();
+  if (stream != nullptr) stream->drain();
   return status_of("cudaStreamSynchronize");
 }
 cudaError_t cudaStreamQuery(cudaStream_t) { return status_of("cudaStreamQuery"); }
@@ -266,7 +282,7 @@ cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned
   if (status != cudaSuccess) return status;
   if (auto recording = last_recording(event)) {
     recording->expect_waiter();
-    stream_of(stream)->push([recording] { recording->wait(); });
+    push(stream, [recording] { recording->wait(); });
   }
   return status;
 }
@@ -291,7 +307,7 @@ cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
     }
     event->last = recording;
   }
-  stream_of(stream)->push([recording] { recording->happen(); });
+  push(stream, [recording] { recording->happen(); });
   return status;
 }
 cudaError_t cudaEventSynchronize(cudaEvent_t event) {
@@ -316,7 +332,7 @@ cudaError_t cudaMemcpyAsync(void* target, const void* source, std::size_t num_by
     std::lock_guard lock(state().mutex);
     ++state().counters.copies;
   }
-  stream_of(stream)->push([=] { std::memcpy(target, source, num_bytes); });
+  push(stream, [=] { std::memcpy(target, source, num_bytes); });
   return status;
 }
 
@@ -345,27 +361,10 @@ cudaError_t cudaMemcpyBatchAsync(void* const* targets, const void* const* source
     state().counters.batched_copies += static_cast<std::int64_t>(count);
     std::shuffle(copies.begin(), copies.end(), state().random);  // a batch promises no order
   }
-  stream_of(stream)->push([copies = std::move(copies)] {
+  push(stream, [copies = std::move(copies)] {
     for (const Copy& copy : copies) std::memcpy(copy.target, copy.source, copy.num_bytes);
   });
   return status;
 }
 
 }  // extern "C"
-
-namespace fastserve::offload {
-
-void launch_fragment_copy(const FragmentList& list, cudaStream_t stream) {
-  {
-    std::lock_guard lock(state().mutex);
-    ++state().counters.fragment_launches;
-  }
-  fake_cuda::launch(stream, [list] {
-    for (int i = 0; i < list.count; ++i) {
-      const Fragment& fragment = list.fragments[i];
-      std::memcpy(fragment.target, fragment.source, static_cast<std::size_t>(fragment.num_bytes));
-    }
-  });
-}
-
-}  // namespace fastserve::offload

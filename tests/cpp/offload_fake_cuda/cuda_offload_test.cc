@@ -11,7 +11,7 @@
 
 #include "base/block_hash.h"
 #include "base/error.h"
-#include "fake_cuda.h"
+#include "fake_cuda/fake_cuda.h"
 #include "offload/factory.h"
 
 namespace fastserve::offload {
@@ -182,7 +182,7 @@ TEST_F(CudaOffloadTest, ManySmallBlocksAreCopiedByAKernel) {
   Ids even(200);
   for (std::int32_t i = 0; i < 200; ++i) even[static_cast<std::size_t>(i)] = i * 2;
   for (const Direction direction : kDirections) ASSERT_TRUE(run(direction, even, even).ok);
-  EXPECT_EQ(fake_cuda::counters().fragment_launches, 4);  // 128 + 72, each way
+  EXPECT_EQ(fake_cuda::counters().kernel_launches, 4);  // 128 + 72, each way
   EXPECT_EQ(fake_cuda::counters().copies + fake_cuda::counters().batches, 0);
   EXPECT_EQ(host_copy(398), device_copy(398));
 }
@@ -195,7 +195,7 @@ TEST_F(CudaOffloadTest, MemoryThatIsNotPageLockedIsRefusedUnlessAskedFor) {
   for (std::int32_t i = 0; i < 20; ++i) even[static_cast<std::size_t>(i)] = i * 2;
   ASSERT_TRUE(run(kOffload, even, even).ok);
   EXPECT_EQ(host_copy(38), device_copy(38));
-  EXPECT_EQ(fake_cuda::counters().fragment_launches, 0);  // a kernel cannot reach such memory
+  EXPECT_EQ(fake_cuda::counters().kernel_launches, 0);  // a kernel cannot reach such memory
 }
 
 TEST_F(CudaOffloadTest, AFailedCallFailsItsTransferAfterWhatMovesHasEnded) {

@@ -12,6 +12,12 @@ class Error : public std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 
+/// A launch takes more instructions than the machine's options allow; thrown by Machine::launch.
+class OverBudget : public Error {
+ public:
+  using Error::Error;
+};
+
 /// Throw Error with the parts joined.
 template <typename... Parts>
 [[noreturn]] void fail(const Parts&... parts) {
