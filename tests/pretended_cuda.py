@@ -1,0 +1,212 @@
+"""Torch as it looks on a machine with a GPU, over a build of torch for CPUs; for kernels that run in tests/cpp/ptx_machine.
+
+"GPU memory" is ordinary memory and torch computes on the CPU, at once. What a program sees: tensors that say they are on
+`cuda`, keep the device in their results and hand it on by DLPack; moves between the devices that copy; the parts of
+`torch.cuda` that our code and its tests use. There is one stream, the legacy default one.
+"""
+
+import contextlib
+import ctypes
+from collections.abc import Callable, Iterator
+from typing import ClassVar
+
+import torch
+from torch.overrides import TorchFunctionMode
+
+GPU = torch.device("cuda", 0)
+DLPACK_CUDA = 2
+
+
+class _DlTensor(ctypes.Structure):
+    """The beginning of DLTensor (dlpack.h)."""
+
+    _fields_: ClassVar = [("data", ctypes.c_void_p), ("device_type", ctypes.c_int32), ("device_id", ctypes.c_int32)]
+
+
+_FillView = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.py_object, ctypes.POINTER(_DlTensor))
+
+
+class _ExchangeApi(ctypes.Structure):
+    """DLPackExchangeAPI of DLPack 1.2, see csrc/base/dlpack_abi.h."""
+
+    _fields_: ClassVar = [
+        ("version", ctypes.c_uint32 * 2),
+        ("previous", ctypes.c_void_p),
+        ("managed_tensor_allocator", ctypes.c_void_p),
+        ("managed_tensor_from_py_object", ctypes.c_void_p),
+        ("managed_tensor_to_py_object", ctypes.c_void_p),
+        ("tensor_from_py_object", _FillView),
+        ("current_work_stream", ctypes.c_void_p),
+    ]
+
+
+_CAPSULE = b"dlpack_exchange_api"
+_capsule_pointer = ctypes.PYFUNCTYPE(ctypes.c_void_p, ctypes.py_object, ctypes.c_char_p)(
+    ("PyCapsule_GetPointer", ctypes.pythonapi)
+)
+_new_capsule = ctypes.PYFUNCTYPE(ctypes.py_object, ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p)(
+    ("PyCapsule_New", ctypes.pythonapi)
+)
+_torch_api = _ExchangeApi.from_address(_capsule_pointer(torch.Tensor.__dlpack_c_exchange_api__, _CAPSULE))
+
+
+@_FillView
+def _view_on_gpu(tensor, view):
+    status = _torch_api.tensor_from_py_object(tensor, view)
+    view[0].device_type = DLPACK_CUDA
+    return status
+
+
+_api = _ExchangeApi.from_buffer_copy(_torch_api)
+_api.previous = None
+_api.tensor_from_py_object = _view_on_gpu
+
+
+class GpuTensor(torch.Tensor):
+    """A tensor in ordinary memory that says it is on the GPU."""
+
+    __dlpack_c_exchange_api__ = _new_capsule(ctypes.addressof(_api), _CAPSULE, None)
+
+    @property
+    def device(self) -> torch.device:
+        return GPU
+
+    @property
+    def is_cuda(self) -> bool:
+        return True
+
+    @property
+    def is_cpu(self) -> bool:
+        return False
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        return DLPACK_CUDA, 0
+
+    def numpy(self, **_):
+        raise TypeError("can't convert a tensor on the GPU to numpy: copy it with .cpu() first")
+
+    def __array__(self, *_, **__):
+        self.numpy()
+
+
+def _as(kind: type[torch.Tensor], result):
+    """Results of a torch function as tensors of one kind."""
+    if isinstance(result, torch.Tensor):
+        with torch._C.DisableTorchFunctionSubclass():
+            return result if type(result) is kind else result.as_subclass(kind)
+    if isinstance(result, tuple | list):
+        return type(result)(_as(kind, part) for part in result)
+    return result
+
+
+def _device_of(value) -> torch.device | None:
+    """The device that an argument names; an argument of `to` may be a tensor to resemble."""
+    if isinstance(value, torch.Tensor):
+        return value.device
+    return torch.device(value) if isinstance(value, torch.device | str) else None
+
+
+class PretendedCuda(TorchFunctionMode):
+    """While it is entered, `cuda` is a device in this thread."""
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        kwargs = dict(kwargs or {})
+        if func is torch.Tensor.cuda:
+            return self._move(args[0], GPU)
+        if func is torch.Tensor.cpu:
+            return self._move(args[0], torch.device("cpu"))
+        if func is torch.Tensor.to:
+            return self._to(*args, **kwargs)
+        if func is torch.Tensor.pin_memory:
+            return args[0].clone()
+        kwargs.pop("pin_memory", None)
+        device = _device_of(kwargs.get("device"))
+        if device is None:
+            return func(*args, **kwargs)
+        if device.type == "cuda":
+            kwargs["device"] = "cpu"
+            result = func(*args, **kwargs)
+            return _as(GpuTensor, result.clone() if func is torch.as_tensor else result)
+        result = func(*args, **kwargs)
+        return _as(torch.Tensor, result) if device.type == "cpu" else result
+
+    def _to(self, tensor, *args, device=None, dtype=None, **options):
+        for value in args:
+            if isinstance(value, torch.dtype):
+                dtype = value
+            elif _device_of(value) is not None:
+                device = value
+                dtype = value.dtype if isinstance(value, torch.Tensor) else dtype
+        device = tensor.device if device is None else _device_of(device)
+        if device.type not in ("cpu", "cuda"):
+            return tensor.to(device, dtype)
+        converted = tensor if dtype is None else tensor.to(dtype)
+        if converted is tensor and options.get("copy"):
+            converted = tensor.clone()
+        return self._move(converted, device)
+
+    def _move(self, tensor, device):
+        if tensor.device.type == device.type:
+            return tensor
+        return _as(GpuTensor if device.type == "cuda" else torch.Tensor, tensor.clone())
+
+
+class Stream:
+    """The one stream; more are the same."""
+
+    cuda_stream = 0
+
+    def __init__(self, *_: object) -> None:
+        pass
+
+    def synchronize(self) -> None:
+        pass
+
+
+class Graph:
+    """Launches of our kernels; torch's own work is not captured but done."""
+
+    runtime: ctypes.CDLL
+
+    def __init__(self) -> None:
+        self._graph: int | None = None
+
+    @contextlib.contextmanager
+    def capture(self) -> Iterator[None]:
+        self._graph = self.runtime.fake_cuda_capture()
+        try:
+            yield
+        finally:
+            self.runtime.fake_cuda_end_capture()
+
+    def replay(self) -> None:
+        status = self.runtime.fake_cuda_replay(self._graph)
+        if status != 0:
+            raise torch.AcceleratorError(self.runtime.fake_cuda_error_text(status).decode())
+
+    def __del__(self) -> None:
+        if self._graph is not None:
+            self.runtime.fake_cuda_forget(self._graph)
+
+
+def install(runtime: ctypes.CDLL, capability: tuple[int, int]) -> None:
+    """Make torch show one GPU in this thread, whose kernels are in `runtime`, our extension module."""
+    runtime.fake_cuda_capture.restype = ctypes.c_void_p
+    runtime.fake_cuda_replay.argtypes = runtime.fake_cuda_forget.argtypes = [ctypes.c_void_p]
+    runtime.fake_cuda_error_text.restype = ctypes.c_char_p
+    Graph.runtime = runtime
+    functions: dict[str, Callable | type] = {
+        "is_available": lambda: True,
+        "device_count": lambda: 1,
+        "current_device": lambda: 0,
+        "get_device_capability": lambda device=None: capability,
+        "current_stream": Stream,
+        "synchronize": lambda device=None: None,
+        "Stream": Stream,
+        "stream": lambda stream: contextlib.nullcontext(),
+        "CUDAGraph": Graph,
+        "graph": lambda graph: graph.capture(),
+    }
+    for name, function in functions.items():
+        setattr(torch.cuda, name, function)
+    PretendedCuda().__enter__()
