@@ -63,6 +63,7 @@ class Cta {
     std::int64_t pending = 0;         // still missing in this one
     std::int64_t pending_bytes = 0;   // transactions: expected minus arrived
     std::uint64_t phase = 0;          // completed phases
+    bool observed = true;             // a wait has seen the end of the phase before: only then may threads arrive
   };
   std::map<std::uint64_t, MBarrier>& mbarriers() { return mbarriers_; }
 
