@@ -4,12 +4,12 @@
 #include <cstdint>
 #include <cstring>
 #include <deque>
-#include <exception>
 #include <functional>
 #include <string>
 #include <type_traits>
 #include <vector>
 
+#include "ptx_machine/error.h"
 #include "ptx_machine/instruction.h"
 
 namespace ptx {
@@ -88,15 +88,17 @@ class Warp {
 
  private:
   std::uint64_t other_bits(const Operand& operand, int lane) const;
+  enum class Turn { kGoOn, kYielded, kStuck };         // kYielded, kStuck: there is no lane that need not wait
   Mask guarded(const Instruction& instruction) const;  // lanes of group_ that its guard lets through
-  bool regroup();                                      // false: every live lane waits or yielded
-  void defer(Mask lanes);
-  [[noreturn]] void rethrow(const std::exception& error) const;
+  Turn regroup();
+  void finish(Outcome outcome, Mask group, Mask active);  // unless kDone
+  [[noreturn]] void rethrow(const Error& error) const;
 
   Cta& cta_;
   const Kernel& kernel_;
   int index_;
   std::vector<Lanes> registers_;
+  std::vector<Lanes> special_;  // by SpecialRegister; of those that do not change
   std::array<std::int64_t, kWarpSize> counters_{};  // of the lanes outside group_
   Mask live_ = 0;
   Mask deferred_ = 0;          // lanes whose last instruction yielded or waits
@@ -106,7 +108,7 @@ class Warp {
   std::int64_t executed_ = 0;
   std::int64_t last_yield_ = -(1 << 30);
   std::int64_t lifted_at_ = -1;     // executed_ when deferral was last lifted
-  std::int64_t diverged_at_ = 0;    // executed_ when all live lanes were last together
+  std::int64_t diverged_at_ = 0;    // executed_ when the live lanes were last together
   std::vector<std::byte> local_;
   std::array<CopyGroups, kWarpSize> copies_;
   CopyGroups products_;
