@@ -76,7 +76,10 @@ class Launch {
     turn.waits = !warp.run(static_cast<int>(1 + drawn % kMostQuantum));
     // A barrier that this very warp has completed for others is no reason to wake it, but doing so is harmless.
     num_instructions_ += warp.executed() - executed;
-    if (num_instructions_ > options_.most_instructions) fail_stuck("still running after the most instructions allowed");
+    if (num_instructions_ > options_.most_instructions) {
+      throw OverBudget(kernel_.name + ": over the budget of " + std::to_string(options_.most_instructions) +
+                       " warp instructions");
+    }
     const bool idle = (turn.waits || warp.spinning()) && cta.changes() == changes;
     idle_turns_ = idle ? idle_turns_ + 1 : 0;
     if ((drawn >> 32 & delivery_mask_) == 0 && cta.deliver()) idle_turns_ = 0;
