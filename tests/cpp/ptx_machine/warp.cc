@@ -158,6 +158,10 @@ Warp::Turn Warp::regroup() {
 bool Warp::run(int most) {
   const Instruction* const code = kernel_.code.data();
   try {
+    if ((live_ & ~deferred_) == 0) {  // before they are said to be stuck, they try what they have waited for
+      deferred_ = 0;
+      lifted_at_ = executed_;
+    }
     for (; most > 0 && live_ != 0; --most) {
       if (counter_ >= stop_) {
         const Turn turn = regroup();
