@@ -23,7 +23,7 @@ class _DlTensor(ctypes.Structure):
     _fields_: ClassVar = [("data", ctypes.c_void_p), ("device_type", ctypes.c_int32), ("device_id", ctypes.c_int32)]
 
 
-_FillView = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.py_object, ctypes.POINTER(_DlTensor))
+_FillView = ctypes.PYFUNCTYPE(ctypes.c_int, ctypes.py_object, ctypes.POINTER(_DlTensor))
 
 
 class _ExchangeApi(ctypes.Structure):

@@ -170,8 +170,8 @@ cudaError_t cudaFuncSetAttribute(const void* symbol, cudaFuncAttribute attribute
 }
 
 /// By threads and shared memory; how many registers ptxas would use is not known.
-cudaError_t cudaOccupancyMaxActiveBlocksPerMultiprocessor(int* num_ctas, const void* symbol, int threads,
-                                                          std::size_t dynamic_shared_bytes) {
+cudaError_t cudaOccupancyMaxActiveBlocksPerMultiprocessorWithFlags(int* num_ctas, const void* symbol, int threads,
+                                                                   std::size_t dynamic_shared_bytes, unsigned) {
   return with_kernel("cudaOccupancy", symbol, [&](const Function&, const ptx::Kernel& kernel) {
     const std::size_t bytes = kernel.shared_bytes + dynamic_shared_bytes + kReservedSharedBytes;
     *num_ctas = std::min({kMostCtasPerProcessor, kMostThreadsPerProcessor / threads,
