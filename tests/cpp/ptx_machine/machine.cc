@@ -36,7 +36,7 @@ class Launch {
       if (Turn* const turn = next_turn(); turn != nullptr) {
         take(*turn);
       } else if (!deliver_any()) {
-        fail_stuck("deadlock");
+        throw Error(where("deadlock"));
       }
     }
   }
@@ -74,18 +74,17 @@ class Launch {
     const std::int64_t executed = warp.executed();
     turn.changes = changes;
     turn.waits = !warp.run(static_cast<int>(1 + drawn % kMostQuantum));
-    // A barrier that this very warp has completed for others is no reason to wake it, but doing so is harmless.
     num_instructions_ += warp.executed() - executed;
     if (num_instructions_ > options_.most_instructions) {
-      throw OverBudget(kernel_.name + ": over the budget of " + std::to_string(options_.most_instructions) +
-                       " warp instructions");
+      throw OverBudget(where("over the budget of " + std::to_string(options_.most_instructions) +
+                             " warp instructions"));
     }
     const bool idle = (turn.waits || warp.spinning()) && cta.changes() == changes;
     idle_turns_ = idle ? idle_turns_ + 1 : 0;
     if ((drawn >> 32 & delivery_mask_) == 0 && cta.deliver()) idle_turns_ = 0;
     const auto num_turns = static_cast<std::int64_t>(turns_.size());
     if (idle_turns_ > kPatientTurns * num_turns && deliver_any()) idle_turns_ = 0;
-    if (idle_turns_ > kMostIdleTurns * num_turns) fail_stuck("hang: warps only wait for what does not come");
+    if (idle_turns_ > kMostIdleTurns * num_turns) throw Error(where("hang: warps only wait for what does not come"));
     if (warp.live() == 0) leave(turn);
   }
 
@@ -107,14 +106,15 @@ class Launch {
     return false;
   }
 
-  [[noreturn]] void fail_stuck(const std::string& what) const {
+  // What has happened, and where every warp is.
+  std::string where(const std::string& what) const {
     std::string text = kernel_.name + ": " + what;
     for (const Turn& turn : turns_) {
       const Dim3 index = turn.cta->index;
       text += "\n  CTA (" + std::to_string(index.x) + ", " + std::to_string(index.y) + ", " + std::to_string(index.z) +
               ") " + turn.warp->where();
     }
-    throw Error(text);
+    return text;
   }
 
   const Kernel& kernel_;

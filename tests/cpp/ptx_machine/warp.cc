@@ -130,10 +130,11 @@ Warp::Turn Warp::regroup() {
   if ((live_ & ~deferred_) == 0) {
     if (last_yield_ > lifted_at_) {
       turn = Turn::kYielded;
-    } else if (executed_ == lifted_at_) {
+    } else if (executed_ == lifted_at_ && has_retried_) {
       turn = Turn::kStuck;
     }
     lifted_at_ = executed_;
+    has_retried_ = true;
     deferred_ = 0;
   } else if (executed_ - diverged_at_ > kMostDiverged && (live_ & ~deferred_ & ~group_) != 0) {
     diverged_at_ = executed_;
@@ -157,11 +158,8 @@ Warp::Turn Warp::regroup() {
 
 bool Warp::run(int most) {
   const Instruction* const code = kernel_.code.data();
+  has_retried_ = false;
   try {
-    if ((live_ & ~deferred_) == 0) {  // before they are said to be stuck, they try what they have waited for
-      deferred_ = 0;
-      lifted_at_ = executed_;
-    }
     for (; most > 0 && live_ != 0; --most) {
       if (counter_ >= stop_) {
         const Turn turn = regroup();
@@ -210,9 +208,10 @@ void Warp::finish(Outcome outcome, Mask group, Mask active) {
 void Warp::rethrow(const Error& error) const {
   const auto at = static_cast<std::size_t>(counter_);
   const Instruction& instruction = kernel_.code[at];
+  const Mask active = instruction.guard < 0 ? group_ : guarded(instruction);
   const Dim3 index = cta_.index;
   fail(demangled(kernel_.name), ", PTX line ", instruction.line, ", ", instruction.name(), ", CTA (", index.x, ", ",
-       index.y, ", ", index.z, "), warp ", index_, ", lanes 0x", std::hex, group_, ": ", error.what());
+       index.y, ", ", index.z, "), warp ", index_, ", lanes 0x", std::hex, active, ": ", error.what());
 }
 
 std::string Warp::where() const {

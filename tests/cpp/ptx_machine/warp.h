@@ -108,6 +108,7 @@ class Warp {
   std::int64_t executed_ = 0;
   std::int64_t last_yield_ = -(1 << 30);
   std::int64_t lifted_at_ = -1;     // executed_ when deferral was last lifted
+  bool has_retried_ = false;        // in this run(): what lanes wait for may have come since the last one
   std::int64_t diverged_at_ = 0;    // executed_ when the live lanes were last together
   std::vector<std::byte> local_;
   std::array<CopyGroups, kWarpSize> copies_;
