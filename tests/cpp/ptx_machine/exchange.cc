@@ -4,6 +4,7 @@
 #include <cstdint>
 
 #include "ptx_machine/error.h"
+#include "ptx_machine/operands.h"
 #include "ptx_machine/warp.h"
 
 namespace ptx {
@@ -15,14 +16,16 @@ bool has(Mask lanes, int lane) { return (lanes >> lane & 1U) != 0; }
 // ended are here. Calls `exchange` with each such set; the others wait.
 template <typename Exchange>
 Outcome together(Warp& warp, const Operand& member_mask, Mask active, const Exchange& exchange) {
+  const Source masks(warp, member_mask);
   Mask done = 0;
   Mask early = 0;
   for (Mask rest = active; rest != 0;) {
-    const auto members = warp.read<Mask>(member_mask, __builtin_ctz(rest));
+    const auto members = from_bits<Mask>(masks[static_cast<std::size_t>(__builtin_ctz(rest))]);
     Mask here = 0;
-    for (int lane = 0; lane < kWarpSize; ++lane) {
-      if (has(rest, lane) && warp.read<Mask>(member_mask, lane) == members) here |= Mask{1} << lane;
+    for (std::size_t lane = 0; lane < kWarpSize; ++lane) {
+      here |= static_cast<Mask>(from_bits<Mask>(masks[lane]) == members) << lane;
     }
+    here &= rest;
     rest &= ~here;
     if ((here & ~members) != 0) {
       fail(std::hex, "lanes 0x", here & ~members, " are not in the member mask 0x", members, " that they gave");
@@ -41,7 +44,7 @@ Outcome together(Warp& warp, const Operand& member_mask, Mask active, const Exch
 
 enum class Shuffle { kUp, kDown, kButterfly, kIndex };
 
-struct Source {
+struct Origin {
   int lane = 0;
   bool in_range = false;
 };
@@ -49,7 +52,7 @@ struct Source {
 // The lane that `lane` reads from, as the manual has it. `bounds`: bits 0 to 4 the last lane (kUp: the first one) of a
 // segment, bits 8 to 12 the bits of a lane number that name its segment.
 template <Shuffle kMode>
-Source source_of(int lane, std::uint32_t distance, std::uint32_t bounds) {
+Origin origin_of(int lane, std::uint64_t distance, std::uint64_t bounds) {
   const int b = static_cast<int>(distance & 31U);
   const int clamp = static_cast<int>(bounds & 31U);
   const int segment = static_cast<int>(bounds >> 8 & 31U);
@@ -69,19 +72,24 @@ Outcome shuffle(const Instruction& instruction, Warp& warp, Mask active) {
   const Operand* const operands = instruction.operands.data();
   const Operand* const sources = operands + (kPredicate ? 2 : 1);
   return together(warp, sources[3], active, [&](Mask here) {
-    std::array<std::uint32_t, kWarpSize> values{};
-    for (int lane = 0; lane < kWarpSize; ++lane) {
-      if (has(here, lane)) values[static_cast<std::size_t>(lane)] = warp.read<std::uint32_t>(sources[0], lane);
-    }
-    for (int lane = 0; lane < kWarpSize; ++lane) {
-      if (!has(here, lane)) continue;
-      const Source source = source_of<kMode>(lane, warp.read<std::uint32_t>(sources[1], lane),
-                                             warp.read<std::uint32_t>(sources[2], lane));
-      if (!has(here, source.lane)) {
-        fail("lane ", lane, " reads from lane ", source.lane, ", which does not take part or has ended");
+    const Source values(warp, sources[0]);
+    const Source distances(warp, sources[1]);
+    const Source bounds(warp, sources[2]);
+    std::array<Origin, kWarpSize> origins;
+    Lanes results;  // nothing is written before all is read: d may be a, b or c
+    for_lanes(here, [&](std::size_t lane) {
+      const Origin origin = origin_of<kMode>(static_cast<int>(lane), distances[lane], bounds[lane]);
+      if (!has(here, origin.lane)) {
+        fail("lane ", lane, " reads from lane ", origin.lane, ", which does not take part or has ended");
       }
-      warp.write(operands[0], lane, values[static_cast<std::size_t>(source.lane)]);
-      if constexpr (kPredicate) warp.write(operands[1], lane, source.in_range);
+      origins[lane] = origin;
+      results[lane] = from_bits<std::uint32_t>(values[static_cast<std::size_t>(origin.lane)]);
+    });
+    Destination destination(warp, operands[0]);
+    for_lanes(here, [&](std::size_t lane) { destination[lane] = results[lane]; });
+    if constexpr (kPredicate) {
+      Destination predicate(warp, operands[1]);
+      for_lanes(here, [&](std::size_t lane) { predicate[lane] = origins[lane].in_range; });
     }
   });
 }
