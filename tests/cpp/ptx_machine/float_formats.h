@@ -154,8 +154,8 @@ inline F16 nearest<F16>(float value) {
   const std::uint32_t sign = bits >> 16 & 0x8000, rest = bits & 0x7fffffff;
   std::uint32_t result;
   if (rest >= 0x477ff000) {  // from halfway between the largest one and the next power of two
-    result = rest > 0x7f800000 ? 0x7fff : 0x7c00;
     if (rest > 0x7f800000) return {0x7fff};
+    result = 0x7c00;
   } else if (rest < 0x38800000) {  // denormal: 0.5 puts its last bit where a float's is, so adding rounds
     result = std::bit_cast<std::uint32_t>(std::bit_cast<float>(rest) + 0.5f) - 0x3f000000;
   } else {
