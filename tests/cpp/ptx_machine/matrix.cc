@@ -13,16 +13,16 @@
 namespace ptx {
 namespace {
 
-// B [kDepth][8]: pairs of neighbouring rows in column lane / 4.
+// B: pairs of neighbours in a column; then the same 8 rows below.
 template <bool kBFloat, int kDepth>
-void read_b(Warp& warp, const Operand* registers, Row (&b)[kDepth]) {
+void read_b(Warp& warp, const Operand* registers, Tile<kDepth>& b) {
   for (int r = 0; r < kDepth / 8; ++r) {
     const Lanes& lanes = warp.registers(registers[r].reg);
-    for (int lane = 0; lane < kWarpSize; ++lane) {
-      const auto pair = static_cast<std::uint32_t>(lanes[static_cast<std::size_t>(lane)]);
-      b[2 * (lane % 4) + 8 * r][lane / 4] = from_half<kBFloat>(pair);
-      b[2 * (lane % 4) + 8 * r + 1][lane / 4] = from_half<kBFloat>(pair >> 16);
-    }
+    for_each_fragment([&](int group, int thread, std::size_t lane) {
+      const auto pair = static_cast<std::uint32_t>(lanes[lane]);
+      b[8 * r + 2 * thread][group] = from_half<kBFloat>(pair);
+      b[8 * r + 2 * thread + 1][group] = from_half<kBFloat>(pair >> 16);
+    });
   }
 }
 
@@ -35,8 +35,8 @@ Outcome mma(const Instruction& instruction, Warp& warp, Mask active) {
   require_whole_warp(instruction, active);
   const auto& operands = instruction.operands;
   float a[16][kDepth];
-  Row b[kDepth];
-  Row tile[16];
+  Tile<kDepth> b;
+  Tile<16> tile;
   read_a<kBFloat>(warp, registers_of(operands[1]), a);
   read_b<kBFloat>(warp, registers_of(operands[2]), b);
   read_accumulators(warp, registers_of(operands[3]), tile);

@@ -129,10 +129,12 @@ Outcome product(const Instruction& instruction, Warp& warp, Mask active) {
   const int groups = static_cast<int>(registers.size()) / 4;
   Checksum sum;
   for (int group = 0; group < groups; ++group) {
-    Row columns[kDepth];
-    read_group<kBFloat>(cta, b, mn_major, group, sum, [&](int column, int depth) -> auto& { return columns[depth][column]; });
+    Tile<kDepth> columns;
+    read_group<kBFloat>(cta, b, mn_major, group, sum, [&](int column, int depth) -> float& {
+      return columns[depth][column];
+    });
     const Operand* four = &registers[static_cast<std::size_t>(4 * group)];
-    Row tile[16] = {};
+    Tile<16> tile = {};
     if (add) read_accumulators(warp, four, tile);
     multiply(tile, a, columns);
     write_accumulators(warp, four, tile);
