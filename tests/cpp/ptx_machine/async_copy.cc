@@ -53,12 +53,13 @@ Outcome copy(const Instruction& instruction, Warp& warp, Mask active) {
     if constexpr (kSource == Source::kSized) source_bytes = warp.read<std::uint32_t>(operands[3], lane);
     if constexpr (kSource == Source::kIgnored) source_bytes = (warp.bits(operands[3], lane) & 1) != 0 ? 0 : num_bytes;
     if (source_bytes > num_bytes) fail("cp.async of ", num_bytes, " bytes out of ", source_bytes);
-    if (source % num_bytes != 0) fail("cp.async of ", num_bytes, " bytes from address ", source, ", not aligned to them");
+    if (source % num_bytes != 0)
+      fail("cp.async of ", num_bytes, " bytes from address ", source, ", not aligned to them");
     if (source_bytes != 0 && source < 4096) fail("cp.async reads global address ", source);
     std::byte* to = cta.shared(destination, num_bytes, num_bytes);
     std::memset(to, 0xff, num_bytes);  // until the copy is waited for, nobody knows what is there
-    const Landing landing{&warp, source, static_cast<std::uint32_t>(destination),
-                          static_cast<std::uint16_t>(num_bytes), static_cast<std::uint16_t>(source_bytes)};
+    const Landing landing{&warp, source, static_cast<std::uint32_t>(destination), static_cast<std::uint16_t>(num_bytes),
+                          static_cast<std::uint16_t>(source_bytes)};
     auto& open = warp.copies(lane).open;
     if ((chance >> lane & 1U) != 0) {
       landing.copy();
@@ -108,6 +109,8 @@ Outcome nothing(const Instruction&, Warp&, Mask) { return Outcome::kDone; }
 
 template <bool kGeneric>
 Handler choose_copy(const Instruction& instruction) {
+  require_known(instruction, {"async", "ca", "cg", "shared", "shared::cta", "global", "L2::cache_hint", "L2::64B",
+                              "L2::128B", "L2::256B"});
   // A cache policy (.L2::cache_hint) is the last operand, and only a hint.
   const std::size_t operands = instruction.operands.size() - (instruction.has("L2::cache_hint") ? 1 : 0);
   if (!instruction.has("global") || operands < 3 || operands > 4) refuse(instruction, "not implemented");
@@ -139,6 +142,7 @@ Handler fence_handler(const Instruction& instruction) {
     return nothing;
   }
   if (!instruction.has("proxy")) return nullptr;
+  require_known(instruction, {"proxy", "async", "global", "shared::cta", "shared::cluster"});
   if (!instruction.has("async")) refuse(instruction, "not implemented");
   return instruction.has("global") ? nothing : fence_async;
 }

@@ -6,8 +6,8 @@
 #include "ptx_machine/mbarrier.h"
 #include "ptx_machine/tensor_map.h"
 
-// Copies by the bulk engine. Sources: PTX ISA 9.0, 9.7.9.25.4 "Bulk copy", 9.7.9.27.1 "Tensor copy", 5.5.3 "Tiled mode",
-// 5.5.7 "Swizzling modes"; alignment of boxes: CUDA C++ programming guide, "Tensor memory access".
+// Copies by the bulk engine. Sources: PTX ISA 9.0, 9.7.9.25.4 "Bulk copy", 9.7.9.27.1 "Tensor copy", 5.5.3 "Tiled
+// mode", 5.5.7 "Swizzling modes"; alignment of boxes: CUDA C++ programming guide, "Tensor memory access".
 
 namespace ptx {
 namespace {
@@ -47,10 +47,9 @@ Outcome copy_bytes(const Instruction& instruction, Warp& warp, Mask active) {
   for (int lane = 0; lane < kWarpSize; ++lane) {
     if ((active >> lane & 1U) == 0) continue;
     const std::uint64_t source = warp.bits(operands[1], lane);
-    const BulkCopy copy{&cta, reinterpret_cast<const void*>(source),
-                        shared_address(cta, warp.bits(operands[0], lane), false),
-                        warp.read<std::uint32_t>(operands[2], lane),
-                        shared_address(cta, warp.bits(operands[3], lane), false)};
+    const BulkCopy copy{
+        &cta, reinterpret_cast<const void*>(source), shared_address(cta, warp.bits(operands[0], lane), false),
+        warp.read<std::uint32_t>(operands[2], lane), shared_address(cta, warp.bits(operands[3], lane), false)};
     if (copy.num_bytes % 16 != 0 || source % 16 != 0) {
       fail("cp.async.bulk of ", copy.num_bytes, " bytes from address ", source, ": both must be multiples of 16");
     }
@@ -61,9 +60,9 @@ Outcome copy_bytes(const Instruction& instruction, Warp& warp, Mask active) {
   return Outcome::kDone;
 }
 
-// A box on its way. In shared memory its elements lie densely, dimension 0 innermost; with swizzling the address bits of
-// the chunk of 16 bytes (4 and up) are xored with those of the 128-byte line (7 and up), of the absolute address: the
-// tables of 5.5.7, whose pattern starts at a multiple of 256, 512 or 1024 bytes whatever the destination.
+// A box on its way. In shared memory its elements lie densely, dimension 0 innermost; with swizzling the address bits
+// of the chunk of 16 bytes (4 and up) are xored with those of the 128-byte line (7 and up), of the absolute address:
+// the tables of 5.5.7, whose pattern starts at a multiple of 256, 512 or 1024 bytes whatever the destination.
 struct BoxCopy {
   Cta* cta;
   TensorMap map;
@@ -78,7 +77,8 @@ struct BoxCopy {
     for (index[4] = 0; index[4] < map.taken(4); ++index[4]) {
       for (index[3] = 0; index[3] < map.taken(3); ++index[3]) {
         for (index[2] = 0; index[2] < map.taken(2); ++index[2]) {
-          for (index[1] = 0; index[1] < map.taken(1); ++index[1], line += line_bytes) copy_line(index, line, line_bytes);
+          for (index[1] = 0; index[1] < map.taken(1); ++index[1], line += line_bytes)
+            copy_line(index, line, line_bytes);
         }
       }
     }
@@ -167,17 +167,14 @@ Handler bulk_copy_handler(const Instruction& instruction) {
     if (instruction.has("param") || instruction.has("const")) refuse(instruction, "takes a generic address here");
     return prefetch_map;
   }
+  require_known(instruction, {"async", "bulk", "tensor", "1d", "2d", "3d", "4d", "5d", "shared::cta", "shared::cluster",
+                              "global", "tile", "mbarrier::complete_tx::bytes", "L2::cache_hint"});
   // Only loads that complete on an mbarrier; an optional cache policy behind the operands is a hint.
   const bool load = (instruction.has("shared::cluster") || instruction.has("shared::cta")) &&
                     instruction.has("global") && instruction.has("mbarrier::complete_tx::bytes");
   const bool tensor = instruction.has("tensor");
   const std::size_t operands = (tensor ? 3 : 4) + (instruction.has("L2::cache_hint") ? 1U : 0U);
   if (!load || instruction.operands.size() != operands) refuse(instruction, "not implemented");
-  for (const std::string& modifier : instruction.modifiers) {
-    const bool other = modifier.starts_with("im2col") || modifier.starts_with("tile::") ||
-                       modifier.starts_with("multicast") || modifier.starts_with("cta_group");
-    if (other) refuse(instruction, "not implemented");
-  }
   if (!tensor) return copy_bytes;
   const std::size_t dimensions = named_dimensions(instruction);
   if (dimensions == 0 || instruction.operands[1].elements.size() != dimensions) {

@@ -20,14 +20,13 @@ class BulkCopy : public testing::Test {
     std::array<std::byte, 128> bytes{};
   };
 
-  void SetUp() override {
-    built.run("mbarrier.init.shared::cta.b64", {at_address(kBarrier), immediate(1)}, 0, kOne);
-  }
+  void SetUp() override { built.run("mbarrier.init.shared::cta.b64", {at_address(kBarrier), immediate(1)}, 0, kOne); }
   void expect(std::int64_t bytes) {
     built.run("mbarrier.arrive.expect_tx.shared::cta.b64", {sink(), at_address(kBarrier), immediate(bytes)}, 0, kOne);
   }
   bool arrived() {
-    built.run("mbarrier.try_wait.parity.shared::cta.b64", {in_register(0, 1), at_address(kBarrier), immediate(0)}, 0, kOne);
+    built.run("mbarrier.try_wait.parity.shared::cta.b64", {in_register(0, 1), at_address(kBarrier), immediate(0)}, 0,
+              kOne);
     return built.get(0) != 0;
   }
   void copy(const Opaque& map, std::uint64_t to, const std::vector<std::int64_t>& at) {
@@ -52,7 +51,8 @@ struct Matrix {
 };
 
 TEST_F(BulkCopy, SwizzlesAsTheTablesOfTheManualSay) {
-  // PTX ISA 9.0, 5.5.7: lines of 128 bytes in shared memory, by which chunk of 16 bytes of the unswizzled line is there.
+  // PTX ISA 9.0, 5.5.7: lines of 128 bytes in shared memory, by which chunk of 16 bytes of the unswizzled line is
+  // there.
   const int table[8][8] = {{0, 1, 2, 3, 4, 5, 6, 7}, {1, 0, 3, 2, 5, 4, 7, 6}, {2, 3, 0, 1, 6, 7, 4, 5},
                            {3, 2, 1, 0, 7, 6, 5, 4}, {4, 5, 6, 7, 0, 1, 2, 3}, {5, 4, 7, 6, 1, 0, 3, 2},
                            {6, 7, 4, 5, 2, 3, 0, 1}, {7, 6, 5, 4, 3, 2, 1, 0}};
@@ -66,7 +66,8 @@ TEST_F(BulkCopy, SwizzlesAsTheTablesOfTheManualSay) {
     const std::uint32_t steps[] = {1, 1};
     Opaque map;
     ASSERT_EQ(encode_tensor_map(&map, 1, 2, const_cast<std::uint16_t*>(&matrix.elements[matrix.first]), sizes, strides,
-                                box, steps, 0, swizzle, 0, 0), 0);
+                                box, steps, 0, swizzle, 0, 0),
+              0);
     for (const std::uint64_t to : {4096U, 8192U + 384U}) {  // the second inside of the pattern
       copy(map, to, {0, 0});
       built.deliver_all();
@@ -75,7 +76,8 @@ TEST_F(BulkCopy, SwizzlesAsTheTablesOfTheManualSay) {
         const std::uint64_t row = (to / 128 + line) % static_cast<std::uint64_t>(period);
         for (std::uint64_t chunk = 0; chunk < 8; ++chunk) {
           const auto from = line * 64 + static_cast<std::uint64_t>(table[row][chunk]) * 8;
-          EXPECT_EQ(built.peek<std::uint16_t>(to + line * 128 + chunk * 16), from) << swizzle << " " << to << " " << line;
+          EXPECT_EQ(built.peek<std::uint16_t>(to + line * 128 + chunk * 16), from)
+              << swizzle << " " << to << " " << line;
         }
       }
     }
@@ -131,12 +133,14 @@ TEST_F(BulkCopy, StepsTakeEveryOtherElement) {
   const std::uint32_t steps[] = {1, 2};
   Opaque map;
   ASSERT_EQ(encode_tensor_map(&map, 1, 2, const_cast<std::uint16_t*>(&matrix.elements[matrix.first]), sizes, strides,
-                              box, steps, 0, 0, 0, 0), 0);
+                              box, steps, 0, 0, 0, 0),
+            0);
   expect(4 * 16);
   copy(map, 1024, {0, 1});
   built.deliver_all();
   EXPECT_TRUE(arrived());
-  for (std::uint64_t line = 0; line < 4; ++line) EXPECT_EQ(built.peek<std::uint16_t>(1024 + 16 * line), 8 * (1 + 2 * line));
+  for (std::uint64_t line = 0; line < 4; ++line)
+    EXPECT_EQ(built.peek<std::uint16_t>(1024 + 16 * line), 8 * (1 + 2 * line));
 }
 
 TEST_F(BulkCopy, MisuseIsAnError) {
@@ -149,17 +153,17 @@ TEST_F(BulkCopy, MisuseIsAnError) {
   auto* const elements = const_cast<std::uint16_t*>(&matrix.elements[matrix.first]);
   Opaque map;
   ASSERT_EQ(encode_tensor_map(&map, 1, 2, elements, sizes, strides, box, steps, 0, 3, 0, 0), 0);
-  EXPECT_THROW(copy(map, 1024 + 64, {0, 0}), Error);           // alignment
-  EXPECT_THROW(copy(map, 128 * 1024 - 896, {0, 0}), Error);    // behind the end
-  EXPECT_THROW(copy(map, 1024, {0, 0, 0}), Error);             // rank
-  EXPECT_THROW(copy(map, 0, {0, 0}), Error);                   // over the mbarrier
-  EXPECT_THROW(copy(Opaque{}, 1024, {0, 0}), Error);           // no map
+  EXPECT_THROW(copy(map, 1024 + 64, {0, 0}), Error);         // alignment
+  EXPECT_THROW(copy(map, 128 * 1024 - 896, {0, 0}), Error);  // behind the end
+  EXPECT_THROW(copy(map, 1024, {0, 0, 0}), Error);           // rank
+  EXPECT_THROW(copy(map, 0, {0, 0}), Error);                 // over the mbarrier
+  EXPECT_THROW(copy(Opaque{}, 1024, {0, 0}), Error);         // no map
   built.cta().stored(built.warp(), 1030, 2);
-  EXPECT_THROW(copy(map, 1024, {0, 0}), Error);                // stores of the other proxy
+  EXPECT_THROW(copy(map, 1024, {0, 0}), Error);  // stores of the other proxy
   built.run("fence.proxy.async", {});
   EXPECT_NO_THROW(copy(map, 1024, {0, 0}));
   ASSERT_EQ(encode_tensor_map(&map, 1, 2, elements, sizes, strides, narrow, steps, 0, 3, 0, 0), 0);
-  EXPECT_THROW(copy(map, 1024, {0, 0}), Error);                // lines shorter than the pattern
+  EXPECT_THROW(copy(map, 1024, {0, 0}), Error);  // lines shorter than the pattern
   EXPECT_THROW(instruction("cp.async.bulk.tensor.2d.global.shared::cta.tile.bulk_group", {sink(), sink()}), Error);
 }
 
@@ -173,7 +177,8 @@ TEST_F(BulkCopy, BytesArriveAndCount) {
   built.deliver_all();
   EXPECT_TRUE(arrived());
   EXPECT_EQ(built.peek<std::uint16_t>(1024 + 62), 31);
-  EXPECT_THROW(built.run(name, {at_address(1024), at_address(source), immediate(24), at_address(kBarrier)}, 0, kOne), Error);
+  EXPECT_THROW(built.run(name, {at_address(1024), at_address(source), immediate(24), at_address(kBarrier)}, 0, kOne),
+               Error);
   EXPECT_THROW(built.run(name, {at_address(1024), at_address(source), immediate(64), at_address(512)}, 0, kOne), Error);
 }
 

@@ -114,6 +114,7 @@ Outcome store(const Instruction& instruction, Warp& warp, Mask active) {
 
 template <bool kGeneric>
 Handler choose_move(const Instruction& instruction) {
+  require_known(instruction, {"sync", "aligned", "m8n8", "x1", "x2", "x4", "trans", "shared", "shared::cta", "b16"});
   const bool loads = instruction.op == "ldmatrix";
   if (instruction.operands.size() != 2) refuse(instruction, "wrong number of operands");
   const Operand& registers = instruction.operands[loads ? 0 : 1];

@@ -41,9 +41,12 @@ void check_mma(const std::string& name, bool bfloat, int depth) {
   int b[16][8];
   int c[16][8];
   const auto draw = [&] { return static_cast<int>(random() % 17) - 8; };
-  for (auto& row : a) for (int& element : row) element = draw();
-  for (auto& row : b) for (int& element : row) element = draw();
-  for (auto& row : c) for (int& element : row) element = draw();
+  for (auto& row : a)
+    for (int& element : row) element = draw();
+  for (auto& row : b)
+    for (int& element : row) element = draw();
+  for (auto& row : c)
+    for (int& element : row) element = draw();
   // The formulas of the manual, 9.7.14.5.7 and .8, element by element: a_i, b_i and c_i of a lane.
   for (int lane = 0; lane < 32; ++lane) {
     const int group = lane >> 2;
@@ -62,14 +65,16 @@ void check_mma(const std::string& name, bool bfloat, int depth) {
       built.set_lane(20 + i, lane, std::bit_cast<std::uint32_t>(value));
     }
   }
-  built.run(name, {registers_from(30, 4), registers_from(0, depth / 4), registers_from(10, depth / 8), registers_from(20, 4)});
+  built.run(name, {registers_from(30, 4), registers_from(0, depth / 4), registers_from(10, depth / 8),
+                   registers_from(20, 4)});
   for (int lane = 0; lane < 32; ++lane) {
     for (int i = 0; i < 4; ++i) {
       const int row = (lane >> 2) + (i < 2 ? 0 : 8);
       const int col = lane % 4 * 2 + (i & 1);
       int expected = c[row][col];
       for (int k = 0; k < depth; ++k) expected += a[row][k] * b[k][col];
-      EXPECT_EQ(std::bit_cast<float>(static_cast<std::uint32_t>(built.get(30 + i, lane))), static_cast<float>(expected));
+      EXPECT_EQ(std::bit_cast<float>(static_cast<std::uint32_t>(built.get(30 + i, lane))),
+                static_cast<float>(expected));
     }
   }
 }
@@ -83,14 +88,16 @@ TEST(Mma, MultipliesTheFragmentsOfTheManual) {
 
 TEST(Mma, TakesTheWholeWarp) {
   HandBuiltCta built(1, 1024);
-  const Instruction mma = instruction("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32",
-                                      {registers_from(0, 4), registers_from(4, 4), registers_from(8, 2), registers_from(0, 4)});
+  const Instruction mma =
+      instruction("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32",
+                  {registers_from(0, 4), registers_from(4, 4), registers_from(8, 2), registers_from(0, 4)});
   EXPECT_NO_THROW(built.run(mma));
   EXPECT_THROW(built.run(mma, 0, 0x7fffffff), Error);
 }
 
 TEST(Mma, OtherShapesAndTypesAreRefused) {
-  const std::vector<Operand> operands = {registers_from(0, 4), registers_from(4, 4), registers_from(8, 2), registers_from(0, 4)};
+  const std::vector<Operand> operands = {registers_from(0, 4), registers_from(4, 4), registers_from(8, 2),
+                                         registers_from(0, 4)};
   EXPECT_THROW(instruction("mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32", operands), Error);
   EXPECT_THROW(instruction("mma.sync.aligned.m16n8k16.row.col.f16.f16.f16.f16", operands), Error);
   EXPECT_THROW(instruction("mma.sync.aligned.m16n8k8.row.col.f32.f16.f16.f32", operands), Error);
@@ -104,7 +111,8 @@ class Ldmatrix : public testing::Test {
       const std::uint64_t address = row_address(lane);
       built.set_lane(8, lane, address);
       for (int column = 0; column < 8; ++column) {
-        built.poke(address + 2U * static_cast<unsigned>(column), static_cast<std::uint16_t>(value(lane / 8, lane % 8, column)));
+        built.poke(address + 2U * static_cast<unsigned>(column),
+                   static_cast<std::uint16_t>(value(lane / 8, lane % 8, column)));
       }
     }
   }
@@ -153,7 +161,8 @@ TEST_F(Ldmatrix, StmatrixIsItsInverse) {
 }
 
 TEST_F(Ldmatrix, RowsAreAlignedAndOnlyThoseOfItsMatricesAreRead) {
-  const Instruction one = instruction("ldmatrix.sync.aligned.m8n8.x1.shared.b16", {registers_from(0, 1), at_register(8)});
+  const Instruction one =
+      instruction("ldmatrix.sync.aligned.m8n8.x1.shared.b16", {registers_from(0, 1), at_register(8)});
   built.set_lane(8, 20, 3);
   EXPECT_NO_THROW(built.run(one));
   built.set_lane(8, 7, 1032);

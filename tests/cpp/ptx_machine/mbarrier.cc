@@ -1,5 +1,8 @@
 #include "ptx_machine/mbarrier.h"
 
+#include <algorithm>
+#include <string>
+
 #include "ptx_machine/error.h"
 
 // Source: PTX ISA 9.0, 9.7.13.15 "mbarrier" (contents and ranges: .2, phases: .4, tx-count: .5, completion: .6).
@@ -86,7 +89,7 @@ Outcome arrival(const Instruction& instruction, Warp& warp, Mask active) {
     warp.write(operands[0], lane, encode_state(barrier));
     if constexpr (kKind == Arrival::kExpect) expect_transactions(barrier, number);
     if constexpr (kKind == Arrival::kDrop) {
-      if (number >= barrier.expected) fail("mbarrier.arrive_drop of ", number, " leaves the ", place(address), " none");
+      if (number >= barrier.expected) fail("mbarrier.arrive_drop leaves the ", place(address), " nobody to expect");
       barrier.expected -= number;
     }
     arrive(cta, address, barrier, kKind == Arrival::kExpect ? 1 : number, kKind == Arrival::kNoComplete);
@@ -107,8 +110,8 @@ Outcome transactions(const Instruction& instruction, Warp& warp, Mask active) {
   });
 }
 
-// Whether the phase asked for has ended: it is the current one, which has not, or the one before it, which has. A parity
-// names the one of those two that has it; before phase 0 comes one of parity 1, which has ended.
+// Whether the phase asked for has ended: it is the current one, which has not, or the one before it, which has. A
+// parity names the one of those two that has it; before phase 0 comes one of parity 1, which has ended.
 template <bool kParity>
 bool has_ended(const Cta::MBarrier& barrier, std::uint64_t address, std::uint64_t asked) {
   if constexpr (kParity) {
@@ -201,8 +204,19 @@ void refuse(const Instruction& instruction, const char* why) {
   fail("line ", instruction.line, ": ", instruction.name(), ": ", why);
 }
 
+void require_known(const Instruction& instruction, std::initializer_list<std::string_view> modifiers) {
+  for (const std::string& modifier : instruction.modifiers) {
+    if (std::find(modifiers.begin(), modifiers.end(), modifier) == modifiers.end())
+      refuse(instruction, "not implemented");
+  }
+}
+
 Handler mbarrier_handler(const Instruction& instruction) {
   if (instruction.op != "mbarrier" || instruction.modifiers.empty()) return nullptr;
+  require_known(instruction,
+                {"init",      "inval",    "arrive", "arrive_drop",   "expect_tx",       "complete_tx", "noComplete",
+                 "test_wait", "try_wait", "parity", "pending_count", "release",         "acquire",     "relaxed",
+                 "cta",       "cluster",  "shared", "shared::cta",   "shared::cluster", "b64"});
   if (instruction.modifiers.front() == "pending_count") return pending_count;
   return addresses_are_generic(instruction) ? choose<true>(instruction) : choose<false>(instruction);
 }

@@ -1,6 +1,8 @@
 #pragma once
 
 #include <cstdint>
+#include <initializer_list>
+#include <string_view>
 
 #include "ptx_machine/cta.h"
 #include "ptx_machine/error.h"
@@ -8,8 +10,8 @@
 
 namespace ptx {
 
-/// Address in shared memory of what an instruction's operand names: it counts from 0 where the instruction says .shared,
-/// else it is generic; then Error when it lies outside shared memory.
+/// Address in shared memory of what an instruction's operand names: it counts from 0 where the instruction says
+/// .shared, else it is generic; then Error when it lies outside shared memory.
 inline std::uint64_t shared_address(Cta& cta, std::uint64_t address, bool generic) {
   if (!generic) return address & 0xffffffffU;
   if (!cta.is_shared(address)) fail("generic address ", address, " where one of shared memory is needed");
@@ -26,6 +28,8 @@ void complete_transactions(Cta& cta, std::uint64_t address, std::int64_t bytes);
 
 /// Throw Error: the form of the instruction is not implemented, or wrong.
 [[noreturn]] void refuse(const Instruction& instruction, const char* why);
+/// Refuses every modifier but these.
+void require_known(const Instruction& instruction, std::initializer_list<std::string_view> modifiers);
 
 Handler mbarrier_handler(const Instruction& instruction);   // mbarrier.*
 Handler bulk_copy_handler(const Instruction& instruction);  // cp.async.bulk*, prefetch.tensormap

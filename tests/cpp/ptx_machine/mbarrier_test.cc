@@ -13,7 +13,9 @@ constexpr Mask kOne = 1;
 
 class MBarrier : public testing::Test {
  protected:
-  void init(std::int64_t count) { built.run("mbarrier.init.shared::cta.b64", {at_address(kAt), immediate(count)}, 0, kOne); }
+  void init(std::int64_t count) {
+    built.run("mbarrier.init.shared::cta.b64", {at_address(kAt), immediate(count)}, 0, kOne);
+  }
   void arrive(Mask lanes = kOne) { built.run("mbarrier.arrive.shared::cta.b64", {sink(), at_address(kAt)}, 0, lanes); }
   void expect(std::int64_t bytes) {
     built.run("mbarrier.arrive.expect_tx.shared::cta.b64", {sink(), at_address(kAt), immediate(bytes)}, 0, kOne);
@@ -134,7 +136,8 @@ TEST_F(MBarrier, AParityIsZeroOrOne) {
 TEST_F(MBarrier, ArrivalsThatMustNotCompleteDoNot) {
   init(2);
   const auto arrive_quietly = [&](std::int64_t count) {
-    built.run("mbarrier.arrive.noComplete.shared.b64", {in_register(1, 64), at_address(kAt), immediate(count)}, 0, kOne);
+    built.run("mbarrier.arrive.noComplete.shared.b64", {in_register(1, 64), at_address(kAt), immediate(count)}, 0,
+              kOne);
   };
   arrive_quietly(1);
   EXPECT_THROW(arrive_quietly(1), Error);

@@ -11,6 +11,7 @@ Outcome set_max_registers(const Instruction& instruction, Warp&, Mask active) {
 }
 
 Handler set_max_registers_handler(const Instruction& instruction) {
+  require_known(instruction, {"inc", "dec", "sync", "aligned", "u32"});
   if (!instruction.has("inc") && !instruction.has("dec")) refuse(instruction, "neither .inc nor .dec");
   const bool fits = instruction.operands.size() == 1 && instruction.operands[0].kind == Operand::Kind::kImmediate &&
                     instruction.operands[0].value >= 24 && instruction.operands[0].value <= 256 &&

@@ -35,13 +35,14 @@ std::uint32_t TensorMap::box_bytes() const {
   return bytes;
 }
 
-// The rules are those of cuTensorMapEncodeTiled in cuda.h of CUDA 13.0, one by one. That the documentation computes each
-// stride from the one before it is not a rule: the driver takes dimensions in any order of their strides.
+// The rules are those of cuTensorMapEncodeTiled in cuda.h of CUDA 13.0, one by one. That the documentation computes
+// each stride from the one before it is not a rule: the driver takes dimensions in any order of their strides.
 int encode_tensor_map(void* map, int data_type, std::uint32_t rank, void* address, const std::uint64_t* sizes,
                       const std::uint64_t* strides, const std::uint32_t* box, const std::uint32_t* steps,
                       int interleave, int swizzle, int promotion, int fill) {
-  const bool known = in(data_type, 0, static_cast<int>(kElementBytes.size()) - 1) && in(interleave, 0, kInterleave32B) &&
-                     in(swizzle, 0, kSwizzle128B) && in(promotion, 0, 3) && in(fill, 0, 1);
+  const bool known = in(data_type, 0, static_cast<int>(kElementBytes.size()) - 1) &&
+                     in(interleave, 0, kInterleave32B) && in(swizzle, 0, kSwizzle128B) && in(promotion, 0, 3) &&
+                     in(fill, 0, 1);
   if (!known || rank < 1 || rank > 5 || (interleave != 0 && rank < 3)) return kInvalidValue;
   if (map == nullptr || reinterpret_cast<std::uint64_t>(map) % 64 != 0) return kInvalidValue;
   if (sizes == nullptr || box == nullptr || steps == nullptr || (rank > 1 && strides == nullptr)) return kInvalidValue;

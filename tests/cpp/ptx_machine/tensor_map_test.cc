@@ -27,7 +27,8 @@ struct Arguments {
 
 int encode(const Arguments& a, void* map) {
   return encode_tensor_map(map, a.data_type, a.rank, reinterpret_cast<void*>(a.address), a.sizes.data(),
-                           a.strides.data(), a.box.data(), a.steps.data(), a.interleave, a.swizzle, a.promotion, a.fill);
+                           a.strides.data(), a.box.data(), a.steps.data(), a.interleave, a.swizzle, a.promotion,
+                           a.fill);
 }
 
 struct alignas(64) Opaque {

@@ -116,7 +116,8 @@ ld.param.u64 %rd5, [k_out];
 mul.wide.u32 %rd6, %r0, 128;
 add.s64 %rd5, %rd5, %rd6;
 )";
-  for (int i = 0; i < 32; ++i) text += "st.global.f32 [%rd5+" + std::to_string(4 * i) + "], %f" + std::to_string(i) + ";\n";
+  for (int i = 0; i < 32; ++i)
+    text += "st.global.f32 [%rd5+" + std::to_string(4 * i) + "], %f" + std::to_string(i) + ";\n";
   text += "$end:\nret;\n}\n";
   for (std::size_t at = text.find("STEPS"); at != std::string::npos; at = text.find("STEPS")) {
     text.replace(at, 5, std::to_string(kSteps));
@@ -141,7 +142,8 @@ class TensorPipeline : public testing::Test {
     std::vector<std::uint16_t> values;
     for (int row = 0; row < 64; ++row) {
       for (int depth = 0; depth < kDepth; ++depth) {
-        values.push_back(static_cast<std::uint16_t>(std::bit_cast<std::uint32_t>(static_cast<float>(element(row, depth))) >> 16));
+        values.push_back(
+            static_cast<std::uint16_t>(std::bit_cast<std::uint32_t>(static_cast<float>(element(row, depth))) >> 16));
       }
     }
     return values;
@@ -153,7 +155,8 @@ class TensorPipeline : public testing::Test {
     const std::uint32_t steps[] = {1, 1};
     Map map;
     EXPECT_EQ(encode_tensor_map(&map, 9, 2, const_cast<std::uint16_t*>(values.data()), sizes, strides, box, steps, 0, 3,
-                                0, 0), 0);
+                                0, 0),
+              0);
     return map;
   }
   std::vector<float> run(const std::string& text, std::uint64_t seed) {
@@ -161,7 +164,8 @@ class TensorPipeline : public testing::Test {
     std::vector<float> out(128 * 32);
     float* pointer = out.data();
     void* const arguments[] = {&pointer, &map_a, &map_b};
-    Machine({.seed = seed, .most_instructions = 1 << 20}).launch(module.kernel("k"), {}, {160, 1, 1}, 32768 + 32, arguments);
+    Machine({.seed = seed, .most_instructions = 1 << 20})
+        .launch(module.kernel("k"), {}, {160, 1, 1}, 32768 + 32, arguments);
     return out;
   }
   // Of so many seeds, those that an Error stops.
@@ -204,7 +208,8 @@ TEST_F(TensorPipeline, ARingThatIsNotWaitedForIsSeen) {
 }
 
 TEST_F(TensorPipeline, StagesGivenBackBeforeTheirProductsHaveEndedAreSeen) {
-  EXPECT_GT(stopped(without(kernel_text(), "wgmma.wait_group.sync.aligned 0;", "wgmma.wait_group.sync.aligned 1;"), 8), 0);
+  EXPECT_GT(stopped(without(kernel_text(), "wgmma.wait_group.sync.aligned 0;", "wgmma.wait_group.sync.aligned 1;"), 8),
+            0);
 }
 
 TEST_F(TensorPipeline, WrongCountsOfBytesHang) {

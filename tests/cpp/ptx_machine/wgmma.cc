@@ -130,9 +130,8 @@ Outcome product(const Instruction& instruction, Warp& warp, Mask active) {
   Checksum sum;
   for (int group = 0; group < groups; ++group) {
     Tile<kDepth> columns;
-    read_group<kBFloat>(cta, b, mn_major, group, sum, [&](int column, int depth) -> float& {
-      return columns[depth][column];
-    });
+    read_group<kBFloat>(cta, b, mn_major, group, sum,
+                        [&](int column, int depth) -> float& { return columns[depth][column]; });
     const Operand* four = &registers[static_cast<std::size_t>(4 * group)];
     Tile<16> tile = {};
     if (add) read_accumulators(warp, four, tile);
@@ -196,6 +195,7 @@ Handler product_handler(const Instruction& instruction) {
 Handler wgmma_handler(const Instruction& instruction) {
   if (instruction.op != "wgmma" || instruction.modifiers.empty()) return nullptr;
   const std::string& action = instruction.modifiers.front();
+  if (action != "mma_async") require_known(instruction, {"fence", "commit_group", "wait_group", "sync", "aligned"});
   if (action == "fence") return fence;
   if (action == "commit_group") return commit_group;
   if (action == "wait_group" && instruction.operands.size() == 1) return wait_group;
