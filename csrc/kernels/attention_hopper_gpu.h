@@ -371,12 +371,13 @@ class AttentionHopper {
   }
 
   /// Clear the values, behind the last token, of its page: nobody has written them, they could be NaN, and 0 * NaN is
-  /// NaN. Whole pages beyond it arrived as zeros. Both warpgroups do it, with the same result.
+  /// NaN. Whole pages beyond it arrived as zeros. The warpgroups share the work and wait for each other: a store of one
+  /// must not meet a product of the other, even where both would leave zeros.
   FS_DEVICE void clear_tail(const Item& item, int tile, char* values) const {
     const int first = item.num_tokens() - tile * kTileTokens;
     const int end = (first + p_.block_size - 1) & -p_.block_size;
     if (first == end) return;
-    for (int i = Machine::thread() % 128; i < (end - first) * Layout::kPanels; i += 128) {
+    for (int i = Machine::thread() - 128; i < (end - first) * Layout::kPanels; i += 256) {
       const int row = first + i / Layout::kPanels;
       char* const panel = values + Layout::tile_offset(row, i % Layout::kPanels);
       FS_UNROLL
@@ -385,7 +386,7 @@ class AttentionHopper {
       }
     }
     Machine::proxy_fence();
-    Machine::named_sync(3 + team(), 128);
+    Machine::named_sync(3, 256);
   }
 
   /// The weights of each 16 tokens as the left operand of a product.
