@@ -46,7 +46,7 @@ def sample(logits, batch):
     if isinstance(logits, torch.Tensor) and logits.is_cuda:
         arrays = {field.name: getattr(batch, field.name) for field in fields(batch)}
         arrays["seeds"] = arrays["seeds"].view(np.int64)
-        on_gpu = {name: torch.from_numpy(array).to(logits.device) for name, array in arrays.items()}
+        on_gpu = {name: torch.from_numpy(array.copy()).to(logits.device) for name, array in arrays.items()}
         return ops.sample(logits, ops.SamplingBatch(**on_gpu)).cpu().numpy()
     return ops.sample(logits, batch)
 
