@@ -5,8 +5,6 @@
 namespace ptx {
 namespace {
 
-constexpr std::uint64_t kNearNull = 65536;
-
 std::byte* within(std::string_view space, std::byte* memory, std::uint64_t size, std::uint64_t address,
                   std::size_t num_bytes) {
   if (address > size || size - address < num_bytes) {
@@ -42,12 +40,11 @@ bool take_hints(Form& form) {
   return form.take("L2::cache_hint");
 }
 
-std::byte* global_bytes(std::uint64_t address, std::size_t num_bytes) {
-  if (address < kNearNull) fail("an access to ", num_bytes, " bytes of global memory at ", address, ", near null");
+void refuse_global(std::uint64_t address, std::size_t num_bytes) {
   if (address % num_bytes != 0) {
     fail("an access to ", num_bytes, " bytes of global memory at ", address, " is not aligned to them");
   }
-  return reinterpret_cast<std::byte*>(address);
+  fail("an access to ", num_bytes, " bytes of global memory at ", address, ", near null");
 }
 
 std::byte* local_bytes(Warp& warp, std::size_t lane, std::uint64_t address, std::size_t num_bytes) {

@@ -57,8 +57,8 @@ struct Place {
   std::uint64_t shared_address = 0;
 };
 
-/// Host pointer of a global address. Error: not aligned to the access, or near null.
-std::byte* global_bytes(std::uint64_t address, std::size_t num_bytes);
+/// Error: an access to global memory that is not aligned, or near null.
+[[noreturn]] void refuse_global(std::uint64_t address, std::size_t num_bytes);
 /// Of local and of parameter memory. Error: out of range or not aligned to the access.
 std::byte* local_bytes(Warp& warp, std::size_t lane, std::uint64_t address, std::size_t num_bytes);
 std::byte* parameter_bytes(Warp& warp, std::uint64_t address, std::size_t num_bytes);
@@ -66,14 +66,21 @@ std::byte* parameter_bytes(Warp& warp, std::uint64_t address, std::size_t num_by
 /// The place of an access of `num_bytes`, a power of two, aligned to as much. Errors as above and of Cta::shared.
 template <StateSpace kSpace>
 Place place(Warp& warp, std::size_t lane, std::uint64_t address, std::size_t num_bytes) {
+  constexpr std::uint64_t kNearNull = 65536;
   Cta& cta = warp.cta();
-  if constexpr (kSpace == StateSpace::kShared) return {cta.shared(address, num_bytes, num_bytes), true, address};
+  const bool is_aligned = (address & (num_bytes - 1)) == 0;
+  if constexpr (kSpace == StateSpace::kShared) {
+    const std::uint64_t generic = cta.shared_base() + address;
+    const bool is_good = is_aligned && cta.is_shared(generic + num_bytes - 1);
+    return {is_good ? reinterpret_cast<std::byte*>(generic) : cta.shared(address, num_bytes, num_bytes), true, address};
+  }
   if constexpr (kSpace == StateSpace::kLocal) return {local_bytes(warp, lane, address, num_bytes)};
   if constexpr (kSpace == StateSpace::kParam) return {parameter_bytes(warp, address, num_bytes)};
   if constexpr (kSpace == StateSpace::kGeneric) {
     if (cta.is_shared(address)) return place<StateSpace::kShared>(warp, lane, address - cta.shared_base(), num_bytes);
   }
-  return {global_bytes(address, num_bytes)};
+  if (!is_aligned || address < kNearNull) refuse_global(address, num_bytes);
+  return {reinterpret_cast<std::byte*>(address)};
 }
 
 /// Tells the CTA of a store to shared memory.
