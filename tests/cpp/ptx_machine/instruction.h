@@ -46,7 +46,6 @@ enum class SpecialRegister {
   kTidX, kTidY, kTidZ, kNtidX, kNtidY, kNtidZ, kCtaidX, kCtaidY, kCtaidZ, kNctaidX, kNctaidY, kNctaidZ,
   kLaneid, kWarpid, kGlobaltimer, kClock64, kNwarpid, kLanemaskEq, kLanemaskLt, kLanemaskLe, kLanemaskGt, kLanemaskGe,
 };
-constexpr int kNumSpecialRegisters = static_cast<int>(SpecialRegister::kLanemaskGe) + 1;
 
 /// One instruction of a kernel: `@guard op.modifier.modifier operands`.
 struct Instruction {

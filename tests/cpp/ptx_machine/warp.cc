@@ -31,46 +31,11 @@ std::string demangled(const std::string& name) {
   return status == 0 ? text.get() : name;
 }
 
-std::vector<Lanes> special_registers(Cta& cta, int warp) {
-  using enum SpecialRegister;
-  std::vector<Lanes> result(kNumSpecialRegisters);
-  const auto set = [&](SpecialRegister name, int lane, std::uint64_t value) {
-    result[static_cast<std::size_t>(name)][static_cast<std::size_t>(lane)] = value;
-  };
-  const Dim3 block = cta.block;
-  const unsigned num_threads = block.x * block.y * block.z;
-  for (int lane = 0; lane < kWarpSize; ++lane) {
-    const auto thread = static_cast<unsigned>(warp * kWarpSize + lane);
-    set(kTidX, lane, thread % block.x);
-    set(kTidY, lane, thread / block.x % block.y);
-    set(kTidZ, lane, thread / block.x / block.y);
-    set(kNtidX, lane, block.x);
-    set(kNtidY, lane, block.y);
-    set(kNtidZ, lane, block.z);
-    set(kCtaidX, lane, cta.index.x);
-    set(kCtaidY, lane, cta.index.y);
-    set(kCtaidZ, lane, cta.index.z);
-    set(kNctaidX, lane, cta.grid.x);
-    set(kNctaidY, lane, cta.grid.y);
-    set(kNctaidZ, lane, cta.grid.z);
-    set(kLaneid, lane, static_cast<unsigned>(lane));
-    set(kWarpid, lane, static_cast<unsigned>(warp));
-    set(kNwarpid, lane, (num_threads + kWarpSize - 1) / kWarpSize);
-    const Mask self = Mask{1} << lane;
-    set(kLanemaskEq, lane, self);
-    set(kLanemaskLt, lane, self - 1);
-    set(kLanemaskLe, lane, self | (self - 1));
-    set(kLanemaskGt, lane, ~(self | (self - 1)));
-    set(kLanemaskGe, lane, ~(self - 1));
-  }
-  return result;
-}
-
 }  // namespace
 
 Warp::Warp(Cta& cta, const Kernel& kernel, int index, int num_threads)
     : cta_(cta), kernel_(kernel), index_(index), registers_(static_cast<std::size_t>(kernel.num_registers)),
-      special_(special_registers(cta, index)), local_(kernel.local_bytes * kWarpSize, std::byte{0xff}) {
+      local_(kernel.local_bytes * kWarpSize, std::byte{0xff}) {
   live_ = num_threads >= kWarpSize ? kAllLanes : (Mask{1} << num_threads) - 1;
   group_ = live_;
   stop_ = kFar;
@@ -82,12 +47,39 @@ std::uint64_t Warp::other_bits(const Operand& operand, int lane) const {
                                                             [static_cast<std::size_t>(lane)]);
   }
   if (operand.kind != Operand::Kind::kSpecial) fail("an operand has no value: it is a vector, a label or _");
-  const auto name = static_cast<SpecialRegister>(operand.value);
-  // Time is what has been executed: 1 ns and one clock per instruction.
-  if (name == SpecialRegister::kGlobaltimer || name == SpecialRegister::kClock64) {
-    return static_cast<std::uint64_t>(executed_);
+  return special(static_cast<SpecialRegister>(operand.value), lane);
+}
+
+std::uint64_t Warp::special(SpecialRegister name, int lane) const {
+  using enum SpecialRegister;
+  const Dim3 block = cta_.block;
+  const auto thread = static_cast<unsigned>(index_ * kWarpSize + lane);
+  const Mask self = Mask{1} << lane;
+  switch (name) {
+    case kTidX: return thread % block.x;
+    case kTidY: return thread / block.x % block.y;
+    case kTidZ: return thread / block.x / block.y;
+    case kNtidX: return block.x;
+    case kNtidY: return block.y;
+    case kNtidZ: return block.z;
+    case kCtaidX: return cta_.index.x;
+    case kCtaidY: return cta_.index.y;
+    case kCtaidZ: return cta_.index.z;
+    case kNctaidX: return cta_.grid.x;
+    case kNctaidY: return cta_.grid.y;
+    case kNctaidZ: return cta_.grid.z;
+    case kLaneid: return static_cast<unsigned>(lane);
+    case kWarpid: return static_cast<unsigned>(index_);
+    case kNwarpid: return cta_.warps().size();
+    case kLanemaskEq: return self;
+    case kLanemaskLt: return self - 1;
+    case kLanemaskLe: return self | (self - 1);
+    case kLanemaskGt: return ~(self | (self - 1));
+    case kLanemaskGe: return ~(self - 1);
+    case kGlobaltimer:
+    case kClock64: return static_cast<std::uint64_t>(executed_);  // time is what it has executed: 1 ns each
   }
-  return special_[static_cast<std::size_t>(operand.value)][static_cast<std::size_t>(lane)];
+  fail("the special register ", static_cast<int>(name), " is not implemented");
 }
 
 std::byte* Warp::local(int lane) { return local_.data() + kernel_.local_bytes * static_cast<std::size_t>(lane); }

@@ -82,12 +82,19 @@ class Warp {
     std::vector<std::function<void()>> open;               // not committed
     std::deque<std::vector<std::function<void()>>> closed;  // oldest first
   };
-  CopyGroups& copies(int lane) { return copies_[static_cast<std::size_t>(lane)]; }
+  CopyGroups& copies(int lane) {
+    if (copies_.empty()) copies_.resize(kWarpSize);
+    return copies_[static_cast<std::size_t>(lane)];
+  }
   /// Checks to be made when a wgmma ends, by committed group.
-  CopyGroups& products() { return products_; }
+  CopyGroups& products() {
+    if (products_.empty()) products_.resize(1);
+    return products_.front();
+  }
 
  private:
   std::uint64_t other_bits(const Operand& operand, int lane) const;
+  std::uint64_t special(SpecialRegister name, int lane) const;
   enum class Turn { kGoOn, kYielded, kStuck };         // kYielded, kStuck: there is no lane that need not wait
   Mask guarded(const Instruction& instruction) const;  // lanes of group_ that its guard lets through
   Turn regroup();
@@ -98,7 +105,6 @@ class Warp {
   const Kernel& kernel_;
   int index_;
   std::vector<Lanes> registers_;
-  std::vector<Lanes> special_;  // by SpecialRegister; of those that do not change
   std::array<std::int64_t, kWarpSize> counters_{};  // of the lanes outside group_
   Mask live_ = 0;
   Mask deferred_ = 0;          // lanes whose last instruction yielded or waits
@@ -111,8 +117,8 @@ class Warp {
   bool has_retried_ = false;        // in this run(): what lanes wait for may have come since the last one
   std::int64_t diverged_at_ = 0;    // executed_ when the live lanes were last together
   std::vector<std::byte> local_;
-  std::array<CopyGroups, kWarpSize> copies_;
-  CopyGroups products_;
+  std::vector<CopyGroups> copies_;    // by lane; none before the first is asked for: they take long to make
+  std::vector<CopyGroups> products_;  // one, or none: the same
 };
 
 }  // namespace ptx
