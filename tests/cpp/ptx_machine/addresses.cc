@@ -10,7 +10,7 @@ std::byte* within(std::string_view space, std::byte* memory, std::uint64_t size,
   if (address > size || size - address < num_bytes) {
     fail("an access to ", num_bytes, " bytes at address ", address, " of ", space, " memory, which has ", size);
   }
-  if (address % num_bytes != 0) {
+  if ((address & (num_bytes - 1)) != 0) {
     fail("an access to ", num_bytes, " bytes at address ", address, " of ", space, " memory is not aligned to them");
   }
   return memory + address;
