@@ -8,6 +8,11 @@ import torch
 from fastserve import _C
 
 
+def is_pretended(device: torch.device) -> bool:
+    """Whether this is the GPU of tests/ptx_device.py, which is slow: a few million instructions per second."""
+    return device.type == "cuda" and torch.cuda.get_device_name().startswith("Pretended")
+
+
 @pytest.fixture(params=["scalar", "avx2", "avx512", pytest.param("cuda", marks=pytest.mark.gpu)])
 def device(request: pytest.FixtureRequest) -> Iterator[torch.device]:
     """Run a test on the CPU with each instruction set, and on a GPU; what the machine does not have is skipped.

@@ -200,6 +200,7 @@ def install(runtime: ctypes.CDLL, capability: tuple[int, int]) -> None:
         "device_count": lambda: 1,
         "current_device": lambda: 0,
         "get_device_capability": lambda device=None: capability,
+        "get_device_name": lambda device=None: "Pretended GPU",
         "current_stream": Stream,
         "synchronize": lambda device=None: None,
         "Stream": Stream,

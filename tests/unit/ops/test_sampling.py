@@ -8,6 +8,12 @@ import torch
 
 from fastserve import ops
 from fastserve.errors import InvalidArgumentError
+from tests.devices import is_pretended
+
+
+@pytest.fixture
+def num_draws(device):
+    return 400 if is_pretended(device) else 20_000
 
 
 def settings(num_rows, **changes):
@@ -24,7 +30,7 @@ def settings(num_rows, **changes):
         "counters": (np.int64, 0),
     }
     arrays = {
-        name: np.ascontiguousarray(np.broadcast_to(np.asarray(changes.get(name, value), dtype=dtype), (num_rows,)))
+        name: np.broadcast_to(np.asarray(changes.get(name, value), dtype=dtype), (num_rows,)).copy()
         for name, (dtype, value) in defaults.items()
     }
     prompts = changes.get("prompts", [[]] * num_rows)
@@ -46,7 +52,7 @@ def sample(logits, batch):
     if isinstance(logits, torch.Tensor) and logits.is_cuda:
         arrays = {field.name: getattr(batch, field.name) for field in fields(batch)}
         arrays["seeds"] = arrays["seeds"].view(np.int64)
-        on_gpu = {name: torch.from_numpy(array.copy()).to(logits.device) for name, array in arrays.items()}
+        on_gpu = {name: torch.from_numpy(array).to(logits.device) for name, array in arrays.items()}
         return ops.sample(logits, ops.SamplingBatch(**on_gpu)).cpu().numpy()
     return ops.sample(logits, batch)
 
@@ -130,20 +136,20 @@ def test_top_k_one_and_tiny_values_are_greedy(device):
     ],
     ids=str,
 )
-def test_filters_keep_exactly_the_set_of_their_definition(device, filters):
+def test_filters_keep_exactly_the_set_of_their_definition(device, filters, num_draws):
     row = torch.randn(400) * 3
-    drawn = set(draw_many(row, 20000, **filters).tolist())
+    drawn = set(draw_many(row, num_draws, **filters).tolist())
     kept = kept_set(row, **filters)
     assert drawn <= kept
-    # A token of the set is missed by 20000 draws only when it is very unlikely.
+    # A token of the set is missed by all draws only when it is very unlikely.
     probabilities = torch.softmax(row.double() / filters.get("temperature", 1.0), 0)
-    assert {token for token in kept if probabilities[token] > 1e-3} <= drawn
+    assert {token for token in kept if probabilities[token] > 20 / num_draws} <= drawn
 
 
-def test_equal_logits_at_the_edge_of_top_k_are_kept_by_id(device):
+def test_equal_logits_at_the_edge_of_top_k_are_kept_by_id(device, num_draws):
     row = torch.zeros(300)
     row[200] = 1.0
-    assert set(draw_many(row, 2000, top_k=4).tolist()) == {200, 0, 1, 2}
+    assert set(draw_many(row, num_draws, top_k=4).tolist()) == {200, 0, 1, 2}
 
 
 @pytest.mark.parametrize("top_k", [1000, 20000, 49999])
@@ -154,9 +160,9 @@ def test_a_top_k_of_much_of_the_vocabulary(device, top_k):
 
 
 @pytest.mark.parametrize("filters", [{}, {"top_k": 20}, {"top_p": 0.8}, {"min_p": 0.1}, {"temperature": 0.5}], ids=str)
-def test_draws_follow_the_distribution(device, filters):
+def test_draws_follow_the_distribution(device, filters, num_draws):
     row = torch.randn(200) * 2
-    tokens = draw_many(row, 20000, **filters)
+    tokens = draw_many(row, num_draws, **filters)
     weights = torch.softmax(row.double() / filters.get("temperature", 1.0), 0).cpu().numpy()
     kept = np.zeros(200, dtype=bool)
     kept[list(kept_set(row, **filters))] = True
@@ -164,9 +170,9 @@ def test_draws_follow_the_distribution(device, filters):
     assert_distribution(tokens, weights / weights.sum())
 
 
-def test_counters_give_draws_as_independent_as_seeds(device):
+def test_counters_give_draws_as_independent_as_seeds(device, num_draws):
     row = torch.randn(50)
-    tokens = draw_many(row, 20000, seeds=np.full(20000, 7), counters=np.arange(20000))
+    tokens = draw_many(row, num_draws, seeds=np.full(num_draws, 7), counters=np.arange(num_draws))
     assert_distribution(tokens, torch.softmax(row.double(), 0).cpu().numpy())
     pairs = tokens[:-1] * 50 + tokens[1:]
     p = torch.softmax(row.double(), 0).cpu().numpy()
@@ -235,11 +241,11 @@ def test_penalties_do_not_linger_from_row_to_row(device, set_num_threads):
     assert sample(row.expand(2, -1), batch).tolist() == [1, 1]
 
 
-def test_banned_tokens_are_never_sampled(device):
+def test_banned_tokens_are_never_sampled(device, num_draws):
     logits = torch.randn(1, 80)
     order = logits[0].argsort(descending=True).tolist()
     assert sample(logits, settings(1, banned=[order[:3]])).tolist() == [order[3]]
-    tokens = draw_many(logits[0], 2000, banned=[order[:3]] * 2000, top_k=2)
+    tokens = draw_many(logits[0], num_draws, banned=[order[:3]] * num_draws, top_k=2)
     assert set(tokens.tolist()) == set(order[3:5])
     assert sample(logits, settings(1, banned=[list(range(80))])).tolist() == [-1]
 
