@@ -8,7 +8,7 @@ STAMP := $(VENV)/.stamp
 export PATH := $(abspath $(BIN)):$(PATH)
 export CMAKE_BUILD_PARALLEL_LEVEL ?= $(shell nproc)
 
-.PHONY: build test test-cpp test-sanitizers lint demo stubs cuda-report wheel clean
+.PHONY: build test test-cpp test-ptx test-sanitizers lint demo stubs cuda-report wheel clean
 
 # torch first and alone, so that nothing else pulls another build of it; no build isolation, for the same reason.
 $(STAMP): pyproject.toml
@@ -23,6 +23,7 @@ build: $(STAMP)
 # The order is: what is cheap and tells most first.
 test: build lint test-cpp
 	$(BIN)/python -m pytest
+	if command -v nvcc >/dev/null; then $(MAKE) test-ptx; fi
 
 lint: $(STAMP)
 	$(BIN)/ruff check python tests bench
@@ -36,6 +37,14 @@ test-sanitizers: $(STAMP)
 	for preset in asan tsan; do \
 	  cmake --preset $$preset >/dev/null && cmake --build build/$$preset && ctest --test-dir build/$$preset --output-on-failure -j 2 || exit 1; \
 	done
+
+# The tests marked `gpu` without a GPU: the compiled PTX of every kernel, run by tests/cpp/ptx_machine. Needs nvcc.
+PTX_TESTS := $(BIN)/python -m pytest -p tests.ptx_device -m "gpu and not slow"
+test-ptx: build
+	cmake --preset ptx -DPython_EXECUTABLE=$(abspath $(BIN))/python >/dev/null && cmake --build build/ptx --target _C
+	FASTSERVE_PRETENDED_GPU=9.0 $(PTX_TESTS) tests/unit/ops tests/unit/offload
+	FASTSERVE_PRETENDED_GPU=8.0 $(PTX_TESTS) tests/unit/ops/test_attention_check.py tests/unit/ops/test_sampling.py \
+	  tests/unit/offload/test_copy_fragments.py
 
 demo: build
 	$(BIN)/python -m bench.demo
