@@ -1,12 +1,14 @@
 """Torch as it looks on a machine with a GPU, over a build of torch for CPUs; for kernels that run in tests/cpp/ptx_machine.
 
-"GPU memory" is ordinary memory and torch computes on the CPU, at once. What a program sees: tensors that say they are on
+"GPU memory" is ordinary memory, but in pages of its own, the last of which no access may pass, and torch computes on the
+CPU, at once. What a program sees: tensors that say they are on
 `cuda`, keep the device in their results and hand it on by DLPack; moves between the devices that copy; the parts of
 `torch.cuda` that our code and its tests use. There is one stream, the legacy default one.
 """
 
 import contextlib
 import ctypes
+import mmap
 from collections.abc import Callable, Iterator
 from typing import ClassVar
 
@@ -99,6 +101,37 @@ def _as(kind: type[torch.Tensor], result):
     return result
 
 
+_mprotect = ctypes.CDLL(None).mprotect
+_mprotect.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+ALIGNMENT = 16
+
+
+def _fenced(tensor: torch.Tensor) -> torch.Tensor:
+    """Copy of a tensor that ends, but for alignment, at a page that nobody may touch: who reads behind it faults."""
+    num_bytes = tensor.numel() * tensor.element_size()
+    if num_bytes == 0 or not tensor.is_contiguous():
+        return tensor
+    pages = -(-num_bytes // mmap.PAGESIZE) * mmap.PAGESIZE
+    region = mmap.mmap(-1, pages + mmap.PAGESIZE)
+    begin = ctypes.addressof(ctypes.c_char.from_buffer(region))
+    assert _mprotect(begin + pages, mmap.PAGESIZE, 0) == 0
+    offset = pages - -(-num_bytes // ALIGNMENT) * ALIGNMENT
+    moved = torch.frombuffer(region, dtype=tensor.dtype, count=tensor.numel(), offset=offset).view(tensor.shape)
+    return moved.copy_(tensor)
+
+
+def _tensors(values) -> Iterator[torch.Tensor]:
+    for value in values:
+        if isinstance(value, torch.Tensor):
+            yield value
+        elif isinstance(value, tuple | list):
+            yield from _tensors(value)
+
+
+def _address(tensor: torch.Tensor) -> int:
+    return tensor.untyped_storage().data_ptr()
+
+
 def _device_of(value) -> torch.device | None:
     """The device that an argument names; an argument of `to` may be a tensor to resemble."""
     if isinstance(value, torch.Tensor):
@@ -110,7 +143,15 @@ class PretendedCuda(TorchFunctionMode):
     """While it is entered, `cuda` is a device in this thread."""
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
-        kwargs = dict(kwargs or {})
+        result = self._call(func, args, dict(kwargs or {}))
+        if type(result) is not GpuTensor:
+            return result
+        with torch._C.DisableTorchFunctionSubclass():
+            if _address(result) in {_address(tensor) for tensor in _tensors((args, tuple((kwargs or {}).values())))}:
+                return result  # a view, or done in place
+            return _fenced(result).as_subclass(GpuTensor)
+
+    def _call(self, func, args, kwargs):
         if func is torch.Tensor.cuda:
             return self._move(args[0], GPU)
         if func is torch.Tensor.cpu:
