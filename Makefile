@@ -39,8 +39,8 @@ test-sanitizers: $(STAMP)
 	done
 
 # The tests marked `gpu` without a GPU: the compiled PTX of every kernel, run by tests/cpp/ptx_machine. Needs nvcc.
-PTX_TESTS := $(BIN)/python -m pytest -p tests.ptx_device -m "gpu and not slow"
-test-ptx: build
+PTX_TESTS := PYTHONPATH=python $(BIN)/python -m pytest -p tests.ptx_device -m "gpu and not slow"
+test-ptx: $(STAMP)
 	cmake --preset ptx -DPython_EXECUTABLE=$(abspath $(BIN))/python >/dev/null && cmake --build build/ptx --target _C
 	FASTSERVE_PRETENDED_GPU=9.0 $(PTX_TESTS) tests/unit/ops tests/unit/offload
 	FASTSERVE_PRETENDED_GPU=8.0 $(PTX_TESTS) tests/unit/ops/test_attention_check.py tests/unit/ops/test_sampling.py \
