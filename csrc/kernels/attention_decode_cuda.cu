@@ -1,5 +1,6 @@
 // Paged decode attention; see attention_decode_gpu.h for thread mapping and shared memory. Compiled for sm_80 and
-// sm_90a; it has never run on a GPU. Its body has run only under the emulator of tests/cpp/kernels.
+// sm_90a; it has never run on a GPU. It has run as PTX on the machine of tests/cpp/ptx_machine, and
+// its body under the emulator of tests/cpp/kernels.
 
 #include <algorithm>
 

@@ -14,7 +14,8 @@
 // values; maxima and sums [4][16]; in all 72 to 111 KiB, 149 for head_dim 256. The thread block that finishes the last
 // split of a unit of a row merges all of them from the left, so the result does not depend on who was last.
 //
-// Compiled for sm_80 and sm_90a; it has never run on a GPU, only under the emulator of tests/cpp/kernels.
+// Compiled for sm_80 and sm_90a; it has never run on a GPU, only under the emulator of tests/cpp/kernels and,
+// as PTX, on the machine of tests/cpp/ptx_machine.
 
 namespace fastserve::kernels {
 

@@ -19,8 +19,8 @@
 // together, and compute the weights of the next while the values are multiplied; and they take turns in issuing, so
 // that one computes weights while the other keeps the tensor cores busy. Shared memory: HopperLayout, 161 to 201 KiB.
 //
-// Compiled for sm_90a; it has never run on a GPU, only under the emulator of tests/cpp/kernels and, as PTX, on the machine
-// of tests/cpp/ptx_machine.
+// Compiled for sm_90a; it has never run on a GPU, only under the emulator of tests/cpp/kernels and, as PTX, on the
+// machine of tests/cpp/ptx_machine.
 
 namespace fastserve::kernels {
 

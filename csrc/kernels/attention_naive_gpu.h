@@ -10,7 +10,7 @@
 //
 // A warp per (query token, query head): lane l holds the elements l, l + 32, ... of the head and walks the keys one by
 // one. No shared memory. Compiled for sm_80 and sm_90a; it has never run on a GPU, only under the emulator of
-// tests/cpp/kernels.
+// tests/cpp/kernels and, as PTX, on the machine of tests/cpp/ptx_machine.
 
 namespace fastserve::kernels {
 

@@ -15,7 +15,8 @@
 // memory: queries [128][head_dim], keys [tile][head_dim], values [tile][head_dim]; 36 to 52 KiB, 132 for head_dim 256.
 // Keys of the next tile arrive while the values of this one are multiplied, its values while its scores are computed.
 //
-// Compiled for sm_80 and sm_90a; it has never run on a GPU, only under the emulator of tests/cpp/kernels.
+// Compiled for sm_80 and sm_90a; it has never run on a GPU, only under the emulator of tests/cpp/kernels and,
+// as PTX, on the machine of tests/cpp/ptx_machine.
 
 namespace fastserve::kernels {
 
