@@ -1,7 +1,7 @@
-"""Torch as it looks on a machine with a GPU, over a build of torch for CPUs; for kernels that run in tests/cpp/ptx_machine.
+"""Torch as it looks on a machine with a GPU, over torch for CPUs; for kernels that run in tests/cpp/ptx_machine.
 
-"GPU memory" is ordinary memory, but in pages of its own, the last of which no access may pass, and torch computes on the
-CPU, at once. What a program sees: tensors that say they are on
+"GPU memory" is ordinary memory, each tensor in pages of its own with one behind them that faults, and torch computes on
+the CPU, at once. What a program sees: tensors that say they are on
 `cuda`, keep the device in their results and hand it on by DLPack; moves between the devices that copy; the parts of
 `torch.cuda` that our code and its tests use. There is one stream, the legacy default one.
 """

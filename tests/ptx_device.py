@@ -3,9 +3,9 @@
     cmake --preset ptx && cmake --build build/ptx --target _C
     python -m pytest -p tests.ptx_device -m "gpu and not slow" tests/unit/ops tests/unit/offload
 
-Of the environment: FASTSERVE_PRETENDED_GPU is the compute capability, 9.0 (the default) or 8.0; FASTSERVE_PRETENDED_SEED
-draws another order of warps and copies; FASTSERVE_PRETENDED_BUDGET is the most warp instructions of a launch. A test with a
-larger launch is skipped and counted; those of which that is known are not begun.
+Of the environment: FASTSERVE_PRETENDED_GPU is the compute capability, 9.0 (the default) or 8.0;
+FASTSERVE_PRETENDED_SEED draws another order of warps and copies; FASTSERVE_PRETENDED_BUDGET is the most warp
+instructions of a launch. A test with a larger launch is skipped and counted; those known for it are not begun.
 """
 
 import ctypes

@@ -63,8 +63,8 @@ cudaError_t check(const Function& function, const ptx::Kernel& kernel, const Con
   const auto most_threads = kernel.max_threads > 0 ? kernel.max_threads : kMostThreadsPerCta;
   if (threads == 0 || wanted.block.z > 64) return explain(cudaErrorInvalidConfiguration, "a block of a wrong shape");
   if (threads > static_cast<std::size_t>(most_threads)) {
-    return explain(cudaErrorInvalidConfiguration, "a block of " + std::to_string(threads) + " threads of a kernel for " +
-                                                      std::to_string(most_threads));
+    return explain(cudaErrorInvalidConfiguration, "a block of " + std::to_string(threads) +
+                                                      " threads of a kernel for " + std::to_string(most_threads));
   }
   if (wanted.grid.x == 0 || wanted.grid.y == 0 || wanted.grid.z == 0 || wanted.grid.x > 0x7fffffffu ||
       wanted.grid.y > 0xffffu || wanted.grid.z > 0xffffu) {
