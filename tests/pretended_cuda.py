@@ -204,6 +204,19 @@ class Stream:
         pass
 
 
+class Generator(torch.Generator):
+    """Draws on the CPU whatever device it is asked for: torch makes one of a GPU in a build for CUDA only."""
+
+    def __new__(cls, device: torch.device | str = "cpu") -> "Generator":
+        generator = super().__new__(cls, device="cpu")
+        generator._device = torch.device(device)
+        return generator
+
+    @property
+    def device(self) -> torch.device:
+        return self._device
+
+
 class Graph:
     """Launches of our kernels; torch's own work is not captured but done."""
 
@@ -251,4 +264,5 @@ def install(runtime: ctypes.CDLL, capability: tuple[int, int]) -> None:
     }
     for name, function in functions.items():
         setattr(torch.cuda, name, function)
+    torch.Generator = Generator
     PretendedCuda().__enter__()
