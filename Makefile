@@ -40,11 +40,12 @@ test-sanitizers: $(STAMP)
 
 # The tests marked `gpu` without a GPU: the compiled PTX of every kernel, run by tests/cpp/ptx_machine. Needs nvcc.
 PTX_TESTS := PYTHONPATH=python $(BIN)/python -m pytest -p tests.ptx_device -m "gpu and not slow"
+ENGINE_ON_GPU := tests/integration/test_device_runner.py
 test-ptx: $(STAMP)
 	cmake --preset ptx -DPython_EXECUTABLE=$(abspath $(BIN))/python >/dev/null && cmake --build build/ptx --target _C
-	FASTSERVE_PRETENDED_GPU=9.0 $(PTX_TESTS) tests/unit/ops tests/unit/offload
+	FASTSERVE_PRETENDED_GPU=9.0 $(PTX_TESTS) tests/unit/ops tests/unit/offload tests/unit/layers tests/unit/worker $(ENGINE_ON_GPU)
 	FASTSERVE_PRETENDED_GPU=8.0 $(PTX_TESTS) tests/unit/ops/test_attention_check.py tests/unit/ops/test_sampling.py \
-	  tests/unit/offload/test_copy_fragments.py
+	  tests/unit/offload/test_copy_fragments.py $(ENGINE_ON_GPU)
 
 demo: build
 	$(BIN)/python -m bench.demo

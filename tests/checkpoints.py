@@ -48,6 +48,7 @@ _COMMON = {
 _GROUPED = _COMMON | {"num_key_value_heads": 2, "intermediate_size": 192}
 _CONFIGS = {
     "llama": (transformers.LlamaConfig, transformers.LlamaForCausalLM, _GROUPED),
+    "llama-64": (transformers.LlamaConfig, transformers.LlamaForCausalLM, _GROUPED | {"head_dim": 64}),
     "mistral": (transformers.MistralConfig, transformers.MistralForCausalLM, _GROUPED | {"sliding_window": None}),
     "qwen2": (transformers.Qwen2Config, transformers.Qwen2ForCausalLM, _GROUPED | {"tie_word_embeddings": True}),
     "qwen3": (transformers.Qwen3Config, transformers.Qwen3ForCausalLM, _GROUPED | {"head_dim": 40}),

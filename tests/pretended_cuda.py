@@ -1,14 +1,15 @@
 """Torch as it looks on a machine with a GPU, over torch for CPUs; for kernels that run in tests/cpp/ptx_machine.
 
 "GPU memory" is ordinary memory, each tensor in pages of its own with one behind them that faults, and torch computes on
-the CPU, at once. What a program sees: tensors that say they are on
-`cuda`, keep the device in their results and hand it on by DLPack; moves between the devices that copy; the parts of
-`torch.cuda` that our code and its tests use. There is one stream, the legacy default one.
+the CPU, at once. What a program sees: tensors that say they are on `cuda`, keep the device in their results and hand it on
+by DLPack; moves between the devices that copy; graphs; the parts of `torch.cuda` that our code and its tests use. There is
+one stream, the legacy default one.
 """
 
 import contextlib
 import ctypes
 import mmap
+import threading
 from collections.abc import Callable, Iterator
 from typing import ClassVar
 
@@ -17,6 +18,7 @@ from torch.overrides import TorchFunctionMode
 
 GPU = torch.device("cuda", 0)
 DLPACK_CUDA = 2
+MEMORY_BYTES = 1 << 30
 
 
 class _DlTensor(ctypes.Structure):
@@ -143,11 +145,17 @@ class PretendedCuda(TorchFunctionMode):
     """While it is entered, `cuda` is a device in this thread."""
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
-        result = self._call(func, args, dict(kwargs or {}))
+        kwargs = dict(kwargs or {})
+        result = self._fence(self._call(func, args, dict(kwargs)), args, kwargs)
+        if Graph.captured is not None:
+            Graph.captured.add(func, args, kwargs, result)
+        return result
+
+    def _fence(self, result, args, kwargs):
         if type(result) is not GpuTensor:
             return result
         with torch._C.DisableTorchFunctionSubclass():
-            if _address(result) in {_address(tensor) for tensor in _tensors((args, tuple((kwargs or {}).values())))}:
+            if _address(result) in {_address(tensor) for tensor in _tensors((args, tuple(kwargs.values())))}:
                 return result  # a view, or done in place
             return _fenced(result).as_subclass(GpuTensor)
 
@@ -160,6 +168,8 @@ class PretendedCuda(TorchFunctionMode):
             return self._to(*args, **kwargs)
         if func is torch.Tensor.pin_memory:
             return args[0].clone()
+        if func is torch.mm and "out_dtype" in kwargs:  # torch has it for GPUs only
+            return kwargs["out"].copy_(args[0].float() @ args[1].float())
         kwargs.pop("pin_memory", None)
         device = _device_of(kwargs.get("device"))
         if device is None:
@@ -203,6 +213,19 @@ class Stream:
     def synchronize(self) -> None:
         pass
 
+    def query(self) -> bool:
+        return True
+
+
+class Event:
+    """Of the one stream, where everything is done when it is queued."""
+
+    def record(self, stream: Stream | None = None) -> None:
+        pass
+
+    def synchronize(self) -> None:
+        pass
+
 
 class Generator(torch.Generator):
     """Draws on the CPU whatever device it is asked for: torch makes one of a GPU in a build for CUDA only."""
@@ -218,33 +241,68 @@ class Generator(torch.Generator):
 
 
 class Graph:
-    """Launches of our kernels; torch's own work is not captured but done."""
+    """What a step launched, ours and torch's, in its order; torch's work is done while it is captured as well."""
 
     runtime: ctypes.CDLL
+    captured: "Graph | None" = None  # now, in the only thread that captures
 
     def __init__(self) -> None:
-        self._graph: int | None = None
+        self._parts: list[int | Callable[[], None]] = []  # launches of ours together, and calls of torch
 
     @contextlib.contextmanager
     def capture(self) -> Iterator[None]:
-        self._graph = self.runtime.fake_cuda_capture()
+        self._parts.append(self.runtime.fake_cuda_capture())
+        Graph.captured = self
         try:
             yield
         finally:
+            Graph.captured = None
             self.runtime.fake_cuda_end_capture()
 
+    def add(self, func: Callable, args: tuple, kwargs: dict, result: object) -> None:
+        """A call of torch that is being captured, and what it returned: later ones leave their result in its place."""
+        results = list(_tensors((result,)))
+        given = {_address(tensor) for tensor in _tensors((args, tuple(kwargs.values())))}
+        name = func.__name__
+        in_place = result is None or "out" in kwargs or (name.endswith("_") and not name.startswith("__"))
+        makes_new = bool(results) and not any(_address(tensor) in given for tensor in results)
+        if not in_place and not makes_new:
+            return  # a question, or a view
+
+        def again() -> None:
+            for old, new in zip(results, _tensors((func(*args, **kwargs),)), strict=True):
+                if _address(old) != _address(new):
+                    old.copy_(new)
+
+        self.runtime.fake_cuda_end_capture()
+        self._parts += [again, self.runtime.fake_cuda_capture()]
+
+    def pool(self) -> tuple[int, int]:
+        return 0, 0
+
     def replay(self) -> None:
-        status = self.runtime.fake_cuda_replay(self._graph)
-        if status != 0:
-            raise torch.AcceleratorError(self.runtime.fake_cuda_error_text(status).decode())
+        for part in self._parts:
+            if callable(part):
+                part()
+            elif (status := self.runtime.fake_cuda_replay(part)) != 0:
+                raise torch.AcceleratorError(self.runtime.fake_cuda_error_text(status).decode())
 
     def __del__(self) -> None:
-        if self._graph is not None:
-            self.runtime.fake_cuda_forget(self._graph)
+        for part in self._parts:
+            if not callable(part):
+                self.runtime.fake_cuda_forget(part)
+
+
+def _in_every_thread(run: Callable[[threading.Thread], None]) -> Callable[[threading.Thread], None]:
+    def run_with_gpu(thread: threading.Thread) -> None:
+        with PretendedCuda():
+            run(thread)
+
+    return run_with_gpu
 
 
 def install(runtime: ctypes.CDLL, capability: tuple[int, int]) -> None:
-    """Make torch show one GPU in this thread, whose kernels are in `runtime`, our extension module."""
+    """Make torch show one GPU, in this thread and those started later; its kernels are in `runtime`, our extension module."""
     runtime.fake_cuda_capture.restype = ctypes.c_void_p
     runtime.fake_cuda_replay.argtypes = runtime.fake_cuda_forget.argtypes = [ctypes.c_void_p]
     runtime.fake_cuda_error_text.restype = ctypes.c_char_p
@@ -260,9 +318,18 @@ def install(runtime: ctypes.CDLL, capability: tuple[int, int]) -> None:
         "Stream": Stream,
         "stream": lambda stream: contextlib.nullcontext(),
         "CUDAGraph": Graph,
-        "graph": lambda graph: graph.capture(),
+        "graph": lambda graph, **_: graph.capture(),
+        "Event": Event,
+        "set_device": lambda device: None,
+        "empty_cache": lambda: None,
+        "reset_peak_memory_stats": lambda device: None,
+        "mem_get_info": lambda device: (MEMORY_BYTES // 2, MEMORY_BYTES),
+        "memory_reserved": lambda device: MEMORY_BYTES // 4,
+        "max_memory_allocated": lambda device: MEMORY_BYTES // 4,
     }
     for name, function in functions.items():
         setattr(torch.cuda, name, function)
     torch.Generator = Generator
+    torch.version.cuda = "13.0"
+    threading.Thread.run = _in_every_thread(threading.Thread.run)
     PretendedCuda().__enter__()
