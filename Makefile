@@ -42,7 +42,9 @@ test-sanitizers: $(STAMP)
 PTX_TESTS := PYTHONPATH=python $(BIN)/python -m pytest -p tests.ptx_device -m "gpu and not slow"
 ENGINE_ON_GPU := tests/integration/test_device_runner.py
 test-ptx: $(STAMP)
-	cmake --preset ptx -DPython_EXECUTABLE=$(abspath $(BIN))/python >/dev/null && cmake --build build/ptx --target _C
+	third_party/require_gtest.sh
+	cmake --preset ptx -DPython_EXECUTABLE=$(abspath $(BIN))/python >/dev/null && cmake --build build/ptx
+	build/ptx/tests/cpp/test_ptx_machine --gtest_brief=1
 	FASTSERVE_PRETENDED_GPU=9.0 $(PTX_TESTS) tests/unit/ops tests/unit/offload tests/unit/layers tests/unit/worker $(ENGINE_ON_GPU)
 	FASTSERVE_PRETENDED_GPU=8.0 $(PTX_TESTS) tests/unit/ops/test_attention_check.py tests/unit/ops/test_sampling.py \
 	  tests/unit/offload/test_copy_fragments.py $(ENGINE_ON_GPU)

@@ -5,7 +5,7 @@
 
 #include <vector>
 
-#include "fake_cuda.h"
+#include "fake_cuda/fake_cuda.h"
 
 namespace fastserve::offload {
 namespace {
@@ -42,7 +42,7 @@ std::int64_t launches_of(std::int64_t count, std::int64_t num_bytes) {
                  reinterpret_cast<std::uintptr_t>(stream));
   EXPECT_EQ(cudaStreamSynchronize(stream), cudaSuccess);
   EXPECT_EQ(target, expected);
-  const auto launches = fake_cuda::counters().fragment_launches;
+  const auto launches = fake_cuda::counters().kernel_launches;
   EXPECT_EQ(cudaStreamDestroy(stream), cudaSuccess);
   fake_cuda::reset();
   return launches;
