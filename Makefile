@@ -47,7 +47,7 @@ test-ptx: $(STAMP)
 	build/ptx/tests/cpp/test_ptx_machine --gtest_brief=1
 	FASTSERVE_PRETENDED_GPU=9.0 $(PTX_TESTS) tests/unit/ops tests/unit/offload tests/unit/layers tests/unit/worker $(ENGINE_ON_GPU)
 	FASTSERVE_PRETENDED_GPU=8.0 $(PTX_TESTS) tests/unit/ops/test_attention_check.py tests/unit/ops/test_sampling.py \
-	  tests/unit/offload/test_copy_fragments.py $(ENGINE_ON_GPU)
+	  tests/unit/ops/test_sampling_devices.py tests/unit/offload/test_copy_fragments.py $(ENGINE_ON_GPU)
 
 demo: build
 	$(BIN)/python -m bench.demo

@@ -20,19 +20,43 @@ def counts(*values: int) -> np.ndarray:
     return np.array(values, np.int64)
 
 
-@pytest.mark.parametrize("device", ["cpu", CUDA])
-@pytest.mark.parametrize("offsets, sizes", [((0, 64, 5000), (16, 1000, 9000)), ((3, 40), (7, 5001)), ((), ())])
-def test_the_ranges_arrive_and_nothing_else(device, offsets, sizes):
-    source = torch.randint(1, 256, (20_000,), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
-    if device == "cuda":
-        source = source.pin_memory()
-    target = torch.zeros(20_000, dtype=torch.uint8, device=device)
+def assert_the_ranges_alone_arrive(device, offsets, sizes, *, begin=0):
+    """Copy them from pinned memory, from byte `begin` of a buffer on, to a buffer of zeros on `device`."""
+    num_bytes = max((offset + size for offset, size in zip(offsets, sizes, strict=True)), default=0) + 50
+    source = torch.randint(1, 256, (begin + num_bytes,), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+    source = (source.pin_memory() if device == "cuda" else source)[begin:]
+    target = torch.zeros(num_bytes, dtype=torch.uint8, device=device)
     stream = torch.cuda.current_stream().cuda_stream if device == "cuda" else 0
     copy_fragments(source, target, counts(*offsets), counts(*sizes), stream=stream)
-    expected = torch.zeros_like(source)
+    expected = torch.zeros(num_bytes, dtype=torch.uint8)
     for offset, size in zip(offsets, sizes, strict=True):
         expected[offset : offset + size] = source[offset : offset + size]
     assert torch.equal(target.cpu(), expected)
+
+
+@pytest.mark.parametrize("device", ["cpu", CUDA])
+@pytest.mark.parametrize("offsets, sizes", [((0, 64, 5000), (16, 1000, 9000)), ((3, 40), (7, 5001)), ((), ())])
+def test_the_ranges_arrive_and_nothing_else(device, offsets, sizes):
+    assert_the_ranges_alone_arrive(device, offsets, sizes)
+
+
+@pytest.mark.parametrize("device", ["cpu", CUDA])
+@pytest.mark.parametrize("begin", [0, 1, 4])
+def test_ranges_of_every_size_and_alignment_arrive(device, begin):
+    sizes = [16, 1, 15, 4096, 2048, 511, 0, 2064, 8000, 31 << 10] * 8
+    offsets, at = [], 0
+    for index, size in enumerate(sizes):
+        at = (at + 31) // 16 * 16 + (index + index // 10) % 16
+        offsets.append(at)
+        at += size
+    assert_the_ranges_alone_arrive(device, offsets, sizes, begin=begin)
+
+
+@pytest.mark.parametrize("device", ["cpu", CUDA])
+def test_more_ranges_than_one_launch_takes_arrive(device):
+    many = range(140)
+    last = 100_001  # cut into shares
+    assert_the_ranges_alone_arrive(device, [*(i * 4096 for i in many), 580_000], [*(16 + 16 * i for i in many), last])
 
 
 @pytest.mark.parametrize("offset, size", [(-1, 2), (0, 101), (100, 1), (2**62, 2**62), (5, -1)])

@@ -21,6 +21,14 @@ def isa(request: pytest.FixtureRequest) -> Iterator[str]:
     _C.set_cpu_isa(before)
 
 
+@pytest.fixture
+def gpu() -> torch.device:
+    """The GPU of a test marked `gpu` that compares with the CPU; the test is skipped where there is none."""
+    if not torch.cuda.is_available():
+        pytest.skip("there is no CUDA device")
+    return torch.device("cuda", torch.cuda.current_device())
+
+
 @pytest.fixture(params=[torch.float32, torch.bfloat16, torch.float16], ids=["fp32", "bf16", "fp16"])
 def dtype(request: pytest.FixtureRequest) -> torch.dtype:
     return request.param

@@ -36,12 +36,18 @@ class Poisoned:
         assert torch.all(self.buffer[~self.inside].isnan()), "wrote beside the matrix"
 
 
-def poisoned(matrix: torch.Tensor) -> Poisoned:
-    """Copy `matrix` `[rows, columns]` into a poisoned buffer, with 5 elements between rows and 3 rows around."""
+def poisoned(matrix: torch.Tensor, *, gap: int = 5, begin: int = 2) -> Poisoned:
+    """Copy `matrix` `[rows, columns]` into a poisoned buffer, with 3 rows around.
+
+    Args:
+        matrix: what to copy.
+        gap: elements between rows.
+        begin: how many of them are before a row; rows are aligned to 16 bytes where all three are multiples of 8.
+    """
     rows, columns = matrix.shape
-    buffer = torch.full((rows + 6, columns + 5), float("nan"), dtype=matrix.dtype)
+    buffer = torch.full((rows + 6, columns + gap), float("nan"), dtype=matrix.dtype)
     inside = torch.zeros(buffer.shape, dtype=torch.bool)
-    inside[3 : 3 + rows, 2 : 2 + columns] = True
-    view = buffer[3 : 3 + rows, 2 : 2 + columns]
+    inside[3 : 3 + rows, begin : begin + columns] = True
+    view = buffer[3 : 3 + rows, begin : begin + columns]
     view.copy_(matrix)
     return Poisoned(view, buffer, inside)

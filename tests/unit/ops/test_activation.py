@@ -1,5 +1,7 @@
 """ops.activation against float64, plain and gated."""
 
+from itertools import product
+
 import pytest
 import torch
 from torch.nn import functional
@@ -20,8 +22,7 @@ FP32_ERROR = 1e-6
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("num_tokens", [0, 1, 3, 17, 129])
-@pytest.mark.parametrize("size", [1, 33, 160])
+@pytest.mark.parametrize(("num_tokens", "size"), [*product([0, 1, 3, 17, 129], [1, 33, 160]), (2, 5000), (2, 5001)])
 def test_activation_matches_float64(device, dtype, kind, num_tokens, size):
     x = (3 * torch.randn(num_tokens, 2 * size)).to(dtype)
     activated = TRUTH[kind](x[:, :size].double())
@@ -57,9 +58,14 @@ def test_a_row_has_the_same_bits_in_every_batch(device, dtype, kind, set_num_thr
 
 
 @pytest.mark.parametrize("gated", [False, True])
-def test_activation_reads_and_writes_nothing_beside_strided_rows(device, dtype, gated):
-    x = poisoned(torch.randn(7, 90 if gated else 45).to(dtype))
-    out = poisoned(torch.zeros(7, 45, dtype=dtype))
+@pytest.mark.parametrize(
+    ("size", "place"),
+    [(45, {}), (48, {"gap": 16, "begin": 8}), (48, {"gap": 5, "begin": 0}), (48, {"gap": 8, "begin": 3})],
+    ids=str,
+)
+def test_activation_reads_and_writes_nothing_beside_strided_rows(device, dtype, gated, size, place):
+    x = poisoned(torch.randn(7, 2 * size if gated else size).to(dtype), **place)
+    out = poisoned(torch.zeros(7, size, dtype=dtype), **place)
     assert ops.activation(x.view, kind="silu", gated=gated, out=out.view) is out.view
     assert torch.equal(out.view, ops.activation(x.view.contiguous(), kind="silu", gated=gated))
     assert not out.view.isnan().any()

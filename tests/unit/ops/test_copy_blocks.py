@@ -31,6 +31,31 @@ def test_blocks_move_within_one_tensor(device):
     assert torch.equal(cache, expected)
 
 
+@pytest.mark.parametrize("size", [1, 8, 63, 4096, 4097, 40_000, 300_000])
+@pytest.mark.parametrize("begin", [0, 3])
+def test_blocks_of_any_size_and_alignment_are_copied_and_hashed(device, size, begin):
+    memory = torch.randint(0, 256, (begin + 9 * size,), dtype=torch.uint8)
+    cache, before = memory[begin:].view(9, size), memory[:begin].clone()
+    expected = cache.clone()
+    expected[[7, 1, 8]] = expected[[0, 4, 4]]
+    ops.copy_blocks(cache, cache, ids(0, 4, 4), ids(7, 1, 8))
+    assert torch.equal(cache, expected)
+    assert torch.equal(memory[:begin], before)
+    hashed = ids(8, 0, 7, 4, 1, 2)
+    assert ops.checksum_blocks(cache, hashed).tolist() == ops.checksum_blocks(expected.cpu(), hashed).tolist()
+
+
+def test_more_blocks_than_one_launch_takes(device):
+    cache = torch.randint(0, 256, (2000, 16), dtype=torch.uint8)
+    low = np.arange(1000, dtype=np.int32)
+    high = 1999 - low
+    ops.copy_blocks(cache, cache, low, high)
+    assert torch.equal(cache[1000:], cache[:1000].flip(0))
+    sums = ops.checksum_blocks(cache, low).tolist()
+    assert sums == ops.checksum_blocks(cache, high).tolist() == ops.checksum_blocks(cache.cpu(), low).tolist()
+    assert len(set(sums)) == 1000
+
+
 def test_nothing_to_copy_is_fine(device):
     ops.copy_blocks(torch.zeros(2, 3), torch.zeros(2, 3), ids(), ids())
     ops.copy_blocks(torch.zeros(2, 0), torch.zeros(2, 0), ids(0), ids(1))

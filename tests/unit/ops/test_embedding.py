@@ -16,9 +16,18 @@ def test_embedding_copies_rows(device, dtype, num_tokens, hidden):
     assert torch.equal(ops.embedding(ids, weight), weight[ids.long()])
 
 
-def test_embedding_reads_and_writes_nothing_beside_strided_rows(device, dtype):
-    weight = poisoned(torch.randn(9, 13).to(dtype))
-    out = poisoned(torch.zeros(4, 13, dtype=dtype))
+@pytest.mark.parametrize(
+    ("hidden", "place"),
+    [
+        *[(hidden, {}) for hidden in (13, 2049)],
+        *[(hidden, {"gap": 16, "begin": 8}) for hidden in (8, 8192)],
+        *[(768, {"gap": 5, "begin": 0}), (768, {"gap": 8, "begin": 3})],
+    ],
+    ids=str,
+)
+def test_embedding_reads_and_writes_nothing_beside_strided_rows(device, dtype, hidden, place):
+    weight = poisoned(torch.randn(9, hidden).to(dtype), **place)
+    out = poisoned(torch.zeros(4, hidden, dtype=dtype), **place)
     ids = torch.tensor([8, 0, 3, 8], dtype=torch.int32)
     assert ops.embedding(ids, weight.view, out=out.view) is out.view
     assert torch.equal(out.view, weight.view[ids.long()])
@@ -35,11 +44,10 @@ def test_an_id_outside_the_vocabulary_is_named_and_nothing_is_written(bad):
 
 
 @pytest.mark.gpu
-def test_on_a_gpu_the_row_of_an_id_outside_the_vocabulary_is_nan(dtype):
-    if not torch.cuda.is_available():
-        pytest.skip("there is no CUDA device")
-    weight = torch.randn(50, 40).to(dtype).cuda()
-    out = ops.embedding(torch.tensor([1, -1, 50], dtype=torch.int32, device="cuda"), weight)
+@pytest.mark.parametrize("hidden", [33, 40])
+def test_on_a_gpu_the_row_of_an_id_outside_the_vocabulary_is_nan(gpu, dtype, hidden):
+    weight = torch.randn(50, hidden).to(dtype).to(gpu)
+    out = ops.embedding(torch.tensor([1, -1, 50], dtype=torch.int32, device=gpu), weight)
     assert torch.equal(out[0], weight[1])
     assert out[1:].isnan().all()
 

@@ -1,5 +1,7 @@
 """ops.rms_norm and ops.layer_norm against float64, with and without the residual."""
 
+from itertools import product
+
 import pytest
 import torch
 
@@ -31,8 +33,10 @@ FP32_ERROR = 4e-6
 
 
 @pytest.mark.parametrize("norm", NORMS)
-@pytest.mark.parametrize("num_tokens", [0, 1, 3, 17, 129])
-@pytest.mark.parametrize("hidden", [1, 33, 70, 768])
+@pytest.mark.parametrize(
+    ("num_tokens", "hidden"),
+    [*product([0, 1, 3, 17, 129], [1, 33, 70, 768]), (2, 4096), (1, 8192), (1, 40_000)],
+)
 def test_norm_matches_float64(device, dtype, norm, num_tokens, hidden):
     x, residual = torch.randn(2, num_tokens, hidden).to(dtype)
     weight, bias = torch.randn(2, hidden).to(dtype)
@@ -57,23 +61,32 @@ def test_a_row_has_the_same_bits_in_every_batch(device, dtype, norm, set_num_thr
 
 
 @pytest.mark.parametrize("norm", NORMS)
-@pytest.mark.parametrize("hidden", [3, 45, 129])
-def test_norm_reads_and_writes_nothing_beside_strided_rows(device, dtype, norm, hidden):
-    x, residual = (poisoned(torch.randn(7, hidden).to(dtype)) for _ in range(2))
-    out = poisoned(torch.zeros(7, hidden, dtype=dtype))
-    weight, bias = (poisoned(torch.randn(1, hidden).to(dtype)) for _ in range(2))
-    expected = run(norm, x.view.contiguous(), weight.view[0], bias.view[0], residual=residual.view.contiguous())
+@pytest.mark.parametrize(
+    ("hidden", "place"),
+    [
+        *[(hidden, {}) for hidden in (3, 45, 129)],
+        *[(hidden, {"gap": 16, "begin": 8}) for hidden in (8, 768, 4096)],
+        *[(768, {"gap": 5, "begin": 0}), (768, {"gap": 8, "begin": 3})],
+    ],
+    ids=str,
+)
+def test_norm_reads_and_writes_nothing_beside_strided_rows(device, dtype, norm, hidden, place):
+    x, residual = (poisoned(torch.randn(7, hidden).to(dtype), **place) for _ in range(2))
+    out = poisoned(torch.zeros(7, hidden, dtype=dtype), **place)
+    weight, bias = (poisoned(torch.randn(1, hidden).to(dtype), **place) for _ in range(2))
+    expected_sum = (x.view.float() + residual.view.float()).to(dtype)
     assert run(norm, x.view, weight.view[0], bias.view[0], residual=residual.view, out=out.view) is out.view
-    assert torch.equal(out.view, expected)
-    assert not expected.isnan().any()
+    assert torch.equal(residual.view, expected_sum)
+    assert_rounded(out.view, truth(norm, expected_sum, weight.view[0], bias.view[0]), error=FP32_ERROR)
     out.assert_intact()
     residual.assert_intact()
 
 
 @pytest.mark.parametrize("norm", NORMS)
-def test_norm_in_place_equals_norm_into_a_buffer(device, dtype, norm):
-    x = torch.randn(5, 77).to(dtype)
-    weight, bias = torch.randn(2, 77).to(dtype)
+@pytest.mark.parametrize("hidden", [77, 768])
+def test_norm_in_place_equals_norm_into_a_buffer(device, dtype, norm, hidden):
+    x = torch.randn(5, hidden).to(dtype)
+    weight, bias = torch.randn(2, hidden).to(dtype)
     expected = run(norm, x, weight, bias)
     run(norm, x, weight, bias, out=x)
     assert torch.equal(x, expected)

@@ -32,10 +32,10 @@ class Case:
         )
 
 
-def make_case(dtype, num_tokens=5, q_heads=3, kv_heads=2, head_dim=20):
-    """q, k and v as views into one fused row per token, with NaN behind it."""
+def make_case(dtype, num_tokens=5, q_heads=3, kv_heads=2, head_dim=20, gap=7):
+    """q, k and v as views into one fused row per token, with `gap` elements of NaN behind it."""
     num_heads = q_heads + 2 * kv_heads
-    qkv = torch.full((num_tokens, num_heads * head_dim + 7), float("nan"), dtype=dtype)
+    qkv = torch.full((num_tokens, num_heads * head_dim + gap), float("nan"), dtype=dtype)
     qkv[:, : num_heads * head_dim] = torch.randn(num_tokens, num_heads * head_dim)
     heads = qkv[:, : num_heads * head_dim].unflatten(1, (num_heads, head_dim))
     q, k, v = heads.split([q_heads, kv_heads, kv_heads], dim=1)
@@ -78,7 +78,25 @@ def cached(kv_cache, slots):
 @pytest.mark.parametrize(("head_dim", "rot_dim"), [(64, 64), (80, 32), (20, 20), (34, 2), (7, 6), (16, None), (16, 0)])
 @pytest.mark.parametrize("with_norm", [False, True], ids=["plain", "normed"])
 def test_rope_kv_write_matches_float64(device, dtype, interleaved, head_dim, rot_dim, with_norm):
-    case = make_case(dtype, head_dim=head_dim)
+    check_against_float64(make_case(dtype, head_dim=head_dim), rot_dim, interleaved=interleaved, with_norm=with_norm)
+
+
+@pytest.mark.parametrize("interleaved", [False, True], ids=["halves", "pairs"])
+@pytest.mark.parametrize(
+    ("q_heads", "kv_heads", "head_dim", "rot_dim"),
+    [(32, 8, 128, 128), (3, 2, 64, 64), (5, 1, 256, 256), (2, 2, 32, 32), (3, 2, 80, 80), (3, 2, 80, 32)],
+)
+@pytest.mark.parametrize("with_norm", [False, True], ids=["plain", "normed"])
+def test_rows_that_begin_aligned_match_float64(
+    device, dtype, interleaved, q_heads, kv_heads, head_dim, rot_dim, with_norm
+):
+    case = make_case(dtype, q_heads=q_heads, kv_heads=kv_heads, head_dim=head_dim, gap=8)
+    check_against_float64(case, rot_dim, interleaved=interleaved, with_norm=with_norm)
+    assert torch.all(case.qkv[:, -8:].isnan())
+
+
+def check_against_float64(case, rot_dim, *, interleaved, with_norm):
+    head_dim, dtype = case.q.shape[-1], case.q.dtype
     cos_sin = None if rot_dim is None else make_table(rot_dim)
     q_norm, k_norm = (torch.randn(2, head_dim).to(dtype)) if with_norm else (None, None)
     q, k, v = case.q.clone(), case.k.clone(), case.v.clone()
@@ -110,6 +128,32 @@ def test_slot_minus_one_rotates_q_and_writes_no_cache(device, dtype):
     kept = case.slots[case.slots >= 0]
     all_written = (case.kv_cache[:, LAYER] != UNTOUCHED).any(-1).any(1).any(1).sum()
     assert all_written == len(kept)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize(("head_dim", "gap"), [(128, 8), (128, 7), (80, 8)])
+def test_on_a_gpu_places_out_of_range_give_nan_and_touch_nothing(gpu, dtype, head_dim, gap):
+    with gpu:
+        case, cos_sin = make_case(dtype, head_dim=head_dim, gap=gap), make_table(head_dim)
+        q, k, v = case.q.clone(), case.k.clone(), case.v.clone()
+        around = torch.full((NUM_BLOCKS + 4, *case.kv_cache.shape[1:]), UNTOUCHED, dtype=dtype)
+    case.kv_cache = around[2:-2]
+    num_slots = NUM_BLOCKS * BLOCK_SIZE
+    case.positions.copy_(torch.tensor([3, MAX_POSITION, -1, 8, 2**31 - 1]))
+    case.slots.copy_(torch.tensor([7, num_slots, -5, 0, 12]))
+    case.run(cos_sin)
+    assert case.q[[1, 2, 4]].isnan().all()
+    known = [0, 3]
+    expected = rotated(q[known], case.positions[known], cos_sin)
+    assert_rounded(case.q[known], expected, error=FP32_ERROR)
+    k_cached, v_cached = cached(case.kv_cache, case.slots[[0, 3, 4]])
+    assert_rounded(k_cached[:2], rotated(k[known], case.positions[known], cos_sin), error=FP32_ERROR)
+    assert k_cached[2].isnan().all()
+    assert torch.equal(v_cached, v[[0, 3, 4]])
+    assert torch.equal(case.k, k)
+    blocks, rows = case.slots[[0, 3, 4]] // BLOCK_SIZE, case.slots[[0, 3, 4]] % BLOCK_SIZE
+    case.kv_cache[blocks, LAYER, :, :, rows] = UNTOUCHED
+    assert torch.all(around == UNTOUCHED)
 
 
 @pytest.mark.parametrize("num_tokens", [0, 1, 3, 17, 129])

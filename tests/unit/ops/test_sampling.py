@@ -1,68 +1,19 @@
 """ops.sample: exact sets and formulas against a float64 oracle, distributions by chi-square."""
 
-from dataclasses import fields, replace
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
-from fastserve import ops
 from fastserve.errors import InvalidArgumentError
 from tests.devices import is_pretended
+from tests.unit.ops.sampling_batch import sample, settings
 
 
 @pytest.fixture
 def num_draws(device):
     return 400 if is_pretended(device) else 20_000
-
-
-def settings(num_rows, **changes):
-    """Greedy settings for `num_rows` rows; changes are scalars or one value per row."""
-    defaults = {
-        "temperature": (np.float32, 0.0),
-        "top_k": (np.int32, 0),
-        "top_p": (np.float32, 1.0),
-        "min_p": (np.float32, 0.0),
-        "repetition_penalty": (np.float32, 1.0),
-        "presence_penalty": (np.float32, 0.0),
-        "frequency_penalty": (np.float32, 0.0),
-        "seeds": (np.uint64, 0),
-        "counters": (np.int64, 0),
-    }
-    arrays = {
-        name: np.broadcast_to(np.asarray(changes.get(name, value), dtype=dtype), (num_rows,)).copy()
-        for name, (dtype, value) in defaults.items()
-    }
-    prompts = changes.get("prompts", [[]] * num_rows)
-    outputs = changes.get("outputs", [[]] * num_rows)
-    banned = changes.get("banned", [[]] * num_rows)
-    histories = [[*p, *o] for p, o in zip(prompts, outputs, strict=True)]
-    return ops.SamplingBatch(
-        **arrays,
-        history_start=starts(histories),
-        history_tokens=flat(histories),
-        history_prompt_len=np.array([len(p) for p in prompts], dtype=np.int32),
-        banned_start=starts(banned),
-        banned_tokens=flat(banned),
-    )
-
-
-def sample(logits, batch):
-    """ops.sample with the settings where the logits are, and an array as result."""
-    if isinstance(logits, torch.Tensor) and logits.is_cuda:
-        arrays = {field.name: getattr(batch, field.name) for field in fields(batch)}
-        arrays["seeds"] = arrays["seeds"].view(np.int64)
-        on_gpu = {name: torch.from_numpy(array).to(logits.device) for name, array in arrays.items()}
-        return ops.sample(logits, ops.SamplingBatch(**on_gpu)).cpu().numpy()
-    return ops.sample(logits, batch)
-
-
-def starts(lists):
-    return np.cumsum([0, *map(len, lists)]).astype(np.int32)
-
-
-def flat(lists):
-    return np.array([token for tokens in lists for token in tokens], dtype=np.int32)
 
 
 def draw_many(row, count, **changes):
@@ -275,28 +226,6 @@ def test_empty_batches_and_strided_rows(device):
     wide = torch.randn(4, 300)
     assert sample(wide[:, 50:250], settings(4)).tolist() == wide[:, 50:250].argmax(1).tolist()
     assert sample(wide.cpu().numpy(), settings(4)).tolist() == wide.argmax(1).tolist()
-
-
-@pytest.mark.gpu
-def test_a_gpu_chooses_the_tokens_of_the_cpu_into_pinned_memory():
-    if not torch.cuda.is_available():
-        pytest.skip("there is no CUDA device")
-    logits = torch.randn(64, 128_256) * 3
-    batch = settings(
-        64,
-        temperature=np.linspace(0.0, 2.0, 64),
-        top_k=np.arange(64) % 4 * 20,
-        top_p=1 - np.arange(64) % 3 * 0.2,
-        min_p=np.arange(64) % 5 * 0.02,
-        seeds=np.arange(64),
-    )
-    arrays = {field.name: getattr(batch, field.name) for field in fields(batch)}
-    arrays["seeds"] = arrays["seeds"].view(np.int64)
-    pinned = ops.SamplingBatch(**{name: torch.from_numpy(array).pin_memory() for name, array in arrays.items()})
-    out = torch.full((64,), -7, dtype=torch.int32).pin_memory()
-    assert ops.sample(logits.cuda(), pinned, out=out) is out
-    torch.cuda.synchronize()
-    assert out.tolist() == ops.sample(logits, batch).tolist()
 
 
 @pytest.mark.parametrize(
