@@ -14,9 +14,9 @@ class ThrashGovernor {
  public:
   /// Long enough for some requests to finish in; short enough to react within seconds.
   static constexpr std::int64_t kWindowIterations = 256;
-  /// Doubles while the first window after a cool-down thrashes again, up to the second number.
+  /// Always the same: twice as long after each window that thrashes made latencies up to 1.8 times as long where memory
+  /// is short, since half the time with preemption is what the short requests live on.
   static constexpr std::int64_t kCooldownIterations = 256;
-  static constexpr std::int64_t kMaxCooldownIterations = 4096;
   /// Fewer parks than this in a window are never thrashing, however few requests finished.
   static constexpr std::int64_t kMinParks = 32;
   /// Seconds of copying, in one direction or the other, per second of iterations.
@@ -43,10 +43,11 @@ class ThrashGovernor {
   std::int64_t trips() const { return trips_; }
 
  private:
+  void begin_window(const Totals& totals);
+
   double parks_per_finish_;
   std::int64_t iterations_ = 0;
   std::int64_t cooldown_ = 0;
-  std::int64_t next_cooldown_ = kCooldownIterations;
   std::int64_t trips_ = 0;
   Totals before_;  // at the start of the window
   double window_s_ = 0.0;

@@ -23,6 +23,24 @@ TEST(ThrashGovernor, TripsOnParksPerFinishAndRecovers) {
   EXPECT_FALSE(governor.active());
 }
 
+TEST(ThrashGovernor, OnlyAWholeWindowAfterTheCooldownIsJudged) {
+  ThrashGovernor governor(2.0);
+  ThrashGovernor::Totals totals{.parks = 100};
+  run_window(governor, totals);
+  for (std::int64_t i = 0; i < ThrashGovernor::kCooldownIterations; ++i) {
+    EXPECT_TRUE(governor.active());
+    totals.parks += 10;  // requests that run out of memory park all the same
+    governor.on_iteration(totals, kIterationS);
+  }
+  EXPECT_FALSE(governor.active());
+  run_window(governor, totals);
+  EXPECT_FALSE(governor.active());
+  totals.parks += 100;
+  run_window(governor, totals);
+  EXPECT_TRUE(governor.active());
+  EXPECT_EQ(governor.trips(), 2);
+}
+
 TEST(ThrashGovernor, TripsOnABusyLink) {
   ThrashGovernor governor(1e9);
   const double window_s = kIterationS * ThrashGovernor::kWindowIterations;
