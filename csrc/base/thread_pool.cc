@@ -38,7 +38,6 @@ ThreadPool::~ThreadPool() {
   {
     std::lock_guard lock(sleep_mutex_);
     stopping_.store(true);
-    state_.fetch_add(kGeneration);
   }
   wake_.notify_all();
   for (std::thread& worker : workers_) worker.join();
@@ -75,12 +74,13 @@ void ThreadPool::take_chunks(const Loop& loop) {
 
 void ThreadPool::work() {
   std::uint64_t seen = 0;  // generation of the last loop this worker dealt with
-  const auto has_new_loop = [&] { return generation_of(state_.load(std::memory_order_acquire)) != seen; };
+  // The end counts by itself: a worker may have seen its generation while it was late for the last loop.
+  const auto has_news = [&] { return stopping_.load() || generation_of(state_.load(std::memory_order_acquire)) != seen; };
   for (;;) {
-    for (int spin = 0; !has_new_loop() && spin < kSpinRounds; ++spin) pause_cpu();
-    if (!has_new_loop()) {
+    for (int spin = 0; !has_news() && spin < kSpinRounds; ++spin) pause_cpu();
+    if (!has_news()) {
       std::unique_lock lock(sleep_mutex_);
-      wake_.wait(lock, has_new_loop);
+      wake_.wait(lock, has_news);
     }
     if (stopping_.load()) return;
     std::uint64_t state = state_.load(std::memory_order_acquire);

@@ -48,6 +48,13 @@ TEST(ThreadPool, SleepingWorkersWakeForTheNextLoop) {
   }
 }
 
+TEST(ThreadPool, EndsWhileItsWorkersAreLateForTheLastLoop) {
+  for (int round = 0; round < 10'000; ++round) {
+    ThreadPool pool(4);
+    pool.parallel_for(2, 1, [](std::int64_t, std::int64_t) {});
+  }
+}
+
 TEST(ThreadPool, RejectsAThreadCountOfZero) { EXPECT_THROW(ThreadPool(0), InvalidArgumentError); }
 
 }  // namespace
