@@ -96,7 +96,7 @@ def test_last(): pass
 
 
 @pytest.fixture
-def test_outcomes(tmp_path, monkeypatch):
+def outcomes_of(tmp_path, monkeypatch):
     """Run a file of tests as the GPU check does; returns names and outcomes."""
 
     def run(text):
@@ -113,8 +113,8 @@ def test_outcomes(tmp_path, monkeypatch):
     return run
 
 
-def test_each_test_has_its_outcome_whatever_the_others_do(test_outcomes, capsys):
-    finished, items = test_outcomes(TESTS)
+def test_each_test_has_its_outcome_whatever_the_others_do(outcomes_of, capsys):
+    finished, items = outcomes_of(TESTS)
     assert finished
     assert {name: item["outcome"] for name, item in items.items()} == {
         "test_right": "passed", "test_wrong": "failed", "test_dies": "ended its process (9)", "test_hangs": "hung",
@@ -124,8 +124,8 @@ def test_each_test_has_its_outcome_whatever_the_others_do(test_outcomes, capsys)
     assert "one is not two" in capsys.readouterr().out
 
 
-def test_a_file_that_cannot_be_imported_is_told(test_outcomes):
-    finished, items = test_outcomes("import a_package_that_is_not_there")
+def test_a_file_that_cannot_be_imported_is_told(outcomes_of):
+    finished, items = outcomes_of("import a_package_that_is_not_there")
     assert not finished
     assert items == {}
 
