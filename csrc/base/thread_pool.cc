@@ -74,8 +74,10 @@ void ThreadPool::take_chunks(const Loop& loop) {
 
 void ThreadPool::work() {
   std::uint64_t seen = 0;  // generation of the last loop this worker dealt with
-  // The end counts by itself: a worker may have seen its generation while it was late for the last loop.
-  const auto has_news = [&] { return stopping_.load() || generation_of(state_.load(std::memory_order_acquire)) != seen; };
+  // The end is no generation: a worker late for the last loop could take it for that loop's, and sleep for ever.
+  const auto has_news = [&] {
+    return stopping_.load() || generation_of(state_.load(std::memory_order_acquire)) != seen;
+  };
   for (;;) {
     for (int spin = 0; !has_news() && spin < kSpinRounds; ++spin) pause_cpu();
     if (!has_news()) {

@@ -52,8 +52,9 @@ class DeviceRunner:
     """`launch` is for one thread, `finish` for one thread, which may be another; at most two steps are under way.
 
     Order. All work of a step is queued on the compute stream: one copy of all its inputs (lists of tokens for penalties
-    and bans follow in another), the tokens that the step before sampled (they never leave the device on their way), the forward pass, sampling, the copy of the tokens to the host,
-    where log-probabilities are written at once. The host waits once per step, for the event behind that copy.
+    and bans follow in another), the tokens that the step before sampled (they never leave the device on their way), the
+    forward pass, sampling, the copy of the tokens to the host, where log-probabilities are written at once. The host
+    waits once per step, for the event behind that copy.
     """
 
     def __init__(
