@@ -81,6 +81,27 @@ def bad_request(message: str, param: str | None = None, code: str | None = None)
     return ApiError(400, message, param=param, code=code)
 
 
+def context_overflow(limit_tokens: int, however: str, param: str) -> ApiError:
+    """A 400 in the words by which clients know that a prompt needs a model with more room.
+
+    Args:
+        limit_tokens: of prompt and output together.
+        however: what does not fit, and the remedy.
+        param: the field at fault.
+    """
+    message = f"This model's maximum context length is {limit_tokens} tokens. However, {however}"
+    return bad_request(message, param, "context_length_exceeded")
+
+
+def prompt_overflow(limit_tokens: int, length: str, param: str) -> ApiError:
+    """The overflow of a prompt alone; `length` is its own, for example "9010 tokens".
+
+    "maximum context length is" is what litellm looks for, "prompt is too long" what langchain-openai looks for.
+    """
+    however = f"the prompt is too long: {param} has {length}, which leaves no room for output; shorten {param}"
+    return context_overflow(limit_tokens, however, param)
+
+
 def to_api_error(error: Exception) -> ApiError:
     """Describe any exception as an API error; an unknown one becomes a 500 without its text, and is logged."""
     match error:

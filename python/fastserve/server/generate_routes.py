@@ -77,7 +77,7 @@ def _jobs(
     reader = serving.prompt_reader()
     jobs = []
     for ids in prompts:
-        max_tokens = reader.fit_max_tokens(ids, sampling.max_tokens, default_tokens)
+        max_tokens = reader.fit_max_tokens(ids, sampling.max_tokens, default_tokens, sampling.min_tokens)
         jobs.append(PromptJob(token_ids=ids, sampling=replace(sampling, max_tokens=max_tokens)))
     return tuple(jobs)
 

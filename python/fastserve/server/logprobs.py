@@ -22,7 +22,9 @@ class ChatLogprobs:
         return {"content": [self._row(i, entry) for i, entry in zip(token_ids, logprobs, strict=True)]}
 
     def _row(self, token_id: int, entry: TokenLogprobs) -> dict[str, object]:
-        top = zip(entry.top_ids, entry.top_logprobs, strict=True)
+        top = list(zip(entry.top_ids, entry.top_logprobs, strict=True))
+        if top and token_id not in entry.top_ids:  # the chosen token is always shown, and no more than were asked for
+            top[-1] = (token_id, entry.logprob)
         return self._token(token_id, entry.logprob) | {"top_logprobs": [self._token(i, value) for i, value in top]}
 
     def _token(self, token_id: int, logprob: float) -> dict[str, object]:
@@ -48,11 +50,17 @@ class CompletionLogprobs:
             "text_offset": offsets,
             "tokens": [self._name(token_id) for token_id in token_ids],
             "token_logprobs": [_finite(entry.logprob) for entry in logprobs],
-            "top_logprobs": [
-                {self._name(i): _finite(value) for i, value in zip(entry.top_ids, entry.top_logprobs, strict=True)}
-                for entry in logprobs
-            ],
+            "top_logprobs": [self._alternatives(i, entry) for i, entry in zip(token_ids, logprobs, strict=True)],
         }
+
+    def _alternatives(self, token_id: int, entry: TokenLogprobs) -> dict[str, float]:
+        """The likeliest tokens and the chosen one; of several with one text, the chosen one or the likeliest counts."""
+        rows = {token_id: entry.logprob} | dict(zip(entry.top_ids, entry.top_logprobs, strict=True))
+        best_first = sorted(rows, key=lambda i: rows[i], reverse=True)
+        named: dict[str, float] = {}
+        for i in best_first:
+            named.setdefault(self._name(i), _finite(rows[i]))
+        return named | {self._name(token_id): _finite(entry.logprob)}
 
     def _name(self, token_id: int) -> str:
         """The token's text; the bytes of a token that is no whole character, in OpenAI's spelling."""

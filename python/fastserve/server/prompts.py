@@ -8,7 +8,7 @@ from typing import ParamSpec, TypeVar
 
 from fastserve.errors import OverloadedError
 from fastserve.server.engine_face import EngineFace
-from fastserve.server.errors import ApiError, bad_request
+from fastserve.server.errors import bad_request, context_overflow, prompt_overflow
 from fastserve.server.schema import ChatMessage, TokenIds
 
 # Below this, tokenizing takes less than the hop to a thread and back.
@@ -103,7 +103,7 @@ class PromptReader:
         if not ids:
             raise bad_request(f"{param} must have at least one token, got none", param, "invalid_value")
         if len(ids) >= limit:
-            raise _too_long(f"{param} must be at most {limit - 1} tokens, got {len(ids)}", param)
+            raise prompt_overflow(limit, f"{len(ids)} tokens", param)
         self.check_vocabulary(ids, param)
 
     def check_vocabulary(self, ids: TokenIds, param: str) -> None:
@@ -116,24 +116,25 @@ class PromptReader:
             message = f"{param} must hold token ids between 0 and {self._info.vocab_size - 1}"
             raise bad_request(message, param, "invalid_value")
 
-    def fit_max_tokens(self, ids: TokenIds, asked: int | None, default: int | None) -> int:
-        """The most tokens to produce after this prompt: as asked, or the default cut to the context.
+    def fit_max_tokens(self, ids: TokenIds, asked: int | None, default: int | None, min_tokens: int = 0) -> int:
+        """The most tokens to produce after this prompt: as asked, or the default, cut to the context.
 
         Args:
             asked: the request's value; None = not given.
             default: used when not given; None = up to the context.
+            min_tokens: that the request insists on.
 
         Raises:
-            ApiError: 400, prompt and `asked` do not fit the context together.
+            ApiError: 400, `asked` is longer than the context, or `min_tokens` than what the prompt leaves of it.
         """
-        room = self._info.max_model_len - len(ids)
-        if asked is None:
-            return room if default is None else min(default, room)
-        if asked > room:
-            limit = self._info.max_model_len
-            raise _too_long(f"prompt ({len(ids)}) + max_tokens ({asked}) must be at most {limit} tokens", "max_tokens")
-        return asked
-
-
-def _too_long(message: str, param: str) -> ApiError:
-    return bad_request(f"{message}; shorten it or lower max_tokens", param, "context_length_exceeded")
+        limit = self._info.max_model_len
+        if asked is not None and asked > limit:
+            raise context_overflow(limit, f"max_tokens asks for {asked} output tokens; lower max_tokens", "max_tokens")
+        room = limit - len(ids)
+        if min_tokens > room:
+            however = (
+                f"{len(ids)} prompt tokens leave room for {room} output tokens, and min_tokens asks for {min_tokens}"
+            )
+            raise context_overflow(limit, f"{however}; shorten the prompt or lower min_tokens", "min_tokens")
+        wanted = default if asked is None else asked
+        return room if wanted is None else min(wanted, room)

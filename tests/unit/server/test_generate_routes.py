@@ -166,6 +166,12 @@ async def test_default_length_is_16_for_completions_and_the_context_for_chat(liv
     assert limits == [16, 7, 512 - len("user: hi\nassistant: ")]
 
 
+@pytest.mark.parametrize(("asked", "given"), [(502, 502), (503, 502), (512, 502)])
+async def test_output_is_cut_to_what_the_prompt_leaves_of_the_context(live, asked, given):
+    assert (await live.complete(prompt=[97] * 10, max_tokens=asked)).status_code == 200
+    assert live.engine.calls[0].sampling.max_tokens == given
+
+
 async def test_echo_puts_the_prompt_before_the_text(live):
     assert (await live.complete(prompt="say ", echo=True)).json()["choices"][0]["text"] == "say " + TEXT
     assert (await live.complete(prompt=[104, 105], echo=True)).json()["choices"][0]["text"] == "hi" + TEXT
@@ -178,7 +184,7 @@ async def test_completion_logprobs_have_one_row_per_token(live):
     assert choice["logprobs"]["token_logprobs"] == [-0.5] * 3
     assert choice["logprobs"]["tokens"] == ["H", ",", " "]
     assert choice["logprobs"]["text_offset"] == [0, 1, 2]
-    assert choice["logprobs"]["top_logprobs"][0] == {"a": -0.5, "b": -1.5}
+    assert choice["logprobs"]["top_logprobs"][0] == {"a": -0.5, "H": -0.5, "b": -1.5}
 
 
 async def test_chat_logprobs_have_bytes_and_alternatives(live):
@@ -187,7 +193,7 @@ async def test_chat_logprobs_have_bytes_and_alternatives(live):
     )
     rows = [r async for c in stream if c.choices[0].logprobs for r in c.choices[0].logprobs.content]
     assert [r.token for r in rows] == ["H", ",", " "]
-    assert rows[0].bytes == [72] and rows[0].top_logprobs[0].token == "a"
+    assert rows[0].bytes == [72] and rows[0].top_logprobs[0].token == "H"
     whole = (await live.chat(logprobs=True)).json()["choices"][0]["logprobs"]["content"]
     assert len(whole) == 3 and whole[0]["top_logprobs"] == []
 

@@ -22,7 +22,8 @@ BAD_COMPLETIONS = [
     ({"n": 10**30}, "n"),
     ({"max_tokens": 0}, "max_tokens"),
     ({"max_tokens": -(2**70)}, "max_tokens"),
-    ({"max_tokens": 510}, "max_tokens"),
+    ({"max_tokens": 513}, "max_tokens"),
+    ({"prompt": [1] * 500, "max_tokens": 100, "min_tokens": 20}, "min_tokens"),
     ({"model": 3}, "model"),
     ({"min_tokens": -1}, "min_tokens"),
     ({"max_tokens": 3, "min_tokens": 4}, "min_tokens"),
@@ -112,6 +113,21 @@ async def test_bad_chat_field_is_a_400_that_names_it(direct, fields, param):
     if param is not None:
         assert reply.json()["error"]["param"] == param
     assert direct.engine.calls == []
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"messages": [{"role": "user", "content": "x" * 600}]}, "messages"),
+        ({"max_tokens": 513}, "max_tokens"),
+        ({"max_tokens": 500, "min_tokens": 500}, "min_tokens"),
+    ],
+)
+async def test_what_does_not_fit_the_context_is_refused_in_the_words_that_clients_search_for(direct, fields, param):
+    error = (await direct.chat(**fields)).json()["error"]
+    assert (error["code"], error["param"]) == ("context_length_exceeded", param)
+    assert error["message"].startswith("This model's maximum context length is 512 tokens. However, ")
+    assert ("prompt is too long" in error["message"]) == (param == "messages")
 
 
 async def test_refusal_of_the_chat_template_is_a_400(direct):
