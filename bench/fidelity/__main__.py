@@ -110,9 +110,7 @@ def _row(workload: Workload, config: EngineConfig, run: RealRun, profiles: tuple
         "coefficients": coefficients,
     }
     for name, cost in costs.items():
-        simulated = simulate(
-            workload, replace(deployment, cost=cost), config.scheduler, hide_lengths=False
-        )  # as replayed
+        simulated = simulate(workload, replace(deployment, cost=cost), config.scheduler, endings="known")  # as replayed
         row[name] = _figures(simulated.summary)
     return row
 

@@ -129,7 +129,7 @@ def _saturation(
 def _saturated_rate(traces: Path | None, settings: RunSettings) -> float:
     workload = make_workload(settings.workload, traces, rate=math.inf, count=settings.requests, seed=0)
     deployment, scheduler = settings.deployment(), settings.scheduler_config()
-    return simulate(workload, deployment, scheduler, hide_lengths=settings.hide_lengths).summary.requests_per_s
+    return simulate(workload, deployment, scheduler, endings=settings.endings).summary.requests_per_s
 
 
 def _simulate(
@@ -145,7 +145,7 @@ def _simulate(
             deployment,
             scheduler,
             enable_prefix_caching=settings.prefix_caching,
-            hide_lengths=settings.hide_lengths,
+            endings=settings.endings,
         )
         runs.append((measure(result), series(result) if with_series else {}))
     return runs

@@ -4,7 +4,7 @@ from dataclasses import dataclass, fields
 
 from fastserve.config import CacheConfig, SchedulerConfig
 from fastserve.errors import InvalidArgumentError
-from fastserve.sim import Deployment, EngineCosts, Parallelism, roofline_deployment, with_engine_costs
+from fastserve.sim import Deployment, Endings, EngineCosts, Parallelism, roofline_deployment, with_engine_costs
 
 SCHEDULER_NAMES = tuple(field.name for field in fields(SchedulerConfig))
 
@@ -61,6 +61,13 @@ class RunSettings:
     def scheduler_config(self) -> SchedulerConfig:
         """The scheduler's configuration; raises InvalidArgumentError where it is out of range."""
         return SchedulerConfig(**dict(self.scheduler))
+
+    @property
+    def endings(self) -> Endings | None:
+        """As `simulate` takes them."""
+        if self.hide_lengths is None:
+            return None
+        return "stop-token" if self.hide_lengths else "known"
 
     def deployment(self) -> Deployment:
         """The model on its devices; raises as `roofline_deployment` does."""

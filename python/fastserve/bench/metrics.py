@@ -9,7 +9,7 @@ from fastserve.bench.load import LoadRun
 from fastserve.bench.result import RequestResult
 from fastserve.errors import InvalidArgumentError
 
-METRICS = ("ttft", "tpot", "itl", "e2el", "normalized")
+METRICS = ("ttft", "tpot", "itl", "pause", "e2el", "normalized")
 
 # Sends later than this on the 99th percentile mean that the offered rate was another than the one asked for.
 MAX_SEND_LATENESS_S = 0.05

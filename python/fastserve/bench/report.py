@@ -11,6 +11,7 @@ _TITLES = {
     "ttft": "Time to first token",
     "tpot": "Time per output token after the first",
     "itl": "Inter-token latency",
+    "pause": "Longest pause of a request between two tokens",
     "e2el": "End-to-end latency",
     "normalized": "Normalised latency (end to end per output token)",
 }

@@ -56,6 +56,11 @@ class RequestResult:
         return self.e2el_s / self.output_tokens
 
     @property
+    def pause_s(self) -> float | None:
+        """Longest time between two pieces of the reply; None for a single piece."""
+        return float(self.itls_s.max()) if len(self.token_s) > 1 else None
+
+    @property
     def itls_s(self) -> np.ndarray:
         """Times between pieces of the reply."""
         return np.diff(self.token_s)

@@ -35,7 +35,7 @@ class ServeReport:
     """
 
     metrics: Sequence[str] = METRICS
-    percentiles: Sequence[float] = (99,)
+    percentiles: Sequence[float] = (95, 99)
     goodput_ms: Mapping[str, float] | None = None
     result: Path | None = None
     detail: bool = False

@@ -18,6 +18,15 @@ from fastserve.workload import Workload, add_workload_arguments, workload_from
 
 POLICIES = typing.get_args(Policy)
 OBJECTIVES = ("normalized_latency_s", "e2e_s", "ttft_s", "tpot_s")  # means that --suggest can make small
+ENDINGS = ("known", "stop-token")
+# Columns of the request table by the metrics of `bench serve`.
+GOODPUT_COLUMNS = {
+    "ttft": "ttft_s",
+    "tpot": "tpot_s",
+    "pause": "longest_pause_s",
+    "e2el": "e2e_s",
+    "normalized": "normalized_latency_s",
+}
 _NOT_SIMULATED = ("kv_gib", "kv_canary", "allow_pageable_host_kv", "enable_prefix_caching")
 
 
@@ -51,7 +60,7 @@ def run(args: argparse.Namespace) -> int:
         workload = _workload(args, rate)
         for policy in policies:
             label = policy if rate is None else f"{policy} at {rate:g}/s"
-            results.append((rate, _simulate(args, workload, deployment, policy, label, hide_lengths=_hides(args))))
+            results.append((rate, _simulate(args, workload, deployment, policy, label, endings=_endings(args))))
     if args.requests_csv is not None:
         results[0][1].requests.write_csv(args.requests_csv)
     if args.json:
@@ -121,9 +130,16 @@ def _add_runs(group: argparse._ArgumentGroup) -> None:
         "--sweep-rate", metavar="X,X,...", help="run at each of these request rates [requests per second]"
     )
     group.add_argument(
-        "--hide-lengths",
-        action=argparse.BooleanOptionalAction,
-        help="end requests by a stop token, not by max_tokens; default: when learned is among the policies",
+        "--endings",
+        choices=ENDINGS,
+        help="what ends requests: max_tokens, which tells their lengths, or a stop token; default: stop-token when learned"
+        " is among the policies, else known",
+    )
+    group.add_argument(
+        "--goodput",
+        nargs="+",
+        metavar="M:MS",
+        help="limits that a good request keeps: ttft:1000 tpot:50 [milliseconds]",
     )
     group.add_argument(
         "--enable-prefix-caching",
@@ -172,8 +188,19 @@ def _workload(args: argparse.Namespace, rate: float | None) -> Workload:
     return workload_from(argparse.Namespace(**(vars(args) | {"request_rate": rate})))
 
 
-def _hides(args: argparse.Namespace) -> bool:
-    return "learned" in _policies(args) if args.hide_lengths is None else args.hide_lengths
+def _endings(args: argparse.Namespace) -> str:
+    return args.endings or ("stop-token" if "learned" in _policies(args) else "known")
+
+
+def _goodput_s(args: argparse.Namespace) -> dict[str, float] | None:
+    """Limits by columns of the request table, seconds."""
+    if args.goodput is None:
+        return None
+    limits_ms = load("fastserve.bench.metrics:parse_limits")(args.goodput)
+    if unknown := set(limits_ms) - set(GOODPUT_COLUMNS):
+        known = ", ".join(GOODPUT_COLUMNS)
+        raise InvalidArgumentError(f"--goodput of a simulation takes {known}, got {', '.join(sorted(unknown))}")
+    return {GOODPUT_COLUMNS[metric]: limit_ms / 1e3 for metric, limit_ms in limits_ms.items()}
 
 
 def _deployment(args: argparse.Namespace) -> typing.Any:
@@ -228,7 +255,7 @@ def _explain(args: argparse.Namespace, deployment: object, policies: list[str], 
     levels = {policy: explain(deployment, _scheduler(args, policy)) for policy in policies}
     classes = ()
     if "learned" in policies:
-        result = _simulate(args, _workload(args, rate), deployment, "learned", "learned", hide_lengths=_hides(args))
+        result = _simulate(args, _workload(args, rate), deployment, "learned", "learned", endings=_endings(args))
         classes = result.length_classes
     if args.json:
         rows = {policy: [level.to_dict() for level in rows] for policy, rows in levels.items()}
@@ -244,7 +271,7 @@ def _scheduler(args: argparse.Namespace, policy: str) -> SchedulerConfig:
 
 
 def _simulate(
-    args: argparse.Namespace, workload: Workload, deployment: object, policy: str, label: str, *, hide_lengths: bool
+    args: argparse.Namespace, workload: Workload, deployment: object, policy: str, label: str, *, endings: str
 ) -> typing.Any:
     with _progress(label, len(workload)) as progress, _timeline(args) as timeline:
         return load("fastserve.sim:simulate")(
@@ -252,7 +279,8 @@ def _simulate(
             deployment,
             _scheduler(args, policy),
             enable_prefix_caching=args.enable_prefix_caching,
-            hide_lengths=hide_lengths,
+            endings=endings,
+            objectives_s=_goodput_s(args),
             progress=progress,
             timeline=timeline,
         )

@@ -9,7 +9,9 @@ _LATENCIES = (
     ("normalised latency, s/token", "normalized_latency_s"),
     ("end to end, s", "e2e_s"),
     ("first token, s", "ttft_s"),
-    ("between tokens, s", "tpot_s"),
+    ("mean between tokens, s", "tpot_s"),
+    ("gap between tokens, s", "gap_s"),
+    ("longest pause, s", "longest_pause_s"),
 )
 
 
@@ -61,10 +63,11 @@ def report(result: _Result) -> str:
         d = getattr(s, name)
         rows.append([label, *(f"{value:.4g}" for value in (d.mean, d.p50, d.p95, d.p99, d.max))])
     lines += [*_table(rows), ""]
+    goodput = "" if s.goodput_per_s is None else f", goodput {s.goodput_per_s:.4g} requests/s"
     refused = f", {s.num_refused} refused as too long" if s.num_refused else ""
     facts = [
         ["requests", f"{s.num_requests}{refused}"],
-        ["throughput", f"{s.requests_per_s:.4g} requests/s, {s.output_tokens_per_s:.5g} tokens/s over {s.duration_s:.5g} s"],
+        ["throughput", f"{s.requests_per_s:.4g} requests/s, {s.output_tokens_per_s:.5g} tokens/s over {s.duration_s:.5g} s{goodput}"],
         ["a request's time", f"queue {s.queue_s:.4g} s, KV away {s.swap_s:.4g} s, parked {s.parked_s:.4g} s, running {s.run_s:.4g} s"],
         ["iterations", f"{s.iterations}, busy {100 * s.busy_share:.1f} %"],
         ["scheduling", f"{s.preemptions} preemptions, {s.promotions} promotions, {s.demotions} demotions"],
@@ -82,13 +85,19 @@ def comparison(results: Sequence[tuple[float | None, _Result]]) -> str:
     """Several runs, one line each; latencies in seconds."""
     first = results[0][1]
     with_rate = any(rate is not None for rate, _ in results)
-    head = ["policy", "norm mean", "norm p50", "norm p95", "norm p99", "e2e mean", "e2e p99", "ttft mean", "ttft p99",
-            "tpot mean", "tokens/s", "preempt", "swaps", "recomp"]  # fmt: skip
+    with_goodput = first.summary.goodput_per_s is not None
+    head = ["policy", "norm mean", "norm p50", "norm p95", "norm p99", "e2e mean", "e2e p99", "ttft mean", "ttft p50",
+            "ttft p95", "ttft p99", "gap p50", "gap p95", "gap p99", "pause p50", "pause p95", "pause p99", "pause max",
+            *(["goodput/s"] if with_goodput else []), "tokens/s", "preempt", "swaps", "recomp"]  # fmt: skip
     rows = [["rate", *head] if with_rate else head]
     for rate, result in results:
         s = result.summary
         n = s.normalized_latency_s
-        seconds = (n.mean, n.p50, n.p95, n.p99, s.e2e_s.mean, s.e2e_s.p99, s.ttft_s.mean, s.ttft_s.p99, s.tpot_s.mean)
+        first_token, gap, pause = s.ttft_s, s.gap_s, s.longest_pause_s
+        seconds = [n.mean, n.p50, n.p95, n.p99, s.e2e_s.mean, s.e2e_s.p99]
+        seconds += [first_token.mean, first_token.p50, first_token.p95, first_token.p99]
+        seconds += [gap.p50, gap.p95, gap.p99, pause.p50, pause.p95, pause.p99, pause.max]
+        seconds += [s.goodput_per_s] if with_goodput else []
         row = [result.policy, *(f"{value:.4g}" for value in seconds), f"{s.output_tokens_per_s:.5g}"]
         row += [str(s.preemptions), str(s.swaps), str(s.recomputes)]
         rows.append([f"{rate:g}", *row] if with_rate else row)

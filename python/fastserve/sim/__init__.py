@@ -18,7 +18,7 @@ from fastserve.sim.profile import FittedCost, Profile, profile_deployment, read_
 from fastserve.sim.requests import RequestTable
 from fastserve.sim.roofline import Parallelism, Roofline
 from fastserve.sim.shapes import MODELS, ModelShape, find_model
-from fastserve.sim.simulation import SimulationResult, simulate
+from fastserve.sim.simulation import Endings, SimulationResult, simulate
 from fastserve.sim.suggest import OBJECTIVES, Suggestion, Trial, suggest
 from fastserve.sim.summary import Distribution, Summary
 from fastserve.sim.timeline import Timeline
@@ -31,6 +31,7 @@ __all__ = [
     "Deployment",
     "Device",
     "Distribution",
+    "Endings",
     "EngineCosts",
     "FittedCost",
     "HostLink",

@@ -22,6 +22,7 @@ class RequestTable:
             there), on its way back.
         recomputed_tokens: computed again because their KV was dropped.
         cached_tokens: prompt tokens found in the prefix cache.
+        longest_pause_s: between two of its tokens; NaN with a single one.
     """
 
     arrival_s: np.ndarray
@@ -36,12 +37,13 @@ class RequestTable:
     host_s: np.ndarray
     upload_wait_s: np.ndarray
     recomputed_tokens: np.ndarray
+    longest_pause_s: np.ndarray
 
     @classmethod
     def of(cls, workload: Workload) -> "RequestTable":
         """A table in which nothing has happened yet."""
         n = len(workload)
-        times = {name: np.full(n, np.nan) for name in ("first_token_s", "finish_s")}
+        times = {name: np.full(n, np.nan) for name in ("first_token_s", "finish_s", "longest_pause_s")}
         seconds = {name: np.zeros(n) for name in ("queue_s", "parked_s", "host_s", "upload_wait_s")}
         counts = {
             name: np.zeros(n, np.int64)

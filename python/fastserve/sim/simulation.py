@@ -1,8 +1,9 @@
 """Runs a workload through the engine's own loop, scheduler and KV manager on a virtual clock."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
@@ -12,6 +13,7 @@ from fastserve.engine.core import Turn
 from fastserve.engine.pacing import LONGEST_WAIT_S
 from fastserve.sim.deployment import Deployment
 from fastserve.sim.engine import simulated_engine
+from fastserve.sim.gaps import TokenGaps
 from fastserve.sim.learned import LengthClass, length_classes
 from fastserve.sim.requests import RequestTable
 from fastserve.sim.summary import RunCounters, Summary, summarize
@@ -22,6 +24,9 @@ from fastserve.workload import Workload
 # Called as progress(finished requests, all requests) every so many turns of the loop, and at the end.
 Progress = Callable[[int, int], None]
 TURNS_PER_REPORT = 512
+# What ends a request: max_tokens, which is its length and which it was sent with, end of text or no; a stop token that
+# nobody knows beforehand.
+Endings = Literal["known", "stop-token"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,7 +64,8 @@ def simulate(
     scheduler: SchedulerConfig | None = None,
     *,
     enable_prefix_caching: bool | None = None,
-    hide_lengths: bool | None = None,
+    endings: Endings | None = None,
+    objectives_s: Mapping[str, float] | None = None,
     progress: Progress | None = None,
     timeline: Timeline | None = None,
 ) -> SimulationResult:
@@ -69,8 +75,9 @@ def simulate(
         scheduler: its fields as an engine takes them; `srpt` may be the policy, and is told the output lengths.
             max_num_queued_reqs does not count: nobody is turned away for a full queue.
         enable_prefix_caching: default: when the workload has prompts that share prefixes.
-        hide_lengths: requests end by a stop token, which nobody knows beforehand, instead of max_tokens. Default: only
-            where the policy would learn from max_tokens what it must find out by itself (`learned`).
+        endings: what ends requests. Default: "known", but "stop-token" where the policy would learn from max_tokens
+            what it must find out by itself (`learned`).
+        objectives_s: limits that a good request keeps, by the columns of the table: goodput counts those.
         progress: called now and then as progress(finished, all).
         timeline: gets every iteration and copy.
     Returns:
@@ -82,10 +89,10 @@ def simulate(
     scheduler = scheduler or SchedulerConfig()
     if enable_prefix_caching is None:
         enable_prefix_caching = bool((workload.conversation >= 0).any()) or workload.prompts is not None
-    if hide_lengths is None:
-        hide_lengths = scheduler.scheduling_policy == "learned"
+    if endings is None:
+        endings = "stop-token" if scheduler.scheduling_policy == "learned" else "known"
     tokens = token_source(
-        workload, deployment.vocab_size, real_prompts=enable_prefix_caching, end_by_token=hide_lengths
+        workload, deployment.vocab_size, real_prompts=enable_prefix_caching, end_by_token=endings == "stop-token"
     )
     run = _Run(workload, deployment, scheduler, tokens, enable_prefix_caching)
     if timeline is not None:
@@ -96,7 +103,7 @@ def simulate(
         deployment=deployment.name,
         policy=scheduler.scheduling_policy,
         requests=run.table,
-        summary=summarize(run.table, run.counters()),
+        summary=summarize(run.table, run.counters(), gaps=run.gaps.distribution(), objectives_s=objectives_s),
         length_classes=run.length_classes(),
     )
 
@@ -116,6 +123,7 @@ class _Run:
         self._core, self._executor, self._clock = engine.core, engine.executor, engine.clock
         self._tokens = tokens
         self.table = RequestTable.of(workload)
+        self.gaps = TokenGaps(self.table.longest_pause_s)
         pool_tokens = deployment.pools.num_device_blocks * deployment.block_size
         room = min(deployment.max_model_len, pool_tokens + 1) - workload.prompt_tokens
         self.table.output_tokens[:] = np.clip(room, 0, workload.output_tokens)
@@ -208,6 +216,7 @@ class _Run:
         if not ids.size:
             return
         now_s = self._clock.now_s
+        self.gaps.add(ids, now_s)
         fresh = self._awaits_first[ids]
         if np.count_nonzero(fresh):  # a third of the time of any()
             rows = ids[fresh]

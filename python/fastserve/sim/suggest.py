@@ -81,13 +81,15 @@ def suggest(
     if objective not in OBJECTIVES:
         raise InvalidArgumentError(f"objective must be one of {', '.join(OBJECTIVES)}, got {objective}")
     first = scheduler or SchedulerConfig()
-    hide_lengths = first.scheduling_policy == "learned"  # in all of them alike: each hidden end costs a row
+    endings = (
+        "stop-token" if first.scheduling_policy == "learned" else "known"
+    )  # in all of them alike: each hidden end costs a row
     total = 2 + sum(map(len, CANDIDATES.values()))
     made = 0
 
     def run(config: SchedulerConfig) -> Trial:
         nonlocal made
-        trial = Trial(config, simulate(workload, deployment, config, hide_lengths=hide_lengths).summary)
+        trial = Trial(config, simulate(workload, deployment, config, endings=endings).summary)
         made += 1
         if progress is not None:
             progress(made, total)

@@ -1,6 +1,7 @@
 """A simulation in a few numbers."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -44,6 +45,9 @@ class Summary:
     """Of one run. Seconds are simulated ones; distributions are over finished requests.
 
     Attributes:
+        gap_s: between two tokens of a request, over all gaps; None where they were not recorded.
+        longest_pause_s: the longest of these of each request.
+        goodput_per_s: finished requests that kept all objectives, over the duration; None without objectives.
         num_refused: requests too long for the model or the pool.
         duration_s: first arrival to last token.
         requests_per_s, output_tokens_per_s: finished over the duration.
@@ -62,6 +66,9 @@ class Summary:
     e2e_s: Distribution
     ttft_s: Distribution
     tpot_s: Distribution
+    gap_s: Distribution | None
+    longest_pause_s: Distribution
+    goodput_per_s: float | None
     queue_s: float
     swap_s: float
     parked_s: float
@@ -122,8 +129,22 @@ class RunCounters:
         )
 
 
-def summarize(table: RequestTable, counters: RunCounters) -> Summary:
-    """The summary of a run."""
+OBJECTIVES = ("ttft_s", "tpot_s", "longest_pause_s", "e2e_s", "normalized_latency_s")  # columns that may have a limit
+
+
+def summarize(
+    table: RequestTable,
+    counters: RunCounters,
+    *,
+    gaps: Distribution | None = None,
+    objectives_s: Mapping[str, float] | None = None,
+) -> Summary:
+    """The summary of a run.
+
+    Args:
+        gaps: between tokens, where they were recorded.
+        objectives_s: limits per column of OBJECTIVES that a good request keeps; one that it has no value of is kept.
+    """
     done = table.is_finished
     num_done = int(done.sum())
     duration_s = float(table.finish_s[done].max() - table.arrival_s.min()) if num_done else 0.0
@@ -143,6 +164,9 @@ def summarize(table: RequestTable, counters: RunCounters) -> Summary:
         e2e_s=Distribution.of(table.e2e_s),
         ttft_s=Distribution.of(table.ttft_s),
         tpot_s=Distribution.of(table.tpot_s),
+        gap_s=gaps,
+        longest_pause_s=Distribution.of(table.longest_pause_s),
+        goodput_per_s=None if objectives_s is None else float(_is_good(table, objectives_s).sum()) * per_s,
         queue_s=mean["queue_s"],
         swap_s=swap_s,
         parked_s=mean["parked_s"],
@@ -151,3 +175,11 @@ def summarize(table: RequestTable, counters: RunCounters) -> Summary:
         cached_tokens=int(table.cached_tokens.sum()),
         **plain,
     )
+
+
+def _is_good(table: RequestTable, objectives_s: Mapping[str, float]) -> np.ndarray:
+    """bool[n]: it finished and kept every limit."""
+    good = table.is_finished
+    for name, limit_s in objectives_s.items():
+        good = good & ~(getattr(table, name) > limit_s)  # a column may have NaN: no second token, no gap
+    return good

@@ -37,7 +37,10 @@ def test_figures_are_those_of_numpy():
     itl = np.concatenate([np.diff(r.token_s) for r in run.results]) * 1e3
     normalized = np.array([(r.token_s[-1] - r.start_s) / len(r.token_s) for r in run.results]) * 1e3
     e2el = np.array([r.token_s[-1] - r.start_s for r in run.results]) * 1e3
-    for name, samples in (("ttft", ttft), ("tpot", tpot), ("itl", itl), ("normalized", normalized), ("e2el", e2el)):
+    pause = np.array([np.diff(r.token_s).max() for r in run.results if len(r.token_s) > 1]) * 1e3
+    for name, samples in (
+        ("ttft", ttft), ("tpot", tpot), ("itl", itl), ("pause", pause), ("normalized", normalized), ("e2el", e2el)
+    ):  # fmt: skip
         assert summary[f"mean_{name}_ms"] == pytest.approx(samples.mean())
         assert summary[f"median_{name}_ms"] == pytest.approx(np.median(samples)) == summary[f"p50_{name}_ms"]
         assert summary[f"std_{name}_ms"] == pytest.approx(samples.std())
@@ -89,7 +92,7 @@ def test_single_token_has_no_time_per_further_token():
     run = made_up_run(1)
     one = RequestResult(index=0, due_s=0, start_s=0, sent_s=0, finished_s=1.0, token_s=np.array([0.5]), output_tokens=1)
     assert one.tpot_s is None and is_good(one, {"tpot": 1.0, "itl": 1.0}) and not is_good(one, {"ttft": 400.0})
-    assert len(samples_ms([one], "tpot")) == len(samples_ms([one], "itl")) == 0
+    assert len(samples_ms([one], "tpot")) == len(samples_ms([one], "itl")) == len(samples_ms([one], "pause")) == 0
     assert run.results[0].normalized_s > 0
 
 

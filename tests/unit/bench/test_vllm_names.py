@@ -90,7 +90,7 @@ def test_flags_of_both_are_the_shared_ones():
     ("flag", "default"),
     [("backend", "openai"), ("endpoint", "/v1/completions"), ("request_rate", float("inf")), ("burstiness", 1.0),
      ("max_concurrency", None), ("random_input_len", 1024), ("random_output_len", 128), ("random_range_ratio", 0.0),
-     ("seed", 0), ("metric_percentiles", "99"), ("goodput", None), ("host", "127.0.0.1"), ("port", 8000)],
+     ("seed", 0), ("goodput", None), ("host", "127.0.0.1"), ("port", 8000)],
 )  # fmt: skip
 def test_defaults_are_those_of_vllm(flag, default):
     assert getattr(parser().parse_args([]), flag) == default

@@ -152,3 +152,15 @@ def test_wrong_flags_are_told_in_one_line(flags, words, capsys):
     error = capsys.readouterr().err
     assert words in error
     assert error.count("\n") == 1
+
+
+def test_goodput_is_that_of_the_limits_given(capsys):
+    text = simulate(capsys, "--goodput", "ttft:100000", "tpot:100000")
+    assert "goodput" in text
+    tight = json.loads(simulate(capsys, "--json", "--goodput", "ttft:0.001"))["summary"]
+    loose = json.loads(simulate(capsys, "--json", "--goodput", "pause:1e9"))["summary"]
+    assert tight["goodput_per_s"] == 0.0
+    assert loose["goodput_per_s"] == pytest.approx(loose["requests_per_s"])
+    assert "goodput/s" in simulate(capsys, "--compare", "fcfs,srpt", "--goodput", "ttft:100")
+    assert main([*RUN, "--goodput", "itl:5"]) != 0
+    assert "--goodput of a simulation takes ttft, tpot, pause" in capsys.readouterr().err

@@ -8,6 +8,7 @@ import pytest
 
 from fastserve.errors import InvalidArgumentError
 from fastserve.sim import FittedCost, Timeline, simulate
+from fastserve.sim.gaps import TokenGaps
 from tests.unit.sim.small import COEFFICIENTS, deployment, scheduler, workload
 
 
@@ -81,9 +82,9 @@ def test_the_same_arguments_give_the_same_bytes(tmp_path):
 
 def test_hidden_lengths_change_no_output_length():
     load = workload(rate=1000.0)
-    table = simulate(load, deployment(), scheduler(), hide_lengths=True).requests
+    table = simulate(load, deployment(), scheduler(), endings="stop-token").requests
     assert table.is_finished.all()
-    told = simulate(load, deployment(), scheduler(), hide_lengths=False).requests
+    told = simulate(load, deployment(), scheduler(), endings="known").requests
     assert table.finish_s.max() == pytest.approx(told.finish_s.max(), rel=0.2)
 
 
@@ -95,8 +96,8 @@ def test_hidden_lengths_go_with_prefix_caching():
         prompt_tokens=np.array([40, 40]),
         output_tokens=np.array([30, 5]),
     )
-    result = simulate(load, deployment(), scheduler(), hide_lengths=True, enable_prefix_caching=True)
-    told = simulate(load, deployment(), scheduler(), hide_lengths=False, enable_prefix_caching=True)
+    result = simulate(load, deployment(), scheduler(), endings="stop-token", enable_prefix_caching=True)
+    told = simulate(load, deployment(), scheduler(), endings="known", enable_prefix_caching=True)
     assert result.requests.is_finished.all()
     assert result.requests.finish_s[0] == pytest.approx(told.requests.finish_s[0], rel=0.05)
 
@@ -154,3 +155,51 @@ def test_the_timeline_holds_every_iteration_and_copy(tmp_path):
     uploaded = sum(event["args"]["bytes"] for event in spans if event["tid"] == 3)
     assert uploaded == result.summary.upload_blocks << 16
     assert any(event["ph"] == "C" for event in events)
+
+
+def test_gaps_and_the_longest_pause_are_those_of_the_iterations():
+    flat = replace(deployment(), cost=FittedCost((0.01, 0.0, 0.0, 0.0, 0.0)))  # every iteration takes 10 ms
+    result = simulate(one_request(8, 5), flat, scheduler())
+    assert result.requests.longest_pause_s[0] == pytest.approx(0.01)
+    gap = result.summary.gap_s
+    assert (gap.mean, gap.max) == pytest.approx((0.01, 0.01))
+    assert gap.p50 == pytest.approx(0.01, rel=0.02)
+    single = simulate(one_request(8, 1), flat, scheduler())
+    assert np.isnan(single.requests.longest_pause_s[0])
+    assert np.isnan(single.summary.gap_s.mean)
+
+
+def test_a_preempted_stream_pauses_and_one_that_is_not_does_not():
+    load = workload(40, arrival_s=np.zeros(40), prompt_tokens=np.full(40, 8), output_tokens=np.full(40, 60))
+    flat = replace(deployment(num_device_blocks=4000), cost=FittedCost((0.01, 0.0, 0.0, 0.0, 0.0)))
+    sliced, fcfs = (simulate(load, flat, scheduler(policy)) for policy in ("skip-join-mlfq", "fcfs"))
+    assert fcfs.summary.longest_pause_s.max == pytest.approx(0.01)
+    assert sliced.summary.longest_pause_s.p50 > 0.05
+    assert sliced.summary.gap_s.max == pytest.approx(sliced.summary.longest_pause_s.max)
+
+
+def test_percentiles_of_gaps_are_true_to_their_bins():
+    longest_s = np.full(1, np.nan)
+    gaps, now_s = TokenGaps(longest_s), 0.0
+    gaps.add(np.array([0]), now_s)
+    seconds = np.random.default_rng(0).lognormal(-4.0, 1.0, 2000)
+    for gap_s in seconds:
+        now_s += gap_s
+        gaps.add(np.array([0]), now_s)
+    found = gaps.distribution()
+    assert (found.p50, found.p95, found.p99) == pytest.approx(np.percentile(seconds, (50, 95, 99)), rel=0.03)
+    assert (found.mean, found.max) == pytest.approx((seconds.mean(), seconds.max()))
+    assert longest_s[0] == pytest.approx(seconds.max())
+
+
+def test_goodput_counts_the_requests_that_kept_every_objective():
+    limits = {"ttft_s": 0.05, "tpot_s": 0.02, "longest_pause_s": 0.05}
+    result = simulate(workload(rate=50.0), deployment(), scheduler("fcfs"), objectives_s=limits)
+    table = result.requests
+    good = np.ones(len(table), bool)
+    for name, limit_s in limits.items():
+        values = getattr(table, name)
+        good &= np.isnan(values) | (values <= limit_s)
+    assert 0 < good.sum() < len(table)
+    assert result.summary.goodput_per_s == pytest.approx(good.sum() / result.summary.duration_s)
+    assert simulate(workload(), deployment(), scheduler("fcfs")).summary.goodput_per_s is None

@@ -10,7 +10,7 @@ from fastserve.cli.lazy import load
 from fastserve.errors import InvalidArgumentError
 from fastserve.workload import Trace, add_workload_arguments, workload_from
 
-ALL_METRICS = "ttft,tpot,itl,e2el,normalized"
+ALL_METRICS = "ttft,tpot,itl,pause,e2el,normalized"
 TEXT_DATASETS = ("sharegpt", "custom")
 
 
@@ -24,7 +24,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--percentile-metrics", default=ALL_METRICS, metavar="M,...", help=f"what to report (default: {ALL_METRICS})"
     )
-    group.add_argument("--metric-percentiles", default="99", metavar="X,...", help="percentiles of each (default: 99)")
+    group.add_argument(
+        "--metric-percentiles", default="95,99", metavar="X,...", help="percentiles of each (default: 95,99)"
+    )
     group.add_argument(
         "--goodput", nargs="+", metavar="M:MS", help="limits that a good request keeps: ttft:200 tpot:50 [milliseconds]"
     )
