@@ -6,7 +6,6 @@ The source comes from the checkpoint, never from a request, and runs in Jinja's 
 import json
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from functools import cached_property
 
 import jinja2
 import jinja2.ext
@@ -58,39 +57,53 @@ def _environment() -> jinja2.sandbox.ImmutableSandboxedEnvironment:
     return environment
 
 
-class ChatTemplate:
-    """One compiled template. Rendering is safe from any thread."""
+class ChatTemplates:
+    """The templates of one model, compiled on first use: a broken template hurts only chat requests.
 
-    def __init__(self, source: str, special_tokens: Mapping[str, str]) -> None:
-        """Keep the source; it is compiled on first use, so that a broken template hurts only chat requests.
+    Rendering is safe from any thread. It runs a program of the checkpoint, of which neither time nor memory is bounded.
 
-        Args:
-            source: Jinja source.
-            special_tokens: variables of the template such as `bos_token`.
-        """
-        self._source = source
-        self._special_tokens = dict(special_tokens)
+    Attributes:
+        sources: Jinja sources by name: "default", and "tool_use" where the model has one.
+        special_tokens: variables of the templates such as `bos_token`.
+    """
 
-    @cached_property
-    def _template(self) -> jinja2.Template:
-        return _environment().from_string(self._source)
+    def __init__(self, sources: Mapping[str, str], special_tokens: Mapping[str, str]) -> None:
+        self.sources = dict(sources)
+        self.special_tokens = dict(special_tokens)
+        self._compiled: dict[str, jinja2.Template] = {}
 
     def render(
-        self, messages: Sequence[Message], *, add_generation_prompt: bool, tools: Sequence[object] | None
+        self, messages: Sequence[Message], *, add_generation_prompt: bool, tools: Sequence[object] | None = None
     ) -> str:
         """Return the prompt text.
 
         Raises:
-            InvalidArgumentError: the template does not compile, or does not accept these messages.
+            InvalidArgumentError: there is no template, it does not compile, or it does not accept these messages.
         """
+        name = "tool_use" if tools and "tool_use" in self.sources else "default"
+        if name not in self.sources:
+            raise InvalidArgumentError(
+                "the model has no chat template (chat_template.jinja or tokenizer_config.json);"
+                " use completions with a prompt instead"
+            )
         try:
-            return self._template.render(
+            return self._template(name).render(
                 messages=list(messages),
                 tools=None if tools is None else list(tools),
                 add_generation_prompt=add_generation_prompt,
-                **self._special_tokens,
+                **self.special_tokens,
             )
+        except MemoryError as error:
+            raise InvalidArgumentError(
+                "the model's chat template needs more memory for these messages than there is; send less text, or"
+                " repair the template"
+            ) from error
         except Exception as error:  # the template is a program of the checkpoint: it may raise anything
             raise InvalidArgumentError(
                 f"the model's chat template does not accept these messages: {error}; check roles and their order"
             ) from error
+
+    def _template(self, name: str) -> jinja2.Template:
+        if name not in self._compiled:
+            self._compiled[name] = _environment().from_string(self.sources[name])
+        return self._compiled[name]

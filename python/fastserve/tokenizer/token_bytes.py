@@ -75,7 +75,8 @@ def _byte_alphabet() -> dict[str, int]:
     return alphabet | {chr(0x100 + i): byte for i, byte in enumerate(others)}
 
 
-_ALPHABET = _byte_alphabet()
+# GPT-2's printable stand-ins, by character.
+BYTE_ALPHABET = _byte_alphabet()
 
 
 class TokenBytes(dict[int, bytes]):
@@ -97,7 +98,7 @@ class TokenBytes(dict[int, bytes]):
 def _bytes_of(token: str, rule: DecodeRule) -> bytes:
     if rule.byte_level:
         # Added tokens may hold characters outside the alphabet: they stand for themselves.
-        values = [_ALPHABET.get(character, -1) for character in token]
+        values = [BYTE_ALPHABET.get(character, -1) for character in token]
         return token.encode() if -1 in values else bytes(values)
     for old, new in rule.replacements:
         token = token.replace(old, new)
