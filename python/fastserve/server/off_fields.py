@@ -52,12 +52,16 @@ CHAT_OFF = _COMMON | {
     "chat_template_kwargs": _EMPTY,
 }
 
+# What clients keep with the turns that a server sent them; no chat template knows it.
 MESSAGE_OFF: dict[str, tuple[object, ...]] = {
-    "tool_calls": _EMPTY,
-    "function_call": (),
-    "refusal": (),
+    "refusal": (_ANY,),
+    "annotations": (_ANY,),
+    "cache_control": (_ANY,),
+    "provider_specific_fields": (_ANY,),
+    "reasoning_details": (_ANY,),
+    "thinking_blocks": (_ANY,),
     "audio": (),
-    "annotations": _EMPTY,
+    "images": _EMPTY,
 }
 
 

@@ -9,7 +9,8 @@ from typing import ParamSpec, TypeVar
 from fastserve.errors import OverloadedError
 from fastserve.server.engine_face import EngineFace
 from fastserve.server.errors import bad_request, context_overflow, prompt_overflow
-from fastserve.server.schema import ChatMessage, TokenIds
+from fastserve.server.messages import ChatMessage
+from fastserve.server.schema import TokenIds
 
 # Below this, tokenizing takes less than the hop to a thread and back.
 INLINE_TEXT_CHARS = 1024

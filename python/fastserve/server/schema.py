@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 
 from fastserve.errors import InvalidArgumentError
 from fastserve.server.errors import ApiError, bad_request, to_api_error
+from fastserve.server.messages import Messages
 from fastserve.server.off_fields import CHAT_OFF, COMPLETION_OFF, MESSAGE_OFF, drop_off_fields
 from fastserve.types import MAX_LOGPROBS, SamplingParams
 
@@ -117,30 +118,6 @@ class CompletionRequest(_Generation):
             message = f"prompt must be at most {MAX_PROMPTS} prompts, got {len(self.prompt)}; send several requests"
             raise bad_request(message, param="prompt", code="invalid_value")
         return list(self.prompt)
-
-
-class TextPart(_Body):
-    """A piece of a message's content; text is the only kind."""
-
-    type: Literal["text"]
-    text: str
-
-
-class ChatMessage(_Body):
-    """One turn of a conversation."""
-
-    role: Literal["system", "developer", "user", "assistant"]
-    content: str | Annotated[list[TextPart], Field(fail_fast=True)]
-    name: str | None = None
-
-    def as_template_row(self) -> dict[str, str]:
-        """What chat templates expect: plain text, and `system` for OpenAI's newer `developer`."""
-        content = self.content if isinstance(self.content, str) else "\n".join(part.text for part in self.content)
-        row = {"role": "system" if self.role == "developer" else self.role, "content": content}
-        return row if self.name is None else row | {"name": self.name}
-
-
-Messages = Annotated[list[ChatMessage], Field(fail_fast=True)]
 
 
 class ChatRequest(_Generation):

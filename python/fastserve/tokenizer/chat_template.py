@@ -28,6 +28,22 @@ class _GenerationBlock(jinja2.ext.Extension):
         return parser.parse_statements(("name:endgeneration",), drop_needle=True)
 
 
+def without_none(message: Message) -> dict[str, object]:
+    """Leave out what is None: most templates would write the word "None", or fail.
+
+    Clients give messages back with `content`, `tool_calls`, `name` and the like set to None; the same goes for the
+    parts of a content and for tool calls. A None among the arguments of a call is a value, and stays.
+    """
+    row = {name: value for name, value in message.items() if value is not None}
+    for name in ("content", "tool_calls"):
+        if isinstance(rows := row.get(name), list | tuple):
+            row[name] = [without_none(item) if isinstance(item, Mapping) else item for item in rows]
+    for name in ("function", "function_call"):
+        if isinstance(call := row.get(name), Mapping):
+            row[name] = {key: value for key, value in call.items() if value is not None}
+    return row
+
+
 def _raise_exception(message: str) -> None:
     raise jinja2.TemplateError(message)
 
@@ -88,7 +104,7 @@ class ChatTemplates:
             )
         try:
             return self._template(name).render(
-                messages=list(messages),
+                messages=[without_none(message) for message in messages],
                 tools=None if tools is None else list(tools),
                 add_generation_prompt=add_generation_prompt,
                 **self.special_tokens,

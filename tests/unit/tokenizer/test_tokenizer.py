@@ -131,6 +131,30 @@ def test_a_chat_is_rendered_by_the_models_template(tokenizer: Tokenizer) -> None
     assert tokenizer.render_chat(USER, add_generation_prompt=False) == "<s>[user] Hi\n"
 
 
+# Everything that a template may print of a message.
+PRINT_ALL = "{% for m in messages %}{{ m | tojson }}{{ m.content }}{{ m.name }}{% for c in m.tool_calls %}{{ c.id }}{% endfor %}{% endfor %}"
+
+
+@pytest.mark.parametrize(
+    ("message", "same_as"),
+    [
+        ({"content": None, "name": None, "tool_calls": None}, {}),
+        ({"content": [{"type": "text", "text": "a", "cache": None}]}, {"content": [{"type": "text", "text": "a"}]}),
+        (
+            {"tool_calls": [{"id": None, "function": {"name": "f", "description": None, "arguments": {"a": None}}}]},
+            {"tool_calls": [{"function": {"name": "f", "arguments": {"a": None}}}]},
+        ),
+        ({"function_call": {"name": "f", "arguments": None}}, {"function_call": {"name": "f"}}),
+    ],
+)
+def test_what_is_none_is_not_there_for_a_template(tmp_path: Path, message: dict, same_as: dict) -> None:
+    role, tokenizer = {"role": "assistant"}, load(tiny.save(tmp_path, chat_template=PRINT_ALL))
+    given = role | message
+    rendered = tokenizer.render_chat([given])
+    assert rendered == tokenizer.render_chat([role | same_as]) and "None" not in rendered
+    assert given == role | message  # the caller's own is left alone
+
+
 def test_a_template_may_refuse_messages(tokenizer: Tokenizer) -> None:
     with pytest.raises(InvalidArgumentError, match="no role robot"):
         tokenizer.render_chat([{"role": "robot", "content": "Hi"}])
