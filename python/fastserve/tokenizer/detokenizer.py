@@ -3,6 +3,7 @@
 import codecs
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import Protocol
 
 from fastserve.tokenizer.stop_matcher import StopMatcher
@@ -14,6 +15,7 @@ _MAX_OPEN_BYTES = 3
 _PROMPT_TAIL_TOKENS = 16
 # A window that ends in U+FFFD is taken to be incomplete, unless it stays so for this many tokens.
 _MAX_WINDOW_TOKENS = 8
+_REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +37,8 @@ class IncrementalDetokenizer:
     """The text of one output.
 
     With an empty prompt, the concatenated deltas equal `Tokenizer.decode` of all tokens; with a prompt, they are what
-    the tokens add to the prompt's text. One exception, where decoding all at once is not a function that can be
+    the tokens add to the prompt's text: a character that the prompt leaves open is theirs if they complete it, and no part
+    of the output if they do not. One exception, where decoding all at once is not a function that can be
     streamed: the byte tokens of sentencepiece models that spell invalid UTF-8 give one U+FFFD per invalid sequence, as
     in byte-level models, and valid characters next to them are kept.
     """
@@ -123,16 +126,31 @@ class _ByteText:
             if len(tail) >= _MAX_OPEN_BYTES:
                 break
         self._decoder.decode(tail)
+        self._open: bytes = self._decoder.getstate()[0]  # of a character, from where the prompt leaves it open
         rule = tokenizer.decode_rule
         self._strip_spaces = rule.strip_left_spaces if rule and not tail else 0
 
     def push(self, token_ids: Sequence[int]) -> str:
         table = self._table
-        text = self._decoder.decode(b"".join([table[i] for i in token_ids]))
+        raw = b"".join([table[i] for i in token_ids])
+        text = self._decoder.decode(raw)
+        if self._open:
+            text = self._close_prompt(raw, text)
         return self._strip(text) if self._strip_spaces and text else text
 
     def flush(self) -> str:
-        return self._decoder.decode(b"", final=True)
+        text = self._decoder.decode(b"", final=True)
+        return self._close_prompt(b"", text) if self._open else text
+
+    def _close_prompt(self, raw: bytes, text: str) -> str:
+        """Drop the U+FFFD of a character that the prompt began and the first tokens do not complete: it is no output."""
+        self._open += raw
+        if not text:
+            return text
+        # True of a U+FFFD as well, where it is the very character that was begun.
+        completed = self._open.startswith(text[0].encode())
+        self._open = b""
+        return text if completed else text[1:]
 
     def _strip(self, text: str) -> str:
         """Drop the spaces that a sentencepiece text begins with and that are not part of it."""
@@ -157,7 +175,7 @@ class _WindowText:
         return "".join(parts)
 
     def flush(self) -> str:
-        text = self._decode(self._window)[len(self._done_text) :]
+        text = self._new_part(self._decode(self._window))
         self._settle()
         return text
 
@@ -165,11 +183,19 @@ class _WindowText:
         self._window.append(token_id)
         text = self._decode(self._window)
         open_tokens = len(self._window) - self._num_done
-        if text.endswith("\N{REPLACEMENT CHARACTER}") and open_tokens < _MAX_WINDOW_TOKENS:
+        if text.endswith(_REPLACEMENT) and open_tokens < _MAX_WINDOW_TOKENS:
             return ""
-        new = text[len(self._done_text) :]
+        new = self._new_part(text)
         self._settle()
         return new
+
+    def _new_part(self, text: str) -> str:
+        """What a longer text adds; a character that the prompt began takes the place of the prompt's U+FFFD."""
+        num_known = len(self._done_text)
+        if self._done_text.endswith(_REPLACEMENT):
+            pairs = zip(self._done_text, text, strict=False)
+            num_known = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
+        return text[num_known:]
 
     def _settle(self) -> None:
         """All text of the window is out: keep its last tokens as the context of the next."""

@@ -16,6 +16,7 @@ BYTE_LEVEL = Tokenizer(tiny.byte_level(), special_tokens={"bos_token": "<s>", "e
 LLAMA2 = Tokenizer(tiny.byte_fallback(), special_tokens={"bos_token": "<s>", "eos_token": "</s>"})
 GEMMA = Tokenizer(tiny.byte_fallback(False))
 WORD_PIECE = Tokenizer(tiny.word_piece())
+ODD = Tokenizer(tiny.odd_byte_fallback())
 ALL = pytest.mark.parametrize(
     "tokenizer", [BYTE_LEVEL, LLAMA2, GEMMA, WORD_PIECE], ids=["bytes", "llama2", "gemma", "wp"]
 )
@@ -93,6 +94,58 @@ def test_deltas_continue_the_text_of_the_prompt(tokenizer: Tokenizer, text: str,
     whole = tokenizer.decode(ids)
     shown_prompt = IncrementalDetokenizer(tokenizer, []).push(prompt).text
     assert shown_prompt + stream(IncrementalDetokenizer(tokenizer, prompt), output) == whole
+
+
+def characters(raw: bytes) -> list[tuple[int, int, str]]:
+    """(start, end, text) of each character of bytes; a sequence that is no UTF-8 is one U+FFFD."""
+    bad: list[tuple[int, int]] = []
+
+    def note(error: UnicodeDecodeError) -> tuple[str, int]:
+        bad.append((error.start, error.end))
+        return "", error.end
+
+    codecs.register_error("note", note)
+    raw.decode("utf-8", "note")
+    found, start = [(a, b, "\N{REPLACEMENT CHARACTER}") for a, b in bad], 0
+    for a, b in [*bad, (len(raw), len(raw))]:
+        for character in raw[start:a].decode():
+            found.append((start, start + len(character.encode()), character))
+            start += len(character.encode())
+        start = b
+    return sorted(found)
+
+
+def output_text(prompt: bytes, output: bytes) -> str:
+    """Characters that end in the output, but for invalid ones that begin in the prompt."""
+    whole, cut = prompt + output, len(prompt)
+    ends_in_output = [row for row in characters(whole) if row[1] > cut]
+    return "".join(text for start, end, text in ends_in_output if start >= cut or whole[start:end] == text.encode())
+
+
+BYTES = st.lists(st.sampled_from([*"aé你🙂\ufffd".encode(), 0xF0, 0x9F, 0x80, 0xE4]), max_size=14).map(bytes)
+CHARACTERS = st.text(st.sampled_from("aé你🙂\ufffd"), max_size=6).map(str.encode)
+
+
+@pytest.mark.parametrize("tokenizer", [BYTE_LEVEL, LLAMA2, GEMMA], ids=["bytes", "llama2", "gemma"])
+@given(raw=BYTES | CHARACTERS, tail=BYTES, sizes=chunk_sizes)
+def test_prompt_that_ends_inside_a_character_leaves_nothing_in_the_output(tokenizer, raw, tail, sizes) -> None:
+    byte_ids = {bytes([byte]): i for i in range(tokenizer.vocab_size) for byte in tokenizer.decode_token_bytes(i)[:1]
+                if len(tokenizer.decode_token_bytes(i)) == 1}  # fmt: skip
+    for cut in range(1, len(raw) + 1):
+        prompt, output = raw[:cut], raw[cut:] + tail
+        ids = [[byte_ids[bytes([byte])] for byte in part] for part in (prompt, output)]
+        assert stream(IncrementalDetokenizer(tokenizer, ids[0]), ids[1], sizes) == output_text(prompt, output)
+
+
+@pytest.mark.parametrize("num_open", [0, 1, 2])
+def test_other_decoders_show_nothing_of_the_prompts_last_character_either(num_open: int) -> None:
+    piece = next(i for i in range(FIRST_BYTE_ID + 256, ODD.vocab_size) if ODD.id_to_token(i) == "a")
+    character = [FIRST_BYTE_ID + byte for byte in "本".encode()]
+    prompt, rest = [piece, *character[:num_open]], character[num_open:]
+    assert ODD.decode_rule is None
+    assert stream(IncrementalDetokenizer(ODD, prompt), [piece]) == "a"
+    assert stream(IncrementalDetokenizer(ODD, prompt), []) == ""
+    assert stream(IncrementalDetokenizer(ODD, prompt), [*rest, piece]) == "本a"
 
 
 @ALL

@@ -69,6 +69,14 @@ def byte_fallback(strip: bool = True) -> Tokenizer:
 
 
 @cache
+def odd_byte_fallback() -> Tokenizer:
+    """With byte tokens, and a decoder that no byte table can express."""
+    tokenizer = Tokenizer.from_str(byte_fallback().to_str())
+    tokenizer.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Replace("▁", " "), decoders.Fuse()])
+    return tokenizer
+
+
+@cache
 def word_piece() -> Tokenizer:
     """As BERT: a decoder that no byte table can express."""
     tokenizer = Tokenizer(models.WordPiece(unk_token="<unk>"))
