@@ -8,12 +8,15 @@ from starlette.responses import Response
 from fastserve import __version__
 from fastserve.config import ServerConfig
 from fastserve.errors import FastServeError, OverloadedError
+from fastserve.log import get_logger
 from fastserve.server import generate_routes, health_routes, info_routes
 from fastserve.server.auth import ApiKeyMiddleware
 from fastserve.server.body import serving_of
 from fastserve.server.engine_face import EngineFace
-from fastserve.server.errors import ApiError, to_api_error
+from fastserve.server.errors import ApiError, ClientGoneError, to_api_error
 from fastserve.server.serving import Serving
+
+logger = get_logger(__name__)
 
 
 def build_app(engine: EngineFace | None, config: ServerConfig, served_model_name: str) -> FastAPI:
@@ -29,7 +32,7 @@ def build_app(engine: EngineFace | None, config: ServerConfig, served_model_name
     app.state.serving = Serving(config, served_model_name, engine)
     for routes in (generate_routes, info_routes, health_routes):
         app.include_router(routes.router)
-    for kind in (ApiError, HTTPException, FastServeError, Exception):
+    for kind in (ApiError, ClientGoneError, HTTPException, FastServeError, Exception):
         app.add_exception_handler(kind, _answer_error)
     if config.api_key is not None:
         app.add_middleware(ApiKeyMiddleware, api_key=config.api_key)
@@ -38,6 +41,8 @@ def build_app(engine: EngineFace | None, config: ServerConfig, served_model_name
 
 async def _answer_error(request: Request, error: Exception) -> Response:
     """Answer what failed before a generation began; `GenerationResponse` answers the rest."""
+    if isinstance(error, ClientGoneError):
+        logger.debug("a client left while it sent its request")
     described = to_api_error(error)
     if isinstance(error, OverloadedError):
         serving_of(request).metrics.count_rejection(described.code)

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import functools
 import ipaddress
 import signal
 import socket
@@ -14,6 +15,7 @@ from fastserve.config import ServerConfig
 from fastserve.errors import EngineDeadError, FastServeError
 from fastserve.log import get_logger
 from fastserve.server.app import build_app
+from fastserve.server.descriptors import DescriptorWatch
 from fastserve.server.engine_face import EngineFace
 from fastserve.server.errors import DrainingError
 from fastserve.server.http_protocol import GuardedHttpProtocol
@@ -53,10 +55,13 @@ class LiveServer:
         self._config = config
         app = build_app(None, config, model_name)
         self._serving: Serving = app.state.serving
+        self._descriptors = DescriptorWatch()
         self._http = _HttpServer(
             uvicorn.Config(
                 app,
-                http=GuardedHttpProtocol,
+                http=functools.partial(
+                    GuardedHttpProtocol, max_body_bytes=config.max_body_bytes, descriptors=self._descriptors
+                ),
                 ws="none",
                 lifespan="off",
                 log_config=None,
@@ -88,6 +93,7 @@ class LiveServer:
         if self._config.api_key is None and not all(_is_loopback(sock) for sock in sockets):
             logger.warning("anyone who reaches this address may use the model: set --api-key")
         loop = asyncio.get_running_loop()
+        loop.set_exception_handler(self._descriptors.on_loop_exception)
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, self._on_signal, number)
         engine_life = asyncio.create_task(self._run_engines())

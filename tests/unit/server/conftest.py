@@ -1,6 +1,7 @@
 """A real uvicorn on a loopback port, in the test's own event loop, over a FakeEngine."""
 
 import asyncio
+import functools
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -47,7 +48,7 @@ async def live_server(engine: FakeEngine | None, config: ServerConfig) -> AsyncI
     server = uvicorn.Server(
         uvicorn.Config(
             app,
-            http=GuardedHttpProtocol,
+            http=functools.partial(GuardedHttpProtocol, max_body_bytes=config.max_body_bytes),
             ws="none",
             lifespan="off",
             log_config=None,

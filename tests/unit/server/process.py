@@ -12,10 +12,10 @@ import httpx
 
 @contextmanager
 def server_process(
-    mode: str, shutdown_timeout: float = 20.0, *, restarts: int = 0
+    mode: str, shutdown_timeout: float = 20.0, *, restarts: int = 0, descriptors: int | None = None
 ) -> Iterator[tuple[subprocess.Popen, httpx.Client]]:
-    """Start `fake_server`; kill it whatever happens."""
-    with _listening("fake_server", mode, str(shutdown_timeout), str(restarts)) as parts:
+    """Start `fake_server`, if wanted with a limit of open files; kill it whatever happens."""
+    with _listening("fake_server", mode, str(shutdown_timeout), str(restarts), descriptors=descriptors) as parts:
         yield parts
 
 
@@ -27,8 +27,12 @@ def serve_process(*flags: str) -> Iterator[tuple[subprocess.Popen, httpx.Client]
 
 
 @contextmanager
-def _listening(module: str, *words: str) -> Iterator[tuple[subprocess.Popen, httpx.Client]]:
+def _listening(
+    module: str, *words: str, descriptors: int | None = None
+) -> Iterator[tuple[subprocess.Popen, httpx.Client]]:
     command = [sys.executable, "-m", f"tests.unit.server.{module}", *words]
+    if descriptors is not None:
+        command = ["sh", "-c", f'ulimit -n {descriptors}; exec "$@"', "sh", *command]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:
         found = re.search(r"listening on (http://127\.0\.0\.\d:\d+)", process.stdout.readline())

@@ -1,5 +1,6 @@
 """A server process from its first socket to its exit code."""
 
+import contextlib
 import signal
 import socket
 import threading
@@ -142,6 +143,36 @@ def test_engine_that_does_not_start_is_one_line_and_exit_1():
         _, errors = process.communicate(timeout=20)
         assert process.returncode == 1
         assert "model.safetensors is truncated" in errors and "Traceback" not in errors
+
+
+def answer_on(connection: socket.socket) -> bytes:
+    """The reply to a request on an open connection; nothing when the server has closed it."""
+    connection.settimeout(20)
+    try:
+        connection.sendall(b"GET /livez HTTP/1.1\r\nhost: x\r\n\r\n")
+        return connection.recv(65536)
+    except ConnectionError:
+        return b""
+
+
+def test_lack_of_file_descriptors_is_logged_once_and_passes():
+    with server_process("slow", descriptors=64) as (process, client):
+        wait_ready(client)
+        address = "127.0.0.1", client.base_url.port
+        with contextlib.ExitStack() as stack:
+            connections = [stack.enter_context(socket.create_connection(address)) for _ in range(100)]
+            answers = [answer_on(connection) for connection in connections]
+        assert any(answers) and not all(answers)
+        end_s, answer = time.monotonic() + 20, b""
+        while not answer:  # the server has to see first that the others are gone
+            assert time.monotonic() < end_s
+            with socket.create_connection(address) as connection:
+                answer = answer_on(connection)
+        process.send_signal(signal.SIGTERM)
+        _, errors = process.communicate(timeout=20)
+    (warning,) = [line for line in errors.splitlines() if "file descriptors" in line]
+    assert "WARNING" in warning and "64" in warning
+    assert "Traceback" not in errors
 
 
 def test_bind_takes_every_address_of_the_host_with_one_port():
