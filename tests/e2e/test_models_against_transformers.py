@@ -4,11 +4,12 @@ import random
 from pathlib import Path
 
 import pytest
+import safetensors.torch
 import torch
 
 from fastserve.config import ModelConfig
 from fastserve.loader import LoadedModel, load_model
-from tests.checkpoints import FAMILIES, VOCAB_SIZE, reference_model, tiny_checkpoint
+from tests.checkpoints import FAMILIES, VOCAB_SIZE, copy_checkpoint, reference_model, tiny_checkpoint
 from tests.paged import PagedRunner, PagedSequence, all_logits, remaining
 
 # fp32 sums in another order: errors near 1e-5 on logits of size 2.
@@ -112,6 +113,18 @@ def test_a_sharded_checkpoint_gives_the_same_logits() -> None:
     assert len(list(sharded.glob("*.safetensors"))) > 2
     token_ids = prompts()[1]
     assert torch.equal(all_logits(load(whole).decoder, token_ids), all_logits(load(sharded).decoder, token_ids))
+
+
+def test_a_head_of_its_own_in_a_tied_checkpoint_is_used_as_transformers_does(tmp_path: Path) -> None:
+    folder = copy_checkpoint(tiny_checkpoint("qwen2"), tmp_path / "qwen2")
+    path = folder / "model.safetensors"
+    tensors = safetensors.torch.load_file(path)
+    tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"].flip(0).contiguous()
+    safetensors.torch.save_file(tensors, path, metadata={"format": "pt"})
+    with torch.inference_mode():
+        expected = reference_model(folder)(torch.tensor([prompts()[1]])).logits[0]
+    logits = all_logits(load(folder).decoder, prompts()[1])
+    torch.testing.assert_close(logits, expected, atol=FP32_TOLERANCE, rtol=FP32_TOLERANCE)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])

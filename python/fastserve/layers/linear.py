@@ -61,6 +61,10 @@ def load_linear(
         parts: name in the checkpoint (without .weight) and output features of each.
         bias: whether every part has a bias.
     """
+    for name, size in parts:
+        source.expect(f"{name}.weight", (size, in_features))
+        if bias:
+            source.expect(f"{name}.bias", (size,))
     out_features = sum(size for _, size in parts)
     weight = torch.empty((out_features, in_features), dtype=dtype, device=device)
     bias_vector = torch.empty(out_features, dtype=dtype, device=device) if bias else None

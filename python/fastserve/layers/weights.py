@@ -11,6 +11,9 @@ class WeightSource(Protocol):
     def has(self, name: str) -> bool:
         """Whether a tensor of this name exists."""
 
+    def expect(self, name: str, shape: tuple[int, ...]) -> None:
+        """Raise CheckpointError unless `read_into` can fill a tensor of this shape; asked before its memory is taken."""
+
     def read_into(self, name: str, out: torch.Tensor) -> None:
         """Fill `out` (contiguous, any device) with the tensor, converted to its dtype.
 
@@ -23,6 +26,7 @@ def load_tensor(
     source: WeightSource, name: str, shape: tuple[int, ...], *, dtype: torch.dtype, device: torch.device
 ) -> torch.Tensor:
     """Return the named tensor in memory of its own."""
+    source.expect(name, shape)
     out = torch.empty(shape, dtype=dtype, device=device)
     source.read_into(name, out)
     return out

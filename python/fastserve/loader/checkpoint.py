@@ -1,7 +1,7 @@
 """Weights of a checkpoint folder, read tensor by tensor into memory that the layers own."""
 
-import json
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from pathlib import Path
@@ -11,12 +11,14 @@ import torch
 
 from fastserve.errors import CheckpointError
 from fastserve.loader.safetensors import TensorEntry, read_header
+from fastserve.models.json_file import read_json_object
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 STAGE_BYTES = 32 << 20
 READABLE = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 MAX_LISTED = 8
+MAX_INDEX_BYTES = 32 << 20
 
 # Called after every tensor with its name, the bytes read so far and those of all tensors.
 Progress = Callable[[str, int, int], None]
@@ -30,13 +32,7 @@ def _listed(names: Iterable[str]) -> str:
 
 def _indexed_files(index: Path) -> dict[str, set[str]]:
     """File name -> tensors that the index of a sharded checkpoint places there."""
-    try:
-        values = json.loads(index.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise CheckpointError(f"cannot read {index}: {error.strerror}") from error
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{index} is not valid JSON ({error}); download the checkpoint again") from error
-    weight_map = values.get("weight_map") if isinstance(values, dict) else None
+    weight_map = read_json_object(index, max_bytes=MAX_INDEX_BYTES).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise CheckpointError(f"{index}: weight_map must map tensor names to file names; download the checkpoint again")
     files: dict[str, set[str]] = {}
@@ -79,6 +75,19 @@ def weight_files(folder: Path) -> dict[Path, set[str] | None]:
     if (folder / SINGLE).is_file():
         return {folder / SINGLE: None}
     raise _no_weights(folder)
+
+
+def stored_dtype(folder: Path) -> torch.dtype:
+    """The type of most bytes in the first weight file of a checkpoint.
+
+    Raises:
+        CheckpointError: as `weight_files` and `read_header`.
+    """
+    entries = read_header(next(iter(weight_files(folder)))).values()
+    num_bytes = Counter[torch.dtype]()
+    for entry in entries:
+        num_bytes[entry.dtype] += entry.end - entry.begin
+    return max(num_bytes, key=num_bytes.__getitem__, default=torch.float32)
 
 
 class CheckpointWeights:
@@ -128,22 +137,25 @@ class CheckpointWeights:
         """Whether a tensor of this name exists."""
         return name in self._entries
 
-    def read_into(self, name: str, out: torch.Tensor) -> None:
-        """Fill `out` with the named tensor; see `WeightSource`."""
+    def expect(self, name: str, shape: tuple[int, ...]) -> None:
+        """Refuse a tensor that is missing, of another shape or of a type that cannot be read; see `WeightSource`."""
         if name not in self._entries:
-            raise CheckpointError(
-                f"{self._folder} lacks the tensor {name} {tuple(out.shape)}, which config.json asks for"
-            )
+            raise CheckpointError(f"{self._folder} lacks the tensor {name} {shape}, which config.json asks for")
         path, entry = self._entries[name]
-        if entry.shape != tuple(out.shape):
+        if entry.shape != shape:
             raise CheckpointError(
-                f"{path}: {name} must have the shape {tuple(out.shape)} according to config.json, found {entry.shape}"
+                f"{path}: {name} must have the shape {shape} according to config.json, found {entry.shape}"
             )
         if entry.dtype not in READABLE:
             raise CheckpointError(
                 f"{path}: {name} must be a floating-point tensor of 16 bits or more, found {entry.dtype}: quantised"
                 f" checkpoints are not supported"
             )
+
+    def read_into(self, name: str, out: torch.Tensor) -> None:
+        """Fill `out` with the named tensor; see `WeightSource`."""
+        self.expect(name, tuple(out.shape))
+        path, entry = self._entries[name]
         self._read(path, entry, out.view(-1))
         self._unread.discard(name)
         self._bytes_done += entry.end - entry.begin

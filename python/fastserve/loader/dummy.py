@@ -24,8 +24,11 @@ class DummyWeights:
         self._pool = torch.empty(POOL_SIZE).uniform_(-1.0, 1.0, generator=generator)
 
     def has(self, name: str) -> bool:
-        """True: any tensor can be made up."""
-        return True
+        """False: there is no checkpoint. A tensor is made up when it is read."""
+        return False
+
+    def expect(self, name: str, shape: tuple[int, ...]) -> None:
+        """Agree: any tensor can be made up."""
 
     def read_into(self, name: str, out: torch.Tensor) -> None:
         """Fill `out` with values that depend on the seed and the name."""

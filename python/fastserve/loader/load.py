@@ -6,10 +6,11 @@ from pathlib import Path
 import torch
 
 from fastserve.config import ModelConfig
-from fastserve.loader.checkpoint import CheckpointWeights, Progress
+from fastserve.loader.checkpoint import CheckpointWeights, Progress, stored_dtype
 from fastserve.loader.dummy import DummyWeights
+from fastserve.loader.memory import check_memory
 from fastserve.loader.resolve import resolve_model
-from fastserve.models.build import build_decoder, ignored_tensors
+from fastserve.models.build import build_decoder
 from fastserve.models.decoder import Decoder
 from fastserve.models.registry import read_spec
 from fastserve.models.spec import DecoderSpec, resolve_max_model_len
@@ -62,8 +63,18 @@ def outline_model(model_config: ModelConfig) -> ModelOutline:
     """
     folder = resolve_model(model_config.model, need_weights=model_config.load_format != "dummy")
     spec = read_spec(folder)
-    dtype = DTYPES[spec.stored_dtype if model_config.dtype == "auto" else model_config.dtype]
-    return ModelOutline(folder, spec, resolve_max_model_len(spec, model_config.max_model_len), dtype)
+    max_model_len = resolve_max_model_len(spec, model_config.max_model_len)
+    return ModelOutline(folder, spec, max_model_len, _dtype(model_config, spec, folder))
+
+
+def _dtype(model_config: ModelConfig, spec: DecoderSpec, folder: Path) -> torch.dtype:
+    """The type to run in: as asked for, as config.json says, or as the weights are where both are silent."""
+    if model_config.dtype != "auto":
+        return DTYPES[model_config.dtype]
+    if spec.stored_dtype is not None:
+        return DTYPES[spec.stored_dtype]
+    found = torch.float32 if model_config.load_format == "dummy" else stored_dtype(folder)
+    return found if found in DTYPES.values() else torch.float32
 
 
 def load_model(
@@ -85,12 +96,13 @@ def load_model(
     """
     outline = outline or outline_model(model_config)
     folder, spec, max_model_len, dtype = outline.folder, outline.spec, outline.max_model_len, outline.dtype
+    check_memory(folder, spec, max_model_len, dtype, device)
     with torch.inference_mode():
         if model_config.load_format == "dummy":
             source = DummyWeights(model_config.seed)
             decoder = build_decoder(spec, source, max_model_len=max_model_len, dtype=dtype, device=device)
         else:
-            with CheckpointWeights(folder, ignored=ignored_tensors(spec), progress=progress) as source:
+            with CheckpointWeights(folder, ignored=spec.names.ignored, progress=progress) as source:
                 decoder = build_decoder(spec, source, max_model_len=max_model_len, dtype=dtype, device=device)
                 source.check_all_read()
     return LoadedModel(decoder, spec, folder, spec.eos_token_ids, max_model_len, dtype, device)

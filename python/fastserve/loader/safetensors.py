@@ -14,7 +14,12 @@ import torch
 
 from fastserve.errors import CheckpointError
 
-MAX_HEADER_BYTES = 100_000_000
+# Far beyond any published file, and little enough that a hostile header is refused within a second.
+MAX_HEADER_BYTES = 16 << 20
+MAX_TENSORS = 50_000
+MAX_DIMS = 8
+# What a tensor takes of the header's JSON, so that its values can be counted before they are made.
+MARKS_PER_TENSOR = {b"{": 1, b"[": 2, b":": 4}
 LENGTH_BYTES = 8
 DTYPES = {
     "F64": torch.float64,
@@ -65,6 +70,8 @@ def _entry(path: Path, name: str, value: object, data_begin: int) -> TensorEntry
     dtype_name, shape, offsets = value["dtype"], value["shape"], value["data_offsets"]
     if not isinstance(dtype_name, str) or dtype_name not in DTYPES:
         raise _broken(path, f"{where} has the unknown dtype {dtype_name!r:.50} (known: {', '.join(DTYPES)})")
+    if isinstance(shape, list) and len(shape) > MAX_DIMS:
+        raise _broken(path, f"{where} has {len(shape)} dimensions, at most {MAX_DIMS} are accepted")
     if not isinstance(shape, list) or not all(_is_size(size) for size in shape):
         raise _broken(path, f"{where} has the shape {shape!r:.200}, sizes must be integers of at least 0")
     if not isinstance(offsets, list) or len(offsets) != 2 or not all(_is_size(offset) for offset in offsets):
@@ -76,7 +83,7 @@ def _entry(path: Path, name: str, value: object, data_begin: int) -> TensorEntry
     begin, end = offsets
     if end - begin != num_bytes:
         raise _broken(
-            path, f"{where} of {dtype_name} {shape} takes {num_bytes} bytes, its offsets {offsets:} hold {end - begin}"
+            path, f"{where} of {dtype_name} {shape} takes {num_bytes} bytes, its offsets {offsets} hold {end - begin}"
         )
     return TensorEntry(dtype, tuple(shape), data_begin + begin, data_begin + end)
 
@@ -91,6 +98,9 @@ def parse_header(path: Path, header: bytes, file_bytes: int) -> dict[str, Tensor
     Raises:
         CheckpointError: what is wrong, with the tensor's name.
     """
+    for mark, count in MARKS_PER_TENSOR.items():
+        if header.count(mark) > count * MAX_TENSORS:
+            raise _broken(path, f"its header must have at most {MAX_TENSORS} tensors")
     try:
         values = json.loads(header.decode("utf-8"), object_pairs_hook=_no_duplicates)
     except (ValueError, RecursionError) as error:

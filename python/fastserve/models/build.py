@@ -8,8 +8,11 @@ from fastserve.layers.mlp import Mlp
 from fastserve.layers.norm import Norm, load_norm
 from fastserve.layers.rotary import rope_table
 from fastserve.layers.weights import WeightSource, load_tensor
+from fastserve.log import get_logger
 from fastserve.models.decoder import Decoder, DecoderLayer
 from fastserve.models.spec import DecoderSpec
+
+logger = get_logger(__name__)
 
 
 class _Builder:
@@ -102,10 +105,20 @@ class _Builder:
         return self.linear([(self.root + name, out_features)], in_features)
 
     def lm_head(self, embedding_table: torch.Tensor) -> Linear:
-        spec = self.spec
-        if spec.tie_word_embeddings:
+        """The output projection: a head of its own in the file is used even where it should be the embedding.
+
+        So does transformers from version 5 on: a fine-tune may have untied the two and left the field as it was.
+        """
+        spec, name = self.spec, f"{self.names.lm_head}.weight"
+        if not spec.tie_word_embeddings:
+            return self.linear([(self.names.lm_head, spec.vocab_size)], spec.embedding_size)
+        if not self.source.has(name):
             return Linear(embedding_table)
-        return self.linear([(self.names.lm_head, spec.vocab_size)], spec.embedding_size)
+        head = self.tensor(name, spec.vocab_size, spec.embedding_size)
+        if torch.equal(head, embedding_table):
+            return Linear(embedding_table)
+        logger.warning("%s differs from the embedding and is used, although tie_word_embeddings is true", name)
+        return Linear(head)
 
 
 def build_decoder(
@@ -133,9 +146,3 @@ def build_decoder(
         final_norm=builder.norm(builder.root + names.final_norm) if spec.pre_norm else None,
         lm_head=builder.lm_head(embedding_table),
     )
-
-
-def ignored_tensors(spec: DecoderSpec) -> tuple[str, ...]:
-    """Patterns of the tensors a checkpoint of this model may hold without `build_decoder` reading them."""
-    tied = (rf"{spec.names.lm_head}\.weight",) if spec.tie_word_embeddings else ()
-    return spec.names.ignored + tied

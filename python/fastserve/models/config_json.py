@@ -1,13 +1,13 @@
 """config.json, read field by field: every complaint names the file, the field, the value and the rule."""
 
-import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from fastserve.errors import CheckpointError
+from fastserve.models.json_file import read_json_object
 
 MAX_SIZE = 2**31 - 1
-MAX_FILE_BYTES = 16 << 20
+NO_TOKEN = -1  # how some checkpoints say that there is no such token
 
 
 def _is_int(value: object) -> bool:
@@ -16,6 +16,8 @@ def _is_int(value: object) -> bool:
 
 class ConfigJson:
     """A JSON object of a checkpoint folder. A field that is null counts as absent.
+
+    It knows which fields were asked for: see `unread`.
 
     Args:
         path: the file, for messages.
@@ -27,6 +29,8 @@ class ConfigJson:
         self.path = path
         self._values = values
         self._prefix = prefix
+        self._seen: set[str] = set()
+        self._sections: list[ConfigJson] = []
 
     @classmethod
     def read(cls, path: Path) -> "ConfigJson":
@@ -35,43 +39,63 @@ class ConfigJson:
         Raises:
             CheckpointError: it cannot be read, is too large, or is not a JSON object.
         """
-        try:
-            if path.stat().st_size > MAX_FILE_BYTES:
-                raise CheckpointError(f"{path} is larger than {MAX_FILE_BYTES} bytes: not a model configuration")
-            values = json.loads(path.read_text(encoding="utf-8"))
-        except OSError as error:
-            raise CheckpointError(f"cannot read {path}: {error.strerror}") from error
-        except (ValueError, RecursionError) as error:
-            raise CheckpointError(f"{path} is not valid JSON ({error}); download the checkpoint again") from error
-        if not isinstance(values, dict):
-            raise CheckpointError(f"{path} must hold a JSON object, found {type(values).__name__}")
-        return cls(path, values)
+        return cls(path, read_json_object(path))
 
     def __contains__(self, name: str) -> bool:
-        return self._values.get(name) is not None
+        return self.raw(name) is not None
 
     def raw(self, name: str) -> object:
         """The value as JSON gave it; None when absent."""
+        self._seen.add(name)
         return self._values.get(name)
+
+    def mentions(self, name: str) -> bool:
+        """Whether the field is there at all, be it null."""
+        return name in self._values
+
+    def skip(self, *names: str) -> None:
+        """Count fields as read: what they say has no meaning beside the other fields, or is found out otherwise."""
+        self._seen.update(names)
+
+    def unread(self) -> "Iterator[tuple[ConfigJson, str]]":
+        """Fields with a value, here and in the sections that were read, that nothing has asked for so far."""
+        for name, value in self._values.items():
+            if value is not None and name not in self._seen:
+                yield self, name
+        for section in self._sections:
+            yield from section.unread()
+
+    def path_of(self, name: str) -> str:
+        """A field's place in the file: "rope_scaling.factor" for example."""
+        return self._prefix + name
 
     def error(self, name: str, rule: str) -> CheckpointError:
         """An error to raise about a field: `rule` says what it must be and what to do."""
-        value = self._values.get(name)
+        value = self.raw(name)
         found = "it is absent" if value is None else f"found {value!r:.200}"
-        return CheckpointError(f"{self.path}: {self._prefix}{name} {rule}, {found}")
+        return CheckpointError(f"{self.path}: {self.path_of(name)} {rule}, {found}")
 
     def size(self, name: str, default: int | None = None) -> int:
         """A count or dimension, 1 or more."""
-        value = self._values.get(name)
+        value = self.raw(name)
         if value is None and default is not None:
             return default
         if not _is_int(value) or not 1 <= value <= MAX_SIZE:
             raise self.error(name, "must be an integer of at least 1")
         return value
 
+    def count(self, name: str, default: int) -> int:
+        """A number of things, 0 or more."""
+        value = self.raw(name)
+        if value is None:
+            return default
+        if not _is_int(value) or not 0 <= value <= MAX_SIZE:
+            raise self.error(name, "must be an integer of at least 0")
+        return value
+
     def number(self, name: str, default: float | None = None) -> float:
         """A positive, finite number."""
-        value = self._values.get(name)
+        value = self.raw(name)
         if value is None and default is not None:
             return default
         if not (_is_int(value) or isinstance(value, float)) or not 0.0 < value < 1e30:
@@ -80,7 +104,7 @@ class ConfigJson:
 
     def flag(self, name: str, default: bool) -> bool:
         """A boolean."""
-        value = self._values.get(name)
+        value = self.raw(name)
         if value is None:
             return default
         if not isinstance(value, bool):
@@ -89,7 +113,7 @@ class ConfigJson:
 
     def text(self, name: str, default: str | None = None) -> str:
         """A string."""
-        value = self._values.get(name)
+        value = self.raw(name)
         if value is None and default is not None:
             return default
         if not isinstance(value, str):
@@ -98,7 +122,7 @@ class ConfigJson:
 
     def strings(self, name: str) -> tuple[str, ...]:
         """A list of strings; empty when absent."""
-        value = self._values.get(name)
+        value = self.raw(name)
         if value is None:
             return ()
         if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
@@ -106,9 +130,9 @@ class ConfigJson:
         return tuple(value)
 
     def token_ids(self, name: str) -> tuple[int, ...]:
-        """One token id or a list of them; empty when absent."""
-        value = self._values.get(name)
-        if value is None:
+        """One token id or a list of them; empty when absent, or -1 for no token."""
+        value = self.raw(name)
+        if value is None or value == NO_TOKEN:
             return ()
         ids = value if isinstance(value, list) else [value]
         if not all(_is_int(item) and 0 <= item <= MAX_SIZE for item in ids):
@@ -117,15 +141,20 @@ class ConfigJson:
 
     def section(self, name: str) -> "ConfigJson | None":
         """A nested object; None when absent."""
-        value = self._values.get(name)
+        value = self.raw(name)
         if value is None:
             return None
         if not isinstance(value, dict):
             raise self.error(name, "must be an object")
-        return ConfigJson(self.path, value, f"{self._prefix}{name}.")
+        self._sections.append(ConfigJson(self.path, value, f"{self.path_of(name)}."))
+        return self._sections[-1]
+
+    def sections(self) -> tuple[str, ...]:
+        """Names of the nested objects."""
+        return tuple(name for name, value in self._values.items() if isinstance(value, dict))
 
     def require_value(self, name: str, supported: object, *, default: object) -> None:
         """Raise unless the field, or its default when absent, has the one value that is supported."""
-        value = self._values.get(name)
+        value = self.raw(name)
         if (default if value is None else value) != supported:
             raise self.error(name, f"is supported only with the value {supported!r}")

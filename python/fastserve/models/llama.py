@@ -1,9 +1,13 @@
 """Llama 2 and 3, and the families built like it: Mistral, Qwen2, Qwen3."""
 
-from fastserve.models.common_fields import read_activation, read_dtype
+from fastserve.models.common_fields import read_activation, read_dtype, read_layer_types
 from fastserve.models.config_json import ConfigJson
 from fastserve.models.rope_config import read_rope
 from fastserve.models.spec import DecoderSpec
+
+# Where config.json does not mention the field at all, as in transformers; null has another meaning.
+MISTRAL_KV_HEADS, MISTRAL_WINDOW = 8, 4096
+QWEN_KV_HEADS = 32
 
 
 def _head_dim(config: ConfigJson, num_heads: int, default: int | None = None) -> int:
@@ -19,6 +23,7 @@ def _rotary_decoder(
     config: ConfigJson,
     *,
     default_head_dim: int | None = None,
+    default_kv_heads: int | None = None,
     qkv_bias: bool = False,
     attention_out_bias: bool = False,
     mlp_bias: bool = False,
@@ -26,7 +31,9 @@ def _rotary_decoder(
     sliding_window: int | None = None,
 ) -> DecoderSpec:
     num_heads = config.size("num_attention_heads")
-    num_kv_heads = config.size("num_key_value_heads", num_heads)
+    if default_kv_heads is None or config.mentions("num_key_value_heads"):
+        default_kv_heads = num_heads
+    num_kv_heads = config.size("num_key_value_heads", default_kv_heads)
     if num_heads % num_kv_heads != 0:
         raise config.error("num_key_value_heads", f"must divide num_attention_heads ({num_heads})")
     head_dim = _head_dim(config, num_heads, default_head_dim)
@@ -57,12 +64,14 @@ def _rotary_decoder(
 
 def _qwen_window(config: ConfigJson) -> int | None:
     """Qwen slides the attention of layers from `max_window_layers` on, and only when switched on."""
+    config.skip("sliding_window", "max_window_layers")
+    types = read_layer_types(config)
     if not config.flag("use_sliding_window", False) or "sliding_window" not in config:
         return None
-    if "layer_types" in config:
-        slides = "sliding_attention" in config.strings("layer_types")
+    if types:
+        slides = "sliding_attention" in types
     else:
-        slides = config.size("max_window_layers", 28) < config.size("num_hidden_layers")
+        slides = config.count("max_window_layers", 28) < config.size("num_hidden_layers")
     return config.size("sliding_window") if slides else None
 
 
@@ -73,22 +82,27 @@ def llama_spec(config: ConfigJson) -> DecoderSpec:
 
 
 def mistral_spec(config: ConfigJson) -> DecoderSpec:
-    """`MistralForCausalLM`: Llama with an optional sliding window on all layers."""
-    window = config.size("sliding_window") if "sliding_window" in config else None
-    return _rotary_decoder(config, sliding_window=window)
+    """`MistralForCausalLM`: Llama with an optional sliding window, on all layers whatever `layer_types` says."""
+    read_layer_types(config)
+    has_window = "sliding_window" in config or not config.mentions("sliding_window")
+    window = config.size("sliding_window", MISTRAL_WINDOW) if has_window else None
+    return _rotary_decoder(config, default_kv_heads=MISTRAL_KV_HEADS, sliding_window=window)
 
 
 def qwen2_spec(config: ConfigJson) -> DecoderSpec:
     """`Qwen2ForCausalLM` (Qwen 2 and 2.5): biases on query, key and value."""
-    return _rotary_decoder(config, qkv_bias=True, sliding_window=_qwen_window(config))
+    config.skip("attention_bias")  # the biases are fixed; a file that lacks one is refused when it is read
+    return _rotary_decoder(config, default_kv_heads=QWEN_KV_HEADS, qkv_bias=True, sliding_window=_qwen_window(config))
 
 
 def qwen3_spec(config: ConfigJson) -> DecoderSpec:
     """`Qwen3ForCausalLM`: normalised query and key heads, head_dim of its own."""
     bias = config.flag("attention_bias", False)
+    config.skip("use_qk_norm")
     return _rotary_decoder(
         config,
         default_head_dim=128,
+        default_kv_heads=QWEN_KV_HEADS,
         qkv_bias=bias,
         attention_out_bias=bias,
         qk_norm=True,

@@ -9,6 +9,7 @@ from fastserve.models.config_json import ConfigJson
 from fastserve.models.llama import llama_spec, mistral_spec, qwen2_spec, qwen3_spec
 from fastserve.models.opt import opt_spec
 from fastserve.models.spec import DecoderSpec
+from fastserve.models.unknown_fields import check_unread_fields
 
 ARCHITECTURES: dict[str, Callable[[ConfigJson], DecoderSpec]] = {
     "LlamaForCausalLM": llama_spec,
@@ -22,11 +23,22 @@ ARCHITECTURES: dict[str, Callable[[ConfigJson], DecoderSpec]] = {
 HEAD_DIM_STEP, MIN_HEAD_DIM, MAX_HEAD_DIM = 8, 32, 256
 
 
-def _eos_token_ids(folder: Path, config: ConfigJson) -> tuple[int, ...]:
-    """generation_config.json decides where it names any: chat models list the end of a turn there only."""
+def _eos_token_ids(folder: Path, config: ConfigJson, vocab_size: int) -> tuple[int, ...]:
+    """The end tokens of config.json and generation_config.json together; ids that the model cannot produce are left out."""
     path = folder / "generation_config.json"
     ids = ConfigJson.read(path).token_ids("eos_token_id") if path.is_file() else ()
-    return ids or config.token_ids("eos_token_id")
+    return tuple(dict.fromkeys(i for i in (*ids, *config.token_ids("eos_token_id")) if i < vocab_size))
+
+
+def _family(config: ConfigJson) -> Callable[[ConfigJson], DecoderSpec]:
+    """What reads this architecture; the base class of one ("LlamaModel") is the same decoder, saved without its head."""
+    names = config.strings("architectures")
+    name = names[0] if len(names) == 1 else ""
+    if name.endswith("Model"):
+        name = name.removesuffix("Model") + "ForCausalLM"
+    if name not in ARCHITECTURES:
+        raise config.error("architectures", f"must be one of {', '.join(ARCHITECTURES)}")
+    return ARCHITECTURES[name]
 
 
 def read_spec(folder: Path) -> DecoderSpec:
@@ -37,13 +49,13 @@ def read_spec(folder: Path) -> DecoderSpec:
             names the field, its value and what is supported.
     """
     config = ConfigJson.read(folder / "config.json")
-    names = config.strings("architectures")
-    if len(names) != 1 or names[0] not in ARCHITECTURES:
-        raise config.error("architectures", f"must be one of {', '.join(ARCHITECTURES)}")
-    if "quantization_config" in config:
+    family = _family(config)
+    if config.raw("quantization_config"):
         raise config.error("quantization_config", "is not supported: use a checkpoint with unquantised weights")
-    spec = ARCHITECTURES[names[0]](config)
+    spec = family(config)
     if not MIN_HEAD_DIM <= spec.head_dim <= MAX_HEAD_DIM or spec.head_dim % HEAD_DIM_STEP != 0:
         rule = f"a multiple of {HEAD_DIM_STEP} between {MIN_HEAD_DIM} and {MAX_HEAD_DIM}"
         raise CheckpointError(f"{config.path}: attention heads must have a size that is {rule}, found {spec.head_dim}")
-    return replace(spec, eos_token_ids=_eos_token_ids(folder, config))
+    spec = replace(spec, eos_token_ids=_eos_token_ids(folder, config, spec.vocab_size))
+    check_unread_fields(config)
+    return spec

@@ -51,6 +51,7 @@ def _llama3(config: ConfigJson, section: ConfigJson) -> Llama3Scaling:
 
 def _scaling(config: ConfigJson, section: ConfigJson) -> RopeScaling | None:
     field = "rope_type" if "rope_type" in section else "type"
+    section.skip("type")
     match section.text(field, "default"):
         case "default":
             return None
@@ -75,6 +76,8 @@ def read_rope(config: ConfigJson, head_dim: int, default_theta: float = 10_000.0
     theta = config.number("rope_theta", default_theta)
     share = config.number("partial_rotary_factor", 1.0)
     if section is not None:
+        for name in section.sections():
+            raise section.error(name, "is not supported: the rotary embedding must be the same in all layers")
         theta = section.number("rope_theta", theta)
         share = section.number("partial_rotary_factor", share)
     rotary_dim = int(head_dim * share)

@@ -17,10 +17,11 @@ class WeightNames:
     Attributes:
         roots: prefixes under which published checkpoints keep the decoder; the one that exists is taken.
         lm_head: full name.
-        ignored: regular expressions of tensors that are left unread, matched against full names.
+        ignored: regular expressions of tensors that are left unread, matched against full names: version marks, and
+            rotary frequencies, which transformers computes from config.json as well.
     """
 
-    roots: tuple[str, ...] = ("model.",)
+    roots: tuple[str, ...] = ("model.", "")
     embedding: str = "embed_tokens"
     position_embedding: str = "embed_positions"
     project_in: str = "project_in"
@@ -37,7 +38,7 @@ class WeightNames:
     mlp_norm: str = "post_attention_layernorm"
     mlp_up: tuple[str, ...] = ("mlp.gate_proj", "mlp.up_proj")
     mlp_down: str = "mlp.down_proj"
-    ignored: tuple[str, ...] = (r".*\.rotary_emb\.inv_freq",)
+    ignored: tuple[str, ...] = (r"(.*\.)?rotary_emb\.inv_freq",)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,7 +55,7 @@ class DecoderSpec:
         position_offset: rows of the learned table before position 0.
         max_position: longest sequence the model was made for, tokens.
         sliding_window: tokens that attention looks back over, itself included; None = all.
-        stored_dtype: as in config.json: "float32", "bfloat16" or "float16".
+        stored_dtype: as in config.json: "float32", "bfloat16" or "float16"; None where it does not say.
     """
 
     architecture: str
@@ -80,7 +81,7 @@ class DecoderSpec:
     position_offset: int = 0
     tie_word_embeddings: bool = False
     sliding_window: int | None = None
-    stored_dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    stored_dtype: Literal["float32", "bfloat16", "float16"] | None = None
     eos_token_ids: tuple[int, ...] = ()
     names: WeightNames = field(default_factory=WeightNames)
 

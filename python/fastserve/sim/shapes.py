@@ -84,7 +84,7 @@ def shape_of(spec: DecoderSpec, name: str, dtype: str = "auto") -> ModelShape:
         mlp_matrices=3 if spec.gated else 2,
         max_model_len=context_limit(spec),
         tied_embedding=spec.tie_word_embeddings,
-        dtype=spec.stored_dtype if dtype == "auto" else dtype,
+        dtype=(spec.stored_dtype or "float32") if dtype == "auto" else dtype,
     )
 
 

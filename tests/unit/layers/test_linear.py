@@ -18,6 +18,9 @@ class Tensors:
     def has(self, name: str) -> bool:
         return name in self.tensors
 
+    def expect(self, name: str, shape: tuple[int, ...]) -> None:
+        assert self.tensors[name].shape == shape
+
     def read_into(self, name: str, out: torch.Tensor) -> None:
         if name not in self.tensors:
             raise CheckpointError(name)

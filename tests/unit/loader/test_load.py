@@ -9,6 +9,10 @@ import torch
 from fastserve.config import ModelConfig
 from fastserve.errors import CheckpointError, InvalidArgumentError
 from fastserve.loader import LoadedModel, load_model
+from fastserve.loader import load as load_module
+from fastserve.loader.checkpoint import CheckpointWeights
+from fastserve.models.build import build_decoder
+from fastserve.models.registry import read_spec
 from tests.checkpoints import EOS_ID, FAMILIES, MAX_POSITION, PAD_ID, copy_checkpoint, edit_config, tiny_checkpoint
 from tests.paged import all_logits
 
@@ -109,8 +113,76 @@ def test_stored_rotary_frequencies_are_ignored(llama: Path) -> None:
 def test_a_tied_model_may_store_its_output_projection_or_not(tmp_path: Path) -> None:
     folder = copy_checkpoint(tiny_checkpoint("qwen2"), tmp_path / "qwen2")
     expected = all_logits(load(folder).decoder, TOKENS)
-    edit_weights(folder, lm_head__weight=torch.zeros(512, 128))
+    embedding = safetensors.torch.load_file(folder / "model.safetensors")["model.embed_tokens.weight"]
+    edit_weights(folder, lm_head__weight=embedding)
     assert torch.equal(all_logits(load(folder).decoder, TOKENS), expected)
+
+
+@pytest.mark.parametrize("family", ["qwen2", "opt"])
+def test_an_output_projection_that_differs_from_the_embedding_is_used(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, family: str
+) -> None:
+    folder = copy_checkpoint(tiny_checkpoint(family), tmp_path / family)
+    head = torch.randn(512, 128, generator=torch.Generator().manual_seed(3))
+    edit_weights(folder, lm_head__weight=head)
+    tied = all_logits(load(folder).decoder, TOKENS)
+    assert "lm_head.weight differs from the embedding" in caplog.text
+    edit_config(folder, tie_word_embeddings=False)
+    assert torch.equal(tied, all_logits(load(folder).decoder, TOKENS))
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen2"])
+def test_a_checkpoint_saved_from_the_base_model_has_no_prefix(tmp_path: Path, family: str) -> None:
+    folder = copy_checkpoint(tiny_checkpoint(family), tmp_path / family)
+    expected = all_logits(load(folder).decoder, TOKENS)
+    path = folder / "model.safetensors"
+    tensors = safetensors.torch.load_file(path)
+    safetensors.torch.save_file({name.removeprefix("model."): tensor for name, tensor in tensors.items()}, path)
+    assert torch.equal(all_logits(load(folder).decoder, TOKENS), expected)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_the_type_is_that_of_the_weights_where_config_names_none(tmp_path: Path, dtype: str) -> None:
+    folder = copy_checkpoint(tiny_checkpoint("llama", dtype=dtype), tmp_path / "llama")
+    edit_config(folder, dtype=None, torch_dtype=None)
+    assert load(folder).dtype == getattr(torch, dtype)
+    assert load(folder, load_format="dummy").dtype == torch.float32
+    assert load(folder, dtype="float32").dtype == torch.float32
+
+
+HUGE = 2**31 - 1
+HUGE_FIELDS = ("hidden_size", "intermediate_size", "vocab_size", "num_hidden_layers", "max_position_embeddings")
+
+
+@pytest.mark.parametrize("load_format", ["safetensors", "dummy"])
+@pytest.mark.parametrize("family", ["llama", "opt"])
+@pytest.mark.parametrize("field", HUGE_FIELDS)
+def test_huge_sizes_are_refused_before_memory_is_taken(
+    tmp_path: Path, family: str, field: str, load_format: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = copy_checkpoint(tiny_checkpoint(family), tmp_path / family)
+    changes = {"ffn_dim" if (family, field) == ("opt", "intermediate_size") else field: HUGE}
+    if field == "hidden_size":
+        changes |= {"num_attention_heads": 1, "num_key_value_heads": 1, "head_dim": 64}
+        if family == "opt":  # its heads would be huge as well, which is refused before
+            changes = {"word_embed_proj_dim": HUGE}
+    edit_config(folder, **changes)
+    monkeypatch.setattr(load_module, "build_decoder", lambda *_, **__: pytest.fail("tensors are made"))
+    with pytest.raises(
+        CheckpointError, match=r"config.json asks for [\d.]+ GiB of weights.*GiB of memory are available"
+    ):
+        load(folder, load_format=load_format)
+
+
+def test_a_shape_that_the_file_does_not_have_is_refused_before_memory_is_taken(llama: Path) -> None:
+    edit_config(llama, intermediate_size=HUGE)
+    spec = read_spec(llama)
+    with CheckpointWeights(llama) as weights, pytest.raises(CheckpointError, match="must have the shape"):
+        build_decoder(spec, weights, max_model_len=8, dtype=torch.float32, device=torch.device("cpu"))
+    edit_config(llama, intermediate_size=192, vocab_size=HUGE)
+    spec = read_spec(llama)
+    with CheckpointWeights(llama) as weights, pytest.raises(CheckpointError, match="must have the shape"):
+        build_decoder(spec, weights, max_model_len=8, dtype=torch.float32, device=torch.device("cpu"))
 
 
 def test_an_untied_model_needs_its_output_projection(llama: Path) -> None:

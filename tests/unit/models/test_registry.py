@@ -8,101 +8,7 @@ import pytest
 from fastserve.errors import CheckpointError
 from fastserve.layers.rotary import LinearScaling, Llama3Scaling, RopeSpec, YarnScaling
 from fastserve.models.registry import ARCHITECTURES, read_spec
-
-LLAMA_2_7B = {
-    "architectures": ["LlamaForCausalLM"],
-    "bos_token_id": 1,
-    "eos_token_id": 2,
-    "hidden_act": "silu",
-    "hidden_size": 4096,
-    "intermediate_size": 11008,
-    "max_position_embeddings": 4096,
-    "num_attention_heads": 32,
-    "num_hidden_layers": 32,
-    "num_key_value_heads": 32,
-    "pretraining_tp": 1,
-    "rms_norm_eps": 1e-05,
-    "rope_scaling": None,
-    "tie_word_embeddings": False,
-    "torch_dtype": "float16",
-    "vocab_size": 32000,
-}
-LLAMA_31_8B = LLAMA_2_7B | {
-    "attention_bias": False,
-    "eos_token_id": [128001, 128008, 128009],
-    "intermediate_size": 14336,
-    "max_position_embeddings": 131072,
-    "mlp_bias": False,
-    "num_key_value_heads": 8,
-    "rope_scaling": {
-        "factor": 8.0,
-        "high_freq_factor": 4.0,
-        "low_freq_factor": 1.0,
-        "original_max_position_embeddings": 8192,
-        "rope_type": "llama3",
-    },
-    "rope_theta": 500000.0,
-    "torch_dtype": "bfloat16",
-    "vocab_size": 128256,
-}
-MISTRAL_7B = LLAMA_2_7B | {
-    "architectures": ["MistralForCausalLM"],
-    "intermediate_size": 14336,
-    "max_position_embeddings": 32768,
-    "num_key_value_heads": 8,
-    "sliding_window": 4096,
-}
-QWEN25_7B = LLAMA_2_7B | {
-    "architectures": ["Qwen2ForCausalLM"],
-    "eos_token_id": 151645,
-    "hidden_size": 3584,
-    "intermediate_size": 18944,
-    "max_position_embeddings": 32768,
-    "max_window_layers": 28,
-    "num_attention_heads": 28,
-    "num_hidden_layers": 28,
-    "num_key_value_heads": 4,
-    "rope_theta": 1000000.0,
-    "sliding_window": 131072,
-    "use_sliding_window": False,
-    "vocab_size": 152064,
-}
-QWEN3_06B = QWEN25_7B | {
-    "architectures": ["Qwen3ForCausalLM"],
-    "attention_bias": False,
-    "head_dim": 128,
-    "hidden_size": 1024,
-    "num_attention_heads": 16,
-    "num_key_value_heads": 8,
-    "sliding_window": None,
-    "tie_word_embeddings": True,
-}
-OPT_125M = {
-    "architectures": ["OPTForCausalLM"],
-    "activation_function": "relu",
-    "do_layer_norm_before": True,
-    "_remove_final_layer_norm": False,
-    "eos_token_id": 2,
-    "ffn_dim": 3072,
-    "hidden_size": 768,
-    "max_position_embeddings": 2048,
-    "num_attention_heads": 12,
-    "num_hidden_layers": 12,
-    "torch_dtype": "float16",
-    "vocab_size": 50272,
-    "word_embed_proj_dim": 768,
-}
-
-
-@pytest.fixture
-def read(tmp_path: Path):
-    """Write the fields as config.json and read the spec."""
-
-    def write_and_read(fields: dict[str, object], **changes: object):
-        (tmp_path / "config.json").write_text(json.dumps(fields | changes))
-        return read_spec(tmp_path)
-
-    return write_and_read
+from tests.unit.models.published import LLAMA_2_7B, LLAMA_31_8B, MISTRAL_7B, OPT_125M, QWEN3_06B, QWEN25_7B
 
 
 def test_llama_2(read) -> None:
@@ -176,17 +82,20 @@ def test_opt_350m_has_norms_behind_and_a_narrow_embedding(read) -> None:
     assert (spec.pre_norm, spec.hidden_size, spec.embedding_size) == (False, 1024, 512)
 
 
-def test_generation_config_decides_the_end_tokens(tmp_path: Path) -> None:
+def test_end_tokens_are_those_of_both_files(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps(LLAMA_2_7B))
     generation = tmp_path / "generation_config.json"
-    generation.write_text('{"eos_token_id": [7, 8]}')
-    assert read_spec(tmp_path).eos_token_ids == (7, 8)
+    generation.write_text('{"eos_token_id": [7, 2, 8]}')
+    assert read_spec(tmp_path).eos_token_ids == (7, 2, 8)
+    generation.write_text('{"eos_token_id": 7}')
+    assert read_spec(tmp_path).eos_token_ids == (7, 2)
     generation.write_text('{"temperature": 0.6}')
     assert read_spec(tmp_path).eos_token_ids == (2,)
 
 
-def test_a_model_may_have_no_end_token(read) -> None:
-    assert read(LLAMA_2_7B, eos_token_id=None).eos_token_ids == ()
+@pytest.mark.parametrize("none", [None, -1, [], [32000]], ids=["null", "-1", "empty", "outside the vocabulary"])
+def test_end_tokens_that_are_none_are_left_out(read, none: object) -> None:
+    assert read(LLAMA_2_7B, eos_token_id=none).eos_token_ids == ()
 
 
 def test_absent_fields_have_the_defaults_of_the_family(read) -> None:
@@ -197,7 +106,7 @@ def test_absent_fields_have_the_defaults_of_the_family(read) -> None:
     }
     spec = read(fields)
     assert (spec.num_kv_heads, spec.norm_eps, spec.activation) == (32, 1e-6, "silu")
-    assert (spec.tie_word_embeddings, spec.stored_dtype) == (False, "float32")
+    assert (spec.tie_word_embeddings, spec.stored_dtype) == (False, None)
 
 
 YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32768}
