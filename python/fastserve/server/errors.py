@@ -12,6 +12,9 @@ from fastserve.log import get_logger
 
 RETRY_AFTER_S = 1
 DRAIN_RETRY_AFTER_S = 5
+# Nothing that a client sends makes a reply, or a line of the log, much longer than this.
+MAX_MESSAGE_CHARS = 1000
+MAX_PARAM_CHARS = 100
 
 logger = get_logger(__name__)
 
@@ -21,7 +24,7 @@ class ApiError(Exception):
 
     Attributes:
         status: HTTP status.
-        message: for people; states the rule, the value and the remedy.
+        message: for people; states the rule, the value and the remedy. Cut where it is longer than `MAX_MESSAGE_CHARS`.
         kind: OpenAI's `type`.
         param: the request field at fault, if one is.
         code: for programs.
@@ -38,11 +41,12 @@ class ApiError(Exception):
         code: str | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> None:
+        message = _cut(message, MAX_MESSAGE_CHARS)
         super().__init__(message)
         self.status = status
         self.message = message
         self.kind = kind
-        self.param = param
+        self.param = None if param is None else _cut(param, MAX_PARAM_CHARS)
         self.code = code
         self.headers = dict(headers or {})
 
@@ -54,6 +58,10 @@ class ApiError(Exception):
     def response(self) -> Response:
         """The reply of a request that has not started one."""
         return Response(self.body(), self.status, self.headers, media_type="application/json")
+
+
+def _cut(text: str, limit: int) -> str:
+    return text if len(text) <= limit else text[: limit - 3] + "..."
 
 
 class DrainingError(OverloadedError):

@@ -7,9 +7,9 @@ import msgspec
 from starlette.requests import ClientDisconnect
 from starlette.types import Message, Receive, Scope
 
+from fastserve.server.body_shape import MAX_JSON_DEPTH, check_depth, check_parts, too_deep
 from fastserve.server.errors import ApiError, ClientGoneError, bad_request
 
-MAX_JSON_DEPTH = 32
 BODY_TIMEOUT_S = 30.0
 # After a body is found too large, so much more of it is read and thrown away before the 413: a client that writes
 # its whole body before it reads would otherwise see a reset connection instead of the reply.
@@ -86,34 +86,23 @@ def _too_large(max_bytes: int) -> ApiError:
 
 
 def parse_object(body: bytes) -> dict[str, object]:
-    """Parse a JSON object: UTF-8, no NaN or Infinity, at most `MAX_JSON_DEPTH` deep.
+    """Parse a JSON object: UTF-8, no NaN or Infinity, as many parts and as deep as `body_shape` allows.
 
     Raises:
         ApiError: 400 that says what is wrong.
     """
+    check_parts(body)
     try:
         value = msgspec.json.decode(body)
     except UnicodeDecodeError as error:
         raise bad_request(f"the body must be UTF-8: bad byte at offset {error.start}", code="invalid_utf8") from None
     except RecursionError:
-        raise _too_deep() from None
+        raise too_deep() from None
     except msgspec.DecodeError as error:  # ValidationError, for numbers out of range, is one
         raise bad_request(f"the body must be JSON: {error}", code="invalid_json") from None
     if not isinstance(value, dict):
         raise bad_request(f"the body must be a JSON object, got {type(value).__name__}", code="invalid_json")
     # A body with few brackets cannot be deep; only the others pay for the walk.
-    if body.count(b"[") + body.count(b"{") > MAX_JSON_DEPTH and _depth_exceeds(value, MAX_JSON_DEPTH):
-        raise _too_deep()
+    if body.count(b"[") + body.count(b"{") > MAX_JSON_DEPTH:
+        check_depth(value)
     return value
-
-
-def _too_deep() -> ApiError:
-    return bad_request(f"the body must nest at most {MAX_JSON_DEPTH} levels deep", code="invalid_json")
-
-
-def _depth_exceeds(value: object, limit: int) -> bool:
-    level = [value]
-    for _ in range(limit):
-        children = (child for item in level for child in (item.values() if isinstance(item, dict) else item))
-        level = [child for child in children if isinstance(child, dict | list)]
-    return bool(level)

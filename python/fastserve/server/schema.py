@@ -8,14 +8,15 @@ from typing import Annotated, ClassVar, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
 from fastserve.errors import InvalidArgumentError
+from fastserve.server.body_shape import MAX_MESSAGES, check_shape
 from fastserve.server.errors import ApiError, bad_request, to_api_error
 from fastserve.server.messages import Messages
 from fastserve.server.off_fields import CHAT_OFF, COMPLETION_OFF, MESSAGE_OFF, drop_off_fields
 from fastserve.types import MAX_LOGPROBS, SamplingParams
 
-MAX_PROMPTS = 64
-MAX_MESSAGES = 4096
 MAX_COMPLAINTS = 256
+# Names of fields are quoted up to here: they may be as long as the body.
+MAX_NAME_CHARS = 64
 
 # A list stops at its first bad item: a megabyte of bad items must not become a megabyte of complaints.
 TokenIds = Annotated[list[int], Field(fail_fast=True)]
@@ -106,7 +107,7 @@ class CompletionRequest(_Generation):
         """The prompts as a list, whichever form they came in.
 
         Raises:
-            ApiError: 400 when there are none or more than `MAX_PROMPTS`.
+            ApiError: 400 when there are none.
         """
         if isinstance(self.prompt, str):
             return [self.prompt]
@@ -114,9 +115,6 @@ class CompletionRequest(_Generation):
             raise bad_request("prompt must not be empty", param="prompt", code="invalid_value")
         if isinstance(self.prompt[0], int):
             return [self.prompt]
-        if len(self.prompt) > MAX_PROMPTS:
-            message = f"prompt must be at most {MAX_PROMPTS} prompts, got {len(self.prompt)}; send several requests"
-            raise bad_request(message, param="prompt", code="invalid_value")
         return list(self.prompt)
 
 
@@ -169,6 +167,7 @@ def parse_request(model: type[BodyT], body: dict[str, object]) -> BodyT:
     Raises:
         ApiError: 400 that names the field.
     """
+    check_shape(body)
     fields = drop_off_fields(body, model.off_fields)
     if isinstance(messages := fields.get("messages"), list):
         fields["messages"] = [
@@ -218,7 +217,7 @@ def _path(location: tuple[int | str, ...]) -> str:
             path += f"[{part}]"
         elif not any(mark in part for mark in "[(") and part not in ("str", "int"):
             path += f".{part}"
-    return path
+    return path if len(path) <= MAX_NAME_CHARS else path[: MAX_NAME_CHARS - 3] + "..."
 
 
 def _short(value: object) -> str:

@@ -8,8 +8,9 @@ import pytest
 
 from fastserve.config import ServerConfig
 from fastserve.server import json_body, prompts
+from fastserve.server.body_shape import MAX_JSON_DEPTH, MAX_STOP_CHARS
 from fastserve.server.errors import ApiError
-from fastserve.server.json_body import MAX_JSON_DEPTH, parse_object
+from fastserve.server.json_body import parse_object
 from tests.unit.server.conftest import live_server
 
 BAD_COMPLETIONS = [
@@ -45,6 +46,8 @@ BAD_COMPLETIONS = [
     ({"stop": ["a"] * 5}, "stop"),
     ({"stop": [1]}, "stop"),
     ({"stop": ""}, "stop"),
+    ({"stop": "x" * (MAX_STOP_CHARS + 1)}, "stop"),
+    ({"stop": ["x", "y" * (MAX_STOP_CHARS + 1)]}, "stop"),
     ({"seed": 2**63}, "seed"),
     ({"priority": 2**31}, "priority"),
     ({"deadline_s": 0}, "deadline_s"),
@@ -187,6 +190,42 @@ async def test_a_million_unknown_fields_are_one_short_error(direct):
     body = "{" + ",".join(f'"a{i}":1' for i in range(5000)) + "}"
     reply = await direct.http.post("/v1/completions", content=body)
     assert reply.status_code == 400 and len(reply.content) < 300
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"x" * 30_000: 1},
+        {"messages": [{"role": "user", "content": "x", "y" * 30_000: 1}]},
+        {"stream": True, "stream_options": {"x" * 30_000: 1}},
+        {"x" * 200: [1] * 100, "prompt": "a"},
+        {"model": "x" * 30_000, "prompt": "a"},
+        {"request_id": "x" * 30_000, "prompt": "a"},
+        {"prompt": "a", "seed": 10**4000},
+        {"prompt": "a", "temperature": 10**300},
+        {"prompt": "a", "stop": ["x" * 30_000]},
+        {"prompt": {"x" * 30_000: 1}},
+        {"messages": [{"role": "x" * 30_000, "content": "x"}]},
+    ],
+    ids=lambda body: repr(body)[:30],
+)
+@pytest.mark.parametrize("path", ["/v1/completions", "/v1/chat/completions", "/tokenize", "/detokenize"])
+async def test_error_reply_is_short_whatever_was_sent(direct, path, body):
+    reply = await direct.post(path, **body)
+    assert 400 <= reply.status_code < 500
+    assert len(reply.content) < 2000
+    assert len(reply.json()["error"]["param"] or "") <= 100
+
+
+async def test_stop_of_the_longest_kind_is_taken(direct):
+    reply = await direct.complete(stop=["x" * MAX_STOP_CHARS, "ü" * MAX_STOP_CHARS])
+    assert reply.status_code == 200
+
+
+async def test_limit_of_a_stop_string_is_told(direct):
+    reply = await direct.complete(stop="x" * 2000)
+    message = reply.json()["error"]["message"]
+    assert str(MAX_STOP_CHARS) in message and "2000" in message
 
 
 async def test_declared_large_body_is_a_413_and_the_connection_survives_the_reply(live):
