@@ -1,33 +1,46 @@
 # The two set-up commands are `make demo` and `make test`; both install what they need into .venv and may be run again.
 VENV ?= .venv
 PYTHON ?= python3
+# Another build of PyTorch than the locked CPU build: make demo TORCH="torch==2.12.0"
+TORCH ?=
 BIN := $(VENV)/bin
-TORCH ?= torch==2.13.0
 STAMP := $(VENV)/.stamp
+BUILD := build/$(patsubst .%,%,$(notdir $(VENV)))
 
 export PATH := $(abspath $(BIN)):$(PATH)
 export CMAKE_BUILD_PARALLEL_LEVEL ?= $(shell nproc)
+# Where nvcc is found, developers build the CUDA backend as well; a plain `pip install` does so only when asked.
+export FASTSERVE_CUDA ?= AUTO
 
-.PHONY: build test test-cpp test-ptx test-sanitizers lint demo stubs cuda-report wheel clean
+.PHONY: build test test-python test-cpp test-ptx test-newest lint lock demo stubs cuda-report wheel clean test-sanitizers
 
-# torch first and alone, so that nothing else pulls another build of it; no build isolation, for the same reason.
-$(STAMP): pyproject.toml
+$(STAMP): pyproject.toml third_party/install_requirements.py $(wildcard third_party/lock/*.txt)
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -c "import torch" 2>/dev/null || $(BIN)/pip install -q "$(TORCH)"
-	$(BIN)/python third_party/install_requirements.py
+	$(BIN)/python third_party/install_requirements.py $(if $(TORCH),--torch "$(TORCH)") $(if $(NEWEST),--newest)
 	touch $@
 
+# No build isolation: the build uses the locked packages.
 build: $(STAMP)
-	$(BIN)/pip install -q --no-build-isolation --no-deps -e .
+	$(BIN)/pip install -q --no-build-isolation --no-deps -C build-dir=$(BUILD) -e .
 
 # The order is: what is cheap and tells most first.
-test: build lint test-cpp
-	$(BIN)/python -m pytest
+test: build lint test-cpp test-python
 	if command -v nvcc >/dev/null; then $(MAKE) test-ptx; fi
 
+test-python: build
+	$(BIN)/python -m pytest
+
+# What the newest release of everything breaks: prints the versions that differ from the lock, then the failing tests.
+test-newest:
+	$(MAKE) test-python VENV=.venv-newest NEWEST=1
+
+# Write the lock files from the bounds of pyproject.toml; needs uv on PATH.
+lock:
+	$(PYTHON) third_party/lock.py
+
 lint: $(STAMP)
-	$(BIN)/ruff check python tests bench
-	$(BIN)/ruff format --check python tests bench
+	$(BIN)/ruff check python tests bench third_party
+	$(BIN)/ruff format --check python tests bench third_party
 
 test-cpp: $(STAMP) test-sanitizers
 
@@ -63,7 +76,7 @@ cuda-report: $(STAMP)
 	$(BIN)/python -m bench.cuda_report build/dev
 
 wheel: $(STAMP)
-	$(BIN)/pip wheel -q --no-build-isolation --no-deps -w dist .
+	$(BIN)/pip wheel -q --no-build-isolation --no-deps -C build-dir=build/wheel -w dist .
 
 clean:
-	rm -rf build dist $(VENV) python/fastserve/_C*.so
+	rm -rf build dist $(VENV) .venv-newest python/fastserve/_C*.so

@@ -1,4 +1,15 @@
 # Compiler settings shared by every target of the project.
+
+# Older compilers lack parts of C++20 and fail without naming the cause.
+set(fastserve_minimum_GNU 12)
+set(fastserve_minimum_Clang 16)
+set(minimum "${fastserve_minimum_${CMAKE_CXX_COMPILER_ID}}")
+if(NOT minimum)
+  message(WARNING "FastServe is built and tested with g++ and clang; ${CMAKE_CXX_COMPILER_ID} may not compile it")
+elseif(CMAKE_CXX_COMPILER_VERSION VERSION_LESS minimum)
+  message(FATAL_ERROR "FastServe needs g++ ${fastserve_minimum_GNU} or clang ${fastserve_minimum_Clang}, or newer; found "
+    "${CMAKE_CXX_COMPILER} (${CMAKE_CXX_COMPILER_ID} ${CMAKE_CXX_COMPILER_VERSION}). Choose another one with CXX=/path/to/compiler.")
+endif()
 if(NOT CMAKE_BUILD_TYPE AND NOT CMAKE_CONFIGURATION_TYPES)
   set(CMAKE_BUILD_TYPE Release CACHE STRING "" FORCE)
 endif()
@@ -16,7 +27,7 @@ if(FASTSERVE_CCACHE)
   set(CMAKE_CUDA_COMPILER_LAUNCHER "${FASTSERVE_CCACHE}")
 endif()
 
-# CUDA: AUTO takes nvcc where it is found; the result is the variable FASTSERVE_WITH_CUDA.
+# CUDA: the result is the variable FASTSERVE_WITH_CUDA.
 set(FASTSERVE_WITH_CUDA OFF)
 if(NOT FASTSERVE_CUDA STREQUAL "OFF")
   include(CheckLanguage)
@@ -42,9 +53,14 @@ if(NOT FASTSERVE_CUDA STREQUAL "OFF")
     message(FATAL_ERROR "FASTSERVE_CUDA=ON but no CUDA compiler was found: put nvcc on PATH or set CMAKE_CUDA_COMPILER")
   endif()
 endif()
+if(FASTSERVE_WITH_CUDA)
+  message(STATUS "FastServe: CPU and CUDA (nvcc ${CMAKE_CUDA_COMPILER_VERSION}, ${CMAKE_CUDA_ARCHITECTURES})")
+else()
+  message(STATUS "FastServe: CPU only (FASTSERVE_CUDA=${FASTSERVE_CUDA}; ON builds the CUDA backend)")
+endif()
 
-# Our own code: strict warnings, all of them errors unless the compiler is one that nobody has tried.
-option(FASTSERVE_WERROR "Warnings are errors" ON)
+# Our own code: strict warnings. They are errors in CI only: a compiler newer than ours must not break an installation.
+option(FASTSERVE_WERROR "Warnings are errors" OFF)
 if(FASTSERVE_WERROR)
   set(fastserve_cxx_errors -Werror)
   set(fastserve_cuda_errors ",-Werror -Werror=all-warnings")
