@@ -15,9 +15,12 @@ MIB = 1 << 20
 GIB = 1 << 30
 
 
-def option(default: object, text: str, *, unit: str = "", choices: Sequence[str] = (), alias: str = "") -> Any:
-    """A config field with its help text, unit, choices and a second flag name."""
-    return field(default=default, metadata={"help": text, "unit": unit, "choices": tuple(choices), "alias": alias})
+def option(
+    default: object, text: str, *, unit: str = "", choices: Sequence[str] = (), alias: str = "", secret: bool = False
+) -> Any:
+    """A config field with its help text, unit, choices and a second flag name; a secret one is left out of the repr."""
+    metadata = {"help": text, "unit": unit, "choices": tuple(choices), "alias": alias}
+    return field(default=default, repr=not secret, metadata=metadata)
 
 
 def _require(condition: bool, message: str) -> None:
@@ -40,6 +43,10 @@ def _check_types(config: object) -> None:
         kinds = get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
         value, kind = getattr(config, name), kinds[0]
         if value is None and types.NoneType in kinds:
+            continue
+        if get_origin(kind) is tuple:  # of texts; they may be secrets, so none is repeated
+            fits = isinstance(value, tuple) and all(isinstance(item, str) for item in value)
+            _require(fits, f"{name} must be a tuple of texts")
             continue
         if get_origin(kind) is Literal:
             _require(value in get_args(kind), f"{name} must be one of {', '.join(get_args(kind))}, got {value!r}")
@@ -204,7 +211,13 @@ class ServerConfig:
 
     host: str = option("127.0.0.1", "address to listen on")
     port: int = option(8000, "port to listen on; 0 = any free one")
-    api_key: str | None = option(None, "clients must send it as a bearer token; health routes are free")
+    api_key: tuple[str, ...] = option(
+        (),
+        "clients must send one of these as a bearer token, health routes are free; a command line is no secret: better"
+        " FASTSERVE_API_KEY in the environment, or api_keys_file",
+        secret=True,
+    )
+    api_keys_file: str | None = option(None, "CSV file of more keys; its first line is name,key")
     served_model_name: str | None = option(None, "name of the model in the API; default: the model argument")
     max_body_bytes: int = option(4 * MIB, "largest request body", unit="bytes")
     shutdown_timeout: float = option(30.0, "on SIGTERM, running requests may finish for this long", unit="seconds")
@@ -236,9 +249,7 @@ class ServerConfig:
         _check_range(self, 0, 1_000_000, "shutdown_timeout", unit="seconds")
         _check_range(self, 0, 1e9, "heartbeat_limit_s", unit="seconds", above=True)
         _check_range(self, 1, 1_000_000, "max_engine_restarts", unit="restarts")
-        _require(
-            self.api_key is None or bool(self.api_key.strip()), "api_key must not be blank; leave it out for no key"
-        )
+        _require(all(key.strip() for key in self.api_key), "api_key must not be blank; leave it out for no key")
 
 
 def config_from(config_class: type, values: dict[str, object]) -> Any:

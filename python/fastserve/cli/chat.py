@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import httpx
 
+from fastserve.cli.api_key import client_key
 from fastserve.errors import FastServeError
 
 HELP = "an empty line or /exit ends, /reset forgets the conversation, Ctrl-C stops a reply"
@@ -18,7 +19,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--url", default="http://127.0.0.1:8000", metavar="URL", help="the server (default: http://127.0.0.1:8000)"
     )
-    parser.add_argument("--api-key", metavar="TEXT", help="its key, if it has one")
+    parser.add_argument(
+        "--api-key",
+        metavar="TEXT",
+        help="its key, if it has one; default: FASTSERVE_API_KEY or OPENAI_API_KEY of the environment",
+    )
     parser.add_argument("--system", metavar="TEXT", help="instruction before the conversation")
     parser.add_argument(
         "--max-tokens", type=int, metavar="N", help="most tokens of a reply; default: up to the context"
@@ -28,7 +33,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Read turns from standard input and print the replies as they come."""
-    headers = {"Authorization": f"Bearer {args.api_key}"} if args.api_key else {}
+    key = client_key(args.api_key)
+    headers = {"Authorization": f"Bearer {key}"} if key else {}
     with httpx.Client(base_url=args.url, headers=headers, timeout=httpx.Timeout(10, read=None)) as client:
         try:
             return _converse(client, args)

@@ -48,6 +48,19 @@ def engine_config_of(args: argparse.Namespace) -> EngineConfig:
     )
 
 
+class _Extend(argparse.Action):
+    """A flag that takes several values and may be repeated; all of them count."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: str | None = None,
+    ) -> None:
+        setattr(namespace, self.dest, (*getattr(namespace, self.dest), *values))
+
+
 def _names(field: dataclasses.Field) -> Iterator[str]:
     yield "--" + field.name.replace("_", "-")
     if alias := field.metadata.get("alias"):
@@ -56,6 +69,9 @@ def _names(field: dataclasses.Field) -> Iterator[str]:
 
 def _settings(field: dataclasses.Field, hint: object) -> dict[str, object]:
     kind = _without_none(hint)
+    if typing.get_origin(kind) is tuple:
+        names = {"dest": field.name, "default": field.default, "help": _help(field), "metavar": "TEXT"}
+        return names | {"nargs": "+", "action": _Extend}
     settings: dict[str, object] = {"dest": field.name, "default": field.default, "help": _help(field)}
     if kind is bool:
         return settings | {"action": argparse.BooleanOptionalAction}
@@ -70,7 +86,7 @@ def _help(field: dataclasses.Field) -> str:
     unit = field.metadata.get("unit")
     text = field.metadata["help"] + (f" [{unit}]" if unit else "")
     # A None default is worded in the help itself, where it means something.
-    if field.default is not None:
+    if field.default not in (None, ()):
         shown = {True: "on", False: "off"}.get(field.default, field.default) if field.type is bool else field.default
         text += f" (default: {shown})"
     return _escape(text)

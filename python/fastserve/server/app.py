@@ -14,18 +14,22 @@ from fastserve.server.auth import ApiKeyMiddleware
 from fastserve.server.body import serving_of
 from fastserve.server.engine_face import EngineFace
 from fastserve.server.errors import ApiError, ClientGoneError, to_api_error
+from fastserve.server.keys import ApiKeys
 from fastserve.server.serving import Serving
 
 logger = get_logger(__name__)
 
 
 def build_app(engine: EngineFace | None, config: ServerConfig, served_model_name: str) -> FastAPI:
-    """Build the app; `app.state.serving` holds its `Serving`.
+    """Build the app; `app.state.serving` holds its `Serving`, `app.state.keys` its `ApiKeys`.
 
     Args:
         engine: a running engine; None = attach one later with `app.state.serving.attach`, 503 until then.
-        config: limits, key, names of metrics. Host, port and timeouts are for `run_server`.
+        config: limits, keys, names of metrics. Host, port and timeouts are for `run_server`.
         served_model_name: the model's name in the API.
+
+    Raises:
+        InvalidArgumentError: the keys cannot be used; see `ApiKeys`.
     """
     # No /docs: its page would load scripts from elsewhere. /openapi.json is behind the key like everything else.
     app = FastAPI(title="FastServe", version=__version__, docs_url=None, redoc_url=None)
@@ -34,8 +38,9 @@ def build_app(engine: EngineFace | None, config: ServerConfig, served_model_name
         app.include_router(routes.router)
     for kind in (ApiError, ClientGoneError, HTTPException, FastServeError, Exception):
         app.add_exception_handler(kind, _answer_error)
-    if config.api_key is not None:
-        app.add_middleware(ApiKeyMiddleware, api_key=config.api_key)
+    app.state.keys = ApiKeys(config)
+    if app.state.keys:
+        app.add_middleware(ApiKeyMiddleware, keys=app.state.keys)
     return app
 
 

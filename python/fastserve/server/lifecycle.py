@@ -55,6 +55,7 @@ class LiveServer:
         self._config = config
         app = build_app(None, config, model_name)
         self._serving: Serving = app.state.serving
+        self._has_keys = bool(app.state.keys)
         self._descriptors = DescriptorWatch()
         self._http = _HttpServer(
             uvicorn.Config(
@@ -90,8 +91,10 @@ class LiveServer:
         for sock in sockets:
             # Printed whatever the log level: nobody should have to guess what this process exposes.
             print(f"listening on http://{_address(sock)}", flush=True)
-        if self._config.api_key is None and not all(_is_loopback(sock) for sock in sockets):
-            logger.warning("anyone who reaches this address may use the model: set --api-key")
+        if not self._has_keys and not all(_is_loopback(sock) for sock in sockets):
+            logger.warning(
+                "anyone who reaches this address may use the model: set FASTSERVE_API_KEY or --api-keys-file"
+            )
         loop = asyncio.get_running_loop()
         loop.set_exception_handler(self._descriptors.on_loop_exception)
         for number in (signal.SIGINT, signal.SIGTERM):

@@ -14,6 +14,7 @@ import pytest
 from fastserve import __version__
 from fastserve.cli import generate as generate_command
 from fastserve.cli import main as main_module
+from fastserve.cli.api_key import CLIENT_VARIABLES
 from fastserve.cli.main import COMMANDS, main
 from fastserve.errors import CheckpointError
 from fastserve.types import CompletionOutput, FinishReason, RequestOutput, SamplingParams
@@ -194,19 +195,25 @@ def recording_server() -> Iterator[tuple[str, list[dict]]]:
 
 
 def test_flags_of_chat_go_into_its_requests(capsys, monkeypatch):
+    for variable in CLIENT_VARIABLES:
+        monkeypatch.delenv(variable, raising=False)
     with recording_server() as (url, seen):
         monkeypatch.setattr(sys, "stdin", io.StringIO("one\ntwo\n"))
         flags = ["--api-key", "secret", "--system", "be brief", "--max-tokens", "7", "--temperature", "0.25"]
         assert main(["chat", "--url", url, *flags]) == 0
         monkeypatch.setattr(sys, "stdin", io.StringIO("one\n"))
         assert main(["chat", "--url", url]) == 0
-    assert capsys.readouterr().out == "yes\n" * 3
+        monkeypatch.setenv("OPENAI_API_KEY", "hidden")
+        monkeypatch.setattr(sys, "stdin", io.StringIO("one\n"))
+        assert main(["chat", "--url", url]) == 0
+    assert capsys.readouterr().out == "yes\n" * 4
     system, one = {"role": "system", "content": "be brief"}, {"role": "user", "content": "one"}
     yes, two = {"role": "assistant", "content": "yes"}, {"role": "user", "content": "two"}
     asked = {"key": "Bearer secret", "stream": True, "temperature": 0.25, "max_tokens": 7}
     assert seen[0] == asked | {"messages": [system, one]}
     assert seen[1] == asked | {"messages": [system, one, yes, two]}
     assert seen[2] == {"key": None, "stream": True, "temperature": 0.7, "max_tokens": None, "messages": [one]}
+    assert seen[3] == seen[2] | {"key": "Bearer hidden"}
 
 
 def test_chat_says_when_there_is_no_server(capsys, monkeypatch):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib
+import os
 import re
 
 import pytest
@@ -46,6 +47,8 @@ def other_value(field: dataclasses.Field) -> object:
         return OTHER_VALUES[field.name]
     if field.metadata["choices"]:
         return next(c for c in field.metadata["choices"] if c != field.default)
+    if field.default == ():
+        return ("one", "two")
     if field.default is None:
         kind = str(field.type)
         return "other" if "str" in kind else 3 if "int" in kind else 2.5
@@ -58,7 +61,9 @@ def other_value(field: dataclasses.Field) -> object:
 def test_every_flag_changes_its_field(monkeypatch, config_class, field):
     value = other_value(field)
     flag = "--" + field.name.replace("_", "-")
-    words = [flag if value else flag.replace("--", "--no-", 1)] if isinstance(value, bool) else [flag, str(value)]
+    words = [flag, *value] if isinstance(value, tuple) else [flag, str(value)]
+    if isinstance(value, bool):
+        words = [flag if value else flag.replace("--", "--no-", 1)]
     engine, server = served_with(monkeypatch, *words)
     parts = {ModelConfig: engine.model, CacheConfig: engine.cache, SchedulerConfig: engine.scheduler}
     changed = parts.get(config_class, server)
@@ -76,6 +81,24 @@ def test_without_flags_the_defaults_stand(monkeypatch):
 def test_alias_sets_the_same_field(monkeypatch):
     engine, _ = served_with(monkeypatch, "--swap-space", "8", "--num-device-blocks", "9")
     assert (engine.cache.host_kv_gib, engine.cache.num_gpu_blocks_override) == (8.0, 9)
+
+
+def test_keys_come_from_repeated_flags_and_from_the_environment_which_they_leave(monkeypatch):
+    monkeypatch.setenv("FASTSERVE_API_KEY", "key5")
+    monkeypatch.setenv("VLLM_API_KEY", "key6")
+    _, server = served_with(
+        monkeypatch, "--api-key", "key1", "key2", "--port", "0", "--api-key", "key3", "--api-key=key4"
+    )
+    assert server.api_key == tuple(f"key{i}" for i in range(1, 7))
+    assert not {"FASTSERVE_API_KEY", "VLLM_API_KEY"} & os.environ.keys()
+    assert "key1" not in repr(server)
+
+
+@pytest.mark.parametrize("variable", ["FASTSERVE_API_KEY", "VLLM_API_KEY"])
+def test_blank_key_in_the_environment_ends_the_start(monkeypatch, capsys, variable):
+    monkeypatch.setenv(variable, " \n")
+    assert main(["serve", "m"]) == 2
+    assert f"{variable} must not be blank" in capsys.readouterr().err
 
 
 def test_help_shows_text_unit_and_default(capsys):

@@ -60,7 +60,7 @@ async def live_server(engine: FakeEngine | None, config: ServerConfig) -> AsyncI
     while not server.started:
         await asyncio.sleep(0)
     url = f"http://127.0.0.1:{port}"
-    key = config.api_key or "none"
+    key = config.api_key[0] if config.api_key else "none"
     try:
         async with (
             httpx.AsyncClient(base_url=url, timeout=20) as http,

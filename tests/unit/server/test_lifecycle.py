@@ -207,4 +207,4 @@ def test_open_address_without_a_key_is_warned_of(host, warned, caplog):
 
     with caplog.at_level("WARNING", "fastserve"):
         assert lifecycle.serve(nothing, ServerConfig(host=host, port=0), "fake") == 1
-    assert ("--api-key" in caplog.text) == warned
+    assert ("FASTSERVE_API_KEY" in caplog.text) == warned

@@ -296,7 +296,7 @@ async def test_request_id_in_use_is_refused(live):
 
 
 async def test_every_route_but_health_is_denied_without_the_key(engine):
-    async with live_server(engine, ServerConfig(api_key="secret")) as live:
+    async with live_server(engine, ServerConfig(api_key=("secret", "other"))) as live:
         for path in ("/livez", "/readyz", "/health"):
             assert (await live.http.get(path)).status_code == 200
         routes = [

@@ -3,6 +3,8 @@
 import json
 import signal
 import socket
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 
@@ -64,6 +66,33 @@ def test_api_key_locks_the_server(plain, flagged):
     del flagged.headers["Authorization"]
     assert complete(flagged).status_code == 401
     flagged.headers.update(KEY)
+
+
+def test_keys_of_the_environment_and_of_a_file_lock_the_server_and_are_not_logged(tmp_path, monkeypatch):
+    path = tmp_path / "keys.csv"
+    path.write_text("name,key\nann,filed-secret\n")
+    path.chmod(0o644)
+    monkeypatch.setenv("FASTSERVE_API_KEY", "own-secret")
+    monkeypatch.setenv("VLLM_API_KEY", "their-secret")
+    with serve_process("--port", "0", "--api-keys-file", str(path), "--log-level", "debug") as (process, client):
+        until_loaded(client)
+        assert client.get("/v1/models").status_code == 401
+        for key in ("own-secret", "their-secret", "filed-secret"):
+            assert client.get("/v1/models", headers={"Authorization": f"Bearer {key}"}).status_code == 200
+        process.send_signal(signal.SIGTERM)
+        out, log = process.communicate(timeout=20)
+    assert "secret" not in out + log and f"API keys in {path}" in log
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [(("--api-keys-file", "/nowhere.csv"), "cannot be read"), (("--api-key", "\N{SNOWMAN}"), "printable")],
+)
+def test_keys_that_cannot_be_used_end_the_start(flags, words):
+    command = [sys.executable, "-m", "fastserve.cli.main", "serve", "m", "--port", "0", *flags]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 2 and words in done.stderr
+    assert done.stderr.count("\n") == 1 and done.stdout == ""
 
 
 def test_served_model_name_replaces_the_models_own(plain, flagged):

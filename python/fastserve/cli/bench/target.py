@@ -4,6 +4,7 @@ import argparse
 import json
 from typing import Any
 
+from fastserve.cli.api_key import client_key
 from fastserve.cli.lazy import load
 from fastserve.errors import InvalidArgumentError
 from fastserve.workload import has_made_up_lengths
@@ -19,7 +20,11 @@ def add_target_arguments(parser: argparse.ArgumentParser) -> None:
         "--endpoint", default="/v1/completions", metavar="PATH", help="path of completions (default: /v1/completions)"
     )
     group.add_argument("--model", metavar="NAME", help="the model's name in the API (default: the server's first)")
-    group.add_argument("--api-key", metavar="TEXT", help="sent as a bearer token")
+    group.add_argument(
+        "--api-key",
+        metavar="TEXT",
+        help="sent as a bearer token; default: FASTSERVE_API_KEY or OPENAI_API_KEY of the environment",
+    )
     group.add_argument(
         "--request-timeout-s",
         type=float,
@@ -61,7 +66,7 @@ def target_of(args: argparse.Namespace, base_url: str | None = None) -> Any:
         base_url=url.rstrip("/"),
         model=args.model or "",
         endpoint=args.endpoint,
-        api_key=args.api_key,
+        api_key=client_key(args.api_key),
         timeout_s=args.request_timeout_s,
     )
 
