@@ -1,5 +1,7 @@
 """The ASGI application."""
 
+import functools
+
 from fastapi import FastAPI
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -15,6 +17,7 @@ from fastserve.server.body import serving_of
 from fastserve.server.engine_face import EngineFace
 from fastserve.server.errors import ApiError, ClientGoneError, to_api_error
 from fastserve.server.keys import ApiKeys
+from fastserve.server.openapi import describe
 from fastserve.server.serving import Serving
 
 logger = get_logger(__name__)
@@ -39,6 +42,7 @@ def build_app(engine: EngineFace | None, config: ServerConfig, served_model_name
     for kind in (ApiError, ClientGoneError, HTTPException, FastServeError, Exception):
         app.add_exception_handler(kind, _answer_error)
     app.state.keys = ApiKeys(config)
+    app.openapi = functools.cache(functools.partial(describe, app, with_key=bool(app.state.keys)))
     if app.state.keys:
         app.add_middleware(ApiKeyMiddleware, keys=app.state.keys)
     return app
