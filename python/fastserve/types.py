@@ -21,6 +21,12 @@ class FinishReason(StrEnum):
     LENGTH = "length"
     ABORT = "abort"
     ERROR = "error"
+    DEADLINE = "deadline"
+
+    @property
+    def is_failure(self) -> bool:
+        """Whether the request failed: it has an `error` then."""
+        return self in (FinishReason.ERROR, FinishReason.DEADLINE)
 
 
 def _require(condition: bool, message: str) -> None:
@@ -190,7 +196,7 @@ class EngineOutput:
         stop_token_id: the token that ended the request, when one did.
         num_cached_tokens: prompt tokens taken from the prefix cache.
         stats: set on the last output.
-        error: why the request failed, when finish_reason is "error".
+        error: why the request failed, when finish_reason is "error" or "deadline".
     """
 
     request_id: int
@@ -216,7 +222,7 @@ class CompletionDelta:
         stop_reason: the stop string or stop token id that ended it, None for end-of-sequence.
         num_cached_tokens: prompt tokens taken from the prefix cache.
         stats: set on the last delta.
-        error: why it failed, when finish_reason is "error".
+        error: why it failed, when finish_reason is "error" or "deadline".
     """
 
     index: int

@@ -156,7 +156,7 @@ async def test_a_client_can_watch_its_request_move(engine: AsyncEngine) -> None:
 async def test_an_expired_deadline_is_an_error(engine: AsyncEngine) -> None:
     sampling = SamplingParams(max_tokens=250, ignore_eos=True)
     late = await collect(engine.generate([5], sampling, request_id="late", deadline_s=1e-4))
-    assert late[-1].finish_reason is FinishReason.ERROR
+    assert late[-1].finish_reason is FinishReason.DEADLINE
     assert "deadline" in late[-1].error
     await engine_is_empty(engine)
 

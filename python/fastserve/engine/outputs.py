@@ -11,7 +11,7 @@ _REASONS = {
     int(CoreFinishReason.LENGTH): (FinishReason.LENGTH, None),
     int(CoreFinishReason.ABORT): (FinishReason.ABORT, None),
     int(CoreFinishReason.ERROR): (FinishReason.ERROR, "the model gave no finite logit, or the iteration failed"),
-    int(CoreFinishReason.DEADLINE): (FinishReason.ERROR, "deadline_s expired before the request finished"),
+    int(CoreFinishReason.DEADLINE): (FinishReason.DEADLINE, "deadline_s expired before the request finished"),
 }
 
 

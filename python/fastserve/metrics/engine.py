@@ -1,6 +1,7 @@
 """The engine's state and counters as metric families, built from one `EngineStats` at scrape time."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 
@@ -18,14 +19,37 @@ _COUNTERS = {
     "promotions": ("promotions", "moves to the first level because of waiting"),
     "demotions": ("demotions", "moves to a lower level"),
     "recomputed_tokens": ("recomputed_tokens", "tokens whose KV was computed again"),
-    "prefix_cache_queries": ("prefix_cache_queries", "tokens looked up in the prefix cache"),
-    "prefix_cache_hits": ("prefix_cache_hits", "tokens found in the prefix cache"),
+    "prefix_cache_queries": ("prefix_cache_queries", "prompt tokens looked up in the prefix cache, once per sequence"),
+    "prefix_cache_hits": ("prefix_cache_hits", "of prefix_cache_queries, those found"),
     "kv_offload_store_bytes": ("offload_bytes", "KV bytes copied from the device to the host"),
     "kv_offload_load_bytes": ("upload_bytes", "KV bytes copied from the host to the device"),
     "thrash_governor_trips": ("thrash_governor_trips", "times preemption was stopped for a while"),
 }
 _UPLOADS = {"hit": "uploads_hit", "late": "uploads_late", "wasted": "uploads_wasted"}
 _PARKED = {"device": "num_parked_device", "host": "num_parked_host"}
+_SUMS = ("iterations", "iteration_tokens", "schedule_s", "execute_s")
+COUNTER_FIELDS = (*(field for field, _ in _COUNTERS.values()), *_UPLOADS.values(), *_SUMS)
+
+
+class EngineTotals:
+    """The counters of all engines that a server had: a new engine counts from 0, a counter of `/metrics` never falls.
+
+    What an engine did between the last look at it and its death is not in them.
+    """
+
+    def __init__(self) -> None:
+        self._before = EngineStats()
+        self._now = EngineStats()
+
+    def with_earlier(self, stats: EngineStats) -> EngineStats:
+        """The present engine's values, its counters raised by those of the engines before it."""
+        sums = {field: getattr(self._before, field) + getattr(stats, field) for field in COUNTER_FIELDS}
+        self._now = replace(stats, **sums)
+        return self._now
+
+    def start_engine(self) -> None:
+        """From now on the values are those of a new engine."""
+        self._before = self._now
 
 
 def engine_families(stats: EngineStats, labels: Labels) -> Iterator[Metric]:

@@ -7,7 +7,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_l
 from prometheus_client.core import Metric
 from prometheus_client.samples import Sample
 
-from fastserve.metrics.engine import engine_families, fallback_family, info_family
+from fastserve.metrics.engine import EngineTotals, engine_families, fallback_family, info_family
 from fastserve.metrics.names import PREFIX, VLLM_PREFIX
 from fastserve.metrics.requests import RequestMetrics
 from fastserve.types import EngineInfo, EngineStats
@@ -36,6 +36,11 @@ class MetricsExporter:
     def __init__(self, requests: RequestMetrics, *, vllm_names: bool = False) -> None:
         self._requests = requests
         self._vllm_names = vllm_names
+        self._totals = EngineTotals()
+
+    def start_engine(self) -> None:
+        """Go on with the counters of the engines so far; called when another one is attached."""
+        self._totals.start_engine()
 
     def render(self, info: EngineInfo | None, stats: EngineStats | None) -> bytes:
         """The exposition text; without engine values while there is no engine."""
@@ -44,7 +49,7 @@ class MetricsExporter:
             families.append(info_family(info, self._requests.labels))
             families.append(fallback_family(info, self._requests.labels))
         if stats is not None:
-            families.extend(engine_families(stats, self._requests.labels))
+            families.extend(engine_families(self._totals.with_earlier(stats), self._requests.labels))
         if self._vllm_names:
             families.extend(list(_renamed(families)))
         registry = CollectorRegistry()

@@ -22,6 +22,13 @@ PREEMPTION_BUCKETS = (0, 1, 2, 3, 4, 5, 10, 20)
 TOKEN_COUNT_BUCKETS = tuple(m * 10**e for e in range(6) for m in (1, 2, 5))
 
 
+# Why a request to generate was refused before it ran; the values of the label `reason`.
+REFUSAL_REASONS = (
+    *("invalid_request", "context_length", "unauthorized", "not_found", "too_large", "body_timeout"),
+    *("overloaded", "loading", "draining", "restarting", "engine_dead", "internal"),
+)
+
+
 class Labels(NamedTuple):
     """Labels of every sample, with vLLM's names."""
 

@@ -6,67 +6,82 @@ from fastserve.metrics.names import (
     LABEL_NAMES,
     PREEMPTION_BUCKETS,
     PREFIX,
+    REFUSAL_REASONS,
     REQUEST_BUCKETS_S,
     TOKEN_BUCKETS_S,
     TOKEN_COUNT_BUCKETS,
     TTFT_BUCKETS_S,
     Labels,
 )
-from fastserve.types import RequestStats
+from fastserve.types import FinishReason, RequestStats
+
+COMPLETE = (FinishReason.STOP, FinishReason.LENGTH)
 
 
 class RequestMetrics:
-    """The request metrics of one model, in their own registry."""
+    """The request metrics of one model, in their own registry.
+
+    Counters count all that happened. The times of a sequence (but the first token's) and its preemptions are observed
+    when it is complete: those of one that failed or was cut off say nothing of how long a reply takes.
+    """
 
     def __init__(self, model_name: str) -> None:
         self.registry = CollectorRegistry()
         self.labels = Labels(model_name)
-        self.ttft_s = self._histogram("time_to_first_token_seconds", "arrival to first token", TTFT_BUCKETS_S)
+        self.ttft_s = self._histogram(
+            "time_to_first_token_seconds", "arrival to the first token of a sequence", TTFT_BUCKETS_S
+        )
         self.itl_s = self._histogram(
             "inter_token_latency_seconds",
             "time between two tokens of a sequence as the client sees it; request_parked_time_seconds has its pauses",
             TOKEN_BUCKETS_S,
         )
-        self.e2e_s = self._histogram("e2e_request_latency_seconds", "arrival to last token", REQUEST_BUCKETS_S)
+        self.e2e_s = self._histogram(
+            "e2e_request_latency_seconds", "arrival to the end of a complete sequence", REQUEST_BUCKETS_S
+        )
         self.queue_s = self._histogram(
-            "request_queue_time_seconds", "arrival to the first iteration", REQUEST_BUCKETS_S
+            "request_queue_time_seconds", "arrival to the first iteration of a complete sequence", REQUEST_BUCKETS_S
         )
         self.normalized_s = self._histogram(
-            "normalized_latency_seconds", "end-to-end latency over output tokens", TOKEN_BUCKETS_S
+            "normalized_latency_seconds", "end-to-end latency of a complete sequence over its tokens", TOKEN_BUCKETS_S
         )
         self.preemptions = self._histogram(
-            "request_num_preemptions", "times a request was preempted", PREEMPTION_BUCKETS
+            "request_num_preemptions", "times a complete sequence was preempted", PREEMPTION_BUCKETS
         )
         self.prompt_tokens_histogram = self._histogram(
-            "request_prompt_tokens", "prompt tokens of a request", TOKEN_COUNT_BUCKETS
+            "request_prompt_tokens", "prompt tokens of a request that was not refused", TOKEN_COUNT_BUCKETS
         )
         self.generation_tokens_histogram = self._histogram(
-            "request_generation_tokens", "output tokens of a sequence", TOKEN_COUNT_BUCKETS
+            "request_generation_tokens", "output tokens of a sequence, however it ended", TOKEN_COUNT_BUCKETS
         )
         self.parked_s = Histogram(
             PREFIX + "request_parked_time_seconds",
-            "time a request was paused, by where its KV was: on the device, on the host, waiting for its upload",
+            "time a complete sequence was paused, by where its KV was: device, host, waiting for its upload",
             (*LABEL_NAMES, "where"),
             registry=self.registry,
             buckets=REQUEST_BUCKETS_S,
         )
         self._parked_by_where = {w: self.parked_s.labels(*self.labels, w) for w in ("device", "host", "upload")}
-        self.prompt_tokens = self._counter("prompt_tokens", "prompt tokens taken in")
-        self.cached_tokens = self._counter("prompt_tokens_cached", "prompt tokens found in the prefix cache")
-        self.generation_tokens = self._counter("generation_tokens", "tokens produced")
+        self.prompt_tokens = self._counter("prompt_tokens", "tokens of prompts that led to a first token")
+        self.cached_tokens = self._counter("prompt_tokens_cached", "of prompt_tokens, those found in the prefix cache")
+        self.generation_tokens = self._counter("generation_tokens", "output tokens")
         self.engine_restarts = self._counter("engine_restarts", "times a dead engine was replaced by a new process")
         self._finished = Counter(
             PREFIX + "request_success",
-            "sequences that ended, by reason",
+            "sequences that ended, by reason: stop, length, abort, error or deadline",
             (*LABEL_NAMES, "finished_reason"),
             registry=self.registry,
         )
         self._rejections = Counter(
             PREFIX + "admission_rejections",
-            "requests refused before they ran, by reason",
+            "requests to generate that were refused before they ran, by reason",
             (*LABEL_NAMES, "reason"),
             registry=self.registry,
         )
+        for ended in FinishReason:  # a series that is there from the start has a rate at its first event
+            self._finished.labels(*self.labels, ended.value)
+        for refused in REFUSAL_REASONS:
+            self._rejections.labels(*self.labels, refused)
 
     def _histogram(self, name: str, text: str, buckets: tuple[float, ...]) -> Histogram:
         metric = Histogram(PREFIX + name, text, LABEL_NAMES, registry=self.registry, buckets=buckets)
@@ -75,16 +90,16 @@ class RequestMetrics:
     def _counter(self, name: str, text: str) -> Counter:
         return Counter(PREFIX + name, text, LABEL_NAMES, registry=self.registry).labels(*self.labels)
 
-    def count_finish(self, reason: str) -> None:
-        """Count a sequence that ended: stop, length, abort or error."""
-        self._finished.labels(*self.labels, reason).inc()
+    def count_finish(self, reason: FinishReason) -> None:
+        """Count a sequence that ended."""
+        self._finished.labels(*self.labels, reason.value).inc()
 
     def count_rejection(self, reason: str) -> None:
-        """Count a request that was refused: overloaded, draining, loading or restarting."""
+        """Count a request that was refused, for one of `REFUSAL_REASONS`."""
         self._rejections.labels(*self.labels, reason).inc()
 
     def observe_stats(self, stats: RequestStats) -> None:
-        """Record where the time of a finished sequence went."""
+        """Record where the time of a complete sequence went."""
         self.queue_s.observe(stats.queue_s)
         self.preemptions.observe(stats.preemptions)
         self._parked_by_where["device"].observe(stats.parked_s)
@@ -104,22 +119,24 @@ class RequestTimer:
         self._num_tokens = 0
 
     def on_tokens(self, count: int, now_s: float) -> None:
-        """`count` new tokens arrived together; their gap is shared among them."""
+        """`count` new tokens arrived together; their gap is shared among them, and is 0 behind the first token."""
+        num_gaps, gap_s = count, (now_s - self._last_s) / count
         if self._num_tokens == 0:
             self._metrics.ttft_s.observe(now_s - self._arrival_s)
-        else:
-            gap_s = (now_s - self._last_s) / count
-            for _ in range(count):
-                self._metrics.itl_s.observe(gap_s)
+            num_gaps, gap_s = count - 1, 0.0
+        for _ in range(num_gaps):
+            self._metrics.itl_s.observe(gap_s)
         self._metrics.generation_tokens.inc(count)
         self._last_s = now_s
         self._num_tokens += count
 
-    def on_finish(self, reason: str, stats: RequestStats | None, now_s: float) -> None:
+    def on_finish(self, reason: FinishReason, stats: RequestStats | None, now_s: float) -> None:
         """The sequence ended; `stats` when the engine gave them."""
         metrics = self._metrics
         metrics.count_finish(reason)
         metrics.generation_tokens_histogram.observe(self._num_tokens)
+        if reason not in COMPLETE:
+            return
         e2e_s = now_s - self._arrival_s
         metrics.e2e_s.observe(e2e_s)
         if self._num_tokens:

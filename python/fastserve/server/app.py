@@ -9,7 +9,7 @@ from starlette.responses import Response
 
 from fastserve import __version__
 from fastserve.config import ServerConfig
-from fastserve.errors import FastServeError, OverloadedError
+from fastserve.errors import FastServeError
 from fastserve.log import get_logger
 from fastserve.server import generate_routes, health_routes, info_routes
 from fastserve.server.auth import ApiKeyMiddleware
@@ -50,9 +50,9 @@ def build_app(engine: EngineFace | None, config: ServerConfig, served_model_name
 
 async def _answer_error(request: Request, error: Exception) -> Response:
     """Answer what failed before a generation began; `GenerationResponse` answers the rest."""
+    described = to_api_error(error)
     if isinstance(error, ClientGoneError):
         logger.debug("a client left while it sent its request")
-    described = to_api_error(error)
-    if isinstance(error, OverloadedError):
-        serving_of(request).metrics.count_rejection(described.code)
+    else:
+        serving_of(request).count_refusal(request.scope["path"], described)
     return described.response()

@@ -25,7 +25,9 @@ class ApiKeyMiddleware:
             if self._admits(scope):
                 await self._app(scope, receive, send)
             else:
-                await _denied()(scope, receive, send)
+                error = _denied()
+                scope["app"].state.serving.count_refusal(scope["path"], error)
+                await error.response()(scope, receive, send)
 
     def _admits(self, scope: Scope) -> bool:
         credentials = [value for name, value in scope["headers"] if name == b"authorization"]
@@ -35,12 +37,11 @@ class ApiKeyMiddleware:
         return self._keys.admit(token.strip()) and scheme.lower() == b"bearer"
 
 
-def _denied() -> ASGIApp:
-    error = ApiError(
+def _denied() -> ApiError:
+    return ApiError(
         401,
         "a valid API key must be sent as 'Authorization: Bearer KEY'",
         kind="authentication_error",
         code="invalid_api_key",
         headers={"WWW-Authenticate": "Bearer"},
     )
-    return error.response()

@@ -9,6 +9,7 @@ from starlette.responses import Response
 
 from fastserve.errors import EngineDeadError, InvalidArgumentError, OverloadedError, RequestFailedError
 from fastserve.log import get_logger
+from fastserve.metrics import REFUSAL_REASONS
 
 RETRY_AFTER_S = 1
 DRAIN_RETRY_AFTER_S = 5
@@ -142,6 +143,24 @@ def to_api_error(error: Exception) -> ApiError:
             return bad_request(str(error), param=_leading_field(str(error)), code="invalid_value")
     logger.error("unexpected error", exc_info=error)
     return ApiError(500, "internal error; the server's log has the details", kind="server_error", code="internal")
+
+
+def refusal_reason(error: ApiError) -> str:
+    """The label under which a refused request is counted: one of `REFUSAL_REASONS`."""
+    match error.status:
+        case 401:
+            return "unauthorized"
+        case 404:
+            return "not_found"
+        case 408:
+            return "body_timeout"
+        case 413:
+            return "too_large"
+        case 429 | 503 if error.code in REFUSAL_REASONS:
+            return error.code
+        case status if status >= 500:
+            return "internal"
+    return "context_length" if error.code == "context_length_exceeded" else "invalid_request"
 
 
 def _unavailable(message: str, code: str) -> ApiError:

@@ -9,7 +9,7 @@ from functools import partial
 from fastserve.errors import InvalidArgumentError, OverloadedError, RequestFailedError
 from fastserve.metrics import RequestMetrics, RequestTimer
 from fastserve.server.engine_face import EngineFace, EventFace
-from fastserve.server.errors import DeadlineError
+from fastserve.server.errors import ClientGoneError, DeadlineError, DrainingError
 from fastserve.server.interleave import IndexedItem, Notice, Outbox, interleave
 from fastserve.server.recorder import Recorder
 from fastserve.server.schema import TokenIds
@@ -62,7 +62,12 @@ class GenerationPlan:
 
 
 class Generation:
-    """Runs a plan on the engine; `items` may be iterated once."""
+    """Runs a plan on the engine; `items` may be iterated once, and `conclude` ends the accounts.
+
+    Attributes:
+        usage: counts of what was delivered so far.
+        refused: the engine did not take the request, and nothing of it was delivered.
+    """
 
     def __init__(
         self, engine: EngineFace, plan: GenerationPlan, metrics: RequestMetrics, recorder: Recorder | None = None
@@ -74,8 +79,10 @@ class Generation:
         self._output_ids: list[list[int]] = [[] for _ in range(plan.num_choices)] if recorder is not None else []
         self.usage = UsageTally(sum(len(job.token_ids) for job in plan.jobs), plan.choices_per_prompt)
         self._timers = [RequestTimer(metrics, plan.arrival_s) for _ in range(plan.num_choices)]
-        self._unfinished = plan.num_choices
-        self._refused = False
+        self._unprocessed = set(range(len(plan.jobs)))  # prompts that have not led to a token
+        self._unfinished = set(range(plan.num_choices))
+        self._concluded = False
+        self.refused = False
         self._outbox = Outbox() if plan.include_events else None
 
     async def items(self) -> AsyncIterator[IndexedItem]:
@@ -89,20 +96,32 @@ class Generation:
             RequestFailedError: a choice failed.
         """
         plan = self.plan
-        streams = [self._start(i, job) for i, job in enumerate(plan.jobs)]
         try:
+            streams = [self._start(i, job) for i, job in enumerate(plan.jobs)]
             async with aclosing(interleave(streams, plan.choices_per_prompt, self._outbox)) as merged:
                 async for choice, item in merged:
                     if not isinstance(item, Notice):
                         self._account(choice, item)
                     yield choice, item
         except (InvalidArgumentError, OverloadedError):
-            self._refused = True
+            self.refused = not self.usage.completion_tokens
             raise
-        finally:
-            if not self._refused:
-                self._count_totals()
-                self._record()
+        self.conclude(None)
+
+    def conclude(self, failure: Exception | None) -> None:
+        """Count the choices that have not ended as ended by `failure`, and record the request; once, later calls do nothing.
+
+        Args:
+            failure: why the request ends before its choices; None = they have all ended, or the server is cut off.
+        """
+        if self._concluded or self.refused:
+            return
+        self._concluded = True
+        now_s = time.monotonic()
+        for choice in sorted(self._unfinished):
+            self._timers[choice].on_finish(_reason_of(failure), None, now_s)
+        self._metrics.prompt_tokens_histogram.observe(self.usage.prompt_tokens)
+        self._record()
 
     def _start(self, index: int, job: PromptJob) -> AsyncIterator[CompletionDelta]:
         plan = self.plan
@@ -127,20 +146,28 @@ class Generation:
         now_s = time.monotonic()
         self.usage.add(choice, delta)
         if delta.token_ids:
+            self._count_prompt(choice // self.plan.choices_per_prompt)
             self._timers[choice].on_tokens(len(delta.token_ids), now_s)
             if self._recorder is not None:
                 self._output_ids[choice] += delta.token_ids
         if delta.finish_reason is not None:
-            self._unfinished -= 1
-            self._timers[choice].on_finish(delta.finish_reason.value, delta.stats, now_s)
+            self._unfinished.remove(choice)
+            self._timers[choice].on_finish(delta.finish_reason, delta.stats, now_s)
+            if delta.finish_reason is FinishReason.DEADLINE:
+                raise self.missed_deadline()
             if delta.finish_reason is FinishReason.ERROR:
-                raise self._failure(delta, now_s)
+                raise RequestFailedError(delta.error or "the request failed in the engine")
 
-    def _failure(self, delta: CompletionDelta, now_s: float) -> RequestFailedError:
-        deadline_s = self.plan.deadline_s
-        if deadline_s is not None and now_s - self.plan.arrival_s >= deadline_s:
-            return DeadlineError(f"the request did not finish within its deadline_s of {deadline_s:g} s")
-        return RequestFailedError(delta.error or "the request failed in the engine")
+    def missed_deadline(self) -> DeadlineError:
+        """The error of a request whose deadline has passed."""
+        return DeadlineError(f"the request did not finish within its deadline_s of {self.plan.deadline_s:g} s")
+
+    def _count_prompt(self, index: int) -> None:
+        """Count a prompt, and what of it was cached, with the first token that follows it."""
+        if index in self._unprocessed:
+            self._unprocessed.remove(index)
+            self._metrics.prompt_tokens.inc(len(self.plan.jobs[index].token_ids))
+            self._metrics.cached_tokens.inc(self.usage.cached_tokens_of(index))
 
     def _record(self) -> None:
         """Leave the request in the trace, when it has ended or its client has left."""
@@ -150,10 +177,11 @@ class Generation:
                 prompt_ids = plan.jobs[choice // plan.choices_per_prompt].token_ids
                 self._recorder.record(plan.arrival_s, prompt_ids, output_ids, priority=plan.priority)
 
-    def _count_totals(self) -> None:
-        metrics = self._metrics
-        metrics.prompt_tokens.inc(self.usage.prompt_tokens)
-        metrics.cached_tokens.inc(self.usage.cached_tokens)
-        metrics.prompt_tokens_histogram.observe(self.usage.prompt_tokens)
-        for _ in range(self._unfinished):
-            metrics.count_finish(FinishReason.ABORT.value)
+
+def _reason_of(failure: Exception | None) -> FinishReason:
+    match failure:
+        case None | ClientGoneError() | DrainingError():
+            return FinishReason.ABORT
+        case DeadlineError():
+            return FinishReason.DEADLINE
+    return FinishReason.ERROR

@@ -7,9 +7,8 @@ from contextlib import aclosing
 from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
-from fastserve.errors import OverloadedError
 from fastserve.log import get_logger
-from fastserve.server.errors import ApiError, ClientGoneError, DeadlineError, to_api_error
+from fastserve.server.errors import ApiError, ClientGoneError, to_api_error
 from fastserve.server.generation import Generation
 from fastserve.server.in_flight import Ticket
 from fastserve.server.interleave import Notice
@@ -35,6 +34,7 @@ class GenerationResponse(Response):
         self._generation = generation
         self._plan = generation.plan
         self._reply = reply
+        self._admitted = False
         self._started = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -42,23 +42,34 @@ class GenerationResponse(Response):
         try:
             with self._serving.in_flight.enter(self._plan.request_id) as ticket:
                 await self._run(ticket, receive, send)
-        except ClientGoneError:
+        except ClientGoneError as failure:
+            self._generation.conclude(failure)
             self._log("client left")
         except Exception as failure:  # the reply is the place where every failure of a request ends
             error = to_api_error(failure)
-            if isinstance(failure, OverloadedError):
-                self._serving.metrics.count_rejection(error.code)
+            self._count(failure, error, scope["path"])
+        finally:
+            self._generation.conclude(None)
         if error is not None:
             self._log(f"failed: {error.message}")
             await self._send_error(error, scope, receive, send)
 
+    def _count(self, failure: Exception, error: ApiError, path: str) -> None:
+        """Count a request that did not run as refused, any other as ended."""
+        if self._admitted and not self._generation.refused:
+            self._generation.conclude(failure)
+        else:
+            self._generation.refused = True
+            self._serving.count_refusal(path, error)
+
     async def _run(self, ticket: Ticket, receive: Receive, send: Send) -> None:
+        self._admitted = True
         plan = self._plan
         watch = asyncio.create_task(_watch_disconnect(receive, ticket))
         deadline = None
         if plan.deadline_s is not None:
             left_s = plan.arrival_s + plan.deadline_s - time.monotonic()
-            late = DeadlineError(f"the request did not finish within its deadline_s of {plan.deadline_s:g} s")
+            late = self._generation.missed_deadline()
             deadline = asyncio.get_running_loop().call_later(left_s, ticket.interrupt, late)
         try:
             await (self._stream(send) if plan.stream else self._whole(send))

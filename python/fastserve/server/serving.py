@@ -6,10 +6,12 @@ from fastserve.config import ServerConfig
 from fastserve.errors import EngineDeadError
 from fastserve.metrics import MetricsExporter, RequestMetrics
 from fastserve.server.engine_face import EngineFace
-from fastserve.server.errors import ApiError, DrainingError, LoadingError, RestartingError
+from fastserve.server.errors import ApiError, DrainingError, LoadingError, RestartingError, refusal_reason
 from fastserve.server.in_flight import InFlight
 from fastserve.server.prompts import PromptReader, TextWorker
 from fastserve.server.recorder import Recorder
+
+GENERATION_PATHS = frozenset({"/v1/completions", "/v1/chat/completions"})
 
 
 class Serving:
@@ -37,6 +39,7 @@ class Serving:
     def attach(self, engine: EngineFace) -> None:
         """Start serving with this engine."""
         self.engine = engine
+        self.exporter.start_engine()
         self.restarting = False
         self._reader = PromptReader(engine, self.text_worker)
 
@@ -71,6 +74,11 @@ class Serving:
         """What turns prompts into token ids; raises as `ready_engine` does."""
         self.ready_engine()
         return self._reader
+
+    def count_refusal(self, path: str, error: ApiError) -> None:
+        """Count a request to generate that was refused; other routes have no such counter."""
+        if path in GENERATION_PATHS:
+            self.metrics.count_rejection(refusal_reason(error))
 
     def check_model(self, name: str | None) -> None:
         """Refuse a request for another model than ours.

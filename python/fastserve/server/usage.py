@@ -18,7 +18,7 @@ class UsageTally:
     def add(self, choice: int, delta: CompletionDelta) -> None:
         """Count one delta."""
         self.completion_tokens += len(delta.token_ids)
-        if delta.num_cached_tokens:
+        if delta.token_ids:
             # The choices of a prompt share it: count the first one's hits, as prompt_tokens counts the prompt once.
             self._cached_by_prompt.setdefault(choice // self._num_choices, delta.num_cached_tokens)
         if delta.stats is not None:
@@ -28,6 +28,10 @@ class UsageTally:
     def cached_tokens(self) -> int:
         """Prompt tokens taken from the prefix cache."""
         return sum(self._cached_by_prompt.values())
+
+    def cached_tokens_of(self, prompt: int) -> int:
+        """Those of one prompt, by its place in the request."""
+        return self._cached_by_prompt.get(prompt, 0)
 
     def as_json(self) -> dict[str, object]:
         """OpenAI's usage object with our part; times in seconds, summed over the choices that ended."""

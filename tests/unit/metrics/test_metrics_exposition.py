@@ -6,7 +6,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from fastserve.metrics import MetricsExporter, RequestMetrics, RequestTimer
-from fastserve.types import EngineInfo, EngineStats, RequestStats
+from fastserve.types import EngineInfo, EngineStats, FinishReason, RequestStats
 
 GAUGES = (
     "num_requests_running",
@@ -67,7 +67,7 @@ def families_of(text: bytes) -> dict[str, object]:
 @pytest.mark.parametrize("prefix", ["fastserve:", "vllm:"])
 def test_every_documented_name_is_there_with_its_type(prefix):
     metrics = RequestMetrics("m")
-    metrics.count_finish("stop")
+    metrics.count_finish(FinishReason.STOP)
     metrics.count_rejection("overloaded")
     exporter = MetricsExporter(metrics, vllm_names=True)
     families = families_of(exporter.render(INFO, EngineStats(level_requests=(1,))))
@@ -123,7 +123,7 @@ def test_timer_splits_first_token_gaps_and_total():
     timer = RequestTimer(metrics, 10.0)
     timer.on_tokens(1, 11.0)
     timer.on_tokens(2, 11.5)
-    timer.on_finish("length", RequestStats(preemptions=1, host_s=0.125), 12.0)
+    timer.on_finish(FinishReason.LENGTH, RequestStats(preemptions=1, host_s=0.125), 12.0)
     sums = {
         sample.name: sample.value
         for family in families_of(MetricsExporter(metrics).render(None, None)).values()
@@ -142,7 +142,7 @@ def test_timer_splits_first_token_gaps_and_total():
 
 def test_sequence_without_tokens_has_no_normalized_latency():
     metrics = RequestMetrics("m")
-    RequestTimer(metrics, 0.0).on_finish("error", None, 1.0)
+    RequestTimer(metrics, 0.0).on_finish(FinishReason.ERROR, None, 1.0)
     families = families_of(MetricsExporter(metrics).render(None, None))
     counts = [s.value for s in families["fastserve:normalized_latency_seconds"].samples if s.name.endswith("_count")]
     assert counts == [0]
@@ -151,3 +151,15 @@ def test_sequence_without_tokens_has_no_normalized_latency():
 def test_creation_times_are_left_out():
     text = MetricsExporter(RequestMetrics("m")).render(None, None)
     assert b"_created" not in text
+
+
+def test_every_token_but_the_first_has_a_gap_also_when_several_come_at_once():
+    metrics = RequestMetrics("m")
+    timer = RequestTimer(metrics, 10.0)
+    timer.on_tokens(3, 11.0)
+    timer.on_tokens(2, 12.0)
+    timer.on_finish(FinishReason.LENGTH, None, 12.0)
+    values = {s.name: s.value for family in metrics.registry.collect() for s in family.samples}
+    assert values["fastserve:inter_token_latency_seconds_count"] == 4
+    assert values["fastserve:inter_token_latency_seconds_sum"] == 1.0
+    assert values["fastserve:time_to_first_token_seconds_sum"] == 1.0
