@@ -163,6 +163,7 @@ void register_pools(py::class_<KvManager>& manager) {
 }  // namespace
 
 void register_kv(py::module_& module) {
+  module.attr("MAX_BLOCKS") = kMaxBlocks;  // of a tier
   register_enums(module);
   register_values(module);
   py::class_<KvManager> manager(

@@ -4,6 +4,7 @@
 #include <pybind11/numpy.h>
 #include <pybind11/stl.h>
 
+#include <cmath>
 #include <string>
 #include <utility>
 
@@ -25,6 +26,17 @@ template <typename T>
 std::span<const T> span_of(const Array<T>& array, const char* name) {
   FS_REQUIRE(array.ndim() == 1, name, " must have one dimension, got ", array.ndim());
   return {array.data(), static_cast<std::size_t>(array.size())};
+}
+
+/// A count or a size that a prediction is asked for.
+double require_amount(const char* name, double value) {
+  FS_REQUIRE(std::isfinite(value) && value >= 0.0, name, " must be finite and not negative, got ", value);
+  return value;
+}
+
+IterationShape shape_of(double prefill_tokens, double pairs, double num_decodes, double decode_ctx) {
+  return {require_amount("prefill_tokens", prefill_tokens), require_amount("prefill_pairs", pairs),
+          require_amount("num_decodes", num_decodes), require_amount("decode_ctx", decode_ctx)};
 }
 
 PolicyKind parse_policy(const std::string& name) {
@@ -66,25 +78,38 @@ void register_latency_model(py::module_& module) {
           "observe",
           [](LatencyModel& self, double prefill_tokens, double pairs, double num_decodes, double decode_ctx,
              double seconds) {
-            self.observe({prefill_tokens, pairs, num_decodes, decode_ctx}, seconds);
+            self.observe(shape_of(prefill_tokens, pairs, num_decodes, decode_ctx), seconds);
           },
           py::arg("prefill_tokens"), py::arg("prefill_pairs"), py::arg("num_decodes"), py::arg("decode_ctx"),
           py::arg("seconds"), "Let the correction follow one iteration that ran.")
       .def(
           "iteration_s",
           [](const LatencyModel& self, double prefill_tokens, double pairs, double num_decodes, double decode_ctx) {
-            return self.iteration_s({prefill_tokens, pairs, num_decodes, decode_ctx});
+            return self.iteration_s(shape_of(prefill_tokens, pairs, num_decodes, decode_ctx));
           },
           py::arg("prefill_tokens"), py::arg("prefill_pairs"), py::arg("num_decodes"), py::arg("decode_ctx"),
           "Predicted seconds of an iteration.")
-      .def("prefill_s", &LatencyModel::prefill_s, py::arg("num_tokens"), py::arg("ctx") = 0.0,
-           "Predicted seconds of a prefill of num_tokens behind ctx tokens.")
-      .def("decode_s", &LatencyModel::decode_s, py::arg("batch"), py::arg("total_ctx"),
-           "Predicted seconds of a decode iteration.")
+      .def(
+          "prefill_s",
+          [](const LatencyModel& self, double num_tokens, double ctx) {
+            return self.prefill_s(require_amount("num_tokens", num_tokens), require_amount("ctx", ctx));
+          },
+          py::arg("num_tokens"), py::arg("ctx") = 0.0,
+          "Predicted seconds of a prefill of num_tokens behind ctx tokens.")
+      .def(
+          "decode_s",
+          [](const LatencyModel& self, double batch, double total_ctx) {
+            return self.decode_s(require_amount("batch", batch), require_amount("total_ctx", total_ctx));
+          },
+          py::arg("batch"), py::arg("total_ctx"), "Predicted seconds of a decode iteration.")
       .def("coefficients", &LatencyModel::coefficients, "(base, a, b, c, d), without the correction.")
       .def_property_readonly("correction", &LatencyModel::correction,
                              "Measured over predicted time, smoothed, within 1/4..4.");
-  module.def("prefill_pairs", &prefill_pairs, py::arg("num_tokens"), py::arg("ctx"),
+  module.def("prefill_pairs",
+             [](double num_tokens, double ctx) {
+               return prefill_pairs(require_amount("num_tokens", num_tokens), require_amount("ctx", ctx));
+             },
+             py::arg("num_tokens"), py::arg("ctx"),
              "(query, key) pairs that causal attention computes for num_tokens queries behind ctx tokens.");
 }
 
@@ -152,6 +177,8 @@ void define_calls(py::class_<Scheduler>& scheduler) {
           py::arg("now_s"), "Queue a request; prompt int32 [n]. Raises InvalidArgumentError when it can never run.")
       .def("abort", &Scheduler::abort, py::arg("request_id"), py::arg("now_s"),
            "End a request; False when unknown or finished. Its end comes as an event, at once or with a commit.")
+      .def("fail", &Scheduler::fail, py::arg("request_id"), py::arg("now_s"),
+           "As abort, for a request that cannot go on: it ends with ERROR.")
       .def(
           "park", &Scheduler::park, py::arg("request_id"), py::arg("hold"), py::arg("now_s"),
           "Take the KV off the device once it is in no plan; with hold it stays away until unpark. False when unknown.")
@@ -166,7 +193,7 @@ void define_calls(py::class_<Scheduler>& scheduler) {
             self.commit(StepId{step}, span_of(sampled, "sampled"), iteration_s, now_s);
           },
           py::arg("step"), py::arg("sampled"), py::arg("iteration_s"), py::arg("now_s"),
-          "The oldest plan in flight ran; sampled int32 [num_samples], -1 = no finite logit.")
+          "The oldest plan in flight ran; sampled int32 [num_samples], negative = no token, which fails the request.")
       .def(
           "complete_transfers",
           [](Scheduler& self, const Array<std::int64_t>& ids, const Array<std::uint8_t>& ok, double now_s) {
@@ -201,6 +228,7 @@ void define_calls(py::class_<Scheduler>& scheduler) {
       .def("check_integrity", &Scheduler::check_integrity,
            "Raise InternalError at the first broken invariant. For tests; slow.")
       .def_property_readonly("has_unfinished", &Scheduler::has_unfinished)
+      .def_property_readonly("has_events", &Scheduler::has_events, "Whether take_events() would return any.")
       .def_property_readonly("num_unfinished", &Scheduler::num_unfinished)
       .def_property_readonly("num_plans_in_flight", &Scheduler::num_plans_in_flight)
       .def_property_readonly("num_transfers_in_flight", &Scheduler::num_transfers_in_flight);

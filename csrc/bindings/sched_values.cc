@@ -84,6 +84,13 @@ void register_step_plan(py::module_& module) {
           "What the time of the iteration depends on: (prefill_tokens, prefill_pairs, num_decodes, decode_ctx), the "
           "arguments of LatencyModel.iteration_s.")
       .def(
+          "slice",
+          [](const StepPlan& self, std::int32_t first, std::int32_t end) {
+            return std::make_shared<StepPlan>(self.slice(first, end));
+          },
+          py::arg("first"), py::arg("end"),
+          "The rows [first, end) as a plan of their own, with their sampling entries and without transfers.")
+      .def(
           "to_bytes",
           [](const StepPlan& self) {
             const auto bytes = self.to_bytes();

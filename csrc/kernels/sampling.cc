@@ -36,8 +36,8 @@ double uniform(std::uint64_t seed, std::uint64_t counter) {
 struct Row {
   float temperature;
   std::int64_t top_k;  // vocabulary size when off
-  double top_p;
-  double min_p;
+  float top_p;
+  float min_p;
   float repetition_penalty;
   float presence_penalty;
   float frequency_penalty;
@@ -47,6 +47,9 @@ struct Row {
   std::span<const std::int32_t> output;
   std::span<const std::int32_t> banned;
 
+  bool settings_fit() const {
+    return kernels::settings_fit(temperature, top_p, min_p, repetition_penalty, presence_penalty, frequency_penalty);
+  }
   bool changes_logits() const {
     const bool penalties = repetition_penalty != 1.0f || presence_penalty != 0.0f || frequency_penalty != 0.0f;
     return !banned.empty() || (penalties && prompt.size() + output.size() > 0);
@@ -103,7 +106,8 @@ void penalise(const Row& row, float* logits, std::int32_t* marks) {
 const float* changed_logits(const Row& row, const float* logits, VocabRow& vocab) {
   float* changed = vocab.copy(logits);
   penalise(row, changed, vocab.marks());
-  for (const std::int32_t token : row.banned) changed[token] = -std::numeric_limits<float>::infinity();
+  for (const std::int32_t token : row.banned)
+    if (token >= 0 && token < vocab.vocab_size()) changed[token] = -std::numeric_limits<float>::infinity();
   return changed;
 }
 
@@ -176,7 +180,8 @@ std::int32_t draw_from_all(VocabRow& vocab, const Weigh& weigh, double number) {
 std::int32_t sample_row(const Row& row, const float* logits, VocabRow& vocab) {
   vocab.scan(row.changes_logits() ? changed_logits(row, logits, vocab) : logits);
   const std::int32_t best = vocab.argmax();
-  if (best < 0 || row.temperature < kGreedyTemperature) return best;
+  if (best < 0) return kNoFiniteLogit;
+  if (row.temperature < kGreedyTemperature) return best;
   const Weigh weigh{vocab.maximum(), 1.0 / row.temperature};
   const double number = uniform(row.seed, row.counter);
   if (row.top_k == vocab.vocab_size() && row.top_p >= 1 && row.min_p <= 0) return draw_from_all(vocab, weigh, number);
@@ -187,30 +192,6 @@ void check_ragged_shape(const TensorView& start, const TensorView& tokens, std::
   require_vector(start, num_rows + 1, DType::kInt32, name);
   require_ndim(tokens, 1, name);
   require_vector(tokens, tokens.size(0), DType::kInt32, name);
-}
-
-void check_ragged(const TensorView& start, const TensorView& tokens, std::int64_t num_rows, std::int64_t vocab_size,
-                  const char* name) {
-  const auto* offsets = start.as<std::int32_t>();
-  FS_REQUIRE(offsets[0] >= 0 && offsets[num_rows] <= tokens.size(0), name, " must lie within its ", tokens.size(0),
-             " tokens, got ", offsets[0], " to ", offsets[num_rows]);
-  for (std::int64_t row = 0; row < num_rows; ++row) {
-    FS_REQUIRE(offsets[row] <= offsets[row + 1], name, "_start must ascend, got ", offsets[row], " and ",
-               offsets[row + 1], " at row ", row);
-    for (std::int32_t i = offsets[row]; i < offsets[row + 1]; ++i) {
-      const std::int32_t token = tokens.as<std::int32_t>()[i];
-      FS_REQUIRE(token >= 0 && token < vocab_size, name, "_tokens must be in [0, ", vocab_size, "), got ", token,
-                 " at row ", row);
-    }
-  }
-}
-
-void check_settings(const Row& row, std::int64_t index) {
-  FS_REQUIRE(row.temperature >= 0, "temperature must be 0 or more, got ", row.temperature, " at row ", index);
-  FS_REQUIRE(row.top_p >= 0 && row.top_p <= 1, "top_p must be in [0, 1], got ", row.top_p, " at row ", index);
-  FS_REQUIRE(row.min_p >= 0 && row.min_p <= 1, "min_p must be in [0, 1], got ", row.min_p, " at row ", index);
-  FS_REQUIRE(row.repetition_penalty > 0, "repetition_penalty must be positive, got ", row.repetition_penalty,
-             " at row ", index);
 }
 
 void check_shapes(const SamplingInputs& in) {
@@ -232,18 +213,27 @@ void check_shapes(const SamplingInputs& in) {
   check_ragged_shape(in.banned_start, in.banned_tokens, num_rows, "banned");
 }
 
-void check_values(const SamplingInputs& in) {
-  const std::int64_t num_rows = in.logits.size(0);
+/// Whether the tokens of a row lie within their array.
+bool spans_fit(const TensorView& start, const TensorView& tokens, std::int64_t row) {
+  const auto* offsets = start.as<std::int32_t>();
+  return offsets[row] >= 0 && offsets[row] <= offsets[row + 1] && offsets[row + 1] <= tokens.size(0);
+}
+
+bool lists_fit(const SamplingInputs& in, std::int64_t row) {
+  if (!spans_fit(in.history_start, in.history_tokens, row) || !spans_fit(in.banned_start, in.banned_tokens, row))
+    return false;
+  const auto history = ragged(in.history_start, in.history_tokens, row);
+  const std::int32_t prompt_len = in.history_prompt_len.as<std::int32_t>()[row];
   const std::int64_t vocab_size = in.logits.size(1);
-  check_ragged(in.history_start, in.history_tokens, num_rows, vocab_size, "history");
-  check_ragged(in.banned_start, in.banned_tokens, num_rows, vocab_size, "banned");
-  for (std::int64_t row = 0; row < num_rows; ++row) {
-    const std::int32_t prompt_len = in.history_prompt_len.as<std::int32_t>()[row];
-    const std::size_t history = ragged(in.history_start, in.history_tokens, row).size();
-    FS_REQUIRE(prompt_len >= 0 && static_cast<std::size_t>(prompt_len) <= history, "history_prompt_len must be in [0, ",
-               history, "], the length of the history, got ", prompt_len, " at row ", row);
-    check_settings(row_of(in, row), row);
-  }
+  return prompt_len >= 0 && static_cast<std::size_t>(prompt_len) <= history.size() &&
+         std::ranges::all_of(history, [=](std::int32_t token) { return token >= 0 && token < vocab_size; });
+}
+
+std::int32_t choose(const SamplingInputs& in, std::int64_t index, VocabRow& vocab) {
+  if (!lists_fit(in, index)) return kBadLists;
+  const Row row = row_of(in, index);
+  if (!row.settings_fit()) return kBadSettings;
+  return sample_row(row, in.logits.as<float>() + index * row_stride(in.logits), vocab);
 }
 
 void sample_on_cpu(const SamplingInputs& in, ThreadPool& pool) {
@@ -252,10 +242,8 @@ void sample_on_cpu(const SamplingInputs& in, ThreadPool& pool) {
                             &in.history_tokens, &in.history_prompt_len, &in.banned_start, &in.banned_tokens, &in.out}) {
     require_cpu(*array, "every array beside logits on the CPU");
   }
-  check_values(in);
   for_each_row(pool, in.logits.size(0), in.logits.size(1), [&](std::int64_t row, VocabRow& vocab) {
-    const float* logits = in.logits.as<float>() + row * row_stride(in.logits);
-    in.out.as<std::int32_t>()[row] = sample_row(row_of(in, row), logits, vocab);
+    in.out.as<std::int32_t>()[row] = choose(in, row, vocab);
   });
 }
 

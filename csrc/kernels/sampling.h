@@ -1,7 +1,10 @@
 #pragma once
 
+#include <cstdint>
+
 #include "base/tensor_view.h"
 #include "kernels/cuda/vocab_rows.h"
+#include "kernels/simt.h"
 
 namespace fastserve {
 class ThreadPool;
@@ -11,6 +14,21 @@ namespace fastserve::kernels {
 
 /// Temperatures below this are greedy.
 inline constexpr float kGreedyTemperature = 1e-5f;
+
+/// What stands in place of a token that could not be chosen, and why: the row fails, the others do not notice.
+inline constexpr std::int32_t kNoFiniteLogit = -1;
+inline constexpr std::int32_t kBadSettings = -2;  // a number out of the range that SamplingInputs gives
+inline constexpr std::int32_t kBadLists = -3;     // a token of the history outside the vocabulary, or starts that do not fit
+
+/// Whether the numbers of a row are in range; NaN never is.
+FS_HOST_DEVICE inline bool settings_fit(float temperature, float top_p, float min_p, float repetition_penalty,
+                                        float presence_penalty, float frequency_penalty) {
+  constexpr float kLargest = 0x1.fffffep127f;
+  return temperature >= 0.0f && temperature <= kLargest && top_p >= 0.0f && top_p <= 1.0f && min_p >= 0.0f &&
+         min_p <= 1.0f && repetition_penalty > 0.0f && repetition_penalty <= kLargest &&
+         presence_penalty >= -kLargest && presence_penalty <= kLargest && frequency_penalty >= -kLargest &&
+         frequency_penalty <= kLargest;
+}
 
 /// One entry per row in every array; token lists are ragged: row r has tokens[start[r] .. start[r + 1]).
 struct SamplingInputs {
@@ -55,16 +73,15 @@ struct SamplingParams {
   std::int64_t num_banned;
 };
 
-/// Choose a token per row; -1 where no logit is finite. In this order: penalties, bans, temperature, top_k, top_p,
-/// min_p, draw. Tokens with equal logits are ordered by id, so greedy is top_k 1 and each filter keeps an exact set.
-/// The number drawn is a function of (seed, counter) alone. Throws InvalidArgumentError when a shape, dtype or value
-/// does not fit.
+/// Choose a token per row. In this order: penalties, bans, temperature, top_k, top_p, min_p, draw. Tokens with equal
+/// logits are ordered by id, so greedy is top_k 1 and each filter keeps an exact set. The number drawn is a function of
+/// (seed, counter) alone. A row that cannot be sampled gets one of the negative numbers above; bans of tokens outside
+/// the vocabulary have no effect. Throws InvalidArgumentError when a shape or dtype does not fit.
 ///
 /// With logits on a GPU the work is queued on `stream` (a cudaStream_t as an integer; 0 on the CPU). Every other array
 /// is on the same GPU or in pinned host memory, so `out` may be read on the host once an event after this is reached.
-/// Values cannot be checked there: a token outside the vocabulary is left out, and a row with settings out of range
-/// gets some token. The choice is that of the CPU kernels, except where the random number falls within rounding of the
-/// border between two tokens.
+/// A token of the history outside the vocabulary is left out there. The choice is that of the CPU kernels, except where
+/// the random number falls within rounding of the border between two tokens.
 void sample(const SamplingInputs& inputs, std::int64_t stream, ThreadPool& pool);
 
 /// Bytes that `sample` and `token_logprobs` need on the GPU, aligned to 16; the contents need not be kept between

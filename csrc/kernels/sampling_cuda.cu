@@ -313,8 +313,13 @@ __global__ void __launch_bounds__(kThreads, 1) pick_kernel(SamplingParams p) {
   const Filters filters = filters_of(p, index);
   const WholeRow row{row_logits(p.rows, index), p.rows.vocab_size, format, row_maximum(p.rows, index, scratch.partials),
                      filters.inverse_temperature};
+  if (!settings_fit(p.temperature[index], p.top_p[index], p.min_p[index], p.repetition_penalty[index],
+                    p.presence_penalty[index], p.frequency_penalty[index])) {
+    if (threadIdx.x == 0) p.out[index] = kBadSettings;
+    return;
+  }
   if (row.maximum == -INFINITY) {
-    if (threadIdx.x == 0) p.out[index] = -1;
+    if (threadIdx.x == 0) p.out[index] = kNoFiniteLogit;
     return;
   }
   std::int32_t token = 0;

@@ -24,9 +24,13 @@ const char* name_of(Residency residency) {
 }
 
 const KvConfig& validated(const KvConfig& config) {
-  FS_REQUIRE(config.block_size > 0, "block_size must be positive, got ", config.block_size);
-  FS_REQUIRE(config.num_device_blocks > 0, "num_device_blocks must be positive, got ", config.num_device_blocks);
-  FS_REQUIRE(config.num_host_blocks >= 0, "num_host_blocks must not be negative, got ", config.num_host_blocks);
+  const auto within = [](const char* name, std::int32_t value, std::int32_t low, std::int32_t high, const char* remedy) {
+    FS_REQUIRE(value >= low && value <= high, name, " must be between ", low, " and ", high, ", got ", value, remedy);
+  };
+  constexpr const char* kLargerBlocks = ": ask for fewer, or for larger ones";
+  within("block_size", config.block_size, 1, kMaxBlockSize, "");
+  within("num_device_blocks", config.num_device_blocks, 1, kMaxBlocks, kLargerBlocks);
+  within("num_host_blocks", config.num_host_blocks, 0, kMaxBlocks, kLargerBlocks);
   return config;
 }
 

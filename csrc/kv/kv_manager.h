@@ -9,10 +9,15 @@
 
 namespace fastserve::kv {
 
+/// Most blocks of a tier, and most tokens of a block: what is kept of each block takes some 60 bytes, and its tokens 4
+/// each, so the largest pools take 2 GB before they hold anything.
+inline constexpr std::int32_t kMaxBlocks = 1 << 24;
+inline constexpr std::int32_t kMaxBlockSize = 1 << 10;
+
 struct KvConfig {
-  std::int32_t block_size = 16;        // tokens
-  std::int32_t num_device_blocks = 0;  // at least 1
-  std::int32_t num_host_blocks = 0;    // 0: nothing can be parked on the host
+  std::int32_t block_size = 16;        // tokens, 1 to kMaxBlockSize
+  std::int32_t num_device_blocks = 0;  // 1 to kMaxBlocks
+  std::int32_t num_host_blocks = 0;    // 0 to kMaxBlocks; 0: nothing can be parked on the host
   bool enable_prefix_caching = true;
 };
 

@@ -30,7 +30,11 @@ using PlaceMask = std::uint8_t;
 constexpr PlaceMask mask_of(Place place) { return static_cast<PlaceMask>(1u << static_cast<unsigned>(place)); }
 inline constexpr PlaceMask kAnyPlace = 0xF;
 
-/// What the caller asks of one request. Sampling fields go through to the plan unread.
+/// Most tokens that log-probabilities are listed of; workers make room for as many.
+inline constexpr std::int32_t kMaxLogprobs = 20;
+inline constexpr float kMinRepetitionPenalty = 1e-6f;
+
+/// What the caller asks of one request. Sampling fields go through to the plan unread, see check_options.
 struct RequestOptions {
   std::int32_t max_tokens = 16;
   std::int32_t min_tokens = 0;  // eos and stop tokens are forbidden before
@@ -56,6 +60,9 @@ struct RequestOptions {
     return repetition_penalty != 1.0f || presence_penalty != 0.0f || frequency_penalty != 0.0f;
   }
 };
+
+/// Throws InvalidArgumentError naming the first option that no worker could follow: out of range, infinite or no number.
+void check_options(const RequestOptions& options);
 
 /// Where the time of a request went, seconds. `parked_s`: after its first iteration, in no batch, with the KV on the
 /// device or dropped; `host_s`: with the KV on the host or on its way there; `upload_wait_s`: while an upload was under

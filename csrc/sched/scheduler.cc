@@ -13,6 +13,7 @@ namespace {
 /// Arrivals may keep at most this share of the device pool free: they are a guess, the KV it would push out is real.
 constexpr double kMaxArrivalShare = 0.1;
 constexpr double kIterationSmoothing = 0.1;
+constexpr double kLongestIterationS = 1e6;  // a request's nanoseconds of all its iterations fit 64 bits
 /// Rows that a commit looks ahead: at their requests, and at half that distance at their sequences.
 constexpr std::size_t kPrefetchRows = 8;
 
@@ -141,8 +142,8 @@ void Scheduler::commit(StepId step, std::span<const std::int32_t> sampled, doubl
   const auto wanted = static_cast<std::size_t>(oldest(step).num_samples);
   FS_REQUIRE(sampled.size() == wanted, "step ", static_cast<std::int64_t>(step), " samples ", wanted, " tokens, got ",
              sampled.size());
-  FS_REQUIRE(std::isfinite(iteration_s) && iteration_s >= 0.0, "iteration_s must be finite and not negative, got ",
-             iteration_s);
+  FS_REQUIRE(iteration_s >= 0.0 && iteration_s <= kLongestIterationS, "iteration_s must be between 0 and ",
+             kLongestIterationS, " seconds, got ", iteration_s);
   set_now(now_s);
   expire_deadlines();
   InFlight flight = std::move(in_flight_.front());

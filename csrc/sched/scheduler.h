@@ -51,6 +51,8 @@ class Scheduler {
   void add(std::int64_t request_id, std::span<const std::int32_t> prompt, const RequestOptions& options, double now_s);
   /// False when unknown or already finished. The final event comes at once, or with the commit of a plan it is part of.
   bool abort(std::int64_t request_id, double now_s);
+  /// The same for a request that cannot go on: it ends with kError.
+  bool fail(std::int64_t request_id, double now_s);
   /// Move the KV of a request to the host (or drop it, in recompute mode) as soon as it is in no plan. With `hold` it
   /// stays there until unpark; without, it returns by the usual rules. Idempotent; false when unknown or finished.
   bool park(std::int64_t request_id, bool hold, double now_s);
@@ -60,16 +62,17 @@ class Scheduler {
   /// Plan the next iteration. The plan may have no rows (nothing can run) and may still carry transfers to start.
   /// Throws InvalidArgumentError when two plans are in flight.
   std::shared_ptr<const StepPlan> schedule(double now_s);
-  /// The oldest plan in flight ran: sampled[s] is the token of sampling entry s (-1: no finite logit, fails the
-  /// request); iteration_s its wall time, charged to every row. Throws InvalidArgumentError for another step or a wrong
-  /// number of tokens, and changes nothing then.
+  /// The oldest plan in flight ran: sampled[s] is the token of sampling entry s (negative: there is none, which fails
+  /// the request); iteration_s its wall time, charged to every row. Throws InvalidArgumentError for another step or a
+  /// wrong number of tokens, and changes nothing then.
   void commit(StepId step, std::span<const std::int32_t> sampled, double iteration_s, double now_s);
   /// Transfers ended; one flag per id, 0 = failed. A failed copy costs time, never a request. Throws for an id that is
   /// not in flight, and changes nothing then.
   void complete_transfers(std::span<const std::int64_t> transfer_ids, std::span<const std::uint8_t> ok, double now_s);
-  /// Fail every request of the oldest plan in flight (a device fault); their KV is given up.
+  /// Fail every request of the oldest plan in flight, which did not run; their KV is given up.
   void fail_step(StepId step, double now_s);
   StepEvents take_events();
+  bool has_events() const { return !events_.request_ids.empty(); }
 
   void set_link_rates(double offload_bytes_per_s, double upload_bytes_per_s);
 
@@ -111,6 +114,7 @@ class Scheduler {
   };
 
   void set_now(double now_s);
+  bool end_by_caller(std::int64_t request_id, FinishReason reason, double now_s);
   void expire_deadlines();
   /// End it now, or with the next commit of a plan that contains it.
   void end_soon(Request& request, FinishReason reason);

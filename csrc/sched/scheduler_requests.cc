@@ -21,8 +21,7 @@ void Scheduler::add(std::int64_t request_id, std::span<const std::int32_t> promp
              config.max_model_len, " tokens), got ", prompt_tokens, ": shorten it or raise max_model_len");
   FS_REQUIRE(prompt_tokens <= pool_tokens, "the prompt must fit the device KV pool (", pool_tokens, " tokens), got ",
              prompt_tokens, ": shorten it or enlarge the pool");
-  FS_REQUIRE(options.max_tokens >= 1, "max_tokens must be at least 1, got ", options.max_tokens);
-  FS_REQUIRE(!std::isnan(options.deadline_s), "deadline_s must be a number");
+  check_options(options);
   set_now(now_s);
   Request& request = table_.add(request_id, prompt, options, core_.now_s);
   // The KV of the last token is never written: a request of pool_tokens + 1 tokens fits.
@@ -38,10 +37,18 @@ void Scheduler::add(std::int64_t request_id, std::span<const std::int32_t> promp
 }
 
 bool Scheduler::abort(std::int64_t request_id, double now_s) {
+  return end_by_caller(request_id, FinishReason::kAbort, now_s);
+}
+
+bool Scheduler::fail(std::int64_t request_id, double now_s) {
+  return end_by_caller(request_id, FinishReason::kError, now_s);
+}
+
+bool Scheduler::end_by_caller(std::int64_t request_id, FinishReason reason, double now_s) {
   set_now(now_s);
   Request* const request = table_.find_live(request_id);
   if (!request) return false;
-  end_soon(*request, FinishReason::kAbort);
+  end_soon(*request, reason);
   return true;
 }
 

@@ -46,7 +46,59 @@ void check_sizes(const char* what, std::size_t size, const Arrays&... arrays) {
   FS_REQUIRE(((arrays.size() == size) && ...), "every array of the ", what, " must have ", size, " entries");
 }
 
+/// Entries [first, end) of an array.
+struct Range {
+  std::int32_t first;
+  std::int32_t end;
+
+  template <typename T>
+  std::vector<T> of(const std::vector<T>& array) const {
+    return {array.begin() + first, array.begin() + end};
+  }
+  /// Of an array of starts, so that they begin with 0 again.
+  std::vector<std::int32_t> of_starts(const std::vector<std::int32_t>& starts) const {
+    std::vector<std::int32_t> cut(starts.begin() + first, starts.begin() + end + 1);
+    for (std::int32_t& start : cut) start -= starts[static_cast<std::size_t>(first)];
+    return cut;
+  }
+  /// What lies between the starts.
+  Range within(const std::vector<std::int32_t>& starts) const {
+    return {starts[static_cast<std::size_t>(first)], starts[static_cast<std::size_t>(end)]};
+  }
+};
+
 }  // namespace
+
+StepPlan StepPlan::slice(std::int32_t first, std::int32_t end) const {
+  FS_REQUIRE(first >= 0 && first <= end && end <= num_rows(), "a slice must lie within the ", num_rows(),
+             " rows, got ", first, " to ", end);
+  StepPlan part;
+  part.clear();
+  part.step = step;
+  part.num_decode_rows = std::clamp(num_decode_rows, first, end) - first;
+  const Range rows{first, end};
+  const auto sample_at = [this](std::int32_t row) {
+    return static_cast<std::int32_t>(std::ranges::lower_bound(sample_rows, row) - sample_rows.begin());
+  };
+  const Range samples{sample_at(first), sample_at(end)};
+  const Range tokens = rows.within(query_start), blocks = rows.within(block_start);
+  const Range history = samples.within(history_start), banned = samples.within(banned_start);
+  const auto cut = [&](const Range& range, auto... members) { ((part.*members = range.of(this->*members)), ...); };
+  cut(rows, &StepPlan::request_ids, &StepPlan::seq_lens, &StepPlan::token_sources);
+  cut(tokens, &StepPlan::token_ids, &StepPlan::positions, &StepPlan::slots);
+  cut(blocks, &StepPlan::block_ids);
+  cut(samples, &StepPlan::sample_rows, &StepPlan::temperature, &StepPlan::top_k, &StepPlan::top_p, &StepPlan::min_p,
+      &StepPlan::repetition_penalty, &StepPlan::presence_penalty, &StepPlan::frequency_penalty, &StepPlan::seeds,
+      &StepPlan::counters, &StepPlan::num_logprobs, &StepPlan::history_prompt_len);
+  cut(history, &StepPlan::history_tokens);
+  cut(banned, &StepPlan::banned_tokens);
+  part.query_start = rows.of_starts(query_start);
+  part.block_start = rows.of_starts(block_start);
+  part.history_start = samples.of_starts(history_start);
+  part.banned_start = samples.of_starts(banned_start);
+  for (std::int32_t& row : part.sample_rows) row -= first;
+  return part;
+}
 
 void StepPlan::clear() {
   for_each_array(*this, [](const char*, auto& array) { array.clear(); });

@@ -110,6 +110,10 @@ struct StepPlan {
   /// Throws InvalidArgumentError unless `bytes` is exactly one plan that passes validate().
   static StepPlan from_bytes(std::span<const std::byte> bytes);
 
+  /// The rows [first, end) as a plan of their own, with their sampling entries and without transfers. Throws
+  /// InvalidArgumentError unless 0 <= first <= end <= num_rows().
+  StepPlan slice(std::int32_t first, std::int32_t end) const;
+
   /// What the time of the iteration depends on. O(rows).
   IterationShape shape() const;
 

@@ -1,6 +1,5 @@
 """The values that cross rooms: sampling parameters, requests, outputs. All are frozen; none holds a tensor."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -11,6 +10,7 @@ MAX_STOP_STRINGS = 4
 MAX_STOP_TOKEN_IDS = 64
 MAX_LOGPROBS = 20
 MAX_SEQUENCES = 16
+MIN_REPETITION_PENALTY = 1e-6  # a logit divided by less may be infinite, and much less is 0 as a float32
 MAX_REPETITION_PENALTY = 10.0
 
 
@@ -34,21 +34,23 @@ def _require(condition: bool, message: str) -> None:
         raise InvalidArgumentError(message)
 
 
-def _require_finite(name: str, value: float, low: float, high: float) -> None:
-    _require(
-        isinstance(value, (int, float))
-        and not isinstance(value, bool)
-        and math.isfinite(value)
-        and low <= value <= high,
-        f"{name} must be a number between {low:g} and {high:g}, got {value!r}",
-    )
+def _require_number(name: str, value: float, low: float, high: float) -> None:
+    """Both ends of the range must be valid as a float32: what lies between them is then valid too, once rounded."""
+    if not isinstance(value, (int, float)) or isinstance(value, bool) or not low <= value <= high:
+        raise InvalidArgumentError(f"{name} must be a number between {low:g} and {high:g}, got {_shown(value)}")
 
 
 def _require_int(name: str, value: int, low: int, high: int) -> None:
-    _require(
-        isinstance(value, int) and not isinstance(value, bool) and low <= value <= high,
-        f"{name} must be an integer between {low} and {high}, got {value!r}",
-    )
+    if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
+        raise InvalidArgumentError(f"{name} must be an integer between {low} and {high}, got {_shown(value)}")
+
+
+def _shown(value: object) -> str:
+    """A value for a message."""
+    try:
+        return f"{value!r:.100}"
+    except ValueError:  # Python writes no integers of more than some thousand digits
+        return "a number of thousands of digits"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,11 +60,11 @@ class SamplingParams:
     Attributes:
         max_tokens: most tokens to produce; None = up to the model's context.
         min_tokens: stop tokens and stop strings are not honoured before this many tokens.
-        temperature: 0 = greedy.
+        temperature: 0 = greedy, and so is whatever is below 1e-5.
         top_k: keep the k likeliest tokens; 0 or -1 = all.
-        top_p: keep the smallest set with at least this probability, in (0, 1].
+        top_p: keep the smallest set with at least this probability, in (0, 1]; it holds the likeliest token at least.
         min_p: drop tokens less likely than min_p times the likeliest, in [0, 1].
-        repetition_penalty: > 1 makes tokens of prompt and output less likely (Hugging Face's rule).
+        repetition_penalty: > 1 makes tokens of prompt and output less likely (Hugging Face's rule), in [1e-6, 10].
         presence_penalty: subtracted from the logit of every token already produced, in [-2, 2].
         frequency_penalty: the same, times its number of occurrences.
         seed: random stream of the request; None = chosen by the engine. The same seed gives the same tokens however
@@ -98,15 +100,14 @@ class SamplingParams:
             self.max_tokens is None or self.min_tokens <= self.max_tokens,
             f"min_tokens must not be above max_tokens ({self.max_tokens}), got {self.min_tokens}",
         )
-        _require_finite("temperature", self.temperature, 0.0, 100.0)
+        _require_number("temperature", self.temperature, 0.0, 100.0)
         _require_int("top_k", self.top_k, -1, 2**31 - 1)
-        _require_finite("top_p", self.top_p, 0.0, 1.0)
+        _require_number("top_p", self.top_p, 0.0, 1.0)
         _require(self.top_p > 0.0, f"top_p must be in (0, 1], got {self.top_p!r}")
-        _require_finite("min_p", self.min_p, 0.0, 1.0)
-        _require_finite("repetition_penalty", self.repetition_penalty, 0.0, MAX_REPETITION_PENALTY)
-        _require(self.repetition_penalty > 0.0, f"repetition_penalty must be above 0, got {self.repetition_penalty!r}")
-        _require_finite("presence_penalty", self.presence_penalty, -2.0, 2.0)
-        _require_finite("frequency_penalty", self.frequency_penalty, -2.0, 2.0)
+        _require_number("min_p", self.min_p, 0.0, 1.0)
+        _require_number("repetition_penalty", self.repetition_penalty, MIN_REPETITION_PENALTY, MAX_REPETITION_PENALTY)
+        _require_number("presence_penalty", self.presence_penalty, -2.0, 2.0)
+        _require_number("frequency_penalty", self.frequency_penalty, -2.0, 2.0)
         if self.seed is not None:
             _require_int("seed", self.seed, -(2**63), 2**63 - 1)
         _require(
@@ -149,7 +150,7 @@ class EngineRequest:
         _require(len(self.prompt_token_ids) > 0, "the prompt must have at least one token, got none")
         _require_int("priority", self.priority, -(2**31), 2**31 - 1)
         if self.deadline_s is not None:
-            _require_finite("deadline_s", self.deadline_s, 0.0, 1e9)
+            _require_number("deadline_s", self.deadline_s, 0.0, 1e9)
 
 
 @dataclass(frozen=True, slots=True)

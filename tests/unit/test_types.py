@@ -3,10 +3,13 @@
 import dataclasses
 import math
 
+import numpy as np
 import pytest
 
+from fastserve._C.sched import RequestOptions
 from fastserve.errors import InvalidArgumentError
 from fastserve.types import EngineRequest, SamplingParams
+from tests.unit.ops.sampling_batch import sample, settings
 
 NAN, INF = math.nan, math.inf
 BAD = {
@@ -16,7 +19,7 @@ BAD = {
     "top_k": ([-2, 2**31, 0.5], "must be an integer between -1 and 2147483647"),
     "top_p": ([-0.1, 1.1, NAN], "must be a number between 0 and 1"),
     "min_p": ([-0.1, 1.1, NAN], "must be a number between 0 and 1"),
-    "repetition_penalty": ([-1.0, 10.1, NAN, INF], "must be a number between 0 and 10"),
+    "repetition_penalty": ([-1.0, 0.0, 1e-300, 9e-7, 10.1, NAN, INF], "must be a number between 1e-06 and 10"),
     "presence_penalty": ([-2.1, 2.1, NAN], "must be a number between -2 and 2"),
     "frequency_penalty": ([-2.1, 2.1, NAN], "must be a number between -2 and 2"),
     "seed": ([2**63, -(2**63) - 1, 0.5], "must be an integer between"),
@@ -38,6 +41,32 @@ def test_a_bad_value_is_refused_with_its_field_the_rule_and_the_value(field, val
     assert str(caught.value).endswith(f"got {bad!r}")
 
 
+@pytest.mark.parametrize("field", sorted(BAD.keys() - {"stop", "stop_token_ids", "ignore_eos"}))
+@pytest.mark.parametrize("value", [10**400, -(10**400), 10**5000], ids=["large", "negative", "too long to print"])
+def test_an_integer_beyond_every_float_is_refused_like_any_other(field, value):
+    with pytest.raises(InvalidArgumentError, match=f"^{field} must be .* got "):
+        SamplingParams(**{field: value})
+
+
+EDGES = {
+    "temperature": (0.0, 5e-324, 1e-300, 1e-45, 100.0),
+    "top_p": (5e-324, 1e-300, 1e-45, 1.0 - 2**-53, 1.0),
+    "min_p": (0.0, 5e-324, 1e-300, 1e-45, 1.0),
+    "repetition_penalty": (1e-6, 10.0),
+    "presence_penalty": (-2.0, -5e-324, -0.0, 5e-324, 2.0),
+    "frequency_penalty": (-2.0, -5e-324, -0.0, 5e-324, 2.0),
+}
+
+
+@pytest.mark.parametrize(("field", "value"), [(field, value) for field, values in EDGES.items() for value in values])
+def test_what_is_accepted_is_in_the_range_of_the_sampler_as_a_float32(field, value):
+    logits = np.array([[1.0, -2.0, 3.0, 0.5]], np.float32)
+    chosen = getattr(SamplingParams(**{field: value}), field)
+    tokens = sample(logits, settings(1, **{field: chosen}, prompts=[[0, 1]], outputs=[[2, 2]]))
+    assert 0 <= tokens[0] < 4
+    RequestOptions(**{field: chosen})
+
+
 def test_every_field_has_bad_values():
     assert BAD.keys() == {field.name for field in dataclasses.fields(SamplingParams)}
 
@@ -46,7 +75,6 @@ def test_every_field_has_bad_values():
     ("fields", "message"),
     [
         ({"top_p": 0.0}, r"top_p must be in \(0, 1\], got 0.0"),
-        ({"repetition_penalty": 0.0}, "repetition_penalty must be above 0, got 0.0"),
         ({"max_tokens": 3, "min_tokens": 4}, r"min_tokens must not be above max_tokens \(3\), got 4"),
         ({"stop_token_ids": tuple(range(65))}, "stop_token_ids must hold at most 64 ids, got 65"),
     ],

@@ -7,7 +7,7 @@ import numpy
 import numpy.typing
 import torch
 import typing
-__all__: list[str] = ['KvManager', 'PrefixCacheStats', 'Residency', 'Tier', 'TierUsage', 'Transfer', 'TransferKind']
+__all__: list[str] = ['KvManager', 'MAX_BLOCKS', 'PrefixCacheStats', 'Residency', 'Tier', 'TierUsage', 'Transfer', 'TransferKind']
 class Tier(enum.Enum):
     """
     A pool of blocks.
@@ -189,3 +189,4 @@ class KvManager:
     @property
     def enable_prefix_caching(self) -> bool:
         ...
+MAX_BLOCKS: int = 16777216

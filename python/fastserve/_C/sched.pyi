@@ -39,6 +39,10 @@ class StepPlan:
         """
         Read to_bytes(); raises InvalidArgumentError for anything else.
         """
+    def slice(self, first: typing.SupportsInt | typing.SupportsIndex, end: typing.SupportsInt | typing.SupportsIndex) -> StepPlan:
+        """
+        The rows [first, end) as a plan of their own, with their sampling entries and without transfers.
+        """
     def to_bytes(self) -> bytes:
         """
         The plan for another process of the same build, little-endian.
@@ -270,7 +274,7 @@ class Scheduler:
         """
     def commit(self, step: typing.SupportsInt | typing.SupportsIndex, sampled: typing.Annotated[numpy.typing.ArrayLike, numpy.int32], iteration_s: typing.SupportsFloat | typing.SupportsIndex, now_s: typing.SupportsFloat | typing.SupportsIndex) -> None:
         """
-        The oldest plan in flight ran; sampled int32 [num_samples], -1 = no finite logit.
+        The oldest plan in flight ran; sampled int32 [num_samples], negative = no token, which fails the request.
         """
     def complete_transfers(self, ids: typing.Annotated[numpy.typing.ArrayLike, numpy.int64], ok: typing.Annotated[numpy.typing.ArrayLike, numpy.uint8], now_s: typing.SupportsFloat | typing.SupportsIndex) -> None:
         """
@@ -279,6 +283,10 @@ class Scheduler:
     def explain(self, request_id: typing.SupportsInt | typing.SupportsIndex, now_s: typing.SupportsFloat | typing.SupportsIndex) -> dict:
         """
         Why a request is where it is, as a dict.
+        """
+    def fail(self, request_id: typing.SupportsInt | typing.SupportsIndex, now_s: typing.SupportsFloat | typing.SupportsIndex) -> bool:
+        """
+        As abort, for a request that cannot go on: it ends with ERROR.
         """
     def fail_step(self, step: typing.SupportsInt | typing.SupportsIndex, now_s: typing.SupportsFloat | typing.SupportsIndex) -> None:
         """
@@ -319,6 +327,11 @@ class Scheduler:
     def unpark(self, request_id: typing.SupportsInt | typing.SupportsIndex, now_s: typing.SupportsFloat | typing.SupportsIndex) -> bool:
         """
         Undo park. False when unknown.
+        """
+    @property
+    def has_events(self) -> bool:
+        """
+        Whether take_events() would return any.
         """
     @property
     def has_unfinished(self) -> bool:

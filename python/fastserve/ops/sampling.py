@@ -8,6 +8,11 @@ import torch
 from fastserve._C import kernels
 from fastserve.ops.stream import stream_of
 
+# What stands in place of a token that could not be chosen.
+NO_FINITE_LOGIT = -1
+BAD_SETTINGS = -2  # a number out of its range
+BAD_LISTS = -3  # a token of the history outside the vocabulary, or starts that do not fit
+
 Array = np.ndarray | torch.Tensor
 """On the CPU anything dense; for logits on a GPU a tensor on that GPU or one in pinned memory."""
 
@@ -95,10 +100,11 @@ def sample(
             once an event recorded after this call is reached.
         workspace: on a GPU, uint8 of at least `sampling_workspace_bytes`; made when None. Contents need not be kept.
     Returns:
-        int32 `[num_rows]`; -1 where no logit is finite. On the CPU an array of numpy, on a GPU a tensor.
+        int32 `[num_rows]`; where a row cannot be sampled, which the others do not notice, one of the negative numbers
+        above. Banned tokens outside the vocabulary have no effect, nor have those of a history on a GPU. On the CPU an
+        array of numpy, on a GPU a tensor.
     Raises:
-        InvalidArgumentError: a shape, dtype or value does not fit. On a GPU values are not looked at: tokens outside the
-            vocabulary are left out, and settings out of range give some token.
+        InvalidArgumentError: a shape or dtype does not fit.
     """
     if isinstance(logits, torch.Tensor) and logits.is_cuda:
         changes = len(batch.history_tokens) + len(batch.banned_tokens) > 0

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from fastserve._C.kv import MAX_BLOCKS
 from fastserve.config import GIB, CacheConfig
 from fastserve.errors import InvalidArgumentError
 from fastserve.worker.device import DeviceMemory
@@ -19,18 +20,21 @@ class PoolSizes:
 def size_pools(
     cache: CacheConfig, *, block_bytes: int, max_model_len: int, device_kv_bytes: int | None = None
 ) -> PoolSizes:
-    """Size both pools: `host_kv_gib` and on a CPU `kv_gib` (or the overrides) say how large they are.
+    """Size both pools: `host_kv_gib` and on a CPU `kv_gib` (or the overrides) say how large they are, up to MAX_BLOCKS.
 
     Args:
         device_kv_bytes: of a GPU, what is left of its memory; None on a CPU.
     Raises:
-        InvalidArgumentError: the device pool cannot hold one request of max_model_len tokens.
+        InvalidArgumentError: the device pool cannot hold one request of max_model_len tokens, or an override is too large.
     """
+    for flag in ("num_gpu_blocks_override", "num_host_blocks_override"):
+        if (wanted := getattr(cache, flag) or 0) > MAX_BLOCKS:
+            raise InvalidArgumentError(f"{flag} must be at most {MAX_BLOCKS} blocks, got {wanted}: use larger blocks")
     available = int(cache.kv_gib * GIB) if device_kv_bytes is None else max(device_kv_bytes, 0)
-    num_device = cache.num_gpu_blocks_override or available // block_bytes
+    num_device = cache.num_gpu_blocks_override or min(available // block_bytes, MAX_BLOCKS)
     num_host = cache.num_host_blocks_override
     if num_host is None:
-        num_host = int(cache.host_kv_gib * GIB) // block_bytes
+        num_host = min(int(cache.host_kv_gib * GIB) // block_bytes, MAX_BLOCKS)
     needed = -(-max_model_len // cache.block_size)
     if num_device < needed:
         raise InvalidArgumentError(

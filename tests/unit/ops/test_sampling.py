@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from fastserve.errors import InvalidArgumentError
+from fastserve.ops.sampling import BAD_LISTS, BAD_SETTINGS
 from tests.devices import is_pretended
 from tests.unit.ops.sampling_batch import sample, settings
 
@@ -229,21 +230,58 @@ def test_empty_batches_and_strided_rows(device):
 
 
 @pytest.mark.parametrize(
-    ("changes", "message"),
+    "changes",
     [
-        ({"temperature": -1.0}, "temperature"),
-        ({"temperature": np.nan}, "temperature"),
-        ({"top_p": 1.5}, "top_p"),
-        ({"min_p": -0.1}, "min_p"),
-        ({"repetition_penalty": 0.0}, "repetition_penalty"),
-        ({"prompts": [[10]]}, "history_tokens must be in"),
-        ({"banned": [[-1]]}, "banned_tokens must be in"),
+        {"temperature": -1.0},
+        {"temperature": np.nan},
+        {"temperature": np.inf},
+        {"top_p": 1.5},
+        {"top_p": np.nan},
+        {"min_p": -0.1},
+        {"repetition_penalty": 0.0},
+        {"repetition_penalty": np.inf},
+        {"presence_penalty": np.nan},
+        {"frequency_penalty": -np.inf},
     ],
     ids=str,
 )
-def test_settings_out_of_range_are_refused(changes, message):
-    with pytest.raises(InvalidArgumentError, match=message):
-        sample(torch.zeros(1, 10), settings(1, **changes))
+def test_a_row_with_a_setting_out_of_range_fails_alone(changes):
+    logits, ((name, bad),) = torch.randn(3, 10), changes.items()
+    healthy = sample(logits, settings(3))
+    batch = settings(3, **{name: [getattr(settings(1), name)[0], bad, getattr(settings(1), name)[0]]})
+    assert sample(logits, batch).tolist() == [healthy[0], BAD_SETTINGS, healthy[2]]
+
+
+@pytest.mark.parametrize("bad", [{"prompts": [10]}, {"outputs": [-1]}], ids=str)
+def test_a_row_with_a_history_outside_the_vocabulary_fails_alone(bad):
+    logits = torch.randn(3, 10)
+    batch = settings(3, **{name: [[], tokens, []] for name, tokens in bad.items()})
+    healthy = sample(logits, settings(3))
+    assert sample(logits, batch).tolist() == [healthy[0], BAD_LISTS, healthy[2]]
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "bad_rows"),
+    [
+        ("history_start", [0, -1, 0, 0], [0, 1]),
+        ("history_start", [0, 0, 9, 0], [1, 2]),
+        ("banned_start", [0, 1, 0, 0], [1]),
+        ("history_prompt_len", [0, 1, 0], [1]),
+        ("history_prompt_len", [0, -1, 0], [1]),
+    ],
+)
+def test_rows_whose_lists_do_not_fit_fail_alone(name, values, bad_rows):
+    logits = torch.randn(3, 10)
+    healthy = sample(logits, settings(3))
+    batch = replace(settings(3), banned_tokens=np.array([9], np.int32), **{name: np.array(values, dtype=np.int32)})
+    tokens = sample(logits, batch)
+    assert np.flatnonzero(tokens == BAD_LISTS).tolist() == bad_rows
+    assert all(tokens[row] == healthy[row] for row in set(range(3)) - set(bad_rows) if healthy[row] != 9)
+
+
+def test_bans_of_tokens_outside_the_vocabulary_have_no_effect():
+    logits = torch.linspace(1.0, 0.0, 10)[None]
+    assert sample(logits, settings(1, banned=[[0, -1, 10, 2**31 - 1]])).tolist() == [1]
 
 
 def test_arrays_that_do_not_fit_are_refused():
@@ -253,5 +291,3 @@ def test_arrays_that_do_not_fit_are_refused():
             sample(torch.zeros(2, 10), replace(good, **{name: getattr(good, name)[:-1]}))
     with pytest.raises(InvalidArgumentError, match="logits must be float32"):
         sample(torch.zeros(2, 10, dtype=torch.float64).half(), good)
-    with pytest.raises(InvalidArgumentError, match="history_prompt_len"):
-        sample(torch.zeros(2, 10), replace(good, history_prompt_len=np.array([0, 1], dtype=np.int32)))

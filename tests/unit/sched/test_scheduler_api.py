@@ -8,13 +8,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fastserve._C.kv import KvManager
+from fastserve._C.kv import MAX_BLOCKS, KvManager
 from fastserve._C.sched import FinishReason, LatencyModel, RequestOptions, Scheduler, StepPlan, prefill_pairs
 from fastserve.errors import InvalidArgumentError
+from fastserve.types import MAX_LOGPROBS
 from tests.unit.sched.fake_engine import EOS, FakeEngine, expected_output
 
 ARRAYS = [n for n in dir(StepPlan) if not n.startswith(("_", "num_r", "num_t", "num_s", "num_d"))]
-ARRAYS = [n for n in ARRAYS if n not in ("shape", "step", "to_bytes", "from_bytes")]
+ARRAYS = [n for n in ARRAYS if n not in ("shape", "slice", "step", "to_bytes", "from_bytes")]
 
 
 def make(**config: object) -> Scheduler:
@@ -69,6 +70,116 @@ def test_the_shape_of_a_plan_counts_decodes_and_prefill_chunks_apart() -> None:
     second = scheduler.schedule(0.1)
     assert second.shape == (4.0, prefill_pairs(4, 16), 1.0, 6.0)
     assert StepPlan.from_bytes(second.to_bytes()).shape == second.shape
+
+
+@pytest.mark.parametrize("bounds", [(0, 6), (0, 0), (0, 3), (2, 5), (5, 6)], ids=str)
+def test_a_slice_of_a_plan_is_what_a_plan_of_its_rows_alone_would_be(bounds: tuple[int, int]) -> None:
+    scheduler = make(max_num_seqs=8, max_num_batched_tokens=64, max_prefill_chunk_tokens=8)
+    for request_id in range(3):
+        options = RequestOptions(repetition_penalty=1.0 + request_id, min_tokens=3, eos_token_ids=[7], max_tokens=9)
+        scheduler.add(request_id, np.arange(3 + request_id, dtype=np.int32), options, now_s=0.0)
+    first = scheduler.schedule(0.0)
+    for request_id in range(3, 6):  # decodes of the first three, and prefills, two of them chunks without a sample
+        scheduler.add(request_id, np.arange(4 * request_id - 7, dtype=np.int32), now_s=0.0)
+    plan = scheduler.schedule(0.0)
+    assert (first.num_rows, plan.num_rows, plan.num_decode_rows, plan.num_samples) == (3, 6, 3, 4)
+    begin, end = bounds
+    part = plan.slice(begin, end)
+    assert (part.step, part.num_rows, part.num_decode_rows) == (plan.step, end - begin, max(0, 3 - begin) if end else 0)
+    np.testing.assert_array_equal(part.request_ids, plan.request_ids[begin:end])
+    assert StepPlan.from_bytes(part.to_bytes()).to_bytes() == part.to_bytes()  # its arrays fit together
+    for of_part, row in enumerate(range(begin, end)):
+        for names, starts in ((("token_ids", "positions", "slots"), "query_start"), (("block_ids",), "block_start")):
+            _compare(part, of_part, plan, row, names, starts)
+    samples = np.flatnonzero((plan.sample_rows >= begin) & (plan.sample_rows < end))
+    assert (part.sample_rows + begin).tolist() == plan.sample_rows[samples].tolist()
+    for of_part, entry in enumerate(samples):
+        assert part.repetition_penalty[of_part] == plan.repetition_penalty[entry]
+        _compare(part, of_part, plan, entry, ("history_tokens",), "history_start")
+        _compare(part, of_part, plan, entry, ("banned_tokens",), "banned_start")
+    np.testing.assert_array_equal(part.token_sources, plan.token_sources[begin:end])
+
+
+def _compare(part: StepPlan, at: int, plan: StepPlan, whole_at: int, names: tuple[str, ...], starts: str) -> None:
+    mine, theirs = getattr(part, starts), getattr(plan, starts)
+    for name in names:
+        np.testing.assert_array_equal(
+            getattr(part, name)[mine[at] : mine[at + 1]], getattr(plan, name)[theirs[whole_at] : theirs[whole_at + 1]]
+        )
+
+
+@pytest.mark.parametrize("bounds", [(-1, 1), (0, 3), (2, 1)], ids=str)
+def test_a_slice_beyond_the_plan_is_refused(bounds: tuple[int, int]) -> None:
+    with pytest.raises(InvalidArgumentError, match="a slice must lie within the 2 rows"):
+        filled_plan().slice(*bounds)
+
+
+@pytest.mark.parametrize(
+    ("option", "values"),
+    {
+        "max_tokens": [0, -1],
+        "min_tokens": [-1],
+        "temperature": [np.nan, np.inf, 1e300, -0.1],
+        "top_p": [np.nan, -0.1, 1.1],
+        "min_p": [np.nan, -0.1, 1.1],
+        "repetition_penalty": [np.nan, np.inf, 0.0, 1e-300, 1e-40, 9e-7, -1.0],
+        "presence_penalty": [np.nan, np.inf],
+        "frequency_penalty": [np.nan, -np.inf],
+        "num_logprobs": [-2, 21, 10**9],
+        "oracle_output_tokens": [-1],
+        "deadline_s": [np.nan],
+    }.items(),
+)
+def test_options_that_no_worker_could_follow_are_refused(option: str, values: list[float]) -> None:
+    scheduler = make()
+    for value in values:
+        with pytest.raises(InvalidArgumentError, match=f"^{option} must be .*, got "):
+            scheduler.add(1, np.arange(5, dtype=np.int32), RequestOptions(**{option: value}), now_s=0.0)
+    assert not scheduler.has_unfinished
+
+
+def test_the_core_lists_as_many_logprobs_as_requests_may_ask_for() -> None:
+    make().add(1, np.arange(5, dtype=np.int32), RequestOptions(num_logprobs=MAX_LOGPROBS), now_s=0.0)
+
+
+@pytest.mark.parametrize("name", ["num_device_blocks", "num_host_blocks"])
+def test_a_pool_beyond_the_bound_is_refused_with_it(name: str) -> None:
+    sizes = {"num_device_blocks": 4, "num_host_blocks": 4} | {name: 2**31 - 1}
+    with pytest.raises(
+        InvalidArgumentError, match=f"{name} must be between [01] and {MAX_BLOCKS}, got 2147483647: ask"
+    ):
+        KvManager(**sizes)
+
+
+def test_a_failed_request_ends_with_an_error_at_once_or_with_its_plan() -> None:
+    scheduler = make()
+    for request_id in (1, 2):
+        scheduler.add(request_id, np.arange(5, dtype=np.int32), now_s=0.0)
+    assert scheduler.fail(2, 0.0) and not scheduler.fail(2, 0.0) and not scheduler.fail(3, 0.0)
+    assert scheduler.has_events
+    ended = scheduler.take_events()
+    assert (ended.request_ids.tolist(), ended.finish_reasons.tolist()) == ([2], [FinishReason.ERROR])
+    plan = scheduler.schedule(0.0)
+    assert scheduler.fail(1, 0.0) and not scheduler.has_events
+    scheduler.commit(plan.step, np.array([5], np.int32), 0.1, 0.1)
+    ended = scheduler.take_events()
+    assert (ended.request_ids.tolist(), ended.finish_reasons.tolist()) == ([1], [FinishReason.ERROR])
+    assert ended.token_ids.tolist() == [-1] and not scheduler.has_events
+    scheduler.check_integrity()
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -1.0])
+def test_predictions_for_amounts_that_cannot_be_are_refused(bad: float) -> None:
+    latency = LatencyModel()
+    for predict in (
+        lambda: latency.iteration_s(bad, 0, 0, 0),
+        lambda: latency.prefill_s(1, bad),
+        lambda: latency.decode_s(bad, 1),
+        lambda: latency.observe(1, 1, 1, bad, 0.1),
+        lambda: prefill_pairs(bad, 0),
+    ):
+        with pytest.raises(InvalidArgumentError, match="must be finite and not negative"):
+            predict()
 
 
 def test_the_levels_of_a_policy_have_its_quanta() -> None:

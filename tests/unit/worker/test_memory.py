@@ -2,6 +2,7 @@
 
 import pytest
 
+from fastserve._C.kv import MAX_BLOCKS
 from fastserve.config import CacheConfig
 from fastserve.errors import InvalidArgumentError
 from fastserve.worker.device import DeviceMemory
@@ -17,6 +18,18 @@ def test_block_counts_win_over_gibibytes():
     cache = CacheConfig(num_gpu_blocks_override=200, num_host_blocks_override=7)
     sizes = size_pools(cache, block_bytes=1 << 20, max_model_len=2048)
     assert (sizes.num_device_blocks, sizes.num_host_blocks) == (200, 7)
+
+
+def test_tiny_blocks_fill_a_pool_up_to_the_bound_of_the_kv_manager():
+    sizes = size_pools(CacheConfig(kv_gib=64.0, host_kv_gib=64.0), block_bytes=256, max_model_len=2048)
+    assert (sizes.num_device_blocks, sizes.num_host_blocks) == (MAX_BLOCKS, MAX_BLOCKS)
+
+
+@pytest.mark.parametrize("name", ["num_gpu_blocks_override", "num_host_blocks_override"])
+def test_more_blocks_than_the_kv_manager_takes_are_refused_before_they_are_allocated(name):
+    cache = CacheConfig(**{"num_gpu_blocks_override": 200, name: MAX_BLOCKS + 1})
+    with pytest.raises(InvalidArgumentError, match=f"{name} must be at most {MAX_BLOCKS} blocks, got {MAX_BLOCKS + 1}"):
+        size_pools(cache, block_bytes=4096, max_model_len=2048)
 
 
 def test_a_host_pool_of_zero_is_allowed():
