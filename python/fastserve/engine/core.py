@@ -132,6 +132,7 @@ class EngineCore:
         )
         self._running: _Running | None = None
         self._failed_steps = 0
+        self._failures: dict[int, str] = {}  # requests that are being ended because of an error, and which
         self._next_seed = config.model.seed
         self._counters = _Counters()
 
@@ -213,7 +214,7 @@ class EngineCore:
     def step(self) -> list[EngineOutput]:
         """One turn, and what it did for each request."""
         turn = self.turn()
-        return engine_outputs(self.scheduler, turn.events, turn.plan, turn.output, self._clock())
+        return self.outputs_of(turn, self._clock())
 
     def turn(self) -> Turn:
         """Plan the next iteration behind the one under way, then wait for that one and commit it."""
@@ -232,9 +233,21 @@ class EngineCore:
             self._running.started_s = self._clock()
         return turn
 
+    def outputs_of(self, turn: Turn, now_s: float) -> list[EngineOutput]:
+        """What a turn, which must be the last one, did for each request; one whose output cannot be made fails."""
+        made = engine_outputs(self.scheduler, turn.events, turn.plan, turn.output, now_s, failures=self._failures)
+        for request_id, why in made.failed:
+            self._fail(request_id, why)
+        return made.outputs
+
     def has_work(self) -> bool:
-        """Whether step() has something to do: unfinished requests, a plan under way or a copy under way."""
-        return self._running is not None or self.scheduler.has_unfinished or self.scheduler.num_transfers_in_flight > 0
+        """Whether step() has something to do: unfinished requests, ends to tell, a plan or a copy under way."""
+        return (
+            self._running is not None
+            or self.scheduler.has_unfinished
+            or self.scheduler.num_transfers_in_flight > 0
+            or self.scheduler.has_events
+        )
 
     def stats(self) -> EngineStats:
         """State and counters now."""
@@ -311,7 +324,7 @@ class EngineCore:
             output = running.result.result()
         except DeviceLostError:  # ends the engine before anything of this iteration or a later one is given out
             raise
-        except Exception as error:  # one bad iteration fails its own requests; the engine goes on
+        except Exception as error:  # no row is to blame: this iteration fails its requests; the engine goes on
             self._failed_steps += 1
             logger.exception("an iteration of %d requests failed", running.plan.num_rows)
             if self._failed_steps >= MAX_FAILED_STEPS:
@@ -326,7 +339,15 @@ class EngineCore:
             self.scheduler.set_link_rates(output.transfers.offload_bytes_per_s, output.transfers.upload_bytes_per_s)
             for message in output.transfers.errors:
                 logger.error("a KV copy failed and is taken back: %s", message)
+        for row, why in output.errors.items():
+            self._fail(int(plan.request_ids[row]), why)
         self.scheduler.commit(plan.step, output.sampled, output.elapsed_s if plan.num_rows else 0.0, now_s)
+
+    def _fail(self, request_id: int, why: str) -> None:
+        """End a request that cannot go on; `why` comes with its last output."""
+        if self.scheduler.fail(request_id, self._clock()):
+            logger.error("request %d failed: %s", request_id, why)
+            self._failures.setdefault(request_id, why)
 
     def _count(self, plan: StepPlan, output: StepOutput | None) -> None:
         counters = self._counters

@@ -29,6 +29,7 @@ class Completion:
     __slots__ = (
         "_detokenizer",
         "_error",
+        "_failure",
         "_finish_reason",
         "_logprobs",
         "_num_cached_tokens",
@@ -58,26 +59,39 @@ class Completion:
         self._stop_reason: int | str | None = None
         self._stats: RequestStats | None = None
         self._error: str | None = None
+        self._failure: str | None = None
 
     def add(self, output: EngineOutput) -> bool:
-        """Take an engine output; return whether a stop string has just ended the completion while the engine runs on."""
+        """Take an engine output; return whether the completion has just ended while the engine runs on.
+
+        It does so at a stop string, or where its text cannot be made; the latter is its error.
+        """
         reason = output.finish_reason
-        stopped = False
-        if self._stop_string is None:
-            delta = self._detokenizer.push(
-                output.token_ids, finished=reason is not None, stop_token=output.stop_token_id is not None
-            )
-            if delta.text:
-                self._text.append(delta.text)
-            self._token_ids += output.token_ids[: delta.num_tokens]
-            self._logprobs += output.logprobs[: delta.num_tokens]
-            self._num_cached_tokens = output.num_cached_tokens
-            self._stop_string = delta.stop_string
-            stopped = delta.stop_string is not None and reason is None
+        ended = self._stop_string is not None or self._failure is not None
+        if not ended:
+            try:
+                self._add_text(output)
+            except Exception as error:
+                logger.exception("the text of request %s could not be made", self.request.request_id)
+                self._failure = f"the text could not be made: {type(error).__name__}: {error}"
             self.has_news = True
         if reason is not None:
             self._finish(output, reason)
-        return stopped
+            return False
+        return not ended and (self._stop_string is not None or self._failure is not None)
+
+    def _add_text(self, output: EngineOutput) -> None:
+        delta = self._detokenizer.push(
+            output.token_ids,
+            finished=output.finish_reason is not None,
+            stop_token=output.stop_token_id is not None,
+        )
+        if delta.text:
+            self._text.append(delta.text)
+        self._token_ids += output.token_ids[: delta.num_tokens]
+        self._logprobs += output.logprobs[: delta.num_tokens]
+        self._num_cached_tokens = output.num_cached_tokens
+        self._stop_string = delta.stop_string
 
     def take(self) -> CompletionDelta:
         """Return what is new since the last call."""
@@ -104,6 +118,9 @@ class Completion:
         if self._stop_string is not None:
             # Complete at its stop string, however the engine ended the tokens after it.
             self._finish_reason, self._stop_reason = FinishReason.STOP, self._stop_string
+            return
+        if self._failure is not None:
+            self._finish_reason, self._error = FinishReason.ERROR, self._failure
             return
         self._finish_reason = reason
         self._error = output.error
@@ -156,7 +173,7 @@ class Processed:
 
     Attributes:
         news: requests that have new deltas, each once.
-        to_abort: sequences ended by a stop string, which the engine must be told to end.
+        to_abort: sequences ended by a stop string or an error here, which the engine must be told to end.
     """
 
     news: Iterable[LiveRequest]

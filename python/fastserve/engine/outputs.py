@@ -1,31 +1,63 @@
 """StepEvents of the scheduler -> EngineOutput values; O(batch)."""
 
+from dataclasses import dataclass, field
+
 from fastserve._C.sched import FinishReason as CoreFinishReason
 from fastserve._C.sched import Scheduler, StepEvents, StepPlan
+from fastserve.log import get_logger
+from fastserve.ops.sampling import BAD_LISTS, BAD_SETTINGS, NO_FINITE_LOGIT
 from fastserve.ops.sampling import TokenLogprobs as StepLogprobs
 from fastserve.types import EngineOutput, FinishReason, RequestStats, TokenLogprobs
 from fastserve.worker import StepOutput
+
+logger = get_logger(__name__)
 
 _REASONS = {
     int(CoreFinishReason.STOP): (FinishReason.STOP, None),
     int(CoreFinishReason.LENGTH): (FinishReason.LENGTH, None),
     int(CoreFinishReason.ABORT): (FinishReason.ABORT, None),
-    int(CoreFinishReason.ERROR): (FinishReason.ERROR, "the model gave no finite logit, or the iteration failed"),
+    int(CoreFinishReason.ERROR): (FinishReason.ERROR, "the iteration that the request was part of failed"),
     int(CoreFinishReason.DEADLINE): (FinishReason.DEADLINE, "deadline_s expired before the request finished"),
+}
+_NO_TOKEN = {
+    NO_FINITE_LOGIT: "the model gave no finite logit",
+    BAD_SETTINGS: "a sampling setting of the request is out of the sampler's range",
+    BAD_LISTS: "the tokens that the penalties of the request count are not all in the vocabulary",
 }
 
 
+@dataclass(slots=True)
+class StepOutputs:
+    """What a step did for its requests.
+
+    Attributes:
+        outputs: in the order of the events.
+        failed: requests that go on in the scheduler but whose output could not be made, and why.
+    """
+
+    outputs: list[EngineOutput] = field(default_factory=list)
+    failed: list[tuple[int, str]] = field(default_factory=list)
+
+
 def engine_outputs(
-    scheduler: Scheduler, events: StepEvents, plan: StepPlan | None, output: StepOutput | None, now_s: float
-) -> list[EngineOutput]:
+    scheduler: Scheduler,
+    events: StepEvents,
+    plan: StepPlan | None,
+    output: StepOutput | None,
+    now_s: float,
+    *,
+    failures: dict[int, str],
+) -> StepOutputs:
     """Join the scheduler's events with the log-probabilities of the step just committed.
 
     Args:
         events: just taken from the scheduler, which knows ended requests until it schedules again.
         plan, output: that step and its result; None when no step was committed or it failed.
+        failures: why requests fail that were ended because of an error; those that have ended are taken out.
     """
+    made = StepOutputs()
     if not events.request_ids.size:
-        return []
+        return made
     logprobs = output.logprobs if output is not None else None
     wanted = plan.num_logprobs.tolist() if logprobs is not None else []
     rows = zip(
@@ -36,23 +68,38 @@ def engine_outputs(
         events.num_cached_tokens.tolist(),
         strict=True,
     )
-    outputs = []
     for request_id, sample, token_id, reason_code, num_cached in rows:
         reason, error = _REASONS.get(reason_code, (None, None))
-        has_logprobs = logprobs is not None and token_id >= 0 and wanted[sample] >= 0
-        outputs.append(
-            EngineOutput(
-                request_id=request_id,
-                token_ids=(token_id,) if token_id >= 0 else (),
-                logprobs=(_logprobs_of(logprobs, sample, wanted[sample]),) if has_logprobs else (),
-                finish_reason=reason,
-                stop_token_id=token_id if reason is FinishReason.STOP else None,
-                num_cached_tokens=num_cached,
-                stats=_stats(scheduler, request_id, now_s) if reason is not None else None,
-                error=error,
+        try:
+            failure = failures.pop(request_id, None) if reason is not None and failures else None
+            if reason is FinishReason.ERROR:
+                error = failure or _why_no_token(output, sample) or error
+            has_logprobs = logprobs is not None and token_id >= 0 and wanted[sample] >= 0
+            made.outputs.append(
+                EngineOutput(
+                    request_id=request_id,
+                    token_ids=(token_id,) if token_id >= 0 else (),
+                    logprobs=(_logprobs_of(logprobs, sample, wanted[sample]),) if has_logprobs else (),
+                    finish_reason=reason,
+                    stop_token_id=token_id if reason is FinishReason.STOP else None,
+                    num_cached_tokens=num_cached,
+                    stats=_stats(scheduler, request_id, now_s) if reason is not None else None,
+                    error=error,
+                )
             )
-        )
-    return outputs
+        except Exception as bad_row:
+            logger.exception("the output of request %d could not be made", request_id)
+            why = f"the output could not be made: {type(bad_row).__name__}: {bad_row}"
+            if reason is None:
+                made.failed.append((request_id, why))
+            else:
+                made.outputs.append(EngineOutput(request_id=request_id, finish_reason=FinishReason.ERROR, error=why))
+    return made
+
+
+def _why_no_token(output: StepOutput | None, sample: int) -> str | None:
+    """Why a sampling entry of the step has no token; None when it has one, or there is no such entry."""
+    return _NO_TOKEN.get(int(output.sampled[sample])) if output is not None and sample >= 0 else None
 
 
 def _logprobs_of(arrays: StepLogprobs, sample: int, num_top: int) -> TokenLogprobs:

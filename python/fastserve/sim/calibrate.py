@@ -8,7 +8,6 @@ import numpy as np
 from fastserve._C.sched import LatencyModel
 from fastserve.config import EngineConfig
 from fastserve.engine.core import EngineCore, Turn
-from fastserve.engine.outputs import engine_outputs
 from fastserve.engine.pacing import LONGEST_WAIT_S
 from fastserve.executor import Executor
 from fastserve.sim.cost import Coefficients
@@ -108,7 +107,7 @@ def _run_out(core: EngineCore, deadline_s: float, num_requests: int) -> list[tup
         if turn.output is not None and former is not None and turn.plan.num_rows:
             rows.append((*turn.plan.shape, turn.output.elapsed_s, now_s - former_s - turn.output.elapsed_s))
         former, former_s = (turn, now_s) if turn.output is not None and turn.plan.num_rows else (None, 0.0)
-        engine_outputs(core.scheduler, turn.events, turn.plan, turn.output, now_s)  # as step() does, at the same time
+        core.outputs_of(turn, now_s)  # as step() does, at the same time
         if now_s > deadline_s:
             for request_id in range(num_requests):
                 core.abort(request_id)

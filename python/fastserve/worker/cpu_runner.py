@@ -1,7 +1,6 @@
 """Runs plans on the CPU: the arrays of a plan are the inputs of the kernels, and a step has ended when it returns."""
 
 import time
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -12,15 +11,9 @@ from fastserve.models.decoder import Decoder
 from fastserve.ops.attention import AttentionBackend, AttentionBatch
 from fastserve.ops.sampling import TokenLogprobs, sample, token_logprobs
 from fastserve.worker.batch import build_batch
-from fastserve.worker.row_inputs import RowInputs
-
-
-@dataclass(frozen=True, slots=True)
-class Sampled:
-    """int32[S], and the log-probabilities when any entry asked for them."""
-
-    tokens: np.ndarray
-    logprobs: TokenLogprobs | None = None
+from fastserve.worker.row_inputs import RowInputs, control_row
+from fastserve.worker.rows_apart import greedy_row, run_apart
+from fastserve.worker.sampled import Sampled, nothing_sampled
 
 
 class CpuRunner:
@@ -35,16 +28,17 @@ class CpuRunner:
         self._previous_sampled = np.empty(0, np.int32)
 
     def launch(self, plan: StepPlan) -> Sampled:
-        """Run a plan, with rows or without."""
+        """Run a plan, with rows or without; rows that cannot run fail alone."""
         previous_sampled = self._previous_sampled
         self._previous_sampled = np.full(plan.num_samples, -1, np.int32)  # what the next plan finds if this one fails
-        result = Sampled(np.empty(0, np.int32))
+        result = nothing_sampled()
         if plan.num_rows:
-            batch = build_batch(plan, previous_sampled, self._kv_cache, self._backend)
-            logits = self._decoder.forward(batch.token_ids, batch.context)
-            if plan.num_samples:
-                tokens = np.asarray(sample(logits, batch.sampling))
-                result = Sampled(tokens, _logprobs(logits, tokens, plan))
+            try:
+                result = self._run(plan, previous_sampled)
+            except Exception as error:
+                result = run_apart(
+                    plan, error, run=lambda part: self._run(part, previous_sampled), control=self._run_control_row
+                )
         self._previous_sampled = result.tokens
         return result
 
@@ -54,6 +48,23 @@ class CpuRunner:
 
     def time(self, rows: RowInputs) -> float:
         """Seconds of a forward pass over made-up rows."""
+        started_s = time.perf_counter()
+        self._forward(rows)
+        return time.perf_counter() - started_s
+
+    def _run(self, plan: StepPlan, previous_sampled: np.ndarray) -> Sampled:
+        batch = build_batch(plan, previous_sampled, self._kv_cache, self._backend)
+        logits = self._decoder.forward(batch.token_ids, batch.context)
+        if not plan.num_samples:
+            return nothing_sampled()
+        tokens = np.asarray(sample(logits, batch.sampling))
+        return Sampled(tokens, _logprobs(logits, tokens, plan))
+
+    def _run_control_row(self) -> None:
+        logits = self._forward(control_row(self._kv_cache.shape[-2]))
+        token_logprobs(logits, np.asarray(sample(logits, greedy_row(logits.device))), 1)
+
+    def _forward(self, rows: RowInputs) -> torch.Tensor:
         context = ForwardContext(
             positions=torch.from_numpy(rows.positions),
             slots=torch.from_numpy(rows.slots),
@@ -68,10 +79,7 @@ class CpuRunner:
             kv_cache=self._kv_cache,
             logit_rows=torch.from_numpy(rows.logit_rows),
         )
-        token_ids = torch.from_numpy(rows.token_ids)
-        started_s = time.perf_counter()
-        self._decoder.forward(token_ids, context)
-        return time.perf_counter() - started_s
+        return self._decoder.forward(torch.from_numpy(rows.token_ids), context)
 
 
 def _logprobs(logits: torch.Tensor, sampled: np.ndarray, plan: StepPlan) -> TokenLogprobs | None:

@@ -18,10 +18,11 @@ from fastserve.models.decoder import Decoder
 from fastserve.ops.attention import AttentionBackend, AttentionBatch, attention_workspace
 from fastserve.ops.sampling import TokenLogprobs, sample, sampling_workspace_bytes, token_logprobs
 from fastserve.types import MAX_LOGPROBS
-from fastserve.worker.cpu_runner import Sampled
 from fastserve.worker.device import Device, Event
 from fastserve.worker.graphs import DecodeGraphs, batch_buckets
-from fastserve.worker.row_inputs import RowInputs, empty_decode, padded_decode, rows_of_plan
+from fastserve.worker.row_inputs import RowInputs, control_row, empty_decode, padded_decode, rows_of_plan
+from fastserve.worker.rows_apart import greedy_row, run_apart
+from fastserve.worker.sampled import Sampled, nothing_sampled
 from fastserve.worker.sampling_inputs import SamplingInputs, sampling_fields
 from fastserve.worker.step_inputs import NUM_SLOTS, Field, PackedInputs, aligned
 
@@ -46,6 +47,11 @@ class _Result:
     num_samples: int = 0
     logprobs: TokenLogprobs | None = None  # tensors in `logprob_words`, to be read when ready
     busy: bool = False
+
+    def wait(self) -> np.ndarray:
+        """A copy of the tokens."""
+        self.ready.wait()
+        return self.tokens.numpy().view(np.int32)[: self.num_samples].copy()
 
 
 class DeviceRunner:
@@ -102,6 +108,7 @@ class DeviceRunner:
         self._sampled_bytes = self._sampled.view(torch.uint8)
         self._results = [_make_result(device, rows) for _ in range(NUM_SLOTS)]
         self._next_result = 0
+        self._previous: _Result | Sampled = nothing_sampled()  # what `_sampled` holds, to put it there again
         self._graphs: DecodeGraphs | None = None
         self._graph_logits: torch.Tensor | None = None
 
@@ -125,31 +132,24 @@ class DeviceRunner:
         self._device.synchronize()
         self._graphs = DecodeGraphs(self._device, buckets, self._decode_step, progress)
 
-    def launch(self, plan: StepPlan) -> _Result | None:
-        """Queue a plan; None for one without rows."""
+    def launch(self, plan: StepPlan) -> _Result | Sampled:
+        """Queue a plan; what has no rows, or had to be run in parts, has ended already."""
         if not plan.num_rows:
-            return None
+            return nothing_sampled()
         result = self._take_result()
         with self._device.scope():
             try:
-                logits = self._forward(rows_of_plan(plan), plan)
-                if plan.num_samples:
-                    self._sample(logits, plan, result)
-                result.ready.record()
-            except BaseException:
-                result.busy = False
-                self._sampled.fill_(-1)  # what the next plan finds, since this one fails
-                raise
-        return result
+                self._previous = self._queue(plan, result)
+            except Exception as error:
+                self._previous = self._run_apart(plan, result, error)
+        return self._previous
 
-    def finish(self, launched: _Result | None) -> Sampled:
+    def finish(self, launched: _Result | Sampled) -> Sampled:
         """Wait for a step and return what it sampled."""
-        if launched is None:
-            return Sampled(np.empty(0, np.int32))
+        if isinstance(launched, Sampled):
+            return launched
         try:
-            launched.ready.wait()
-            tokens = launched.tokens.numpy().view(np.int32)[: launched.num_samples].copy()
-            return Sampled(tokens, _copied(launched.logprobs))
+            return Sampled(launched.wait(), _copied(launched.logprobs))
         finally:
             launched.busy = False
 
@@ -162,12 +162,46 @@ class DeviceRunner:
         self._device.synchronize()
         return time.perf_counter() - started_s
 
+    def _queue(self, plan: StepPlan, result: _Result) -> _Result:
+        result.num_samples, result.logprobs = 0, None
+        logits = self._forward(rows_of_plan(plan), plan)
+        if plan.num_samples:
+            self._sample(logits, plan, result)
+        result.ready.record()
+        return result
+
+    def _run_apart(self, plan: StepPlan, result: _Result, error: Exception) -> Sampled:
+        """Run a plan in parts after it failed with `error`; raises that when the rows are not to blame."""
+        previous, self._previous = self._previous, nothing_sampled()
+
+        def run(part: StepPlan) -> Sampled:
+            self._put_sampled(previous.tokens if isinstance(previous, Sampled) else previous.wait())
+            return Sampled(self._queue(part, result).wait(), _copied(result.logprobs))
+
+        try:
+            joined = run_apart(plan, error, run=run, control=self._run_control_row, is_fault=self._device.is_fault)
+            self._put_sampled(joined.tokens)
+            return joined
+        except BaseException:
+            self._sampled.fill_(-1)  # what the next plan finds, since this one fails
+            raise
+        finally:
+            result.busy = False
+
+    def _run_control_row(self) -> None:
+        logits = self._forward(control_row(self._limits.block_size))
+        token_logprobs(logits, torch.as_tensor(sample(logits, greedy_row(logits.device))), 1)
+        self._device.synchronize()
+
+    def _put_sampled(self, tokens: np.ndarray) -> None:
+        self._sampled[: len(tokens)].copy_(torch.from_numpy(tokens))
+
     def _take_result(self) -> _Result:
         result = self._results[self._next_result]
         if result.busy:
             raise InternalError(f"{NUM_SLOTS} steps are under way: finish one before launching the next")
         self._next_result = (self._next_result + 1) % NUM_SLOTS
-        result.busy, result.num_samples, result.logprobs = True, 0, None
+        result.busy = True
         return result
 
     def _forward(self, rows: RowInputs, plan: StepPlan | None = None) -> torch.Tensor:

@@ -97,6 +97,11 @@ def made_up_rows(
     )
 
 
+def control_row(block_size: int) -> RowInputs:
+    """A decode of one token that belongs to no request and writes no KV."""
+    return made_up_rows([1], [1], num_decode_rows=1, num_blocks=1, block_size=block_size, vocab_size=1, write_kv=False)
+
+
 def padded_decode(rows: RowInputs, num_rows: int) -> RowInputs:
     """The same decodes and empty rows behind them, `num_rows` in all: token 0, no KV, no blocks."""
     missing = num_rows - rows.num_rows

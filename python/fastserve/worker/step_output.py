@@ -1,5 +1,6 @@
 """What a worker hands back for one StepPlan."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -29,13 +30,15 @@ class StepOutput:
     """Result of one plan with S sampling entries.
 
     Attributes:
-        sampled: int32[S], -1 where the logits held no finite value.
+        sampled: int32[S], negative where no token could be chosen: see `ops.sampling`.
         logprobs: of the S sampled tokens, when any entry asked for them.
         transfers: transfers that ended up to now, of this plan or an earlier one.
         elapsed_s: wall time of the plan, seconds.
+        errors: rows of the plan that could not run, and why; all others ran.
     """
 
     sampled: np.ndarray
     logprobs: TokenLogprobs | None
     transfers: TransferResults
     elapsed_s: float
+    errors: Mapping[int, str] = field(default_factory=dict)

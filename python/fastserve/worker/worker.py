@@ -158,7 +158,7 @@ class Worker:
         end_s = time.perf_counter()
         elapsed_s = end_s - max(launched.started_s, self._last_end_s)  # not the wait behind the step before
         self._last_end_s = end_s
-        return StepOutput(sampled.tokens, sampled.logprobs, results, elapsed_s)
+        return StepOutput(sampled.tokens, sampled.logprobs, results, elapsed_s, sampled.errors)
 
     def execute(self, plan: StepPlan) -> StepOutput:
         """Run a plan from its start to its end."""

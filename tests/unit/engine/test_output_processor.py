@@ -147,6 +147,42 @@ def test_an_error_of_the_engine_reaches_the_delta(processor: OutputProcessor) ->
     assert (delta.finish_reason, delta.error) == (FinishReason.ERROR, "no memory")
 
 
+@pytest.mark.parametrize("last", [False, True], ids=["goes on", "ends"])
+def test_an_error_in_the_text_of_one_completion_ends_it_alone(
+    processor: OutputProcessor, monkeypatch: pytest.MonkeyPatch, last: bool
+) -> None:
+    neighbours = [add(processor, str(i)) for i in range(8)]
+    bad = add(processor, "bad", n=2)
+    detokenizer = bad.completions[0]._detokenizer
+    push = type(detokenizer).push
+
+    def broken(self: object, *arguments: object, **settings: object) -> object:
+        if self is detokenizer:
+            raise RuntimeError("injected")
+        return push(self, *arguments, **settings)
+
+    monkeypatch.setattr(type(detokenizer), "push", broken)
+    first = (end if last else output)(bad, "x")
+    processed = processor.process(
+        [
+            *(output(n, "a") for n in neighbours[:4]),
+            first,
+            output(bad, "y", 1),
+            *(output(n, "b") for n in neighbours[4:]),
+        ]
+    )
+    assert list(processed.to_abort) == ([] if last else [bad.sequences[0].request_id])
+    assert [only(n).text for n in neighbours] == ["a"] * 4 + ["b"] * 4
+    if not last:
+        assert processor.process([output(bad, "late")]).to_abort == []
+        processor.process([end(bad, reason=FinishReason.ABORT)])
+    failed, healthy = bad.take()
+    assert (failed.finish_reason, failed.text) == (FinishReason.ERROR, "")
+    assert failed.error == "the text could not be made: RuntimeError: injected"
+    assert (healthy.text, healthy.finish_reason) == ("y", None)
+    processor.check_integrity()
+
+
 def test_two_live_requests_cannot_share_an_id(processor: OutputProcessor) -> None:
     request = add(processor)
     with pytest.raises(InvalidArgumentError, match="unique"):

@@ -1,0 +1,123 @@
+"""A step that failed, run again in parts: only those rows fail that cannot run."""
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+
+from fastserve._C.sched import StepPlan
+from fastserve.log import get_logger
+from fastserve.ops.sampling import NO_FINITE_LOGIT, SamplingBatch, TokenLogprobs
+from fastserve.worker.sampled import Sampled
+
+logger = get_logger(__name__)
+
+
+def run_apart(
+    plan: StepPlan,
+    error: Exception,
+    *,
+    run: Callable[[StepPlan], Sampled],
+    control: Callable[[], object],
+    is_fault: Callable[[Exception], bool] = lambda _: False,
+) -> Sampled:
+    """Run a plan whose rows failed together in halves, their halves and so on, so that the rows at fault are found.
+
+    Running rows a second time does no harm: they write the same KV to the same places.
+
+    Args:
+        error: that of the whole plan.
+        run: runs a part of the plan; it must find the tokens of the step before each time.
+        control: runs a row of our own. If that fails as well, the rows are not to blame.
+        is_fault: whether an error is one of the device, after which nothing can be run.
+    Raises:
+        Exception: `error`, when it is a fault or the control failed; or the fault that ended the search.
+    """
+    if is_fault(error):
+        raise error
+    try:
+        control()
+    except Exception as fault:
+        logger.error("a row without a request failed as well: %s", fault)
+        raise error from fault
+    logger.warning("an iteration of %d requests failed and is run again in parts: %r", plan.num_rows, error)
+    result = _Joined(plan)
+    failed = [(0, plan.num_rows, error)]  # rows [first, end) that failed together
+    while failed:
+        first, end, why = failed.pop()
+        if end - first == 1:
+            result.fail(first, why)
+            continue
+        middle = (first + end) // 2
+        for begin, stop in ((first, middle), (middle, end)):
+            try:
+                result.add(begin, stop, run(plan.slice(begin, stop)))
+            except Exception as part_error:
+                if is_fault(part_error):
+                    raise
+                failed.append((begin, stop, part_error))
+    return result.sampled()
+
+
+class _Joined:
+    """The result of a plan, put together from those of its parts."""
+
+    def __init__(self, plan: StepPlan) -> None:
+        self._sample_rows = plan.sample_rows
+        self._tokens = np.full(plan.num_samples, NO_FINITE_LOGIT, np.int32)
+        self._logprobs = _no_logprobs(plan) if plan.num_samples and plan.num_logprobs.max() >= 0 else None
+        self._errors: dict[int, str] = {}
+
+    def add(self, first: int, end: int, part: Sampled) -> None:
+        """Take the result of the rows [first, end)."""
+        begin, stop = np.searchsorted(self._sample_rows, (first, end))
+        self._tokens[begin:stop] = part.tokens
+        if part.logprobs is None or self._logprobs is None:
+            return
+        num_top = part.logprobs.top_ids.shape[1]
+        self._logprobs.token_logprobs[begin:stop] = part.logprobs.token_logprobs
+        self._logprobs.ranks[begin:stop] = part.logprobs.ranks
+        self._logprobs.top_ids[begin:stop, :num_top] = part.logprobs.top_ids
+        self._logprobs.top_logprobs[begin:stop, :num_top] = part.logprobs.top_logprobs
+
+    def fail(self, row: int, error: Exception) -> None:
+        """Take the error of a row that failed on its own."""
+        self._errors[row] = f"{type(error).__name__}: {error}"
+
+    def sampled(self) -> Sampled:
+        """The whole."""
+        return Sampled(self._tokens, self._logprobs, self._errors)
+
+
+def _no_logprobs(plan: StepPlan) -> TokenLogprobs:
+    count, num_top = plan.num_samples, int(plan.num_logprobs.max())
+    return TokenLogprobs(
+        token_logprobs=np.full(count, -np.inf, np.float32),
+        ranks=np.zeros(count, np.int32),
+        top_ids=np.full((count, num_top), -1, np.int32),
+        top_logprobs=np.full((count, num_top), -np.inf, np.float32),
+    )
+
+
+def greedy_row(device: torch.device) -> SamplingBatch:
+    """Settings of the control row: greedy, no lists."""
+
+    def filled(value: float, dtype: torch.dtype = torch.float32, count: int = 1) -> torch.Tensor:
+        return torch.full((count,), value, dtype=dtype, device=device)
+
+    return SamplingBatch(
+        temperature=filled(0.0),
+        top_k=filled(0, torch.int32),
+        top_p=filled(1.0),
+        min_p=filled(0.0),
+        repetition_penalty=filled(1.0),
+        presence_penalty=filled(0.0),
+        frequency_penalty=filled(0.0),
+        seeds=filled(0, torch.int64),
+        counters=filled(0, torch.int64),
+        history_start=filled(0, torch.int32, 2),
+        history_tokens=filled(0, torch.int32, 0),
+        history_prompt_len=filled(0, torch.int32),
+        banned_start=filled(0, torch.int32, 2),
+        banned_tokens=filled(0, torch.int32, 0),
+    )
