@@ -104,6 +104,35 @@ def test_deadline_that_passes_is_an_error(served):
     assert reply.status_code == 504 and reply.json()["error"]["code"] == "deadline_exceeded"
 
 
+POISON = [
+    ({"repetition_penalty": 1e-300}, 400),  # 0 as a float32
+    ({"repetition_penalty": 1e-40}, 400),
+    ({"top_p": 5e-324}, 200),  # 0 as a float32: the likeliest token alone
+    ({"temperature": 5e-324}, 200),  # greedy
+    ({"min_p": 5e-324, "presence_penalty": 5e-324, "frequency_penalty": -5e-324}, 200),
+    ({"stop_token_ids": [2**31 - 1], "min_tokens": 3}, 200),  # banned, and in no vocabulary
+    ({"deadline_s": 5e-324}, 504),
+    ({"seed": -(2**63), "top_k": 2**31 - 1}, 200),
+]
+
+
+def test_requests_with_numbers_at_the_end_of_their_range_hurt_nobody_else(served):
+    process, http, client = served
+    alone = [ask(client, i, max_tokens=150, temperature=0).choices[0].text for i in range(3)]
+    streams = [ask(client, i, max_tokens=150, temperature=0, stream=True) for i in range(3)]
+    texts = [next(iter(stream)).choices[0].text for stream in streams]
+    for fields, status in POISON * 2:
+        reply = http.post("/v1/completions", content=body(**fields))
+        assert reply.status_code == status, (fields, reply.text)
+        if status == 400:
+            message = "repetition_penalty must be a number between 1e-06 and 10, got "
+            assert reply.json()["error"]["message"].startswith(message)
+    for i, stream in enumerate(streams):
+        texts[i] += "".join(chunk.choices[0].text for chunk in stream)
+    assert texts == alone
+    assert process.poll() is None and http.get("/readyz").status_code == 200
+
+
 def test_client_that_leaves_empties_the_engine(served):
     _, http, client = served
     stream = ask(client, 1, stream=True, n=4)

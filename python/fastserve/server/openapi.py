@@ -18,6 +18,7 @@ from fastserve.types import (
     MAX_SEQUENCES,
     MAX_STOP_STRINGS,
     MAX_STOP_TOKEN_IDS,
+    MIN_REPETITION_PENALTY,
 )
 
 Json = dict[str, object]
@@ -51,7 +52,7 @@ _RANGES: dict[str, dict[str, Json]] = {
     "min_p": {"number": {"minimum": 0, "maximum": 1}},
     "presence_penalty": {"number": {"minimum": -2, "maximum": 2}},
     "frequency_penalty": {"number": {"minimum": -2, "maximum": 2}},
-    "repetition_penalty": {"number": {"exclusiveMinimum": 0, "maximum": MAX_REPETITION_PENALTY}},
+    "repetition_penalty": {"number": {"minimum": MIN_REPETITION_PENALTY, "maximum": MAX_REPETITION_PENALTY}},
     "seed": {"integer": {"minimum": -(2**63), "maximum": 2**63 - 1}},
     "n": {"integer": {"minimum": 1, "maximum": MAX_SEQUENCES}},
     "logprobs": {"integer": {"minimum": 0, "maximum": MAX_LOGPROBS}},
