@@ -245,8 +245,8 @@ def test_empty_batches_and_strided_rows(device):
     ],
     ids=str,
 )
-def test_a_row_with_a_setting_out_of_range_fails_alone(changes):
-    logits, ((name, bad),) = torch.randn(3, 10), changes.items()
+def test_a_row_with_a_setting_out_of_range_fails_alone(device, changes):
+    logits, ((name, bad),) = torch.randn(3, 10, device=device), changes.items()
     healthy = sample(logits, settings(3))
     batch = settings(3, **{name: [getattr(settings(1), name)[0], bad, getattr(settings(1), name)[0]]})
     assert sample(logits, batch).tolist() == [healthy[0], BAD_SETTINGS, healthy[2]]
