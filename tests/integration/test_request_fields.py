@@ -133,5 +133,5 @@ def test_priority_goes_before_arrival(driver):
 def test_deadline_ends_a_request_with_an_error(driver):
     driver.add(request_id := len(driver.tokens), PROMPT, replace(GREEDY, max_tokens=200), deadline_s=1e-6)
     driver.run()
-    assert driver.last[request_id].finish_reason is FinishReason.ERROR
+    assert driver.last[request_id].finish_reason is FinishReason.DEADLINE
     assert "deadline" in driver.last[request_id].error
