@@ -23,11 +23,6 @@ class FinishReason(StrEnum):
     ERROR = "error"
     DEADLINE = "deadline"
 
-    @property
-    def is_failure(self) -> bool:
-        """Whether the request failed: it has an `error` then."""
-        return self in (FinishReason.ERROR, FinishReason.DEADLINE)
-
 
 def _require(condition: bool, message: str) -> None:
     if not condition:

@@ -1,49 +1,16 @@
 """Names and values of `/metrics`, read back with prometheus_client's own parser."""
 
 import dataclasses
+import re
+from pathlib import Path
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from fastserve.metrics import MetricsExporter, RequestMetrics, RequestTimer
+from fastserve.metrics.engine import COUNTER_FIELDS, EngineTotals
 from fastserve.types import EngineInfo, EngineStats, FinishReason, RequestStats
 
-GAUGES = (
-    "num_requests_running",
-    "num_requests_waiting",
-    "kv_cache_usage_perc",
-    "host_kv_usage_perc",
-    "num_requests_parked",
-    "level_requests",
-)
-COUNTERS = (
-    "num_preemptions",
-    "prompt_tokens",
-    "generation_tokens",
-    "prefix_cache_queries",
-    "prefix_cache_hits",
-    "kv_offload_store_bytes",
-    "kv_offload_load_bytes",
-    "uploads",
-    "recomputed_tokens",
-    "promotions",
-    "demotions",
-    "thrash_governor_trips",
-    "request_success",
-    "admission_rejections",
-    "engine_restarts",
-)
-HISTOGRAMS = (
-    "time_to_first_token_seconds",
-    "inter_token_latency_seconds",
-    "e2e_request_latency_seconds",
-    "request_queue_time_seconds",
-    "request_parked_time_seconds",
-    "request_num_preemptions",
-    "normalized_latency_seconds",
-    "iteration_tokens_total",
-    "schedule_seconds",
-)
 INFO = EngineInfo(
     model="m",
     max_model_len=64,
@@ -64,16 +31,35 @@ def families_of(text: bytes) -> dict[str, object]:
     return {family.name: family for family in text_string_to_metric_families(text.decode())}
 
 
+def documented() -> dict[str, str]:
+    """Name -> type of every metric in the tables of docs/metrics.md."""
+    page = (Path(__file__).parents[3] / "docs" / "metrics.md").read_text()
+    rows = re.findall(r"^\| (`[^|]*`) \| (counter|gauge|histogram) \|", page, re.MULTILINE)
+    return {name: kind for names, kind in rows for name in re.findall(r"`(\w+)`", names)}
+
+
 @pytest.mark.parametrize("prefix", ["fastserve:", "vllm:"])
-def test_every_documented_name_is_there_with_its_type(prefix):
-    metrics = RequestMetrics("m")
-    metrics.count_finish(FinishReason.STOP)
-    metrics.count_rejection("overloaded")
-    exporter = MetricsExporter(metrics, vllm_names=True)
+def test_the_metrics_are_those_that_are_documented(prefix):
+    exporter = MetricsExporter(RequestMetrics("m"), vllm_names=True)
     families = families_of(exporter.render(INFO, EngineStats(level_requests=(1,))))
-    for names, kind in ((GAUGES, "gauge"), (COUNTERS, "counter"), (HISTOGRAMS, "histogram")):
-        for name in names:
-            assert families[prefix + name].type == kind, name
+    exposed = {n.removeprefix(prefix): family.type for n, family in families.items() if n.startswith(prefix)}
+    assert exposed == documented()
+
+
+def test_every_value_of_the_engine_is_either_a_state_or_adds_up_over_engines():
+    states = {"num_running", "num_waiting", "num_parked_device", "num_parked_host"}
+    states |= {"level_requests", "device_usage", "host_usage"}
+    assert {f.name for f in dataclasses.fields(EngineStats)} == states | set(COUNTER_FIELDS)
+    assert not states & set(COUNTER_FIELDS)
+
+
+def test_a_second_engine_goes_on_with_the_counters_and_not_with_the_state():
+    totals = EngineTotals()
+    totals.with_earlier(EngineStats(preemptions=5, schedule_s=0.5, num_running=3))
+    totals.start_engine()
+    assert totals.with_earlier(EngineStats(preemptions=1)).preemptions == 6
+    second = totals.with_earlier(EngineStats(preemptions=2, schedule_s=0.25))  # looked at twice, counted once
+    assert (second.preemptions, second.schedule_s, second.num_running) == (7, 0.75, 0)
 
 
 def test_engine_values_are_those_of_the_stats():
