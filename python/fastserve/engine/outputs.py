@@ -56,6 +56,7 @@ def engine_outputs(
         failures: why requests fail that were ended because of an error; those that have ended are taken out.
     """
     made = StepOutputs()
+    add = made.outputs.append
     if not events.request_ids.size:
         return made
     logprobs = output.logprobs if output is not None else None
@@ -71,11 +72,12 @@ def engine_outputs(
     for request_id, sample, token_id, reason_code, num_cached in rows:
         reason, error = _REASONS.get(reason_code, (None, None))
         try:
-            failure = failures.pop(request_id, None) if reason is not None and failures else None
-            if reason is FinishReason.ERROR:
-                error = failure or _why_no_token(output, sample) or error
+            if reason_code:
+                failure = failures.pop(request_id, None)
+                if reason is FinishReason.ERROR:
+                    error = failure or _why_no_token(output, sample) or error
             has_logprobs = logprobs is not None and token_id >= 0 and wanted[sample] >= 0
-            made.outputs.append(
+            add(
                 EngineOutput(
                     request_id=request_id,
                     token_ids=(token_id,) if token_id >= 0 else (),
@@ -93,7 +95,7 @@ def engine_outputs(
             if reason is None:
                 made.failed.append((request_id, why))
             else:
-                made.outputs.append(EngineOutput(request_id=request_id, finish_reason=FinishReason.ERROR, error=why))
+                add(EngineOutput(request_id=request_id, finish_reason=FinishReason.ERROR, error=why))
     return made
 
 

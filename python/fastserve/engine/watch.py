@@ -2,6 +2,10 @@
 
 from collections.abc import Callable, Iterable
 
+from fastserve.log import get_logger
+
+logger = get_logger(__name__)
+
 WATCH_INTERVAL_S = 0.05
 
 Facts = dict[str, object]
@@ -29,7 +33,11 @@ class RequestWatch:
             return
         self._next_s = now_s + WATCH_INTERVAL_S
         for request_id, last in list(self._last.items()):
-            facts = self._explain(request_id)
+            try:
+                facts = self._explain(request_id)
+            except Exception:
+                logger.exception("request %d cannot be explained and is not watched any more", request_id)
+                facts = None
             if facts is None:
                 del self._last[request_id]
                 continue
