@@ -23,6 +23,15 @@ class RequestFailedError(FastServeError):
     """One request failed inside the engine; other requests are not affected."""
 
 
+_LONGEST_CAUSE_CHARS = 200
+
+
+def cause_of(error: BaseException) -> str:
+    """Name an error in one short line, for the client whose request it ended; the log has the rest."""
+    first_line = str(error).partition("\n")[0]
+    return f"{type(error).__name__}: {first_line}"[:_LONGEST_CAUSE_CHARS]
+
+
 __all__ = [
     "CheckpointError",
     "DeviceError",
@@ -33,4 +42,5 @@ __all__ = [
     "InvalidArgumentError",
     "OverloadedError",
     "RequestFailedError",
+    "cause_of",
 ]

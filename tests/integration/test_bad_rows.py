@@ -260,6 +260,7 @@ def test_an_engine_that_cannot_run_a_row_of_its_own_either_gives_up(make_driver,
         for request_id in range(3, 9):
             driver.run()
             driver.add(request_id, SHORT, VICTIM)
+    assert driver.last[0].error.endswith("failed: RuntimeError: injected into every row")
 
 
 def test_the_end_of_a_request_that_is_in_no_plan_is_told(make_driver):

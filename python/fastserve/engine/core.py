@@ -13,7 +13,7 @@ from fastserve.config import EngineConfig
 from fastserve.engine.outputs import engine_outputs
 from fastserve.engine.pacing import PLANNING_SHARE, WAIT_STEP_S
 from fastserve.engine.profiler import measured_latency_model
-from fastserve.errors import DeviceError, DeviceLostError, InvalidArgumentError, OverloadedError
+from fastserve.errors import DeviceError, DeviceLostError, InvalidArgumentError, OverloadedError, cause_of
 from fastserve.executor import Executor, InprocExecutor, PendingStep
 from fastserve.log import get_logger
 from fastserve.types import EngineInfo, EngineOutput, EngineRequest, EngineStats
@@ -32,11 +32,13 @@ class Turn:
     Attributes:
         events: tokens and ends of requests since the turn before.
         plan, output: the iteration that ended, and its result; None when none did, or it failed.
+        error: why it failed.
     """
 
     events: StepEvents
     plan: StepPlan | None = None
     output: StepOutput | None = None
+    error: str | None = None
 
 
 @dataclass(slots=True)
@@ -235,7 +237,9 @@ class EngineCore:
 
     def outputs_of(self, turn: Turn, now_s: float) -> list[EngineOutput]:
         """What a turn, which must be the last one, did for each request; one whose output cannot be made fails."""
-        made = engine_outputs(self.scheduler, turn.events, turn.plan, turn.output, now_s, failures=self._failures)
+        made = engine_outputs(
+            self.scheduler, turn.events, turn.plan, turn.output, now_s, failures=self._failures, step_error=turn.error
+        )
         for request_id, why in made.failed:
             self._fail(request_id, why)
         return made.outputs
@@ -308,7 +312,7 @@ class EngineCore:
 
     def _finish(self, running: _Running) -> Turn:
         """Wait for an iteration and commit it."""
-        output = self._result(running)
+        output, error = self._result(running)
         started_s = self._clock()
         if output is None:
             self.scheduler.fail_step(running.plan.step, started_s)
@@ -317,9 +321,10 @@ class EngineCore:
         events = self.scheduler.take_events()
         self._count(running.plan, output)
         self._counters.schedule_s += self._clock() - started_s
-        return Turn(events, running.plan, output)
+        return Turn(events, running.plan, output, error)
 
-    def _result(self, running: _Running) -> StepOutput | None:
+    def _result(self, running: _Running) -> tuple[StepOutput | None, str | None]:
+        """What an iteration gave, or why it failed."""
         try:
             output = running.result.result()
         except DeviceLostError:  # ends the engine before anything of this iteration or a later one is given out
@@ -329,9 +334,9 @@ class EngineCore:
             logger.exception("an iteration of %d requests failed", running.plan.num_rows)
             if self._failed_steps >= MAX_FAILED_STEPS:
                 raise DeviceError(f"{MAX_FAILED_STEPS} iterations in a row failed, the last with: {error}") from error
-            return None
+            return None, cause_of(error)
         self._failed_steps = 0
-        return output
+        return output, None
 
     def _commit(self, plan: StepPlan, output: StepOutput, now_s: float) -> None:
         if output.transfers.ids.size:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from fastserve.engine.admission import sequence_sampling
-from fastserve.errors import FastServeError, InternalError, InvalidArgumentError
+from fastserve.errors import FastServeError, InternalError, InvalidArgumentError, cause_of
 from fastserve.log import get_logger
 from fastserve.tokenizer import IncrementalDetokenizer, Tokenizer
 from fastserve.types import (
@@ -73,7 +73,7 @@ class Completion:
                 self._add_text(output)
             except Exception as error:
                 logger.exception("the text of request %s could not be made", self.request.request_id)
-                self._failure = f"the text could not be made: {type(error).__name__}: {error}"
+                self._failure = f"the text could not be made: {cause_of(error)}"
             self.has_news = True
         if reason is not None:
             self._finish(output, reason)

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 
 from fastserve._C.sched import FinishReason as CoreFinishReason
 from fastserve._C.sched import Scheduler, StepEvents, StepPlan
+from fastserve.errors import cause_of
 from fastserve.log import get_logger
 from fastserve.ops.sampling import BAD_LISTS, BAD_SETTINGS, NO_FINITE_LOGIT
 from fastserve.ops.sampling import TokenLogprobs as StepLogprobs
@@ -47,6 +48,7 @@ def engine_outputs(
     now_s: float,
     *,
     failures: dict[int, str],
+    step_error: str | None = None,
 ) -> StepOutputs:
     """Join the scheduler's events with the log-probabilities of the step just committed.
 
@@ -54,6 +56,7 @@ def engine_outputs(
         events: just taken from the scheduler, which knows ended requests until it schedules again.
         plan, output: that step and its result; None when no step was committed or it failed.
         failures: why requests fail that were ended because of an error; those that have ended are taken out.
+        step_error: why the step failed, when it did.
     """
     made = StepOutputs()
     add = made.outputs.append
@@ -75,7 +78,9 @@ def engine_outputs(
             if reason_code:
                 failure = failures.pop(request_id, None)
                 if reason is FinishReason.ERROR:
-                    error = failure or _why_no_token(output, sample) or error
+                    error = (
+                        failure or _why_no_token(output, sample) or (f"{error}: {step_error}" if step_error else error)
+                    )
             has_logprobs = logprobs is not None and token_id >= 0 and wanted[sample] >= 0
             add(
                 EngineOutput(
@@ -91,7 +96,7 @@ def engine_outputs(
             )
         except Exception as bad_row:
             logger.exception("the output of request %d could not be made", request_id)
-            why = f"the output could not be made: {type(bad_row).__name__}: {bad_row}"
+            why = f"the output could not be made: {cause_of(bad_row)}"
             if reason is None:
                 made.failed.append((request_id, why))
             else:

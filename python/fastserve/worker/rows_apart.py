@@ -6,6 +6,7 @@ import numpy as np
 import torch
 
 from fastserve._C.sched import StepPlan
+from fastserve.errors import cause_of
 from fastserve.log import get_logger
 from fastserve.ops.sampling import NO_FINITE_LOGIT, SamplingBatch, TokenLogprobs
 from fastserve.worker.sampled import Sampled
@@ -82,7 +83,7 @@ class _Joined:
 
     def fail(self, row: int, error: Exception) -> None:
         """Take the error of a row that failed on its own."""
-        self._errors[row] = f"{type(error).__name__}: {error}"
+        self._errors[row] = cause_of(error)
 
     def sampled(self) -> Sampled:
         """The whole."""
