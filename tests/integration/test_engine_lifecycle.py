@@ -47,7 +47,7 @@ def test_an_expired_deadline_is_an_error_and_never_length(make_driver):
     driver.add(1, [5] * 10, SamplingParams(max_tokens=200, ignore_eos=True), deadline_s=0.02)
     driver.add(2, [6] * 10, GREEDY)
     driver.run()
-    assert driver.last[1].finish_reason is FinishReason.ERROR
+    assert driver.last[1].finish_reason is FinishReason.DEADLINE
     assert "deadline" in driver.last[1].error
     assert driver.last[2].finish_reason is FinishReason.LENGTH
     driver.check_drained()
