@@ -2,12 +2,12 @@
 
 import asyncio
 import contextlib
-import os
 import subprocess
 import sys
 import threading
 from collections.abc import Callable
 
+from fastserve.engine.child import child_environment
 from fastserve.engine.protocol import EngineStart, encode
 
 # The core brings its own compute threads; those of torch and numpy would compete with them for the same cores.
@@ -26,7 +26,9 @@ class EngineProcess:
         self._on_exit = on_exit
         self._ended = asyncio.Event()
         self._process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "fastserve.engine.process"], stdin=subprocess.PIPE, env=_environment()
+            [sys.executable, "-P", "-m", "fastserve.engine.process"],
+            stdin=subprocess.PIPE,
+            env=_ONE_THREAD | child_environment(),
         )
         with contextlib.suppress(BrokenPipeError), self._process.stdin as stdin:
             stdin.write(encode(start))
@@ -65,8 +67,3 @@ class EngineProcess:
     def _exited(self, status: int) -> None:
         self._ended.set()
         self._on_exit(status)
-
-
-def _environment() -> dict[str, str]:
-    """The child imports from where this process does."""
-    return _ONE_THREAD | os.environ | {"PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path)}

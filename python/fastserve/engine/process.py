@@ -4,7 +4,6 @@ Started as `python -m fastserve.engine.process` with an `EngineStart` message on
 inherits no locks, threads or CUDA state, needs no `__main__` guard in the user's script, and nothing is pickled.
 """
 
-import ctypes
 import importlib
 import os
 import signal
@@ -16,6 +15,7 @@ from typing import Protocol
 
 from fastserve.config import EngineConfig
 from fastserve.engine.channel import EngineChannel
+from fastserve.engine.child import die_with_parent
 from fastserve.engine.pacing import LONGEST_WAIT_S
 from fastserve.engine.protocol import (
     Abort,
@@ -49,7 +49,6 @@ logger = get_logger(__name__)
 
 HEARTBEAT_INTERVAL_S = 0.5
 DEFAULT_CORE_FACTORY = "fastserve.engine.core:EngineCore.from_config"
-_PR_SET_PDEATHSIG = 1
 
 
 class Core(Protocol):
@@ -204,13 +203,6 @@ class EngineLoop:
                 self._stopping = True
 
 
-def _die_with_parent(parent_pid: int) -> bool:
-    """Have the kernel kill this process when its parent ends; False when the parent is gone already."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    return os.getppid() == parent_pid
-
-
 def main() -> int:
     """Entry of the process; see the module's docstring."""
     # A terminal's Ctrl-C and a service manager's SIGTERM reach the whole process group; the frontend decides what they
@@ -219,7 +211,7 @@ def main() -> int:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     start = decode_start(sys.stdin.buffer.read())
     configure_logging(start.log_level, json_lines=start.json_logs)
-    if not _die_with_parent(start.parent_pid):
+    if not die_with_parent(start.parent_pid):
         return 1
     return run_engine(start.config, start.socket_path, core_factory=start.core_factory, parent_pid=start.parent_pid)
 

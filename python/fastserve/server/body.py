@@ -6,6 +6,9 @@ from fastserve.server.json_body import parse_object, read_body
 from fastserve.server.schema import BodyT, parse_request
 from fastserve.server.serving import Serving
 
+# Reading the worst body of this size takes a few milliseconds; a side process and the way to it take less than one.
+INLINE_BODY_BYTES = 16 * 1024
+
 
 def serving_of(request: Request) -> Serving:
     """The state that `build_app` put into the app."""
@@ -18,9 +21,13 @@ async def read_request(request: Request, model: type[BodyT]) -> BodyT:
     Raises:
         ApiError: 400, 408 or 413.
         ClientGoneError: the client left first.
+        OverloadedError, EngineDeadError, RequestFailedError: it cannot be checked now.
     """
-    body = await read_body(request.scope, request.receive, serving_of(request).config.max_body_bytes)
-    return parse_request(model, parse_object(body))
+    serving = serving_of(request)
+    body = await read_body(request.scope, request.receive, serving.config.max_body_bytes)
+    if len(body) <= INLINE_BODY_BYTES:
+        return parse_request(model, parse_object(body))
+    return await serving.body_reader.read(model, body, serving.ready_engine().info.max_model_len)
 
 
 def body_schema(model: type[BodyT]) -> dict[str, object]:

@@ -3,11 +3,15 @@
 from collections.abc import AsyncIterator, Callable
 from typing import Protocol
 
+from fastserve.tokenizer import ChatTemplates
 from fastserve.types import CompletionDelta, EngineInfo, EngineStats, SamplingParams
 
 
 class TokenizerFace(Protocol):
     """Text to ids and back; every method may be called from any thread."""
+
+    chat_templates: ChatTemplates
+    max_chars_per_token: int | None
 
     @property
     def vocab_size(self) -> int: ...
@@ -15,10 +19,6 @@ class TokenizerFace(Protocol):
     def encode(self, text: str, add_special_tokens: bool = True) -> list[int]: ...
 
     def decode(self, ids: list[int], skip_special_tokens: bool = True) -> str: ...
-
-    def render_chat(
-        self, messages: list[dict[str, str]], *, add_generation_prompt: bool = True, tools: list[dict] | None = None
-    ) -> str: ...
 
     def id_to_token(self, token_id: int) -> str | None: ...
 

@@ -39,7 +39,7 @@ async def create_completion(request: Request) -> Response:
     token_ids = [await reader.read(prompt, add_special_tokens=body.add_special_tokens) for prompt in prompts]
     jobs = _jobs(serving, sampling, token_ids, DEFAULT_COMPLETION_TOKENS)
     plan = _plan(body, jobs, "cmpl-", arrival_s)
-    echoes = [_echo(serving, prompt) for prompt in prompts] if body.echo else None
+    echoes = [await _echo(serving, prompt) for prompt in prompts] if body.echo else None
     return _start(serving, plan, CompletionReply(plan, serving.model_name, serving.ready_engine().tokenizer, echoes))
 
 
@@ -57,7 +57,7 @@ async def create_chat_completion(request: Request) -> Response:
     asked = body.max_tokens if body.max_completion_tokens is None else body.max_completion_tokens
     sampling = body.sampling(max_tokens=asked, logprobs=body.num_logprobs())
     ids = await serving.prompt_reader().read_chat(
-        body.messages,
+        body.template_rows(),
         add_generation_prompt=body.add_generation_prompt,
         add_special_tokens=body.add_special_tokens,
     )
@@ -104,5 +104,7 @@ def _plan(
     )
 
 
-def _echo(serving: Serving, prompt: str | TokenIds) -> str:
-    return prompt if isinstance(prompt, str) else serving.ready_engine().tokenizer.decode(prompt)
+async def _echo(serving: Serving, prompt: str | TokenIds) -> str:
+    if isinstance(prompt, str):
+        return prompt
+    return await serving.prompt_reader().decode(prompt, skip_special_tokens=True)

@@ -9,10 +9,12 @@ from fastserve import __version__
 from fastserve.errors import EngineDeadError
 from fastserve.metrics.exposition import CONTENT_TYPE
 from fastserve.server.body import body_schema, read_request, serving_of
-from fastserve.server.engine_face import EngineFace
+from fastserve.server.engine_face import EngineFace, TokenizerFace
 from fastserve.server.errors import ApiError, bad_request
-from fastserve.server.schema import DetokenizeRequest, TokenizeRequest
+from fastserve.server.prompts import INLINE_TOKENS
+from fastserve.server.schema import DetokenizeRequest, TokenIds, TokenizeRequest
 from fastserve.server.serving import Serving
+from fastserve.server.sse import to_json
 from fastserve.types import EngineStats
 
 # The engine answers between two iterations; Prometheus gives up after 10 s.
@@ -64,28 +66,39 @@ async def tokenize(request: Request) -> Response:
     if (body.prompt is None) == (body.messages is None):
         raise bad_request("send either prompt or messages", "prompt", "invalid_value")
     if body.prompt is not None:
-        ids = await reader.encode(body.prompt, add_special_tokens=body.add_special_tokens is not False)
+        ids = await reader.tokenize(body.prompt, add_special_tokens=body.add_special_tokens is not False)
     else:
         ids = await reader.read_chat(
-            body.messages,
+            body.template_rows(),
             add_generation_prompt=body.add_generation_prompt,
             add_special_tokens=body.add_special_tokens is True,
         )
-    names = [engine.tokenizer.id_to_token(i) for i in ids] if body.return_token_strs else None
-    limit = engine.info.max_model_len
-    return JSONResponse({"count": len(ids), "max_model_len": limit, "tokens": ids, "token_strs": names})
+    tokenizer = engine.tokenizer if body.return_token_strs else None
+    if len(ids) <= INLINE_TOKENS:
+        reply = _tokens_reply(ids, engine.info.max_model_len, tokenizer)
+    else:
+        reply = await serving.text_threads.run(
+            "writing the reply", _tokens_reply, ids, engine.info.max_model_len, tokenizer
+        )
+    return Response(reply, media_type="application/json")
+
+
+def _tokens_reply(ids: TokenIds, max_model_len: int, tokenizer: TokenizerFace | None) -> bytes:
+    """The reply of /tokenize; with the names of the tokens when there is a tokenizer to ask."""
+    names = None if tokenizer is None else [tokenizer.id_to_token(i) for i in ids]
+    return to_json({"count": len(ids), "max_model_len": max_model_len, "tokens": ids, "token_strs": names})
 
 
 @router.post("/detokenize", openapi_extra=body_schema(DetokenizeRequest))
 async def detokenize(request: Request) -> Response:
     """Text of token ids, special tokens included."""
     serving = serving_of(request)
-    engine = serving.ready_engine()
+    reader = serving.prompt_reader()
     body = await read_request(request, DetokenizeRequest)
     serving.check_model(body.model)
     if body.tokens:
-        serving.prompt_reader().check_vocabulary(body.tokens, "tokens")
-    return JSONResponse({"prompt": engine.tokenizer.decode(body.tokens, skip_special_tokens=False)})
+        reader.check_vocabulary(body.tokens, "tokens")
+    return JSONResponse({"prompt": await reader.decode(body.tokens, skip_special_tokens=False)})
 
 
 @router.get("/v1/requests/{request_id}/explain")

@@ -7,29 +7,34 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import ParamSpec, TypeVar
 
 from fastserve.errors import OverloadedError
+from fastserve.server.chat_renderer import ChatRenderer
 from fastserve.server.engine_face import EngineFace
 from fastserve.server.errors import bad_request, context_overflow, prompt_overflow
-from fastserve.server.messages import ChatMessage
 from fastserve.server.schema import TokenIds
 
 # Below this, tokenizing takes less than the hop to a thread and back.
 INLINE_TEXT_CHARS = 1024
-TEMPLATE_TIMEOUT_S = 5.0
-TOKENIZE_TIMEOUT_S = 60.0
+# Below this, decoding takes less than a millisecond.
+INLINE_TOKENS = 1024
+TEXT_LIMIT_S = 60.0
 NUM_TEXT_THREADS = 4
+# /tokenize counts texts of any length up to here, whatever the context.
+MAX_TOKENIZED_CHARS = 1 << 20
+# No prompt may be longer, even where the tokenizer does not bound what a token stands for: no context holds so much.
+MAX_PROMPT_CHARS = 1 << 26
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
 
-class TextWorker:
-    """A few threads for text work, so that no template and no long prompt stops the streams of others."""
+class TextThreads:
+    """A few threads for work that releases the GIL: tokenizing long prompts, decoding long lists of ids."""
 
     def __init__(self) -> None:
         self._threads = ThreadPoolExecutor(NUM_TEXT_THREADS, thread_name_prefix="fastserve-text")
 
-    async def run(self, what: str, timeout_s: float, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Run `work` on a thread for at most `timeout_s`; a thread that takes longer is left to end by itself.
+    async def run(self, what: str, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run `work` on a thread for at most `TEXT_LIMIT_S`; a thread that takes longer is left to end by itself.
 
         Raises:
             ApiError: 400, the work itself takes too long.
@@ -37,11 +42,11 @@ class TextWorker:
         """
         future = self._threads.submit(functools.partial(work, *args, **kwargs))
         try:
-            return await asyncio.wait_for(asyncio.wrap_future(future), timeout_s)
+            return await asyncio.wait_for(asyncio.wrap_future(future), TEXT_LIMIT_S)
         except TimeoutError:
             if future.cancelled():
-                raise OverloadedError(f"{what} waited longer than {timeout_s:g} s for a thread; try again") from None
-            raise bad_request(f"{what} must take at most {timeout_s:g} s; send less text", code="timeout") from None
+                raise OverloadedError(f"{what} waited longer than {TEXT_LIMIT_S:g} s for a thread; try again") from None
+            raise bad_request(f"{what} must take at most {TEXT_LIMIT_S:g} s; send less text", code="timeout") from None
 
     def close(self) -> None:
         """Let the threads end; does not wait for them."""
@@ -49,50 +54,87 @@ class TextWorker:
 
 
 class PromptReader:
-    """Turns prompts into token ids that the engine takes."""
+    """Turns prompts into token ids that the engine takes, and ids into text; whatever may take long is off the loop."""
 
-    def __init__(self, engine: EngineFace, worker: TextWorker) -> None:
+    def __init__(self, engine: EngineFace, threads: TextThreads, renderer: ChatRenderer) -> None:
         self._tokenizer = engine.tokenizer
         self._info = engine.info
-        self._worker = worker
-
-    async def encode(self, text: str, *, add_special_tokens: bool) -> TokenIds:
-        """Tokenize a text of any length."""
-        if len(text) <= INLINE_TEXT_CHARS:
-            return self._tokenizer.encode(text, add_special_tokens=add_special_tokens)
-        return await self._worker.run(
-            "tokenizing the prompt",
-            TOKENIZE_TIMEOUT_S,
-            self._tokenizer.encode,
-            text,
-            add_special_tokens=add_special_tokens,
-        )
+        self._threads = threads
+        self._renderer = renderer
 
     async def read(self, prompt: str | TokenIds, *, add_special_tokens: bool) -> TokenIds:
-        """Token ids of a text or id prompt, checked with `check`."""
-        ids = prompt if isinstance(prompt, list) else await self.encode(prompt, add_special_tokens=add_special_tokens)
+        """Token ids of a text or id prompt, checked with `check`.
+
+        Raises:
+            ApiError: 400; a text that is too long whatever it says is refused before it is tokenized.
+        """
+        if isinstance(prompt, str):
+            self._check_chars(len(prompt), "prompt")
+            ids = await self._encode(prompt, add_special_tokens=add_special_tokens)
+        else:
+            ids = prompt
         self.check(ids, "prompt")
         return ids
 
-    async def read_chat(
-        self, messages: list[ChatMessage], *, add_generation_prompt: bool, add_special_tokens: bool
-    ) -> TokenIds:
+    async def read_chat(self, rows: bytes, *, add_generation_prompt: bool, add_special_tokens: bool) -> TokenIds:
         """Render the chat template and tokenize.
+
+        Args:
+            rows: see `Conversation.template_rows`.
+            add_generation_prompt: a variable of the template.
+            add_special_tokens: as for a prompt; templates write them themselves.
 
         Raises:
             ApiError: 400, no template, refused by the template, or too long.
         """
-        rows = [message.as_template_row() for message in messages]
-        text = await self._worker.run(
-            "rendering the chat template",
-            TEMPLATE_TIMEOUT_S,
-            self._tokenizer.render_chat,
+        text, num_chars = await self._renderer.render(
             rows,
             add_generation_prompt=add_generation_prompt,
+            max_chars=self._max_chars,
         )
-        ids = await self.encode(text, add_special_tokens=add_special_tokens)
+        self._check_chars(num_chars, "messages")
+        ids = await self._encode(text, add_special_tokens=add_special_tokens)
         self.check(ids, "messages")
         return ids
+
+    async def tokenize(self, text: str, *, add_special_tokens: bool) -> TokenIds:
+        """Token ids of a text that need not fit the context.
+
+        Raises:
+            ApiError: 400, more than `MAX_TOKENIZED_CHARS`.
+        """
+        if len(text) > MAX_TOKENIZED_CHARS:
+            message = f"prompt must be at most {MAX_TOKENIZED_CHARS} characters, got {len(text)}; send it in pieces"
+            raise bad_request(message, "prompt", "invalid_value")
+        return await self._encode(text, add_special_tokens=add_special_tokens)
+
+    async def decode(self, ids: TokenIds, *, skip_special_tokens: bool) -> str:
+        """Text of any number of ids."""
+        if len(ids) <= INLINE_TOKENS:
+            return self._tokenizer.decode(ids, skip_special_tokens=skip_special_tokens)
+        return await self._threads.run(
+            "decoding the token ids", self._tokenizer.decode, ids, skip_special_tokens=skip_special_tokens
+        )
+
+    async def _encode(self, text: str, *, add_special_tokens: bool) -> TokenIds:
+        if len(text) <= INLINE_TEXT_CHARS:
+            return self._tokenizer.encode(text, add_special_tokens=add_special_tokens)
+        return await self._threads.run(
+            "tokenizing the prompt", self._tokenizer.encode, text, add_special_tokens=add_special_tokens
+        )
+
+    @property
+    def _max_chars(self) -> int:
+        """Characters of the longest text that may fit the context."""
+        per_token = self._tokenizer.max_chars_per_token or MAX_PROMPT_CHARS
+        return min(per_token * (self._info.max_model_len - 1), MAX_PROMPT_CHARS)
+
+    def _check_chars(self, num_chars: int, param: str) -> None:
+        if num_chars > self._max_chars:
+            length = f"{num_chars} characters"
+            if per_token := self._tokenizer.max_chars_per_token:
+                length += f", which are at least {-(-num_chars // per_token)} tokens"
+            raise prompt_overflow(self._info.max_model_len, length, param)
 
     def check(self, ids: TokenIds, param: str) -> None:
         """Refuse empty prompts, ids outside the vocabulary, and prompts that leave no room for a token.

@@ -5,11 +5,12 @@ Ranges of the sampling fields are checked where they are defined, by `SamplingPa
 
 from typing import Annotated, ClassVar, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+import msgspec
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, StringConstraints, ValidationError
 
 from fastserve.errors import InvalidArgumentError
 from fastserve.server.body_shape import MAX_MESSAGES, check_shape
-from fastserve.server.errors import ApiError, bad_request, to_api_error
+from fastserve.server.errors import ApiError, bad_request, prompt_overflow, to_api_error
 from fastserve.server.messages import Messages
 from fastserve.server.off_fields import CHAT_OFF, COMPLETION_OFF, MESSAGE_OFF, drop_off_fields
 from fastserve.types import MAX_LOGPROBS, SamplingParams
@@ -17,6 +18,8 @@ from fastserve.types import MAX_LOGPROBS, SamplingParams
 MAX_COMPLAINTS = 256
 # Names of fields are quoted up to here: they may be as long as the body.
 MAX_NAME_CHARS = 64
+# Token ids that /detokenize takes at a time, or those of a whole context where that is longer.
+MAX_DETOKENIZED = 1 << 17
 
 # A list stops at its first bad item: a megabyte of bad items must not become a megabyte of complaints.
 TokenIds = Annotated[list[int], Field(fail_fast=True)]
@@ -31,6 +34,13 @@ Priority = Annotated[int, Field(ge=-(2**31), lt=2**31)]
 class _Body(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
     off_fields: ClassVar[dict[str, tuple[object, ...]]] = {}
+
+    def check_lengths(self, max_model_len: int) -> None:
+        """Refuse lists of token ids that no context could hold, before anything more is done with them.
+
+        Raises:
+            ApiError: 400.
+        """
 
 
 class StreamOptions(_Body):
@@ -117,8 +127,27 @@ class CompletionRequest(_Generation):
             return [self.prompt]
         return list(self.prompt)
 
+    def check_lengths(self, max_model_len: int) -> None:
+        for prompt in self.prompts():
+            if isinstance(prompt, list) and len(prompt) >= max_model_len:
+                raise prompt_overflow(max_model_len, f"{len(prompt)} tokens", "prompt")
 
-class ChatRequest(_Generation):
+
+class Conversation(_Body):
+    """Messages, for the chat template."""
+
+    _rows: bytes = PrivateAttr(b"")
+
+    def template_rows(self) -> bytes:
+        """The messages in the form that chat templates expect, as JSON."""
+        return self._rows or msgspec.json.encode([message.as_template_row() for message in self.messages or ()])
+
+    def put_rows(self, rows: bytes) -> None:
+        """Have these in the place of the messages' own."""
+        self._rows = rows
+
+
+class ChatRequest(_Generation, Conversation):
     """Body of `/v1/chat/completions`."""
 
     off_fields: ClassVar[dict[str, tuple[object, ...]]] = CHAT_OFF
@@ -140,7 +169,7 @@ class ChatRequest(_Generation):
         return self.top_logprobs if self.logprobs else None
 
 
-class TokenizeRequest(_Body):
+class TokenizeRequest(Conversation):
     """Body of `/tokenize`: a prompt, or messages to put through the chat template."""
 
     model: str | None = None
@@ -156,6 +185,12 @@ class DetokenizeRequest(_Body):
 
     model: str | None = None
     tokens: TokenIds
+
+    def check_lengths(self, max_model_len: int) -> None:
+        limit = max(max_model_len, MAX_DETOKENIZED)
+        if len(self.tokens) > limit:
+            message = f"tokens must be at most {limit} token ids, got {len(self.tokens)}; send several requests"
+            raise bad_request(message, "tokens", "invalid_value")
 
 
 BodyT = TypeVar("BodyT", bound=_Body)

@@ -5,10 +5,12 @@ import time
 from fastserve.config import ServerConfig
 from fastserve.errors import EngineDeadError
 from fastserve.metrics import MetricsExporter, RequestMetrics
+from fastserve.server.body_reader import BodyReader
+from fastserve.server.chat_renderer import ChatRenderer
 from fastserve.server.engine_face import EngineFace
 from fastserve.server.errors import ApiError, DrainingError, LoadingError, RestartingError, refusal_reason
 from fastserve.server.in_flight import InFlight
-from fastserve.server.prompts import PromptReader, TextWorker
+from fastserve.server.prompts import PromptReader, TextThreads
 from fastserve.server.recorder import Recorder
 
 GENERATION_PATHS = frozenset({"/v1/completions", "/v1/chat/completions"})
@@ -28,11 +30,13 @@ class Serving:
         self.exporter = MetricsExporter(self.metrics, vllm_names=config.metrics_compat == "vllm")
         self.in_flight = InFlight()
         self.recorder = Recorder.of(config)
-        self.text_worker = TextWorker()
+        self.text_threads = TextThreads()
+        self.body_reader = BodyReader()
         self.draining = False
         self.restarting = False
         self.engine: EngineFace | None = None
         self._reader: PromptReader | None = None
+        self._renderer: ChatRenderer | None = None
         if engine is not None:
             self.attach(engine)
 
@@ -41,18 +45,27 @@ class Serving:
         self.engine = engine
         self.exporter.start_engine()
         self.restarting = False
-        self._reader = PromptReader(engine, self.text_worker)
+        self._renderer = ChatRenderer(engine.tokenizer.chat_templates)
+        self._reader = PromptReader(engine, self.text_threads, self._renderer)
 
     def detach(self) -> None:
         """Let go of a dead engine that is being replaced: until `attach`, requests are answered with 503."""
         self.engine = self._reader = None
+        self._close_renderer()
         self.restarting = True
 
     def close(self) -> None:
-        """Let go of the thread for texts and of the recording."""
-        self.text_worker.close()
+        """Let go of the threads and processes for texts and bodies, and of the recording."""
+        self.text_threads.close()
+        self.body_reader.close()
+        self._close_renderer()
         if self.recorder is not None:
             self.recorder.close()
+
+    def _close_renderer(self) -> None:
+        if self._renderer is not None:
+            self._renderer.close()
+            self._renderer = None
 
     def ready_engine(self) -> EngineFace:
         """The engine, for work that needs it alive.

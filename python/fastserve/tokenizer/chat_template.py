@@ -17,6 +17,11 @@ from fastserve.errors import InvalidArgumentError
 
 Message = Mapping[str, object]
 
+OUT_OF_MEMORY = (
+    "the model's chat template needs more memory for these messages than it may have; send fewer or shorter messages, or"
+    " repair the template"
+)
+
 
 class _GenerationBlock(jinja2.ext.Extension):
     """`{% generation %}...{% endgeneration %}` marks the assistant's part for training; here it is its body."""
@@ -110,10 +115,7 @@ class ChatTemplates:
                 **self.special_tokens,
             )
         except MemoryError as error:
-            raise InvalidArgumentError(
-                "the model's chat template needs more memory for these messages than there is; send less text, or"
-                " repair the template"
-            ) from error
+            raise InvalidArgumentError(OUT_OF_MEMORY) from error
         except Exception as error:  # the template is a program of the checkpoint: it may raise anything
             raise InvalidArgumentError(
                 f"the model's chat template does not accept these messages: {error}; check roles and their order"

@@ -1,11 +1,11 @@
 """An engine without a model: scripted tokens, delays and failures; records what the server asked of it."""
 
 import asyncio
-import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 
-from fastserve.errors import EngineDeadError, InvalidArgumentError, OverloadedError
+from fastserve.errors import EngineDeadError, OverloadedError
+from fastserve.tokenizer import ChatTemplates
 from fastserve.types import (
     CompletionDelta,
     EngineInfo,
@@ -34,12 +34,24 @@ INFO = EngineInfo(
     max_num_seqs=8,
 )
 STATS = RequestStats(preemptions=2, parked_s=0.5, host_s=0.25, upload_wait_s=0.125, recomputed_tokens=7, queue_s=0.0625)
+# "refuse", "forever" and "huge" make it misbehave.
+CHAT_TEMPLATE = """
+{%- set first = messages[0].content -%}
+{%- if first == "refuse" %}{{ raise_exception("roles must alternate") }}{% endif -%}
+{%- if first == "forever" %}{% for _ in range(100000) %}{% for _ in range(100000) %}{% endfor %}{% endfor %}{% endif -%}
+{%- if first == "huge" %}{{ "a" * 10**10 }}{% endif -%}
+{%- for m in messages -%}
+{{ m.role }}{{ "/" ~ m.name if m.name }}: {{ m.content ~ "\n" }}
+{%- endfor -%}
+{{ "assistant: " if add_generation_prompt }}"""
 
 
 class FakeTokenizer:
     """One token per UTF-8 byte."""
 
     vocab_size = VOCAB_SIZE
+    max_chars_per_token = 1
+    chat_templates = ChatTemplates({"default": CHAT_TEMPLATE}, {})
 
     def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
         return [BOS] * add_special_tokens + list(text.encode())
@@ -48,15 +60,6 @@ class FakeTokenizer:
         return b"".join(self.decode_token_bytes(i) for i in ids if i < 256 or not skip_special_tokens).decode(
             errors="replace"
         )
-
-    def render_chat(self, messages, *, add_generation_prompt=True, tools=None) -> str:
-        if messages[0]["content"] == "refuse":
-            raise InvalidArgumentError("the chat template refused: roles must alternate")
-        if messages[0]["content"] == "slow":
-            time.sleep(0.3)
-        names = [f"{m['role']}/{m['name']}" if "name" in m else m["role"] for m in messages]
-        text = "".join(f"{name}: {m['content']}\n" for name, m in zip(names, messages, strict=True))
-        return text + ("assistant: " if add_generation_prompt else "")
 
     def id_to_token(self, token_id: int) -> str:
         return self.decode_token_bytes(token_id).decode(errors="replace")

@@ -2,19 +2,23 @@
 
 import asyncio
 import json
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import httpx
 import msgspec
-from hypothesis import given, settings
+import pytest
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fastserve.config import ServerConfig
 from fastserve.server.app import build_app
+from fastserve.server.body import INLINE_BODY_BYTES
 from fastserve.server.errors import ApiError
 from fastserve.server.json_body import parse_object
 from fastserve.server.off_fields import CHAT_OFF, COMPLETION_OFF
 from fastserve.server.schema import ChatRequest, CompletionRequest, DetokenizeRequest, TokenizeRequest, parse_request
-from tests.unit.server.fake_engine import FakeEngine
+from tests.unit.server.fake_engine import Call, FakeEngine
 
 FIELDS = sorted({*CompletionRequest.model_fields, *ChatRequest.model_fields, *CHAT_OFF, *COMPLETION_OFF, "tokens"})
 NUMBERS = st.one_of(
@@ -62,22 +66,38 @@ def test_any_bytes_are_parsed_or_refused(body):
         json.loads(error.body())
 
 
-@settings(max_examples=150, deadline=None)
-@given(body=BODIES, valid=VALID, route=st.sampled_from(list(ROUTES)))
-def test_no_body_makes_a_500_and_accepted_ones_are_in_range(body, valid, route):
+@pytest.fixture(scope="module")
+def post() -> Iterator[Callable[[str, dict], tuple[httpx.Response, list[Call]]]]:
+    """Sends a body to one app for all examples: its side processes need not start each time."""
     engine = FakeEngine()
+    app = build_app(engine, ServerConfig(), "fake")
 
-    async def post() -> httpx.Response:
-        app = build_app(engine, ServerConfig(), "fake")
-        transport = httpx.ASGITransport(app)
-        async with httpx.AsyncClient(base_url="http://server", transport=transport) as http:
-            reply = await http.post(route, content=msgspec.json.encode(body | valid))
-        app.state.serving.text_worker.close()
-        return reply
+    async def send(route: str, body: dict) -> httpx.Response:
+        async with httpx.AsyncClient(base_url="http://server", transport=httpx.ASGITransport(app)) as http:
+            return await http.post(route, content=msgspec.json.encode(body))
 
-    reply = asyncio.run(post())
+    with asyncio.Runner() as runner:
+
+        def post_one(route: str, body: dict) -> tuple[httpx.Response, list[Call]]:
+            engine.calls.clear()
+            return runner.run(send(route, body)), engine.calls
+
+        yield post_one
+    app.state.serving.close()
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(body=BODIES, valid=VALID, route=st.sampled_from(list(ROUTES)), long=st.booleans())
+def test_no_body_makes_a_500_and_accepted_ones_are_in_range(post, body, valid, route, long):
+    """A long body goes through the side process, and gets the same answer as a short one."""
+    reply, calls = post(route, body | valid)
     assert reply.status_code < 500
-    for call in engine.calls:
+    for call in calls:
         assert 1 <= call.sampling.n <= 16
         assert 1 <= call.sampling.max_tokens <= 512 - len(call.prompt_token_ids)
         assert all(0 <= token_id < 300 for token_id in call.prompt_token_ids)
+    if long and route.startswith("/v1/"):
+        short_status, short_error, short_calls = reply.status_code, reply.json().get("error"), list(calls)
+        reply, calls = post(route, {"user": "x" * INLINE_BODY_BYTES} | body | valid)
+        assert (reply.status_code, reply.json().get("error")) == (short_status, short_error)
+        assert [replace(call, request_id="") for call in calls] == [replace(c, request_id="") for c in short_calls]

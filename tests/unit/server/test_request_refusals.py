@@ -7,7 +7,7 @@ import openai
 import pytest
 
 from fastserve.config import ServerConfig
-from fastserve.server import json_body, prompts
+from fastserve.server import json_body
 from fastserve.server.body_shape import MAX_JSON_DEPTH, MAX_STOP_CHARS
 from fastserve.server.errors import ApiError
 from fastserve.server.json_body import parse_object
@@ -136,21 +136,6 @@ async def test_what_does_not_fit_the_context_is_refused_in_the_words_that_client
 async def test_refusal_of_the_chat_template_is_a_400(direct):
     reply = await direct.chat("refuse")
     assert reply.status_code == 400 and "alternate" in reply.json()["error"]["message"]
-
-
-async def test_slow_chat_template_is_cut_off_and_does_not_stop_the_loop(direct, monkeypatch):
-    monkeypatch.setattr(prompts, "TEMPLATE_TIMEOUT_S", 0.05)
-    slow = asyncio.create_task(direct.chat("slow"))
-    assert (await direct.http.get("/livez")).status_code == 200
-    assert not slow.done()
-    reply = await slow
-    assert reply.status_code == 400 and reply.json()["error"]["code"] == "timeout"
-
-
-async def test_queue_of_stuck_templates_is_an_overload(direct, monkeypatch):
-    monkeypatch.setattr(prompts, "TEMPLATE_TIMEOUT_S", 0.1)
-    replies = await asyncio.gather(*(direct.chat("slow") for _ in range(prompts.NUM_TEXT_THREADS + 1)))
-    assert sorted(r.status_code for r in replies) == [400] * prompts.NUM_TEXT_THREADS + [429]
 
 
 BAD_BODIES = [
