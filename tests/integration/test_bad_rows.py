@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from fastserve.engine import outputs
+from fastserve.engine.core import EngineCore
 from fastserve.errors import DeviceError
 from fastserve.models.decoder import Decoder
 from fastserve.ops.sampling import SamplingBatch
@@ -15,7 +16,7 @@ from fastserve.types import FinishReason, SamplingParams
 from fastserve.worker import batch, cpu_runner, device_runner
 from fastserve.worker.sampling_inputs import SamplingInputs
 from tests.fake_device import FakeDevice, use_device
-from tests.integration.engine_driver import Driver, random_prompts
+from tests.integration.engine_driver import Driver, engine_config, random_prompts
 
 NUM_NEIGHBOURS = 8
 BAD = 99  # the request that is made to fail
@@ -124,9 +125,6 @@ def runner(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> s
 
 @pytest.fixture(scope="module")
 def undisturbed() -> list[tuple[int, ...]]:
-    from fastserve.engine.core import EngineCore
-    from tests.integration.engine_driver import engine_config
-
     core = EngineCore.from_config(engine_config(max_num_seqs=16))
     try:
         driver = Driver(core)
