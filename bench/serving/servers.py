@@ -24,7 +24,16 @@ def free_port() -> int:
 
 @contextlib.contextmanager
 def serving(command: Sequence[str], base_url: str, log: Path, *, env: dict[str, str] | None = None) -> Iterator[str]:
-    """Run a server until the block ends; yields its base URL once /health answers 200.
+    """Run a server until the block ends; yields its base URL once /health answers 200; raises as `server_process`."""
+    with server_process(command, base_url, log, env=env):
+        yield base_url
+
+
+@contextlib.contextmanager
+def server_process(
+    command: Sequence[str], base_url: str, log: Path, *, env: dict[str, str] | None = None
+) -> Iterator[subprocess.Popen]:
+    """Run a server until the block ends; yields its process once /health answers 200.
 
     Raises:
         RuntimeError: the server ended or did not get ready in time; the message carries the end of its log.
@@ -39,7 +48,7 @@ def serving(command: Sequence[str], base_url: str, log: Path, *, env: dict[str, 
         )
         try:
             _wait_until_ready(process, base_url, log)
-            yield base_url
+            yield process
         finally:
             _stop(process)
 

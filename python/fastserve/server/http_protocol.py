@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import httptools
 from uvicorn.protocols.http.flow_control import FlowControl
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from fastserve.log import get_logger
 from fastserve.server.descriptors import DescriptorWatch
@@ -21,6 +21,9 @@ STALLED_READER_S = 120.0
 # The parser gets so many bytes at a time and stops once a request waits behind another: so one slice, 56 requests of the
 # shortest kind, is the most that a connection can queue.
 SLICE_BYTES = 1024
+# What may wait unparsed before the socket is left alone too. Until then it is read on, which shows at once when the client
+# leaves.
+MAX_HELD_BYTES = 64 * 1024
 # Beyond `max_body_bytes * DISCARD_FACTOR`: the framing of chunks, and heads.
 FRAMING_BYTES = 1 << 20
 
@@ -48,6 +51,9 @@ class GuardedHttpProtocol(HttpToolsProtocol):
         self._max_message_bytes = max_body_bytes * DISCARD_FACTOR + FRAMING_BYTES
         self._descriptors = descriptors
         self._held = b""
+        self._answered: RequestResponseCycle | None = (
+            None  # the request whose reply is under way; `cycle` is the last parsed
+        )
         self._in_head = True
         self._framing_bytes = 0  # since the parser last reported a head, a chunk or a piece of body
         self._message_bytes = 0
@@ -66,11 +72,16 @@ class GuardedHttpProtocol(HttpToolsProtocol):
         self._stop_awaiting_peer()
         self._stop_stall_timer()
         super().connection_lost(exc)
+        if self._answered is not None and not self._answered.response_complete:  # uvicorn tells only `cycle`
+            self._answered.disconnected = True
+            self._answered.message_event.set()
 
     def data_received(self, data: bytes) -> None:
         self._held += data
         if not self.flow.read_paused:
             self._parse_held()
+        if len(self._held) > MAX_HELD_BYTES and not self.transport.is_closing():
+            self.transport.pause_reading()
 
     def _parse_held(self) -> None:
         held, start = memoryview(self._held), 0
@@ -104,7 +115,7 @@ class GuardedHttpProtocol(HttpToolsProtocol):
             return
         self.flow.read_paused = False
         self._parse_held()
-        if not self.flow.read_paused and not self.transport.is_closing():
+        if len(self._held) <= MAX_HELD_BYTES and not self.transport.is_closing():
             self.transport.resume_reading()
 
     def on_header(self, name: bytes, value: bytes) -> None:
@@ -120,6 +131,8 @@ class GuardedHttpProtocol(HttpToolsProtocol):
         self._framing_bytes = 0
         self._await_peer(REST_TIMEOUT_S)
         super().on_headers_complete()
+        if not self.pipeline:
+            self._answered = self.cycle
 
     def on_chunk_header(self) -> None:
         """Called by the parser; uvicorn does not need it."""
@@ -134,6 +147,11 @@ class GuardedHttpProtocol(HttpToolsProtocol):
         self._in_head = True
         self._framing_bytes = self._message_bytes = 0
         self._stop_awaiting_peer()
+
+    def on_response_complete(self) -> None:
+        if self.pipeline:
+            self._answered = self.pipeline[-1][0]
+        super().on_response_complete()
 
     def pause_writing(self) -> None:
         super().pause_writing()
@@ -186,11 +204,14 @@ class GuardedHttpProtocol(HttpToolsProtocol):
 
 
 class _HoldingFlow(FlowControl):
-    """uvicorn's flow control; what was held back is parsed before the transport reads on."""
+    """uvicorn's flow control between its parser and what is held for it, instead of the socket."""
 
     def __init__(self, transport: asyncio.Transport, read_on: Callable[[], None]) -> None:
         super().__init__(transport)
         self._read_on = read_on
+
+    def pause_reading(self) -> None:
+        self.read_paused = True
 
     def resume_reading(self) -> None:
         if self.read_paused:

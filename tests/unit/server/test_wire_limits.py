@@ -174,6 +174,19 @@ async def test_bad_bytes_behind_a_request_are_not_written_into_its_reply(live):
     await until(lambda: not live.engine.running)
 
 
+@pytest.mark.parametrize("position", [0, 1])
+async def test_client_that_leaves_with_requests_queued_aborts_the_running_one(live, position, caplog):
+    live.engine.script.gate = asyncio.Event()
+    body = b'{"prompt":"hi","stream":true}'
+    async with connected(live) as (reader, writer):
+        writer.write(head("GET /livez") * position)
+        writer.write(head("POST /v1/completions", f"content-length: {len(body)}") + body + head("GET /livez") * 3)
+        await reader.readuntil(b"Hello")
+    await until(lambda: live.engine.aborted)
+    await until(lambda: len(live.serving.in_flight) == 0)
+    assert not [row for row in caplog.records if row.exc_info]
+
+
 async def test_body_that_nobody_reads_is_cut(live):
     async with connected(live) as (reader, writer):
         writer.write(head("GET /health", "transfer-encoding: chunked"))
