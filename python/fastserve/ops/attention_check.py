@@ -7,6 +7,7 @@ import torch
 
 from fastserve.ops.attention import attention, attention_workspace
 from fastserve.ops.attention_batch import AttentionBackend, AttentionBatch, on_device
+from fastserve.ops.attention_difference import first_difference
 from fastserve.ops.attention_torch import attention_torch
 
 _LAYER = 1
@@ -47,7 +48,8 @@ def check_attention(
     Each step runs twice over different garbage in the output, and must give the same bits. Takes about a second at most.
 
     Returns:
-        What went wrong, one line per step; empty when everything agrees.
+        What went wrong, one line per step: the kind of fault, the first value at fault (row, query, head, element, tile, bits) and
+        the ranges of all others; empty when everything agrees.
     """
     generator = torch.Generator(device=device).manual_seed(1)
     mismatches = []
@@ -69,24 +71,31 @@ def check_attention(
         expected = attention_torch(
             q, cache, batch, layer=_LAYER, scale=head_dim**-0.5, out=torch.empty_like(q), compute_dtype=torch.float32
         )
-        mismatches += [f"{step.name}: {fault}" for fault in _faults(results, expected)]
+        mismatches += [f"{step.name}: {fault}" for fault in _faults(results, expected, step, num_kv_heads, block_size)]
     return mismatches
 
 
-def _faults(results: Sequence[torch.Tensor], expected: torch.Tensor) -> list[str]:
-    """At most one fault: the first kind that is found."""
-    first, second = (result.float() for result in results)
-    if not first.isfinite().all():
-        return [f"{int((~first.isfinite()).any(dim=(1, 2)).sum())} of {len(first)} tokens are not finite"]
+def _faults(
+    results: Sequence[torch.Tensor], expected: torch.Tensor, step: _Step, num_kv_heads: int, block_size: int
+) -> list[str]:
+    """At most one fault: the first kind that is found, and where."""
+    first, second = results
     # Values are below 5 and mostly around 1; weights, and the result, are rounded to the dtype once each. In fp32 the
     # errors of scores and exponentials count, some 1e-6 of a weight.
-    error = (first - expected.float()).abs().max().item()
     allowed = 6 * _ROUNDING[expected.dtype]
-    if error > allowed:
-        return [f"off by {error:.3g}, allowed is {allowed:.3g}"]
-    if not torch.equal(first, second):
-        return ["the same step gave other bits the second time"]
-    return []
+    error = (first.float() - expected.float()).abs()
+    not_finite = ~first.isfinite()
+    if not_finite.any():
+        tokens = int(not_finite.any(dim=(1, 2)).sum())
+        kind, compared, wrong = f"{tokens} of {len(first)} tokens are not finite", expected, not_finite
+    elif (error > allowed).any():
+        kind, compared, wrong = f"off by {error.max().item():.3g}, allowed is {allowed:.3g}", expected, error > allowed
+    elif (first != second).any():
+        kind, compared, wrong = "the same step gave other bits the second time", second, first != second
+    else:
+        return []
+    where = first_difference(first, compared, wrong, step.rows, num_kv_heads=num_kv_heads, block_size=block_size)
+    return [f"{kind}: {where}"]
 
 
 def _make_step(

@@ -5,6 +5,7 @@ import torch
 
 from fastserve import ops
 from fastserve.ops import attention_check
+from fastserve.ops.attention_difference import first_difference
 
 SHAPE = {"head_dim": 64, "num_q_heads": 6, "num_kv_heads": 2, "block_size": 16}
 
@@ -62,6 +63,39 @@ def test_bits_that_differ_from_run_to_run_are_found(monkeypatch):
         result[0, 0, 0] *= 1 + 1e-7 * call
 
     assert "other bits" in faulty(monkeypatch, fault)[0]
+
+
+def test_a_fault_is_told_with_its_place_its_values_and_their_bits(monkeypatch):
+    def fault(result, q, call):
+        if len(result) == 103:  # of the mixed step: rows of 1, 37 and 65 query tokens, 40, 200 and 65 KV tokens
+            result[1 + 30, 4, 17] = 8.0
+            result[1 + 30 :, 4, 18:20] = 8.0
+
+    (mismatch,) = faulty(monkeypatch, fault)
+    assert mismatch.startswith("mixed, with a chunk after its prefix: off by ")
+    for words in (
+        "145 of 39552 values; first at row 1 (length 200), query 30 of 37 (query tile 0), head 4 (KV head 1), element 17",
+        "which sees 194 tokens, the last in page 12 and tile 3",
+        "got 8 (0x41000000), expected ",
+        "all in rows 1-2, heads 4, elements 17-19",
+    ):
+        assert words in mismatch
+
+
+@pytest.mark.parametrize(("dtype", "bits"), [(torch.bfloat16, "0xbfc0"), (torch.float16, "0xbe00")])
+def test_the_bits_of_16_bit_values_have_four_digits(dtype, bits):
+    got = torch.zeros(1, 2, 4, dtype=dtype)
+    got[0, 1, 2] = -1.5
+    where = first_difference(got, torch.zeros_like(got), got != 0, [(1, 1)], num_kv_heads=1, block_size=16)
+    assert (where.head, where.element, where.got_bits, where.expected_bits) == (1, 2, bits, "0x0000")
+
+
+def test_places_of_many_faults_are_given_as_a_few_ranges():
+    got = torch.zeros(1, 40, 4)
+    got[:, ::2] = 1.0
+    where = first_difference(got, torch.zeros_like(got), got != 0, [(1, 1)], num_kv_heads=40, block_size=16)
+    assert where.heads == "0, 2, 4, 6, 8, 10 and 14 more"
+    assert where.elements == "0-3"
 
 
 @pytest.mark.gpu
