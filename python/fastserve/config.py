@@ -220,7 +220,9 @@ class ServerConfig:
     api_keys_file: str | None = option(None, "CSV file of more keys; its first line is name,key")
     served_model_name: str | None = option(None, "name of the model in the API; default: the model argument")
     max_body_bytes: int = option(4 * MIB, "largest request body", unit="bytes")
-    shutdown_timeout: float = option(30.0, "on SIGTERM, running requests may finish for this long", unit="seconds")
+    shutdown_timeout: float = option(
+        25.0, "on SIGTERM, all is over within this time; running requests may finish until 3 s before", unit="seconds"
+    )
     heartbeat_limit_s: float = option(
         30.0, "/livez fails when the engine loop has not turned for this long", unit="seconds"
     )

@@ -8,7 +8,7 @@ from typing import Self
 
 from fastserve.config import EngineConfig
 from fastserve.engine.admission import check_prompt
-from fastserve.engine.client import EngineClient, EngineListener, Facts, ProgressCallback
+from fastserve.engine.client import CLOSE_GRACE_S, EngineClient, EngineListener, Facts, ProgressCallback
 from fastserve.engine.output_processor import OutputProcessor
 from fastserve.engine.process import DEFAULT_CORE_FACTORY
 from fastserve.engine.protocol import Abort, Add
@@ -180,9 +180,9 @@ class AsyncEngine:
         self._draining = True
         await self._idle.wait()
 
-    async def close(self) -> None:
-        """Fail what is under way and end the process; may be called again."""
-        await self._client.close()
+    async def close(self, *, grace_s: float = CLOSE_GRACE_S) -> None:
+        """Fail what is under way and end the process, by force after `grace_s`; may be called again."""
+        await self._client.close(grace_s=grace_s)
 
     def _check_open(self) -> None:
         self._client.check_alive()

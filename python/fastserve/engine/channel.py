@@ -2,14 +2,12 @@
 
 import asyncio
 import os
-import shutil
-import tempfile
 from collections.abc import Callable
-from pathlib import Path
 
 import zmq
 
 from fastserve.engine.protocol import ToEngine, ToFrontend, encode
+from fastserve.engine.run_folder import RunFolder
 from fastserve.errors import EngineDeadError
 
 _LINGER_MS = 1000
@@ -32,9 +30,9 @@ class FrontendChannel:
     """
 
     def __init__(self) -> None:
-        """Bind in a new folder with mode 0700; the socket has mode 0600."""
-        self._folder = Path(tempfile.mkdtemp(prefix="fastserve-"))
-        self.path = str(self._folder / "engine.sock")
+        """Bind in a folder of our own; the socket has mode 0600."""
+        self._folder = RunFolder()
+        self.path = str(self._folder.path / "engine.sock")
         self._context = zmq.Context(io_threads=1)
         self._socket = _pair(self._context)
         old_umask = os.umask(0o177)
@@ -78,7 +76,7 @@ class FrontendChannel:
             self._loop.remove_reader(self._socket.getsockopt(zmq.FD))
         self._loop = self._on_message = None
         self._context.destroy(linger=0)
-        shutil.rmtree(self._folder, ignore_errors=True)
+        self._folder.remove()
 
 
 class EngineChannel:

@@ -16,6 +16,7 @@ from fastserve.errors import EngineDeadError, FastServeError
 from fastserve.log import get_logger
 from fastserve.server.app import build_app
 from fastserve.server.descriptors import DescriptorWatch
+from fastserve.server.ending import UnawaitedThreads, end_within
 from fastserve.server.engine_face import EngineFace
 from fastserve.server.errors import DrainingError
 from fastserve.server.http_protocol import GuardedHttpProtocol
@@ -25,6 +26,9 @@ from fastserve.server.serving import Serving
 ENGINE_WATCH_PERIOD_S = 0.25
 # Time for replies that are already written, or about to be, to reach their clients.
 GOODBYE_S = 1.0
+# Of the shutdown timeout, kept for the end itself: goodbyes, the engine's, a slow machine.
+END_S = 3.0
+ENGINE_GRACE_S = 1.0
 KEEP_ALIVE_S = 30
 LAST_WORDS_S = 0.3
 
@@ -74,6 +78,7 @@ class LiveServer:
             )
         )
         self._exit_code = EXIT_OK
+        self._engine_grace_s = ENGINE_GRACE_S
         self._stopping: asyncio.Task[None] | None = None
         self._restarts = RestartBudget(config.max_engine_restarts if config.restart_engine else 0)
 
@@ -96,6 +101,7 @@ class LiveServer:
                 "anyone who reaches this address may use the model: set FASTSERVE_API_KEY or --api-keys-file"
             )
         loop = asyncio.get_running_loop()
+        loop.set_default_executor(UnawaitedThreads(thread_name_prefix="fastserve-blocking"))
         loop.set_exception_handler(self._descriptors.on_loop_exception)
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, self._on_signal, number)
@@ -117,7 +123,7 @@ class LiveServer:
             try:
                 replace = await self._live_with(engine)
             finally:
-                await engine.close()  # a new one needs its memory
+                await engine.close(grace_s=self._engine_grace_s)  # a new one needs its memory
             if not replace:
                 return
             engine = await self._start_again()
@@ -184,10 +190,13 @@ class LiveServer:
             timeout_s = self._config.shutdown_timeout
             logger.info("%s: no new requests; %d may finish within %g s", name, len(self._serving.in_flight), timeout_s)
             self._serving.draining = True
-            self._stopping = asyncio.create_task(self._drain(timeout_s))
+            end_within(max(timeout_s, END_S))
+            self._stopping = asyncio.create_task(self._drain(max(timeout_s - END_S, 0.0)))
         else:
             logger.warning("%s again: aborting %d requests", name, len(self._serving.in_flight))
             self._exit_code = EXIT_FORCED
+            self._engine_grace_s = 0.0
+            end_within(END_S)
             self._stopping.cancel()
             self._abort_all()
 

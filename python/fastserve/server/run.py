@@ -7,6 +7,7 @@ from fastserve.config import EngineConfig, ServerConfig
 from fastserve.engine.async_engine import AsyncEngine
 from fastserve.engine.console import StartProgress
 from fastserve.log import configure_logging
+from fastserve.server.ending import leave_threads
 from fastserve.server.lifecycle import serve
 
 
@@ -24,4 +25,6 @@ def run_server(engine_config: EngineConfig, server_config: ServerConfig) -> int:
         with closing(StartProgress()) as progress:
             return await AsyncEngine.start(engine_config, progress=progress)
 
-    return serve(start, server_config, model_name)
+    exit_code = serve(start, server_config, model_name)
+    leave_threads(exit_code)
+    return exit_code

@@ -1,6 +1,7 @@
 """An engine without a model: scripted tokens, delays and failures; records what the server asked of it."""
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 
@@ -54,6 +55,9 @@ class FakeTokenizer:
     chat_templates = ChatTemplates({"default": CHAT_TEMPLATE}, {})
 
     def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
+        if text.startswith("stuck"):
+            print("stuck", flush=True)
+            threading.Event().wait()
         return [BOS] * add_special_tokens + list(text.encode())
 
     def decode(self, ids: list[int], skip_special_tokens: bool = True) -> str:
@@ -130,6 +134,7 @@ class FakeEngine:
     silent: bool = False
     overloaded: bool = False
     closed: bool = False
+    stuck: bool = False
 
     def generate(
         self,
@@ -213,5 +218,7 @@ class FakeEngine:
         while self.running:
             await asyncio.sleep(0.01)
 
-    async def close(self) -> None:
+    async def close(self, *, grace_s: float) -> None:
         self.closed = True
+        if self.stuck:
+            threading.Event().wait()

@@ -1,7 +1,8 @@
 """`python -m tests.unit.server.fake_server MODE SHUTDOWN_TIMEOUT RESTARTS`: a server process over a FakeEngine.
 
 Modes: slow (20 ms per token), hang (never a second token), dies (the engine ends 0.2 s after a request starts),
-loading (the engine takes 0.5 s to start), broken (it does not start), stands-still (the first engine's loop does not
+loading (the engine takes 0.5 s to start), broken (it does not start), stuck (closing the engine never
+returns), stands-still (the first engine's loop does not
 turn once a request has started), breaks (the first engine dies, the second does not start). RESTARTS is the number of
 engines that may replace another, 0 for none.
 """
@@ -32,7 +33,7 @@ async def start(mode: str) -> FakeEngine:
     ends = mode == "dies" or (mode in ("breaks", "stands-still") and start_number == 1)
     if mode == "hang" or ends:
         script.gate = asyncio.Event()
-    engine = FakeEngine(script)
+    engine = FakeEngine(script, stuck=mode == "stuck")
     if ends:
         background.add(asyncio.create_task(end_when_used(engine, mode)))
     return engine

@@ -71,6 +71,15 @@ def test_requests_that_do_not_finish_in_time_are_told_and_the_exit_is_0():
         assert '"code":"draining"' in reader.text
 
 
+def test_end_that_gets_stuck_is_cut_off_with_tracebacks():
+    with server_process("stuck", 0.0) as (process, client):
+        wait_ready(client)
+        process.send_signal(signal.SIGTERM)
+        _, errors = process.communicate(timeout=60)
+        assert process.returncode == 1
+        assert "Timeout" in errors and "in close" in errors
+
+
 def test_second_signal_aborts():
     with server_process("hang", 60) as (process, client), running_stream(client) as reader:
         process.send_signal(signal.SIGTERM)

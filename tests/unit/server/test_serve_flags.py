@@ -134,10 +134,23 @@ def end_of(*flags: str) -> tuple[list[str], float]:
 
 
 def test_json_logs_are_json_and_shutdown_timeout_bounds_the_drain():
-    lines, drain_s = end_of("--json-logs", "--shutdown-timeout", "0.3")
+    lines, drain_s = end_of("--json-logs", "--shutdown-timeout", "3.3")
     rows = [json.loads(line) for line in lines]
     assert any(row.get("request_id", "").startswith("cmpl-") for row in rows)
     assert 0.2 <= drain_s < 10  # timers of uvloop count from its last look at the clock, tens of ms ago
+
+
+def test_thread_that_never_ends_does_not_hold_the_process():
+    with serve_process("--port", "0") as (process, client):
+        until_loaded(client)
+        with socket.create_connection((client.base_url.host, client.base_url.port)) as stuck:
+            body = json.dumps({"prompt": "stuck" * 1000}).encode()
+            stuck.sendall(b"POST /tokenize HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body))
+            assert process.stdout.readline() == "stuck\n"
+            process.send_signal(signal.SIGTERM)
+            _, log = process.communicate(timeout=20)
+        assert process.returncode == 0
+        assert "1 threads are still at work and are left behind" in log
 
 
 def test_log_level_warning_is_quiet_about_requests():

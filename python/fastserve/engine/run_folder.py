@@ -1,0 +1,77 @@
+"""A private folder for the sockets of one process, which a later start sweeps away if its owner was killed."""
+
+import contextlib
+import fcntl
+import os
+import stat
+import tempfile
+from pathlib import Path
+
+_PREFIX = "fastserve-"
+_LOCK = "lock"
+
+
+class RunFolder:
+    """A new folder with mode 0700, held by a lock that the kernel releases when this process ends, however it ends.
+
+    So a folder whose lock is free belongs to nobody: no process id is trusted, which another process may have by now.
+
+    Attributes:
+        path: of the folder; what is put into it must be files.
+    """
+
+    def __init__(self) -> None:
+        """Sweep what killed processes of this user left, then make a folder."""
+        sweep()
+        while True:
+            self.path = Path(tempfile.mkdtemp(prefix=_PREFIX))
+            lock = _locked(self.path, os.O_CREAT)
+            if lock is not None:  # else another start was quicker and took it for a left one
+                self._lock = lock
+                return
+
+    def remove(self) -> None:
+        """Remove it with its files; may be called again."""
+        if self._lock is not None:
+            _remove(self.path, self._lock)
+            self._lock = None
+
+
+def sweep() -> None:
+    """Remove folders of this user whose owner has gone; what cannot be looked at or removed is left alone."""
+    with contextlib.suppress(OSError), os.scandir(tempfile.gettempdir()) as entries:
+        for entry in entries:
+            if entry.name.startswith(_PREFIX) and _is_mine(entry) and (lock := _locked(Path(entry.path))) is not None:
+                _remove(Path(entry.path), lock)
+
+
+def _is_mine(entry: os.DirEntry) -> bool:
+    with contextlib.suppress(OSError):
+        found = entry.stat(follow_symlinks=False)
+        return stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid()
+    return False
+
+
+def _locked(folder: Path, flags: int = 0) -> int | None:
+    """A descriptor that holds the folder's lock; None when there is no lock, or another process holds it."""
+    try:
+        lock = os.open(folder / _LOCK, os.O_RDWR | os.O_NOFOLLOW | flags, 0o600)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if os.fstat(lock).st_nlink:  # else its folder was removed meanwhile
+            return lock
+    except OSError:
+        pass
+    os.close(lock)
+    return None
+
+
+def _remove(folder: Path, lock: int) -> None:
+    """Remove a folder by the holder of its lock: the lock is the last file to go, and is then released."""
+    with contextlib.suppress(OSError):
+        for path in sorted(folder.iterdir(), key=lambda path: path.name == _LOCK):
+            path.unlink()
+        folder.rmdir()
+    os.close(lock)
