@@ -25,9 +25,10 @@ from bench.demo.model import build_demo_model
 from bench.fidelity.replay import RealRun, replay
 from bench.lib.report import write_json
 from fastserve.config import CacheConfig, EngineConfig, ModelConfig, SchedulerConfig
-from fastserve.sim import FittedCost, Profile, Summary, measure_profile, profile_deployment, simulate
+from fastserve.sim import FittedCost, Profile, Summary, profile_deployment, simulate
 from fastserve.sim.calibrate import fitted_coefficients
 from fastserve.sim.cost import CostModel
+from fastserve.sim.measure import measure_profile
 from fastserve.workload import Workload, add_workload_arguments, poisson_arrivals, workload_from
 
 ROOT = Path(__file__).parents[2]

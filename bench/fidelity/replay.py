@@ -16,7 +16,7 @@ from fastserve.engine.protocol import Add, Error, Outputs, Shutdown, ToFrontend,
 from fastserve.sim import RequestTable, Summary
 from fastserve.sim.summary import RunCounters, summarize
 from fastserve.types import EngineRequest, SamplingParams
-from fastserve.worker import StepOutput
+from fastserve.worker.step_output import StepOutput
 from fastserve.workload import Workload
 
 

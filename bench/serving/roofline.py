@@ -23,7 +23,7 @@ from bench.serving.model import CONFIG, build_benchmark_model
 from bench.serving.servers import fastserve_command, free_port, serving
 from fastserve import _C
 from fastserve.config import CacheConfig, EngineConfig, ModelConfig, SchedulerConfig
-from fastserve.executor import InprocExecutor
+from fastserve.executor.inproc import InprocExecutor
 from fastserve.ops.attention import AttentionBatch, attention
 
 ROOT = Path(__file__).parents[2]

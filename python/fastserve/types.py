@@ -12,6 +12,10 @@ MAX_LOGPROBS = 20
 MAX_SEQUENCES = 16
 MIN_REPETITION_PENALTY = 1e-6  # a logit divided by less may be infinite, and much less is 0 as a float32
 MAX_REPETITION_PENALTY = 10.0
+# What the sampler gives in place of a token that could not be chosen.
+NO_FINITE_LOGIT = -1
+BAD_SETTINGS = -2  # a number out of its range
+BAD_LISTS = -3  # a token of the history outside the vocabulary, or starts that do not fit
 
 
 class FinishReason(StrEnum):

@@ -5,7 +5,7 @@ import numpy as np
 from bench.fidelity.__main__ import MachineCost
 from bench.fidelity.replay import replay
 from fastserve._C.sched import LatencyModel
-from fastserve.executor import InprocExecutor
+from fastserve.executor.inproc import InprocExecutor
 from fastserve.sim import Deployment, FittedCost, HostLink, simulate
 from fastserve.sim.calibrate import loop_samples
 from fastserve.worker.memory import PoolSizes

@@ -9,10 +9,10 @@ import pytest
 
 from fastserve._C.sched import LatencyModel, StepPlan
 from fastserve.engine.core import EngineCore
-from fastserve.executor import InprocExecutor
+from fastserve.executor.inproc import InprocExecutor
 from fastserve.sim.executor import SimulatedExecutor
 from fastserve.sim.host_link import Copy
-from fastserve.worker import StepOutput
+from fastserve.worker.step_output import StepOutput
 from tests.integration.engine_driver import GREEDY, Driver, engine_config, random_prompts
 
 BATCH_EVERY = 5  # steps between two arrivals of requests

@@ -27,7 +27,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _facts() -> dict[str, str | int | list[str]]:
-    core = load("fastserve.ops.env:describe_core")()
+    core = load("fastserve.worker.machine:describe_core")()
     gib = 1 << 30
     devices = [
         f"{d.name}, compute capability {d.compute_capability[0]}.{d.compute_capability[1]}, {d.memory_bytes / gib:.1f} GiB"

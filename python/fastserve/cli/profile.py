@@ -28,7 +28,7 @@ def run(args: argparse.Namespace) -> int:
         raise InvalidArgumentError("the flags of a workload go with --suggest")
     config = engine_config_of(args)
     workload = workload_from(args) if args.suggest else None
-    profile = load("fastserve.sim:measure_profile")(config, _say)
+    profile = load("fastserve.sim.measure:measure_profile")(config, _say)
     if args.output is not None:
         profile.write(args.output)
     if workload is not None:

@@ -288,7 +288,11 @@ def _simulate(
 
 @contextlib.contextmanager
 def _progress(label: str, total: int) -> Iterator[typing.Callable[[int, int], None]]:
-    tqdm = load("tqdm:tqdm")
+    try:
+        tqdm = load("tqdm:tqdm")
+    except ModuleNotFoundError:  # a bar is no reason to install anything
+        yield lambda done, of: None
+        return
     with tqdm(total=total, desc=label, disable=not sys.stderr.isatty(), dynamic_ncols=True) as bar:
 
         def show(done: int, of: int) -> None:

@@ -14,11 +14,11 @@ from fastserve.engine.outputs import engine_outputs
 from fastserve.engine.pacing import PLANNING_SHARE, WAIT_STEP_S
 from fastserve.engine.profiler import measured_latency_model
 from fastserve.errors import DeviceError, DeviceLostError, InvalidArgumentError, OverloadedError, cause_of
-from fastserve.executor import Executor, InprocExecutor, PendingStep
+from fastserve.executor.base import Executor, PendingStep
 from fastserve.log import get_logger
 from fastserve.types import EngineInfo, EngineOutput, EngineRequest, EngineStats
-from fastserve.worker import StepOutput
-from fastserve.worker.worker import Progress
+from fastserve.worker.info import Progress
+from fastserve.worker.step_output import StepOutput
 
 logger = get_logger(__name__)
 
@@ -152,6 +152,8 @@ class EngineCore:
             raise InvalidArgumentError(
                 "scheduling_policy srpt needs to know output lengths and runs in the simulator only: use learned"
             )
+        from fastserve.executor.inproc import InprocExecutor  # needs torch, which a simulator's core goes without
+
         executor = InprocExecutor(config, progress)
         try:
             return cls(config, executor, measured_latency_model(config, executor, progress))

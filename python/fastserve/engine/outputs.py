@@ -6,10 +6,16 @@ from fastserve._C.sched import FinishReason as CoreFinishReason
 from fastserve._C.sched import Scheduler, StepEvents, StepPlan
 from fastserve.errors import cause_of
 from fastserve.log import get_logger
-from fastserve.ops.sampling import BAD_LISTS, BAD_SETTINGS, NO_FINITE_LOGIT
-from fastserve.ops.sampling import TokenLogprobs as StepLogprobs
-from fastserve.types import EngineOutput, FinishReason, RequestStats, TokenLogprobs
-from fastserve.worker import StepOutput
+from fastserve.types import (
+    BAD_LISTS,
+    BAD_SETTINGS,
+    NO_FINITE_LOGIT,
+    EngineOutput,
+    FinishReason,
+    RequestStats,
+    TokenLogprobs,
+)
+from fastserve.worker.step_output import StepLogprobs, StepOutput
 
 logger = get_logger(__name__)
 

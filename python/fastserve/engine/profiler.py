@@ -13,9 +13,9 @@ import fastserve
 from fastserve._C import num_threads
 from fastserve._C.sched import LatencyModel
 from fastserve.config import EngineConfig
-from fastserve.executor import InprocExecutor
+from fastserve.executor.base import TimingExecutor
 from fastserve.log import get_logger
-from fastserve.worker.worker import Progress
+from fastserve.worker.info import Progress
 
 logger = get_logger(__name__)
 
@@ -29,7 +29,7 @@ Measure = Callable[..., float]
 
 
 def measured_latency_model(
-    config: EngineConfig, executor: InprocExecutor, progress: Progress | None = None
+    config: EngineConfig, executor: TimingExecutor, progress: Progress | None = None
 ) -> LatencyModel:
     """Read the latency model of a loaded model from disk, or measure it and keep it there.
 

@@ -2,7 +2,8 @@
 
 from typing import Protocol
 
-from fastserve.worker import StepOutput, StepPlan, WorkerInfo
+from fastserve.worker.info import StepPlan, WorkerInfo
+from fastserve.worker.step_output import StepOutput
 
 
 class PendingStep(Protocol):
@@ -36,4 +37,12 @@ class Executor(Protocol):
 
     def stop(self) -> None:
         """Finish what was submitted and release the workers; may be called again."""
+        ...
+
+
+class TimingExecutor(Executor, Protocol):
+    """An executor that can also run made-up iterations, to measure them."""
+
+    def time_iteration(self, **shape: int) -> float:
+        """Seconds of a made-up iteration; see Worker.time_iteration."""
         ...

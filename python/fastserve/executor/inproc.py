@@ -3,8 +3,9 @@
 from concurrent.futures import Future, ThreadPoolExecutor
 
 from fastserve.config import EngineConfig
-from fastserve.worker import StepOutput, StepPlan, Worker, WorkerInfo
-from fastserve.worker.worker import Progress
+from fastserve.worker.info import Progress, StepPlan, WorkerInfo
+from fastserve.worker.step_output import StepOutput
+from fastserve.worker.worker import Worker
 
 
 class InprocExecutor:

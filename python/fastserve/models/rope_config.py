@@ -1,6 +1,6 @@
 """Rotary fields of config.json: `rope_parameters` (transformers 5) or `rope_theta` and `rope_scaling` (before)."""
 
-from fastserve.layers.rotary import (
+from fastserve.layers.rope_spec import (
     LinearScaling,
     Llama3Scaling,
     RopeScaling,

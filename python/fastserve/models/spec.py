@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from fastserve.errors import InvalidArgumentError
-from fastserve.layers.rotary import RopeSpec, YarnScaling
+from fastserve.layers.rope_spec import RopeSpec, YarnScaling
 from fastserve.log import get_logger
 
 logger = get_logger(__name__)

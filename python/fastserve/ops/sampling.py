@@ -8,11 +8,6 @@ import torch
 from fastserve._C import kernels
 from fastserve.ops.stream import stream_of
 
-# What stands in place of a token that could not be chosen.
-NO_FINITE_LOGIT = -1
-BAD_SETTINGS = -2  # a number out of its range
-BAD_LISTS = -3  # a token of the history outside the vocabulary, or starts that do not fit
-
 Array = np.ndarray | torch.Tensor
 """On the CPU anything dense; for logits on a GPU a tensor on that GPU or one in pinned memory."""
 

@@ -1,5 +1,6 @@
 """Serve a model: what `fastserve serve` calls."""
 
+import asyncio
 import logging
 from contextlib import closing
 
@@ -19,6 +20,7 @@ def run_server(engine_config: EngineConfig, server_config: ServerConfig) -> int:
     uvicorn_log.handlers[:] = logging.getLogger("fastserve").handlers
     uvicorn_log.setLevel(logging.WARNING)
     uvicorn_log.propagate = False
+    logging.getLogger("uvicorn.error").addFilter(_is_no_cancellation)
     model_name = server_config.served_model_name or engine_config.model.model
 
     async def start() -> AsyncEngine:
@@ -28,3 +30,8 @@ def run_server(engine_config: EngineConfig, server_config: ServerConfig) -> int:
     exit_code = serve(start, server_config, model_name)
     leave_threads(exit_code)
     return exit_code
+
+
+def _is_no_cancellation(record: logging.LogRecord) -> bool:
+    """A request that is cut off when the server ends is no bug, and needs no traceback."""
+    return record.exc_info is None or not isinstance(record.exc_info[1], asyncio.CancelledError)

@@ -13,7 +13,6 @@ from fastserve.sim.devices import DEVICES, Device, HostLink, find_device
 from fastserve.sim.engine_costs import EngineCosts, with_engine_costs
 from fastserve.sim.explain import Level, explain_policy
 from fastserve.sim.learned import LengthClass, LengthStep
-from fastserve.sim.measure import measure_profile
 from fastserve.sim.profile import FittedCost, Profile, profile_deployment, read_profile_file
 from fastserve.sim.requests import RequestTable
 from fastserve.sim.roofline import Parallelism, Roofline
@@ -51,7 +50,6 @@ __all__ = [
     "explain_policy",
     "find_device",
     "find_model",
-    "measure_profile",
     "profile_deployment",
     "read_profile_file",
     "roofline_deployment",

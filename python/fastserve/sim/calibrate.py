@@ -9,7 +9,7 @@ from fastserve._C.sched import LatencyModel
 from fastserve.config import EngineConfig
 from fastserve.engine.core import EngineCore, Turn
 from fastserve.engine.pacing import LONGEST_WAIT_S
-from fastserve.executor import Executor
+from fastserve.executor.base import Executor
 from fastserve.sim.cost import Coefficients
 from fastserve.types import EngineRequest, SamplingParams
 

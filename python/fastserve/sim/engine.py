@@ -10,7 +10,7 @@ from fastserve.sim.cost import fitted_latency_model
 from fastserve.sim.deployment import Deployment
 from fastserve.sim.executor import SampleTokens, SimulatedExecutor
 from fastserve.sim.host_link import SimulatedLink
-from fastserve.worker import WorkerInfo
+from fastserve.worker.info import WorkerInfo
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,8 +10,8 @@ from fastserve.errors import InternalError
 from fastserve.sim.clock import VirtualClock
 from fastserve.sim.cost import CostModel
 from fastserve.sim.host_link import Copy, SimulatedLink
-from fastserve.worker import StepOutput, TransferResults, WorkerInfo
-from fastserve.worker.worker import IDLE_WAIT_S
+from fastserve.worker.info import IDLE_WAIT_S, WorkerInfo
+from fastserve.worker.step_output import StepOutput, TransferResults
 
 # Told of every plan that ended: plan, start, end, copies that ended by then.
 OnStep = Callable[[StepPlan, float, float, list[Copy]], None]

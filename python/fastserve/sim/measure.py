@@ -10,11 +10,11 @@ from fastserve._C import num_threads
 from fastserve._C.offload import Direction, OffloadEngine
 from fastserve.config import EngineConfig
 from fastserve.engine.profiler import measured_latency_model
-from fastserve.executor import InprocExecutor
+from fastserve.executor.inproc import InprocExecutor
 from fastserve.sim.calibrate import loop_coefficients
 from fastserve.sim.profile import Profile
-from fastserve.worker import Transfers
-from fastserve.worker.worker import Progress
+from fastserve.worker.info import Progress
+from fastserve.worker.transfers import Transfers
 
 _COPY_BYTES = 64 << 20  # of one timed copy
 _REPEATS = 5

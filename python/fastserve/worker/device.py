@@ -2,7 +2,6 @@
 
 import contextlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Protocol
 
 import torch
@@ -10,6 +9,7 @@ import torch
 from fastserve import _C
 from fastserve.errors import DeviceError, InvalidArgumentError
 from fastserve.log import get_logger
+from fastserve.worker.memory import DeviceMemory
 
 logger = get_logger(__name__)
 
@@ -32,16 +32,6 @@ class Graph(Protocol):
 
     def replay(self) -> None:
         """Queue the step."""
-
-
-@dataclass(frozen=True, slots=True)
-class DeviceMemory:
-    """Bytes of a device: all of it, what is free, and what torch has taken and used at most since `begin_peak`."""
-
-    total: int
-    free: int
-    reserved: int
-    peak: int
 
 
 class Device(Protocol):

@@ -5,7 +5,16 @@ from dataclasses import dataclass
 from fastserve._C.kv import MAX_BLOCKS
 from fastserve.config import GIB, CacheConfig
 from fastserve.errors import InvalidArgumentError
-from fastserve.worker.device import DeviceMemory
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceMemory:
+    """Bytes of a device: all of it, what is free, and what torch has taken and used at most since `begin_peak`."""
+
+    total: int
+    free: int
+    reserved: int
+    peak: int
 
 
 @dataclass(frozen=True, slots=True)

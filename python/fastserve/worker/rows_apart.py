@@ -8,7 +8,8 @@ import torch
 from fastserve._C.sched import StepPlan
 from fastserve.errors import cause_of
 from fastserve.log import get_logger
-from fastserve.ops.sampling import NO_FINITE_LOGIT, SamplingBatch, TokenLogprobs
+from fastserve.ops.sampling import SamplingBatch, TokenLogprobs
+from fastserve.types import NO_FINITE_LOGIT
 from fastserve.worker.sampled import Sampled
 
 logger = get_logger(__name__)

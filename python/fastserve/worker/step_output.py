@@ -2,14 +2,26 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import numpy as np
-
-from fastserve.ops.sampling import TokenLogprobs
 
 
 def _no_ids() -> np.ndarray:
     return np.empty(0, np.int64)
+
+
+class StepLogprobs(Protocol):
+    """Log-probabilities of sampled tokens; see `ops.TokenLogprobs`, which is one, for the shapes."""
+
+    @property
+    def token_logprobs(self) -> np.ndarray: ...
+    @property
+    def ranks(self) -> np.ndarray: ...
+    @property
+    def top_ids(self) -> np.ndarray: ...
+    @property
+    def top_logprobs(self) -> np.ndarray: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +42,7 @@ class StepOutput:
     """Result of one plan with S sampling entries.
 
     Attributes:
-        sampled: int32[S], negative where no token could be chosen: see `ops.sampling`.
+        sampled: int32[S], negative where no token could be chosen: see `types`.
         logprobs: of the S sampled tokens, when any entry asked for them.
         transfers: transfers that ended up to now, of this plan or an earlier one.
         elapsed_s: wall time of the plan, seconds.
@@ -38,7 +50,7 @@ class StepOutput:
     """
 
     sampled: np.ndarray
-    logprobs: TokenLogprobs | None
+    logprobs: StepLogprobs | None
     transfers: TransferResults
     elapsed_s: float
     errors: Mapping[int, str] = field(default_factory=dict)

@@ -16,30 +16,11 @@ from fastserve.worker.attention_choice import choose_attention, trial_of_hopper_
 from fastserve.worker.cpu_runner import CpuRunner
 from fastserve.worker.device import Device, memory_advice, open_device
 from fastserve.worker.gpu_start import start_on_device
-from fastserve.worker.memory import PoolSizes, size_pools
+from fastserve.worker.info import IDLE_WAIT_S, Progress, WorkerInfo
+from fastserve.worker.memory import size_pools
 from fastserve.worker.row_inputs import made_up_rows
 from fastserve.worker.step_output import StepOutput
 from fastserve.worker.transfers import Transfers
-
-IDLE_WAIT_S = 0.005  # a plan without rows waits this long for a transfer to end before it returns
-
-Progress = Callable[[str, int, int], None]
-
-
-@dataclass(frozen=True, slots=True)
-class WorkerInfo:
-    """What the engine needs to know of the loaded model; link rates are 0 where they were not measured at start."""
-
-    pools: PoolSizes
-    max_model_len: int
-    vocab_size: int
-    eos_token_ids: tuple[int, ...]
-    dtype: str
-    device: str
-    attention_backend: str = "native"
-    kernel_fallback: str = ""  # why our best attention kernels are not used although they were wanted
-    offload_bytes_per_s: float = 0.0
-    upload_bytes_per_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

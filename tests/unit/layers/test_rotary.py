@@ -5,7 +5,8 @@ import torch
 import transformers
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
-from fastserve.layers.rotary import LinearScaling, Llama3Scaling, RopeScaling, RopeSpec, YarnScaling, rope_table
+from fastserve.layers.rope_spec import LinearScaling, Llama3Scaling, RopeScaling, RopeSpec, YarnScaling
+from fastserve.layers.rotary import rope_table
 
 THETA = 10_000.0
 CASES: dict[str, tuple[dict[str, object], RopeScaling | None]] = {

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from fastserve.errors import CheckpointError
-from fastserve.layers.rotary import LinearScaling, Llama3Scaling, RopeSpec, YarnScaling
+from fastserve.layers.rope_spec import LinearScaling, Llama3Scaling, RopeSpec, YarnScaling
 from fastserve.models.registry import ARCHITECTURES, read_spec
 from tests.unit.models.published import LLAMA_2_7B, LLAMA_31_8B, MISTRAL_7B, OPT_125M, QWEN3_06B, QWEN25_7B
 

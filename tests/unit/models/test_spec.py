@@ -5,7 +5,7 @@ import logging
 import pytest
 
 from fastserve.errors import InvalidArgumentError
-from fastserve.layers.rotary import RopeSpec, YarnScaling
+from fastserve.layers.rope_spec import RopeSpec, YarnScaling
 from fastserve.models.spec import DecoderSpec, context_limit, resolve_max_model_len
 
 

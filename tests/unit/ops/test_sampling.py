@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from fastserve.errors import InvalidArgumentError
-from fastserve.ops.sampling import BAD_LISTS, BAD_SETTINGS
+from fastserve.types import BAD_LISTS, BAD_SETTINGS
 from tests.devices import is_pretended
 from tests.unit.ops.sampling_batch import sample, settings
 

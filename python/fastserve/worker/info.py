@@ -1,0 +1,29 @@
+"""What the engine knows of a worker; needs no torch, which a simulator goes without."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from fastserve._C.sched import StepPlan
+from fastserve.worker.memory import PoolSizes
+
+__all__ = ["IDLE_WAIT_S", "Progress", "StepPlan", "WorkerInfo"]
+
+IDLE_WAIT_S = 0.005  # a plan without rows waits this long for a transfer to end before it returns
+
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerInfo:
+    """What the engine needs to know of the loaded model; link rates are 0 where they were not measured at start."""
+
+    pools: PoolSizes
+    max_model_len: int
+    vocab_size: int
+    eos_token_ids: tuple[int, ...]
+    dtype: str
+    device: str
+    attention_backend: str = "native"
+    kernel_fallback: str = ""  # why our best attention kernels are not used although they were wanted
+    offload_bytes_per_s: float = 0.0
+    upload_bytes_per_s: float = 0.0
