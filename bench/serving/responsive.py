@@ -27,7 +27,7 @@ ASK_EVERY_S = 0.02
 MIB = 1 << 20
 TEMPLATE = (
     "{% if messages[0].content == 'forever' %}{% for _ in range(100000) %}{% for _ in range(100000) %}{% endfor %}{% endfor %}{% endif %}"
-    "{% if messages[0].content == 'huge' %}{{ 'a' * 10**9 }}{% endif %}"
+    "{% if messages[0].content == 'huge' %}{{ 'a' * (messages | length * 10**9) }}{% endif %}"
     "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}assistant:"
 )
 

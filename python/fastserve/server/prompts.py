@@ -73,6 +73,8 @@ class PromptReader:
             ids = await self._encode(prompt, add_special_tokens=add_special_tokens)
         else:
             ids = prompt
+            if len(ids) > INLINE_TOKENS:
+                await asyncio.sleep(0)  # dozens of such prompts may come in one request: others may go between
         self.check(ids, "prompt")
         return ids
 
