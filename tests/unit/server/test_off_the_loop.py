@@ -2,17 +2,19 @@
 
 import asyncio
 import contextlib
+import gc
 import os
 import signal
 import threading
 from pathlib import Path
+from unittest.mock import Mock
 
 import httpx
 import pytest
 
-from fastserve.config import ServerConfig
+from fastserve.config import EngineConfig, ServerConfig
 from fastserve.server import body as body_module
-from fastserve.server import chat_renderer
+from fastserve.server import chat_renderer, run
 from fastserve.server.prompts import INLINE_TEXT_CHARS, INLINE_TOKENS
 from fastserve.tokenizer import ChatTemplates
 from tests.unit.server.conftest import live_server, until
@@ -262,3 +264,24 @@ def test_a_server_ends_at_once_whatever_a_template_does_and_leaves_no_process(nu
         thread.join(20)
         while not has_ended(renderer):
             pass
+
+
+def test_no_collection_of_garbage_walks_what_was_loaded(monkeypatch):
+    async def start(config: EngineConfig, *, progress: object) -> FakeEngine:
+        return FakeEngine()
+
+    frozen = []
+
+    def serve(start_engine, config: ServerConfig, model_name: str) -> int:
+        asyncio.run(start_engine())
+        frozen.append(gc.get_freeze_count())
+        return 0
+
+    monkeypatch.setattr(run.AsyncEngine, "start", start)
+    for name, stand_in in (("serve", serve), ("configure_logging", Mock()), ("leave_threads", Mock())):
+        monkeypatch.setattr(run, name, stand_in)
+    try:
+        run.run_server(EngineConfig(), ServerConfig())
+    finally:
+        gc.unfreeze()
+    assert frozen[0] > 10_000
