@@ -4,17 +4,18 @@ import asyncio
 import gc
 import logging
 from contextlib import closing
+from typing import NoReturn
 
 from fastserve.config import EngineConfig, ServerConfig
 from fastserve.engine.async_engine import AsyncEngine
 from fastserve.engine.console import StartProgress
 from fastserve.log import configure_logging
-from fastserve.server.ending import leave_threads
+from fastserve.server.ending import leave
 from fastserve.server.lifecycle import serve
 
 
-def run_server(engine_config: EngineConfig, server_config: ServerConfig) -> int:
-    """Load the model and serve it until a signal; returns the exit code of `lifecycle.serve`."""
+def run_server(engine_config: EngineConfig, server_config: ServerConfig) -> NoReturn:
+    """Load the model, serve it until a signal, and end the process with the exit code of `lifecycle.serve`."""
     configure_logging(server_config.log_level, json_lines=server_config.json_logs)
     # What uvicorn has to say (a bug in a route, a cut connection) goes to the same place in the same form.
     uvicorn_log = logging.getLogger("uvicorn")
@@ -32,9 +33,7 @@ def run_server(engine_config: EngineConfig, server_config: ServerConfig) -> int:
         gc.freeze()
         return engine
 
-    exit_code = serve(start, server_config, model_name)
-    leave_threads(exit_code)
-    return exit_code
+    leave(serve(start, server_config, model_name))
 
 
 def _is_no_cancellation(record: logging.LogRecord) -> bool:
