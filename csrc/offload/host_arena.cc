@@ -1,6 +1,7 @@
 #include "offload/host_arena.h"
 
 #include <sys/mman.h>
+#include <sys/resource.h>
 
 #include <algorithm>
 #include <cerrno>
@@ -29,6 +30,20 @@ double gib(std::int64_t bytes) { return static_cast<double>(bytes) / (1 << 30); 
   detail::raise<DeviceError>("the host KV arena asks for ", gib(asked_bytes), " GiB but ", gib(available_bytes),
                              " GiB are available (", reason,
                              "); ask for fewer host blocks, free memory or raise the container's memory limit");
+}
+
+/// Memory is there, but the kernel does not let this process have the addresses.
+[[noreturn]] void refuse_mapping(std::int64_t asked_bytes, int error) {
+  rlimit limit{};
+  if (::getrlimit(RLIMIT_AS, &limit) == 0 && limit.rlim_cur != RLIM_INFINITY) {
+    detail::raise<DeviceError>("the host KV arena asks for ", gib(asked_bytes),
+                               " GiB, more than is left of this process's limit on address space, ",
+                               gib(static_cast<std::int64_t>(limit.rlim_cur)),
+                               " GiB in all (ulimit -v); ask for fewer host blocks or raise the limit");
+  }
+  detail::raise<DeviceError>("the host KV arena asks for ", gib(asked_bytes), " GiB, which the kernel does not map (",
+                             std::strerror(error),
+                             "); ask for fewer host blocks, or let it commit more memory (vm.overcommit_memory)");
 }
 
 }  // namespace
@@ -78,7 +93,7 @@ void HostArena::map() {
   mapped_bytes_ = round_up(static_cast<std::size_t>(num_bytes()), kPageBytes);
   const std::size_t with_slack = mapped_bytes_ + kHugePageBytes;
   void* mapping = ::mmap(nullptr, with_slack, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-  if (mapping == MAP_FAILED) refuse(num_bytes(), available_host_bytes(), std::strerror(errno));
+  if (mapping == MAP_FAILED) refuse_mapping(num_bytes(), errno);
   auto* const begin = static_cast<std::byte*>(mapping);
   const auto address = reinterpret_cast<std::uintptr_t>(begin);
   const std::size_t lead = round_up(address, kHugePageBytes) - address;

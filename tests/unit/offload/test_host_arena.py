@@ -1,6 +1,8 @@
 """HostArena seen from Python: sizes, views and their lifetime."""
 
 import gc
+import subprocess
+import sys
 
 import numpy as np
 import psutil
@@ -55,3 +57,21 @@ def test_pages_are_backed_at_once_or_as_they_are_used(prefault):
     grown = process.memory_info().rss - before
     assert grown > 200 << 20 if prefault else grown < 50 << 20
     assert not np.asarray(arena)[255].any()
+
+
+UNDER_A_LIMIT = """
+import resource
+from fastserve._C import DeviceError
+from fastserve._C.offload import HostArena
+resource.setrlimit(resource.RLIMIT_AS, (4 << 30, resource.RLIM_INFINITY))
+try:
+    HostArena(4, 1 << 30, prefault=False)
+except DeviceError as error:
+    print(error)
+"""
+
+
+@pytest.mark.skipif(psutil.virtual_memory().available < 5 << 30, reason="the arena asks for 4 GiB")
+def test_arena_that_the_limit_on_addresses_forbids_names_the_limit() -> None:
+    done = subprocess.run([sys.executable, "-c", UNDER_A_LIMIT], capture_output=True, text=True, timeout=60, check=True)
+    assert "asks for 4 GiB" in done.stdout and "address space, 4 GiB in all (ulimit -v)" in done.stdout
