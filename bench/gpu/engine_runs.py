@@ -9,7 +9,6 @@ import numpy as np
 from fastserve._C.sched import LatencyModel
 from fastserve.config import EngineConfig
 from fastserve.engine.core import EngineCore
-from fastserve.engine.outputs import engine_outputs
 from fastserve.types import EngineRequest, SamplingParams
 from fastserve.workload import lognormal_lengths, poisson_arrivals
 
@@ -143,7 +142,7 @@ def serve(core: EngineCore, load: Load) -> Outcome:
             continue
         preempted = core.scheduler.stats().preemptions
         turn = core.turn()
-        outputs = engine_outputs(core.scheduler, turn.events, turn.plan, turn.output, time.monotonic())
+        outputs = core.outputs_of(turn, time.monotonic())
         now_s = time.monotonic() - started_s
         if turn.plan is not None and turn.plan.num_rows:
             if last_s is not None:
@@ -157,7 +156,8 @@ def serve(core: EngineCore, load: Load) -> Outcome:
                 first_token_s[output.request_id] = now_s
             if output.finish_reason is not None:
                 if output.finish_reason != "length":
-                    raise RuntimeError(f"request {output.request_id} ended with {output.finish_reason}")
+                    why = f"request {output.request_id} ended with {output.finish_reason}"
+                    raise RuntimeError(f"{why}: {output.error}" if output.error else why)
                 end_s[output.request_id] = now_s
                 ended += 1
     duration_s = float(end_s.max())
