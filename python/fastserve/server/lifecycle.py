@@ -188,10 +188,11 @@ class LiveServer:
         name = signal.Signals(number).name
         if self._stopping is None:
             timeout_s = self._config.shutdown_timeout
-            logger.info("%s: no new requests; %d may finish within %g s", name, len(self._serving.in_flight), timeout_s)
+            drain_s = max(timeout_s - END_S, 0.0)
+            logger.info("%s: no new requests; %d may finish within %g s", name, len(self._serving.in_flight), drain_s)
             self._serving.draining = True
             end_within(max(timeout_s, END_S))
-            self._stopping = asyncio.create_task(self._drain(max(timeout_s - END_S, 0.0)))
+            self._stopping = asyncio.create_task(self._drain(drain_s))
         else:
             logger.warning("%s again: aborting %d requests", name, len(self._serving.in_flight))
             self._exit_code = EXIT_FORCED
