@@ -21,6 +21,10 @@ def test_seed_and_number_give_the_same_bytes():
     assert first != [attack(4, i) for i in range(60)]
 
 
+def test_attacks_are_small_enough_to_be_sent_side_by_side():
+    assert max(len(attack(7, i).data) for i in range(1000)) < 10 << 20
+
+
 def outcome_against(handle, monkeypatch, **options) -> fuzz.Outcome:
     """Run the fuzzer against a server of the test's own."""
     monkeypatch.setattr(fuzz, "HANG_S", 0.5)
