@@ -278,7 +278,7 @@ def test_no_collection_of_garbage_walks_what_was_loaded(monkeypatch):
         return 0
 
     monkeypatch.setattr(run.AsyncEngine, "start", start)
-    for name, stand_in in (("serve", serve), ("configure_logging", Mock()), ("leave_threads", Mock())):
+    for name, stand_in in (("serve", serve), ("configure_logging", Mock()), ("leave", Mock())):
         monkeypatch.setattr(run, name, stand_in)
     try:
         run.run_server(EngineConfig(), ServerConfig())
