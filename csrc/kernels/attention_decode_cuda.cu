@@ -35,4 +35,13 @@ void attention_decode_cuda(const AttentionLaunch& launch, void* stream) {
   });
 }
 
+KernelResidency attention_decode_residency(const AttentionParams& params) {
+  KernelResidency result;
+  with_attention_shape(params, [&]<DType kType, int kHeadDim>() {
+    result = residency<decode_kernel<kType, kHeadDim>, kDecodeThreads,
+                       AttentionDecode<CudaMachine, kType, kHeadDim>::kSharedBytes>(FS_SITE("attention_decode"));
+  });
+  return result;
+}
+
 }  // namespace fastserve::kernels

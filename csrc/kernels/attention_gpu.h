@@ -41,6 +41,17 @@ bool attention_fits_hopper(const AttentionParams& params);
 /// build for sm_90a.
 bool attention_hopper_available();
 
+/// How a kernel sits on the current device.
+struct KernelResidency {
+  const char* kernel = "";
+  int threads = 0;  // of a thread block
+  int registers = 0;  // of a thread
+  int local_bytes = 0;  // of a thread; spilled registers, where there are any
+  int shared_bytes = 0;  // of a thread block
+  int resident_ctas = 0;  // thread blocks that the device runs at once
+  int binary_version = 0;  // 90: machine code for compute capability 9.0
+};
+
 #ifdef FASTSERVE_WITH_CUDA
 // Queue one kernel on `stream`, a cudaStream_t; throw DeviceError when the launch fails. decode and prefill are for
 // what fits tensor cores.
@@ -49,6 +60,11 @@ void attention_decode_cuda(const AttentionLaunch& launch, void* stream);
 void attention_prefill_cuda(const AttentionLaunch& launch, void* stream);
 /// Takes the first two tickets; for what fits Hopper, where it is available.
 void attention_hopper_cuda(const AttentionLaunch& launch, void* stream);
+
+// The same kernels, not launched; throw InvalidArgumentError where the device has too little shared memory.
+KernelResidency attention_decode_residency(const AttentionParams& params);
+KernelResidency attention_prefill_residency(const AttentionParams& params);
+KernelResidency attention_hopper_residency(const AttentionParams& params);
 #endif
 
 }  // namespace fastserve::kernels

@@ -36,4 +36,13 @@ void attention_prefill_cuda(const AttentionLaunch& launch, void* stream) {
   });
 }
 
+KernelResidency attention_prefill_residency(const AttentionParams& params) {
+  KernelResidency result;
+  with_attention_shape(params, [&]<DType kType, int kHeadDim>() {
+    result = residency<prefill_kernel<kType, kHeadDim>, 32 * prefill_warps(kHeadDim),
+                       AttentionPrefill<CudaMachine, kType, kHeadDim>::kSharedBytes>(FS_SITE("attention_prefill"));
+  });
+  return result;
+}
+
 }  // namespace fastserve::kernels

@@ -10,6 +10,7 @@
 #include <utility>
 
 #include "base/error.h"
+#include "kernels/attention_gpu.h"
 #include "kernels/cuda/launch.cuh"
 
 namespace fastserve::kernels::cuda {
@@ -38,6 +39,16 @@ int resident_ctas(Site site) {
   FS_CHECK(per_sm > 0, site.kernel, " does not fit a processor of this GPU");
   ctas.store(per_sm * num_sms, std::memory_order_relaxed);
   return per_sm * num_sms;
+}
+
+/// What the compiler made of kKernel, and how much of it the current device runs at once; as resident_ctas.
+template <auto kKernel, int kThreads, int kSharedBytes>
+KernelResidency residency(Site site) {
+  const int ctas = resident_ctas<kKernel, kThreads, kSharedBytes>(site);
+  cudaFuncAttributes attributes{};
+  check(cudaFuncGetAttributes(&attributes, kKernel), site, "attributes");
+  return {site.kernel, kThreads, attributes.numRegs, static_cast<int>(attributes.localSizeBytes),
+          static_cast<int>(attributes.sharedSizeBytes) + kSharedBytes, ctas, attributes.binaryVersion};
 }
 
 /// Queue kKernel with dynamic shared memory; resident_ctas has been called before on this device.

@@ -155,7 +155,18 @@ cudaError_t cudaLaunchKernelExC(const cudaLaunchConfig_t* config, const void* fu
   return launch(function, {config->gridDim, config->blockDim, config->dynamicSmemBytes, config->stream}, arguments);
 }
 
+/// What ptxas would make of a kernel is not known.
+cudaError_t cudaFuncGetAttributes(cudaFuncAttributes* attributes, const void* symbol) {
+  return with_kernel("cudaFuncGetAttributes", symbol, [&](const Function&, const ptx::Kernel& kernel) {
+    *attributes = {};
+    attributes->sharedSizeBytes = kernel.shared_bytes;
+    attributes->maxThreadsPerBlock = kernel.max_threads > 0 ? kernel.max_threads : kMostThreadsPerCta;
+    return cudaSuccess;
+  });
+}
+
 cudaError_t cudaFuncSetAttribute(const void* symbol, cudaFuncAttribute attribute, int value) {
+  if (attribute == cudaFuncAttributePreferredSharedMemoryCarveout) return status_of("cudaFuncSetAttribute");  // a hint
   if (attribute != cudaFuncAttributeMaxDynamicSharedMemorySize) {
     return explain(cudaErrorNotSupported, "an attribute of a kernel that the pretended GPU does not have");
   }
