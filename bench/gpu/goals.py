@@ -94,25 +94,31 @@ def _decode(shape: str) -> str:
     return f"decode attn {shape} 32/8 D=128"
 
 
-KERNELS = (
-    Goal("prefill D128, 2 x 16k, of matrix products", _of_products("prefill attn B=2 ctx=16384 q=16384 16/16 D=128"), 0.86),
+FEW_ATTENTION = (
     Goal("prefill D128, 8 x 4k", _of_products("prefill attn B=8 ctx=4096 q=4096 16/16 D=128"), 0.835),
-    Goal("prefill D128, 32 x 1k", _of_products("prefill attn B=32 ctx=1024 q=1024 16/16 D=128"), 0.63),
-    Goal("prefill D64, 4 x 8k", _of_products("prefill attn B=4 ctx=8192 q=8192 32/32 D=64"), 0.595),
     Goal("chunk of 512 behind 3584, 2 rows", _of_products("prefill attn B=2 ctx=4096 q=512 32/8 D=128"), 0.67),
     Goal("prefill, scattered pages over pages in order",
          _against("prefill attn B=8 ctx=4096 q=4096 16/16 D=128", "in order"), 0.97),
     Goal("decode 32/8, 32 x 4k, of a copy", _of_copy(_decode("B=32 ctx=4096")), 0.96),
+    Goal("decode 32/8, 1 x 1k, in a graph", _in_graph_us(_decode("B=1 ctx=1024")), 6.5, "us", at_most=True),
+    Goal("decode, pages of 16 over pages of 32", _against(_decode("B=32 ctx=4096"), "block 32"), 0.98),
+)  # fmt: skip
+
+MORE_ATTENTION = (
+    Goal("prefill D128, 2 x 16k, of matrix products", _of_products("prefill attn B=2 ctx=16384 q=16384 16/16 D=128"), 0.86),
+    Goal("prefill D128, 32 x 1k", _of_products("prefill attn B=32 ctx=1024 q=1024 16/16 D=128"), 0.63),
+    Goal("prefill D64, 4 x 8k", _of_products("prefill attn B=4 ctx=8192 q=8192 32/32 D=64"), 0.595),
     Goal("decode 32/8, 8 x 32k", _of_copy(_decode("B=8 ctx=32768")), 0.99),
     Goal("decode 32/8, 8 x 4k", _of_copy(_decode("B=8 ctx=4096")), 0.84),
     Goal("decode 32/8, 8 x 1k", _of_copy(_decode("B=8 ctx=1024")), 0.60),
     Goal("decode 32/8, 1 x 32k", _of_copy(_decode("B=1 ctx=32768")), 0.84),
-    Goal("decode 32/8, 1 x 1k, in a graph", _in_graph_us(_decode("B=1 ctx=1024")), 6.5, "us", at_most=True),
     Goal("decode 32/32, 64 x 128", _of_copy("decode attn B=64 ctx=128 32/32 D=128"), 0.68),
     Goal("decode 32/32, 64 x 512", _of_copy("decode attn B=64 ctx=512 32/32 D=128"), 0.88),
     Goal("decode 32/32, 64 x 1k", _of_copy("decode attn B=64 ctx=1024 32/32 D=128"), 0.93),
     Goal("decode, 64 lengths 128..32k over one length", _mixed_over_uniform, 0.93),
-    Goal("decode, pages of 16 over pages of 32", _against(_decode("B=32 ctx=4096"), "block 32"), 0.98),
+)  # fmt: skip
+
+KERNELS = (
     Goal("add + RMSNorm 2048 x 8192, of a copy", _of_copy("rms_norm T=2048 H=8192 bf16"), 0.93),
     Goal("add + RMSNorm 1 x 4096, in a graph", _in_graph_us("rms_norm T=1 H=4096 bf16"), 1.8, "us", at_most=True),
     Goal("rope + KV write, 2048 tokens, of a copy", _of_copy("rope_kv_write T=2048 heads=32+2x8 D=128 bf16"), 0.85),
@@ -154,11 +160,14 @@ def _rows_of(rows: Rows, kind: str) -> list[Mapping]:
     return found
 
 
-SERVING = (
+FULL_BATCHES = (
     Goal("step of a full batch, of what memory allows",
          lambda rows: max(row["of_bound"] for row in _rows_of(rows, "saturated")), 0.85),
     Goal("CPU time of a step beyond the GPU's, saturated",
          lambda rows: min(1e6 * row["host_s_per_step"] for row in _rows_of(rows, "saturated")), 300, "us", at_most=True),
+)  # fmt: skip
+
+ARRIVALS = (
     Goal("step that preempts over one that does not",
          lambda rows: max(row["preempting_step_ratio"] for row in _rows_of(rows, "load") if row["preempting_step_ratio"]),
          2.0, "x", at_most=True),
@@ -178,4 +187,6 @@ def _ran(rows: Rows) -> list[Mapping]:
 
 
 GOALS: Mapping[str, Sequence[Goal]] = {
-    "kernels": KERNELS, "offload": OFFLOAD, "llama": SERVING, "opt": SERVING, "race": RACE}  # fmt: skip
+    "attention": FEW_ATTENTION, "batches": FULL_BATCHES, "offload": OFFLOAD,
+    "kernels": KERNELS, "opt": (*FULL_BATCHES, *ARRIVALS), "race": RACE, "variants": (*FEW_ATTENTION, *MORE_ATTENTION),
+}  # fmt: skip

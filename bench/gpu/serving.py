@@ -117,11 +117,13 @@ class Bench:
     def run(self) -> None:
         """Everything that the command line asks for, as long as there is time."""
         args, policies = self._args, self._args.policies.split(",")
+        loads = [float(word) for word in args.loads.split(",") if word]
         deadline_s = time.monotonic() + args.budget
         for batch in self._batches:
             self._item(f"batch {batch} full", lambda batch=batch: self._full_batch(batch))
+        for batch in self._batches if loads else ():
             run_item(self._progress, f"batch {batch} rate", lambda batch=batch: {"rate": self._bearable_rate(batch)})
-        for load in [float(word) for word in args.loads.split(",")]:
+        for load in loads:
             for batch in self._batches:
                 for policy in policies:
                     if time.monotonic() > deadline_s:
@@ -198,7 +200,11 @@ def main() -> None:
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda")
     parser.add_argument("--policies", default="skip-join-mlfq", help="scheduling policies, separated by commas")
     parser.add_argument("--batches", default="256", help="batch slots, separated by commas")
-    parser.add_argument("--loads", default="0.8", help="arrivals as shares of the bearable rate, separated by commas")
+    parser.add_argument(
+        "--loads",
+        default="0.8",
+        help="arrivals as shares of the bearable rate, separated by commas; '' for full batches alone",
+    )
     parser.add_argument("--rate", type=float, help="bearable rate, requests per second; default: from timed steps")
     parser.add_argument("--window", type=float, default=8.0, help="seconds in which requests arrive")
     parser.add_argument("--budget", type=float, default=1e9, help="seconds after which no further run begins")

@@ -122,3 +122,49 @@ def tested_lines(rows: Sequence[Mapping]) -> Iterator[str]:
             yield f"{row['outcome']}: {row['end'].partition('unit/')[2] or row['end']}  {errors[0][1:].strip() if errors else ''}"[
                 :220
             ]
+
+
+MOST_FAULTS = 12
+
+
+def smoke_lines(rows: Sequence[Mapping]) -> Iterator[str]:
+    """The device, what was timed, and every item that did not end well, with all that is known of it."""
+    outcomes = [row["outcome"] for row in rows]
+    yield ", ".join(f"{outcomes.count(outcome)} {outcome}" for outcome in sorted(set(outcomes)))
+    bad = [row for row in rows if row["outcome"] not in ("ok", "left out")]
+    yield from (f"{row['outcome']}: {row['end']}: {_facts(row)}" for row in bad[:MOST_FAULTS])
+    if len(bad) > MOST_FAULTS:
+        yield f"... and {len(bad) - MOST_FAULTS} more, in results.json"
+    for row in rows:
+        if row["outcome"] == "ok" and row["end"].startswith("time "):
+            rate = f"{row['gb_per_s']:.0f} GB/s" if "gb_per_s" in row else f"{row.get('tflop_per_s', 0):.0f} TFLOP/s"
+            yield f"{row['end']:<52} {row['us']:9.1f} us  {rate}"
+        elif row["outcome"] == "ok" and row["end"] in ("device", "occupancy", "carve-out"):
+            yield f"{row['end']}: {_facts(row)}"
+
+
+def _facts(row: Mapping) -> str:
+    return ", ".join(f"{name} {value}" for name, value in row.items() if name not in ("end", "outcome", "seconds"))
+
+
+PROFILED = (
+    "Duration", "DRAM Throughput", "Compute (SM) Throughput", "Memory Throughput", "L2 Hit Rate", "Achieved Occupancy",
+    "Theoretical Occupancy", "Registers Per Thread", "Issued Warp Per Scheduler", "No Eligible",
+)  # fmt: skip
+
+
+def profile_lines(rows: Iterable[Mapping]) -> Iterator[str]:
+    """Some counters of each kernel; all of them are in results.json and ncu.txt."""
+    for row in rows:
+        metrics = row["metrics"]
+        yield f"{row['end']}: {', '.join(f'{name} {metrics[name]}' for name in PROFILED if name in metrics)}"
+
+
+def narrowing_lines(rows: Iterable[Mapping]) -> Iterator[str]:
+    """The smallest shape of each kernel that fails, and the features that it needs for that."""
+    for row in rows:
+        if not row["minimal"]:
+            yield f"{row['end']}: right when it was run again: {row['shape']}"
+            continue
+        yield f"{row['end']}: still fails: {row['minimal']}{'' if row['complete'] else ' (out of time)'}"
+        yield f"    right without any of: {', '.join(row['needed']) or '-'}; fails without: {', '.join(row['not_needed']) or '-'}"

@@ -25,6 +25,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every raw sample to FILE")
     parser.add_argument("--quick", action="store_true", help="fewer shapes and rounds")
     parser.add_argument("--only", metavar="NAME", help="one kernel, by the name of its module in bench/kernels")
+    parser.add_argument("--skip", metavar="NAME", help="on a GPU: all but one kernel")
     parser.add_argument("--threads", type=int, default=_C.num_threads(), help="compute threads, of torch too")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="where the kernels run")
     parser.add_argument("--rounds", type=int, help="samples of every kernel on a GPU; default 50, 10 with --quick")
@@ -49,7 +50,9 @@ def _run_on_gpu(arguments: argparse.Namespace, progress: Progress) -> list[dict[
     if not torch.cuda.is_available():
         raise SystemExit("there is no CUDA device")
     rounds = arguments.rounds or (10 if arguments.quick else 50)
-    return run_gpu_cases(quick=arguments.quick, only=arguments.only, rounds=rounds, progress=progress)
+    return run_gpu_cases(
+        quick=arguments.quick, only=arguments.only, rounds=rounds, progress=progress, skip=arguments.skip
+    )
 
 
 def _run_on_cpu(arguments: argparse.Namespace, progress: Progress) -> list[dict[str, object]]:

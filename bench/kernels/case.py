@@ -40,9 +40,10 @@ def all_cases(*, quick: bool, only: str | None) -> Iterator[Case]:
             yield from module.cases(quick=quick)
 
 
-def gpu_modules(*, only: str | None) -> list[ModuleType]:
+def gpu_modules(*, only: str | None, skip: str | None = None) -> list[ModuleType]:
     """The modules with `gpu_cases`, whose tensors lie on torch's default device; the longest, attention, comes last."""
     modules = [module for module in _modules(only) if hasattr(module, "gpu_cases")]
+    modules = [module for module in modules if module.__name__ != f"bench.kernels.{skip}"]
     return sorted(modules, key=lambda module: module.__name__.endswith("attention"))
 
 

@@ -57,7 +57,9 @@ def measure_roofs(*, rounds: int) -> Roofs:
     )
 
 
-def run_gpu_cases(*, quick: bool, only: str | None, rounds: int, progress: Progress) -> list[dict[str, object]]:
+def run_gpu_cases(
+    *, quick: bool, only: str | None, rounds: int, progress: Progress, skip: str | None = None
+) -> list[dict[str, object]]:
     """Time and print every case that `progress` has not yet; return the rows of the JSON file.
 
     A case that fails costs no other, and neither does a contender of it but ours.
@@ -72,7 +74,7 @@ def run_gpu_cases(*, quick: bool, only: str | None, rounds: int, progress: Progr
         progress.end("roofs", **asdict(roofs))
     rows = []
     with torch.device("cuda"):
-        for module in gpu_modules(only=only):
+        for module in gpu_modules(only=only, skip=skip):
             cases = module.gpu_cases(quick=quick)
             while (case := _next(cases, module.__name__, progress)) is not None:
                 row = run_item(progress, f"{case.kernel} {case.shape}", lambda case=case: _time(case, roofs, rounds))

@@ -1,16 +1,18 @@
-"""The GPU check on a CPU, with tiny sizes: every stage but the build runs and leaves its results."""
+"""The GPU check on a CPU, with tiny sizes: the stages of both calls run and leave their results."""
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 import torch
 
 from bench.gpu.goals import Goal
-from bench.gpu.report import add_stage, table
+from bench.gpu.report import add_stage, stage_lines, table
 from bench.gpu.shapes import SHAPES, weight_bytes, write_shape
 from bench.gpu.small_kernels import faults_of
 from bench.gpu.words import kernel_lines, slo_lines
@@ -21,9 +23,10 @@ SCRIPT = ROOT / "bench" / "gpu_check.sh"
 
 
 def run(*arguments: object, total_s: int = 250, **environment: str) -> subprocess.CompletedProcess:
+    inherited = {name: value for name, value in os.environ.items() if name != "OUT"}
     return subprocess.run(
         ["bash", SCRIPT, *map(str, arguments)],
-        env=os.environ | {"PYTHON": sys.executable, "TOTAL_S": str(total_s)} | environment,
+        env=inherited | {"PYTHON": sys.executable, "TOTAL_S": str(total_s)} | environment,
         capture_output=True,
         text=True,
         check=False,
@@ -31,32 +34,113 @@ def run(*arguments: object, total_s: int = 250, **environment: str) -> subproces
     )
 
 
-STAGES = ("build", "tests", "kernels", "offload", "llama", "opt", "race", "sanitizer")
+CALL1 = ["smoke", "build", "attention", "tests", "batches", "ncu", "offload"]
+GREEN = ["build", "kernels", "opt", "race", "variants", "sanitizer"]
+RED = ["smoke", "build", "narrowing", "sanitizer", "again", "kernels"]
+NO_GPU = {"smoke", "ncu", "narrowing"}  # left out where no gpu_smoke is built, or no ncu
 
 
 def results(folder: Path) -> dict:
     return json.loads((folder / "results.json").read_text())["stages"]
 
 
-def test_every_stage_runs_on_a_cpu(tmp_path):
-    done = run("--device", "cpu", "--out", tmp_path)
+def write_results(path: Path, **stages: list[tuple[str, str]]) -> Path:
+    """A results.json with these items: name and outcome."""
+    rows = {
+        stage: {"result": "ok", "seconds": 1.0, "items": [{"end": name, "outcome": outcome} for name, outcome in items]}
+        for stage, items in stages.items()
+    }
+    path.write_text(json.dumps({"stages": rows}))
+    return path
+
+
+def test_the_first_call_runs_on_a_cpu(tmp_path):
+    done = run("call1", "--device", "cpu", "--out", tmp_path, GPU_SMOKE="/nowhere")
     assert done.returncode == 0, done.stdout + done.stderr
     stages = results(tmp_path)
-    assert [(name, stage["result"]) for name, stage in stages.items()] == [(name, "ok") for name in STAGES]
-    policies = {item["policy"] for item in stages["opt"]["items"] if "policy" in item}
-    assert policies == {"skip-join-mlfq", "fcfs"}
+    assert list(stages) == CALL1
+    for name, stage in stages.items():
+        assert stage["result"] == ("left out" if name in NO_GPU else "ok"), name
     assert {item["outcome"] for item in stages["tests"]["items"]} <= {"passed", "skipped"}
     report = (tmp_path / "report.txt").read_text()
     assert report in done.stdout
-    for words in ("x large copy", "tokens/s", "rms_norm", "goals of kernels", "rate at 100 ms per token"):
+    for words in ("x large copy", "tokens/s", "rms_norm", "goals of attention"):
         assert words in report
     assert sorted(path.name for path in tmp_path.iterdir()) == ["log.txt", "report.txt", "results.json"]
 
 
+def test_the_second_call_after_a_green_one_runs_on_a_cpu(tmp_path):
+    after = write_results(tmp_path / "first.json", smoke=[("decode", "ok")], tests=[("tests/a.py::test_b", "passed")])
+    out = tmp_path / "out"
+    done = run("call2", "--device", "cpu", "--after", after, "--out", out)
+    assert done.returncode == 0, done.stdout + done.stderr
+    stages = results(out)
+    assert [(name, stage["result"]) for name, stage in stages.items()] == [(name, "ok") for name in GREEN]
+    assert {item["policy"] for item in stages["opt"]["items"] if "policy" in item} == {"skip-join-mlfq", "fcfs"}
+    assert "rate at 100 ms per token" in (out / "report.txt").read_text()
+
+
+def test_the_second_call_after_a_red_one_looks_for_the_cause(tmp_path):
+    test = "tests/unit/ops/test_memory_roof.py::test_that_has_failed"
+    shape = "decode bf16 8/2 d128 p16 300:1,17:1"
+    after = write_results(tmp_path / "first.json", smoke=[(shape, "differs")], tests=[(test, "failed")])
+    program = tmp_path / "gpu_smoke"  # fails whatever has more than 16 tokens in a row
+    program.write_text("#!/bin/bash\n[[ ${!#} =~ (1[7-9]|[2-9][0-9]|[0-9]{3,}): ]] && exit 1\nexit 0\n")
+    program.chmod(0o755)
+    out = tmp_path / "out"
+    done = run("call2", "--device", "cpu", "--after", after, "--out", out, GPU_SMOKE=str(program))
+    assert f"red\nsmoke: {shape}: differs\ntests: {test}: failed" in done.stdout
+    stages = results(out)
+    assert list(stages) == RED
+    (item,) = stages["narrowing"]["items"]
+    assert item["minimal"] == "decode bf16 1/1 d64 p16 17:1 ordered"
+    assert item["needed"] == ["tokens beyond 1", "tokens beyond 16"]
+    assert "fails without: all rows but 0, all KV heads but one" in (out / "report.txt").read_text()
+
+
+def test_the_folder_of_the_caller_is_used(tmp_path):
+    done = run("--device", "cpu", "--stage", "build", OUT=str(tmp_path / "mine"))
+    assert done.returncode == 0, done.stderr
+    assert results(tmp_path / "mine")["build"]["result"] == "ok"
+    done = run("--device", "cpu", "--stage", "build", "--out", tmp_path / "other", OUT=str(tmp_path / "not"))
+    assert done.returncode == 0
+    assert (tmp_path / "other").is_dir() and not (tmp_path / "not").exists()
+
+
+def test_items_of_a_stage_that_is_cut_off_are_kept(tmp_path):
+    with subprocess.Popen(
+        ["bash", SCRIPT, "--device", "cpu", "--stage", "batches", "--out", tmp_path],
+        env=os.environ | {"PYTHON": sys.executable}, stdout=subprocess.DEVNULL, start_new_session=True,
+    ) as process:  # fmt: skip
+        items = tmp_path / "batches.jsonl"
+        while not (items.is_file() and '"end": "start"' in items.read_text()):
+            assert process.poll() is None
+            time.sleep(0.05)
+        os.killpg(process.pid, signal.SIGKILL)
+    done = subprocess.run(
+        [sys.executable, "-m", "bench.gpu.report", tmp_path], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert results(tmp_path)["batches"]["items"][0]["end"] == "start"
+    assert "batches   cut off" in done.stdout
+
+
 def test_stages_for_which_no_time_is_left_say_so(tmp_path):
-    done = run("--device", "cpu", "--out", tmp_path, "--stage", "llama", total_s=1)
+    done = run("--device", "cpu", "--out", tmp_path, "--stage", "batches", total_s=1)
     assert done.returncode == 1
-    assert results(tmp_path)["llama"]["result"] == "no time left"
+    assert results(tmp_path)["batches"]["result"] == "no time left"
+
+
+def test_a_stage_that_hangs_costs_itself_alone(tmp_path):
+    """Also when what hangs keeps its output open."""
+    program = tmp_path / "gpu_smoke"
+    program.write_text("#!/bin/bash\necho begun\nsetsid sleep 30 &\nsleep 30\n")
+    program.chmod(0o755)
+    out = tmp_path / "out"
+    stages = ("--stage", "smoke", "--stage", "build")
+    done = run("--device", "cpu", "--out", out, *stages, total_s=6, GPU_SMOKE=str(program))
+    assert [stage["result"] for stage in results(out).values()] == ["out of time", "no time left"]
+    assert "begun" in done.stdout
 
 
 GPU_ROW = {
@@ -84,10 +168,10 @@ def test_a_goal_says_whether_it_is_reached_missed_or_unknown():
 
 
 def test_stages_run_later_are_added_and_a_cut_item_is_named(tmp_path):
-    items = tmp_path / "items.jsonl"
-    items.write_text('{"end": "a", "outcome": "passed"}\n{"begin": "b"}\n')
-    add_stage(tmp_path, "race", "out of time", 3.0, items)
-    document = add_stage(tmp_path, "offload", "ok", 1.0, tmp_path / "none.jsonl")
+    (tmp_path / "race.jsonl").write_text('{"end": "a", "outcome": "passed"}\n{"begin": "b"}\n')
+    add_stage(tmp_path, "race", "out of time", 3.0)
+    document = add_stage(tmp_path, "offload", "ok", 1.0)
+    assert not (tmp_path / "race.jsonl").exists()
     assert list(results(tmp_path)) == ["race", "offload"]
     text = "\n".join(table(document))
     assert "cut off: b" in text
@@ -149,11 +233,33 @@ def test_nothing_of_it_needs_the_packages_of_the_server():
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize("arguments", [("--stage", "fly"), ("--device", "tpu"), ("--what",)])
+@pytest.mark.parametrize(
+    "arguments", [("--stage", "fly"), ("call1", "--device", "tpu"), ("--what",), (), ("call2",), ("call3",)]
+)
 def test_an_unknown_word_is_refused_with_the_usage(arguments):
     done = run(*arguments)
     assert done.returncode == 2
     assert "usage: bench/gpu_check.sh" in done.stderr
+
+
+def test_a_second_call_after_no_results_is_refused(tmp_path):
+    (tmp_path / "no.json").write_text("{")
+    done = run("call2", "--device", "cpu", "--after", tmp_path / "no.json", "--out", tmp_path / "out")
+    assert done.returncode == 2
+    assert "no.json is not the results.json of a first call" in done.stderr
+
+
+def test_the_report_tells_all_that_the_smoke_test_knows_of_a_fault():
+    items = [
+        {"end": "device", "outcome": "ok", "name": "NVIDIA H200", "seconds": 0.5},
+        {"end": "decode bf16 2/2 d64 p16 17:1", "outcome": "differs", "fault": "wrong values", "row": 3, "got_bits": "0x7fc0"},
+        {"end": "time decode bf16 32/8 d128 p16 4096:1*32", "outcome": "ok", "us": 131.0, "gb_per_s": 4100.0},
+    ]  # fmt: skip
+    lines = list(stage_lines("smoke", items))
+    assert lines[0] == "1 differs, 2 ok"
+    assert lines[2] == "device: name NVIDIA H200"
+    assert lines[1] == "differs: decode bf16 2/2 d64 p16 17:1: fault wrong values, row 3, got_bits 0x7fc0"
+    assert lines[3].endswith("131.0 us  4100 GB/s")
 
 
 @pytest.mark.parametrize(("name", "billions"), [("llama-3-8b", 8.0), ("opt-13b", 12.9), ("tiny", 0.0)])

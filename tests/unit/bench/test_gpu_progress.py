@@ -135,6 +135,9 @@ def test_files_with_gpu_tests_are_found_and_long_ones_cut():
     assert "tests/unit/ops/test_norm.py" in files  # by its fixture
     assert "tests/integration/test_device_runner.py" in files
     assert not [file for file in files if "server" in file or "bench" in file]
-    cut = [word for file, word in parts(files, "gpu and not slow") if file.endswith("test_attention_devices.py")]
+    cut = parts(files, "gpu and not slow")
     backends = ["cuda-naive", "cuda-torch", "cuda-mma", "cuda-native"]
-    assert cut == [*backends, f"not ({' or '.join(backends)})"]
+    words = [word for file, word in cut if file.endswith("test_attention_devices.py")]
+    assert words == [*backends, f"not ({' or '.join(backends)})"]
+    assert {file for file, _ in cut} == set(files)
+    assert cut[0] == ("tests/unit/ops/test_attention_check.py", "native")  # what tells most comes first
