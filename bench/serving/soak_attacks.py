@@ -16,7 +16,7 @@ from bench.serving.wire_client import perform
 
 LIMIT_S = 30.0
 SLOW_READERS = 8
-PAUSE_S = 2.0
+PAUSE_S = 4.0
 
 
 def _request(path: str, body: bytes, method: str = "POST") -> bytes:
