@@ -71,9 +71,6 @@ void register_values(py::module_& module) {
       .def_readonly("used", &TierUsage::used)
       .def_readonly("in_transfer", &TierUsage::in_transfer)
       .def_readonly("cached", &TierUsage::cached);
-  py::class_<PrefixCacheStats>(module, "PrefixCacheStats", "Tokens asked for and found by begin.")
-      .def_readonly("queried_tokens", &PrefixCacheStats::queried_tokens)
-      .def_readonly("hit_tokens", &PrefixCacheStats::hit_tokens);
 }
 
 void register_sequences(py::class_<KvManager>& manager) {
@@ -151,7 +148,6 @@ void register_copies(py::class_<KvManager>& manager) {
 void register_pools(py::class_<KvManager>& manager) {
   manager.def("usage", &KvManager::usage, py::arg("tier"))
       .def("num_free", &KvManager::num_free, py::arg("tier"))
-      .def("prefix_cache_stats", &KvManager::prefix_cache_stats)
       .def("clear_prefix_cache", &KvManager::clear_prefix_cache, "Forget all cached prefixes that nobody holds.")
       .def("check_integrity", &KvManager::check_integrity, py::call_guard<py::gil_scoped_release>(),
            "InternalError when any invariant is broken.")

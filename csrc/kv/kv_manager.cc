@@ -84,9 +84,7 @@ class KvManager::Impl {
   std::int64_t begin(SeqId id, std::span<const std::int32_t> tokens, std::uint64_t salt) {
     FS_REQUIRE(sequences_.find(id) == nullptr, "sequence ", static_cast<std::int64_t>(id), " is live: end it first");
     matched_.clear();
-    const std::int64_t num_matched = match_prefix(tokens, salt, [&](const auto& link) { matched_.push_back(link); });
-    stats_.queried_tokens += std::ssize(tokens);
-    stats_.hit_tokens += num_matched * config_.block_size;
+    match_prefix(tokens, salt, [&](const auto& link) { matched_.push_back(link); });
     Sequence& seq = sequences_.add(id);
     seq.salt = salt;
     reset(seq);
@@ -183,7 +181,6 @@ class KvManager::Impl {
   BlockStore store_;
   SequenceTable sequences_;
   Migration migration_;
-  PrefixCacheStats stats_;
   std::uint64_t num_lives_ = 0;
   std::vector<PrefixCache::Link> matched_;  // scratch of begin
 };
@@ -285,8 +282,6 @@ void KvManager::complete(TransferId transfer, bool ok) { impl_->migration_.compl
 TierUsage KvManager::usage(Tier tier) const { return impl_->store_.usage(tier); }
 
 std::int32_t KvManager::num_free(Tier tier) const { return impl_->store_.num_free(tier); }
-
-PrefixCacheStats KvManager::prefix_cache_stats() const { return impl_->stats_; }
 
 void KvManager::clear_prefix_cache() { impl_->store_.clear_prefixes(); }
 

@@ -32,11 +32,6 @@ struct TierUsage {
   std::int32_t cached = 0;
 };
 
-struct PrefixCacheStats {
-  std::int64_t queried_tokens = 0;
-  std::int64_t hit_tokens = 0;
-};
-
 /// Owns every KV block of the device and the host pool: who holds it, what it contains, what is being copied.
 ///
 /// Decides nothing: the scheduler says what to offload, upload or drop. Copies nothing: it hands out Transfers and is
@@ -124,7 +119,6 @@ class KvManager {
 
   TierUsage usage(Tier tier) const;
   std::int32_t num_free(Tier tier) const;
-  PrefixCacheStats prefix_cache_stats() const;
   /// Forget all cached prefixes that nobody holds.
   void clear_prefix_cache();
 

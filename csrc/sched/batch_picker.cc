@@ -113,11 +113,6 @@ bool BatchPicker::try_start(Request& request) {
     request.next_probe_step = core_.step + kProbeInterval;
     return false;
   }
-  if (request.last_step < 0) request.num_cached_tokens = request.num_computed;
-  const std::int32_t again = std::max(0, request.lost_tokens - request.num_computed);
-  request.recomputed_tokens += again;
-  core_.stats.recomputed_tokens += again;
-  request.lost_tokens = 0;
   request.note(Decision::kStarted, core_.now_s);
   if (on_host) {
     core_.move(request, RequestState::kParked);
@@ -240,9 +235,24 @@ void BatchPicker::close_level() {
 void BatchPicker::finish() {
   picks_.insert(picks_.end(), prefills_.begin(), prefills_.end());
   for (const Pick& pick : picks_) {
-    pick.request->last_step = core_.step;
-    mover_.count_pick(*pick.request);
+    Request& request = *pick.request;
+    if (request.last_step < 0) count_look_up(request);
+    request.last_step = core_.step;
+    const std::int32_t end = pick.start + pick.count;
+    const std::int32_t again = std::max(0, std::min(end, request.most_scheduled) - pick.start);
+    request.most_scheduled = std::max(request.most_scheduled, end);
+    request.recomputed_tokens += again;
+    core_.stats.recomputed_tokens += again;
+    mover_.count_pick(request);
   }
+}
+
+/// Called with the first iteration of a request: starts that found no memory and those after a preemption do not count.
+void BatchPicker::count_look_up(Request& request) {
+  if (!core_.kv_config.enable_prefix_caching) return;
+  request.num_cached_tokens = request.num_computed;
+  core_.stats.prefix_cache_queries += request.num_prompt;
+  core_.stats.prefix_cache_hits += request.num_cached_tokens;
 }
 
 }  // namespace fastserve::sched

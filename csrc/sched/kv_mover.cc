@@ -83,7 +83,6 @@ void KvMover::evict(Request& request, Decision how) {
 }
 
 void KvMover::drop(Request& request, Decision why) {
-  request.lost_tokens = request.num_computed;
   core_.stats.dropped_s += core_.recompute_s(request);
   end(request);
   request.num_computed = 0;

@@ -192,7 +192,7 @@ class Request {
   std::int32_t plans_in_flight = 0;
   std::int64_t last_step = -2;  // newest plan that contains it; negative: none
   std::int32_t num_cached_tokens = 0;
-  std::int32_t lost_tokens = 0;               // computed before the KV was dropped; not yet computed again
+  std::int32_t most_scheduled = 0;            // tokens whose KV was there once, dropped since or not
   bool has_stop_tokens;                       // some token may end it
   FinishReason ending = FinishReason::kNone;  // decided, but announced with the commit of a plan in flight
   FinishReason finish_reason = FinishReason::kNone;

@@ -61,9 +61,6 @@ SchedulerStats Scheduler::stats() const {
   stats.host_usage = share(kv::Tier::kHost);
   stats.thrash_governor_active = governor_.active();
   stats.thrash_governor_trips = governor_.trips();
-  const kv::PrefixCacheStats prefixes = core_.kv.prefix_cache_stats();
-  stats.prefix_cache_queries = prefixes.queried_tokens;
-  stats.prefix_cache_hits = prefixes.hit_tokens;
   return stats;
 }
 

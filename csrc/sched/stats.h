@@ -49,8 +49,8 @@ struct SchedulerStats {
   std::int64_t uploads_late = 0;
   std::int64_t uploads_wasted = 0;
   std::int64_t failed_transfers = 0;
-  std::int64_t prefix_cache_queries = 0;  // tokens
-  std::int64_t prefix_cache_hits = 0;
+  std::int64_t prefix_cache_queries = 0;  // prompt tokens, looked up with the first iteration of their request
+  std::int64_t prefix_cache_hits = 0;     // of them, taken from the cache
 };
 
 }  // namespace fastserve::sched

@@ -7,7 +7,7 @@ import numpy
 import numpy.typing
 import torch
 import typing
-__all__: list[str] = ['KvManager', 'MAX_BLOCKS', 'PrefixCacheStats', 'Residency', 'Tier', 'TierUsage', 'Transfer', 'TransferKind']
+__all__: list[str] = ['KvManager', 'MAX_BLOCKS', 'Residency', 'Tier', 'TierUsage', 'Transfer', 'TransferKind']
 class Tier(enum.Enum):
     """
     A pool of blocks.
@@ -83,16 +83,6 @@ class TierUsage:
     @property
     def used(self) -> int:
         ...
-class PrefixCacheStats:
-    """
-    Tokens asked for and found by begin.
-    """
-    @property
-    def hit_tokens(self) -> int:
-        ...
-    @property
-    def queried_tokens(self) -> int:
-        ...
 class KvManager:
     """
     Owns every KV block of the device and the host pool. Decides and copies nothing; one thread at a time. What cannot be served returns False or None and changes nothing; a broken contract raises InvalidArgumentError.
@@ -157,8 +147,6 @@ class KvManager:
         """
         Device blocks that only this sequence holds.
         """
-    def prefix_cache_stats(self) -> PrefixCacheStats:
-        ...
     def probe_prefix(self, tokens: numpy.ndarray | torch.Tensor, salt: typing.SupportsInt | typing.SupportsIndex = 0) -> int:
         """
         Tokens of the longest cached prefix of tokens (int32 [n]), whole blocks, less than n.

@@ -259,7 +259,6 @@ class EngineCore:
         """State and counters now."""
         scheduler = self.scheduler.stats()
         device, host = self.kv.usage(Tier.DEVICE), self.kv.usage(Tier.HOST)
-        prefix = self.kv.prefix_cache_stats()
         counters = self._counters
         return EngineStats(
             iterations=counters.iterations,
@@ -279,8 +278,8 @@ class EngineCore:
             promotions=scheduler.promotions,
             demotions=scheduler.demotions,
             recomputed_tokens=scheduler.recomputed_tokens,
-            prefix_cache_queries=prefix.queried_tokens,
-            prefix_cache_hits=prefix.hit_tokens,
+            prefix_cache_queries=scheduler.prefix_cache_queries,
+            prefix_cache_hits=scheduler.prefix_cache_hits,
             uploads_hit=scheduler.uploads_hit,
             uploads_late=scheduler.uploads_late,
             uploads_wasted=scheduler.uploads_wasted,

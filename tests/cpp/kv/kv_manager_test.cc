@@ -58,9 +58,6 @@ TEST(KvManager, FullBlocksAreSharedByLaterSequencesWithTheSamePrefix) {
   EXPECT_EQ(pools.device(), (Counts{6, 2, 0, 0}));
   pools.kv.end(kB);
   EXPECT_EQ(pools.device(), (Counts{8, 0, 0, 2}));
-  const PrefixCacheStats stats = pools.kv.prefix_cache_stats();
-  EXPECT_EQ(stats.queried_tokens, 30);
-  EXPECT_EQ(stats.hit_tokens, 8);
 }
 
 TEST(KvManager, OutputTokensFeedTheCacheToo) {

@@ -5,6 +5,8 @@
 #include <cmath>
 #include <limits>
 #include <numeric>
+#include <set>
+#include <utility>
 #include <vector>
 
 #include "base/error.h"
@@ -31,8 +33,8 @@ class SchedulerTest : public ::testing::Test {
   std::unique_ptr<Scheduler> scheduler_;
   double now_s_ = 0.0;
 
-  void make(std::int32_t device_blocks, std::int32_t host_blocks = 0) {
-    kv_ = std::make_unique<kv::KvManager>(kv::KvConfig{4, device_blocks, host_blocks, false});
+  void make(std::int32_t device_blocks, std::int32_t host_blocks = 0, bool prefix_caching = false) {
+    kv_ = std::make_unique<kv::KvManager>(kv::KvConfig{4, device_blocks, host_blocks, prefix_caching});
     scheduler_ = std::make_unique<Scheduler>(config_, *kv_, latency_);
   }
 
@@ -147,6 +149,60 @@ TEST_F(SchedulerTest, EvictsJustEnoughForTheFirstInOrderAndResumesByRecomputing)
   EXPECT_EQ(made->num_samples(), 0);
   commit(*made);
   EXPECT_EQ(scheduler_->request_stats(2, now_s_).recomputed_tokens, 8);
+}
+
+TEST_F(SchedulerTest, LooksEachPromptUpOnceHoweverOftenItIsPreempted) {
+  config_.max_num_seqs = 4;
+  make(24, 0, true);
+  for (std::int64_t id : {1, 2, 3, 4}) add(id, 17, 40);  // 15 blocks each in the end, 24 in all
+  while (scheduler_->num_unfinished() > 0) step();
+  EXPECT_GT(scheduler_->stats().recomputes, 4);
+  EXPECT_EQ(scheduler_->stats().prefix_cache_queries, 4 * 17);
+  EXPECT_EQ(scheduler_->stats().prefix_cache_hits, 0);
+  add(1, 17, 1);  // again: its full blocks are known, unless they were recycled
+  while (scheduler_->num_unfinished() > 0) step();
+  EXPECT_EQ(scheduler_->stats().prefix_cache_queries, 5 * 17);
+  EXPECT_EQ(scheduler_->stats().prefix_cache_hits, scheduler_->take_events().num_cached_tokens.back());
+}
+
+TEST_F(SchedulerTest, LooksNothingUpForARequestThatNeverRuns) {
+  config_.policy = PolicyKind::kFcfs;
+  make(6, 0, true);
+  add(1, 16, 8);
+  add(2, 16, 8);
+  for (int i = 0; i < 3; ++i) EXPECT_EQ(step(), Ids{1});  // no room for 2, which is tried each time
+  EXPECT_EQ(scheduler_->stats().prefix_cache_queries, 16);
+  scheduler_->abort(2, now_s_);
+  while (scheduler_->num_unfinished() > 0) step();
+  EXPECT_EQ(scheduler_->stats().prefix_cache_queries, 16);
+}
+
+TEST_F(SchedulerTest, LooksNothingUpWithoutAPrefixCache) {
+  make(6);
+  add(1, 16, 8);
+  step();
+  EXPECT_EQ(scheduler_->stats().prefix_cache_queries, 0);
+}
+
+TEST_F(SchedulerTest, CountsAsRecomputedWhatIterationsTookInAgain) {
+  config_.max_num_seqs = 4;
+  config_.max_num_batched_tokens = 8;
+  make(24);
+  for (std::int64_t id : {1, 2, 3, 4}) add(id, 17, 40);
+  std::set<std::pair<std::int64_t, std::int32_t>> seen;
+  std::int64_t again = 0;
+  for (int i = 0; i < 150; ++i) {  // some are in the middle of a recomputation in the end, or were dropped in one
+    const auto made = plan();
+    for (std::size_t row = 0; row < made->request_ids.size(); ++row)
+      for (std::int32_t token = made->query_start[row]; token < made->query_start[row + 1]; ++token)
+        again += !seen.emplace(made->request_ids[row], made->positions[static_cast<std::size_t>(token)]).second;
+    commit(*made);
+    ASSERT_EQ(scheduler_->stats().recomputed_tokens, again) << "after iteration " << i;
+  }
+  EXPECT_GT(again, 100);
+  std::int64_t of_requests = 0;
+  for (std::int64_t id : {1, 2, 3, 4}) of_requests += scheduler_->request_stats(id, now_s_).recomputed_tokens;
+  EXPECT_EQ(of_requests, again);
 }
 
 TEST_F(SchedulerTest, SwapsToTheHostAndBackWithItsStatesOnTheWay) {

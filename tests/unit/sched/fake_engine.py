@@ -16,6 +16,8 @@ from fastserve._C.sched import FinishReason, LatencyModel, RequestOptions, Sched
 VOCAB = 40
 EOS = 7
 POISON = -1
+COUNTED = ("preemptions", "iterations", "iteration_tokens", "upload_blocks", "prefix_cache_queries",
+           "prefix_cache_hits", "recomputed_tokens")  # fmt: skip
 NO_TOKENS = np.empty(0, np.int32)
 
 
@@ -87,6 +89,7 @@ class FakeEngine:
         self.latency = LatencyModel()
         self.scheduler = Scheduler(self.kv, self.latency, **config)
         self.block_size, self.depth, self.check = block_size, depth, check
+        self.prefix_caching = prefix_caching
         self.max_model_len = config.get("max_model_len", 2048)
         self.max_num_seqs = config.get("max_num_seqs", 256)
         self.max_tokens = config.get("max_num_batched_tokens", 2048)
@@ -102,7 +105,10 @@ class FakeEngine:
         self.previous_sampled = NO_TOKENS
         self.now_s = 0.0
         self.plans: list[bytes] = []
-        self.iterations = 0
+        self.reached: dict[int, int] = {}  # tokens of each request whose KV was there once
+        self.cached: dict[int, int] = {}  # of each request that ran: where its first row began
+        self.left: set[int] = set()  # in the last plan committed, with none in flight
+        self.expected = dict.fromkeys(COUNTED, 0)  # what the scheduler's counters must say
         self.fail_transfers = 0.0
         self.end_transfers = 0.5  # share of the copies under way that end in a turn
         self.fail_samples = 0.0
@@ -132,6 +138,8 @@ class FakeEngine:
         """Schedule one plan; run and commit the oldest once `depth` plans are in flight."""
         plan = self.scheduler.schedule(self.now_s)
         self.verify()
+        self.take_events()  # requests that were aborted or late
+        self.count(plan)
         self.plans.append(plan.to_bytes())
         self.check_progress(plan)
         self.pending.append(plan)
@@ -145,10 +153,10 @@ class FakeEngine:
         self.start_copies(plan)  # not before: the plans before it still write
         sampled = self.run(plan)
         self.now_s += iteration_s if plan.num_rows else 0.001
-        self.iterations += plan.num_rows > 0
         self.scheduler.commit(plan.step, sampled, iteration_s if plan.num_rows else 0.0, self.now_s)
         self.verify()
         self.take_events()
+        self.note_who_left(plan)
 
     def drain(self, max_turns: int) -> None:
         """Run until nothing is left; then no block may be held on either tier."""
@@ -166,6 +174,7 @@ class FakeEngine:
             assert usage.used == 0 and usage.in_transfer == 0, f"{tier}: {usage.used} used, {usage.in_transfer} moving"
         assert self.scheduler.num_transfers_in_flight == 0
         self.scheduler.check_integrity()
+        self.check_counters()
 
     def describe(self) -> str:
         return "; ".join(str(self.scheduler.explain(i, self.now_s)) for i in self.live()[:4])
@@ -234,6 +243,45 @@ class FakeEngine:
         self.scheduler.complete_transfers(np.array(chosen, np.int64), np.array(ok, np.uint8), self.now_s)
         self.verify()
 
+    # --- what the counters must say, from the plans alone ---
+
+    def count(self, plan: StepPlan) -> None:
+        """Count what is in a new plan, and who was in the batch and is not in it."""
+        expected, rows = self.expected, plan.request_ids.tolist()
+        expected["preemptions"] += sum(i not in rows and self.clients[i].reason is None for i in self.left)
+        self.left.clear()
+        expected["iterations"] += plan.num_rows > 0
+        expected["iteration_tokens"] += plan.num_tokens
+        sizes = np.diff(plan.transfer_start)
+        expected["upload_blocks"] += int(sizes[plan.transfer_to_host == 0].sum())
+        for row, request_id in enumerate(rows):
+            positions = plan.positions[plan.query_start[row] : plan.query_start[row + 1]].tolist()
+            if request_id not in self.cached:
+                self.cached[request_id] = positions[0]
+                expected["prefix_cache_queries"] += len(self.clients[request_id].prompt) * self.prefix_caching
+                expected["prefix_cache_hits"] += positions[0]
+            reached = self.reached.get(request_id, 0)
+            expected["recomputed_tokens"] += sum(position < reached for position in positions)
+            self.reached[request_id] = max(reached, positions[-1] + 1)
+
+    def note_who_left(self, plan: StepPlan) -> None:
+        """A request of a committed plan is preempted unless it has ended or the next plan holds it."""
+        unfinished = {i for i in plan.request_ids.tolist() if self.clients[i].reason is None}
+        if self.pending:
+            self.expected["preemptions"] += len(unfinished.difference(self.pending[0].request_ids.tolist()))
+        else:
+            self.left |= unfinished
+
+    def check_counters(self) -> None:
+        stats = self.scheduler.stats()
+        found = {name: getattr(stats, name) for name in COUNTED}
+        assert found == self.expected, f"{found} instead of {self.expected}"
+        assert stats.finished == len(self.clients)
+        assert stats.uploads_hit + stats.uploads_late + stats.uploads_wasted >= (stats.upload_blocks > 0)
+        places = (stats.num_running, stats.num_waiting, stats.num_parked_device, stats.num_parked_host, stats.num_held)
+        assert places == (0, 0, 0, 0, 0) and not any(stats.level_requests)
+        assert stats.device_usage == stats.host_usage == 0.0
+
     # --- checks ---
 
     def verify(self) -> None:
@@ -248,10 +296,15 @@ class FakeEngine:
 
     def take_events(self) -> None:
         events = self.scheduler.take_events()
-        for request_id, token, code in zip(
-            events.request_ids.tolist(), events.token_ids.tolist(), events.finish_reasons.tolist(), strict=True
+        for request_id, token, code, cached in zip(
+            events.request_ids.tolist(),
+            events.token_ids.tolist(),
+            events.finish_reasons.tolist(),
+            events.num_cached_tokens.tolist(),
+            strict=True,
         ):
             client = self.clients[request_id]
+            assert cached == self.cached.get(request_id, 0), f"request {request_id} reports {cached} cached tokens"
             assert client.reason is None, f"request {request_id} goes on after its end"
             if token >= 0:
                 client.output.append(token)

@@ -1,0 +1,479 @@
+"""Every number of `/metrics` against what clients saw, while hundreds of preemptions, refusals and departures take place.
+
+`AUDIT` has a row for each metric; one without a row, or a row without a metric, fails the test.
+"""
+
+import asyncio
+import json
+import random
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field
+
+import httpx
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from fastserve.config import ServerConfig
+from fastserve.engine.async_engine import AsyncEngine
+from tests.checkpoints import VOCAB_SIZE
+from tests.integration.engine_driver import engine_config
+from tests.unit.server.conftest import Live, live_server
+
+TIME_SLICED = ("skip-join-mlfq", "learned", "mlfq")
+POLICIES = (*TIME_SLICED, "fcfs", "priority")
+MAX_NUM_SEQS = 4
+MAX_QUEUED = 40
+PATH = "/v1/completions"
+
+Key = tuple[str, ...]  # name of the sample, then its labels' values without model_name, engine and le
+
+
+class Scrape(dict[Key, float]):
+    """Samples of one look at `/metrics` under one prefix, without buckets; `families` are the metrics' names."""
+
+    families: frozenset[str]
+
+    def __missing__(self, key: Key) -> float:
+        return 0.0
+
+    def since(self, before: "Scrape") -> "Scrape":
+        """What was added."""
+        return Scrape({key: value - before[key] for key, value in self.items()})
+
+
+@dataclass
+class Told:
+    """What the clients of one phase saw.
+
+    Attributes:
+        usages: of each reply, and of each stream that was read to its end.
+        ends: finish reasons of the sequences of those, and what became of the others.
+        sequences: those of all requests that were not refused, with the tokens of their prompts.
+        cut_tokens: tokens that were seen of requests without a usage; cut_limit: the most they can have had.
+        wall_s: from request to reply, added up over sequences.
+        only_lengths: no sequence ended before the engine knew that it would.
+    """
+
+    num_requests: int = 0
+    usages: list[dict] = field(default_factory=list)
+    sequences: int = 0
+    prompt_tokens_of_sequences: int = 0
+    ends: Counter = field(default_factory=Counter)
+    refused: Counter = field(default_factory=Counter)
+    cut_prompt_tokens: int = 0
+    cut_tokens: int = 0
+    cut_limit: int = 0
+    wall_s: float = 0.0
+    only_lengths: bool = False
+    policy: str = ""
+
+    def sum(self, *path: str) -> float:
+        """A figure of `usage`, over all of them."""
+        total = 0.0
+        for usage in self.usages:
+            value = usage
+            for name in path:
+                value = value[name]
+            total += value
+        return total
+
+    @property
+    def exact(self) -> bool:
+        """Whether every request that was not refused was answered in full."""
+        return not self.cut_limit
+
+    @property
+    def complete(self) -> int:
+        return self.ends["stop"] + self.ends["length"]
+
+
+def near(value: float, expected: float) -> bool:
+    return value == pytest.approx(expected, rel=1e-6, abs=1e-4)
+
+
+# --- the checks: (what was added in the phase, what stands there after it, what the clients saw) ---
+
+Check = Callable[[Scrape, Scrape, Told], bool]
+
+
+def counts(name: str, expected: Callable[[Told], float]) -> Check:
+    """A histogram has observed so often."""
+    return lambda added, _, told: added[name + "_count",] == expected(told)
+
+
+def idle(name: str, *labels: tuple[str, ...]) -> Check:
+    """A gauge is back at 0."""
+    return lambda added, now, told: all(now[name, *values] == 0 for values in labels or ((),))
+
+
+def generation_tokens(added: Scrape, _: Scrape, told: Told) -> bool:
+    seen = told.sum("completion_tokens") + told.cut_tokens
+    tokens = added["generation_tokens_total",]
+    return seen <= tokens <= seen + told.cut_limit - told.cut_tokens
+
+
+def prompt_tokens(added: Scrape, _: Scrape, told: Told) -> bool:
+    seen = told.sum("prompt_tokens")
+    return seen <= added["prompt_tokens_total",] <= seen + told.cut_prompt_tokens
+
+
+def cached_tokens(added: Scrape, _: Scrape, told: Told) -> bool:
+    seen = told.sum("prompt_tokens_details", "cached_tokens")
+    return seen <= added["prompt_tokens_cached_total",] <= seen + told.cut_prompt_tokens
+
+
+def sequences_with_a_token(added: Scrape, _: Scrape, told: Told) -> bool:
+    count = added["time_to_first_token_seconds_count",]
+    return told.complete <= count <= told.sequences and (not told.exact or count == told.sequences)
+
+
+def further_tokens(added: Scrape, _: Scrape, told: Told) -> bool:
+    gaps = added["generation_tokens_total",] - added["time_to_first_token_seconds_count",]
+    times = added["e2e_request_latency_seconds_sum",] - added["time_to_first_token_seconds_sum",]
+    in_time = not told.only_lengths or near(added["inter_token_latency_seconds_sum",], times)
+    return added["inter_token_latency_seconds_count",] == gaps and in_time
+
+
+def end_to_end(added: Scrape, _: Scrape, told: Told) -> bool:
+    between = added["request_queue_time_seconds_sum",] <= added["e2e_request_latency_seconds_sum",] <= told.wall_s
+    return added["e2e_request_latency_seconds_count",] == told.complete and between
+
+
+def parked_time(added: Scrape, _: Scrape, told: Told) -> bool:
+    return all(
+        added["request_parked_time_seconds_count", where] == told.complete
+        and near(added["request_parked_time_seconds_sum", where], told.sum("fastserve", figure))
+        for where, figure in (("device", "parked_s"), ("host", "host_s"), ("upload", "upload_wait_s"))
+    )
+
+
+def queue_time(added: Scrape, _: Scrape, told: Told) -> bool:
+    in_sum = near(added["request_queue_time_seconds_sum",], told.sum("fastserve", "queue_s"))
+    return added["request_queue_time_seconds_count",] == told.complete and in_sum
+
+
+def preemptions_of_sequences(added: Scrape, _: Scrape, told: Told) -> bool:
+    in_sum = added["request_num_preemptions_sum",] == told.sum("fastserve", "preemptions")
+    return added["request_num_preemptions_count",] == told.complete and in_sum
+
+
+def at_least_usage(name: str, figure: str) -> Check:
+    """The engine's counter: equal to the sum of usage, or above it by what became of sequences without one."""
+
+    def check(added: Scrape, _: Scrape, told: Told) -> bool:
+        seen = told.sum("fastserve", figure)
+        return added[name,] == seen if told.exact else added[name,] >= seen
+
+    return check
+
+
+def queries(added: Scrape, _: Scrape, told: Told) -> bool:
+    tokens = added["prefix_cache_queries_total",]
+    least = told.prompt_tokens_of_sequences
+    return tokens == least if told.exact else least <= tokens <= least + told.cut_prompt_tokens
+
+
+def hits(added: Scrape, _: Scrape, told: Told) -> bool:
+    tokens, seen = added["prefix_cache_hits_total",], told.sum("prompt_tokens_details", "cached_tokens")
+    return tokens == seen if told.only_lengths else seen <= tokens <= added["prefix_cache_queries_total",]
+
+
+def iteration_tokens(added: Scrape, _: Scrape, told: Told) -> bool:
+    """What iterations took in: prompts but for what was cached, outputs but for the last token, and some of it again."""
+    tokens = added["iteration_tokens_total_sum",]
+    prompts = added["prefix_cache_queries_total",] - added["prefix_cache_hits_total",]
+    outputs = added["generation_tokens_total",] - told.sequences
+    needed = prompts + outputs + added["recomputed_tokens_total",]
+    return tokens == needed if told.only_lengths else tokens >= added["generation_tokens_total",] - told.sequences
+
+
+def bytes_of_blocks(name: str) -> Check:
+    def check(added: Scrape, now: Scrape, told: Told) -> bool:
+        must_move = told.sum("fastserve", "host_s") > 0 and "store" in name
+        return added[name,] % now["block_bytes",] == 0 and (added[name,] > 0 or not must_move)
+
+    return check
+
+
+def moves(name: str) -> Check:
+    """Only policies with levels move requests between them."""
+    return lambda added, _, told: added[name,] >= 0 and (told.policy in TIME_SLICED or added[name,] == 0)
+
+
+def seconds_of_iterations(name: str) -> Check:
+    def check(added: Scrape, _: Scrape, told: Told) -> bool:
+        count = added["iteration_tokens_total_count",]
+        return added[name + "_count",] == count > 0 and 0 < added[name + "_sum",] < told.wall_s
+
+    return check
+
+
+def reasons(name: str, seen: Callable[[Told], Counter]) -> Check:
+    """A counter's series are what the clients saw, label by label."""
+
+    def check(added: Scrape, _: Scrape, told: Told) -> bool:
+        return +Counter({key[1]: int(value) for key, value in added.items() if key[0] == name}) == +seen(told)
+
+    return check
+
+
+AUDIT: dict[str, Check] = {
+    # requests
+    "prompt_tokens": prompt_tokens,
+    "prompt_tokens_cached": cached_tokens,
+    "generation_tokens": generation_tokens,
+    "request_success": reasons("request_success_total", lambda told: told.ends),
+    "admission_rejections": reasons("admission_rejections_total", lambda told: told.refused),
+    "time_to_first_token_seconds": sequences_with_a_token,
+    "inter_token_latency_seconds": further_tokens,
+    "e2e_request_latency_seconds": end_to_end,
+    "normalized_latency_seconds": counts("normalized_latency_seconds", lambda told: told.complete),
+    "request_queue_time_seconds": queue_time,
+    "request_parked_time_seconds": parked_time,
+    "request_num_preemptions": preemptions_of_sequences,
+    "request_prompt_tokens": counts("request_prompt_tokens", lambda told: told.num_requests),
+    "request_generation_tokens": lambda added, _, told: (
+        added["request_generation_tokens_count",] == told.sequences
+        and added["request_generation_tokens_sum",] == added["generation_tokens_total",]
+    ),
+    "engine_restarts": idle("engine_restarts_total"),
+    # the engine
+    "num_requests_running": idle("num_requests_running"),
+    "num_requests_waiting": idle("num_requests_waiting"),
+    "num_requests_parked": idle("num_requests_parked", ("device",), ("host",)),
+    "level_requests": lambda _, now, told: sum(v for key, v in now.items() if key[0] == "level_requests") == 0,
+    "kv_cache_usage_perc": idle("kv_cache_usage_perc"),
+    "host_kv_usage_perc": idle("host_kv_usage_perc"),
+    "num_preemptions": at_least_usage("num_preemptions_total", "preemptions"),
+    "recomputed_tokens": at_least_usage("recomputed_tokens_total", "recomputed_tokens"),
+    "promotions": moves("promotions_total"),
+    "demotions": moves("demotions_total"),
+    "prefix_cache_queries": queries,
+    "prefix_cache_hits": hits,
+    "kv_offload_store_bytes": bytes_of_blocks("kv_offload_store_bytes_total"),
+    "kv_offload_load_bytes": bytes_of_blocks("kv_offload_load_bytes_total"),
+    "uploads": lambda added, _, told: (
+        (added["kv_offload_load_bytes_total",] == 0)
+        or sum(added["uploads_total", result] for result in ("hit", "late", "wasted")) > 0
+    ),
+    "thrash_governor_trips": moves("thrash_governor_trips_total"),
+    "iteration_tokens_total": iteration_tokens,
+    "schedule_seconds": seconds_of_iterations("schedule_seconds"),
+    "execute_seconds": seconds_of_iterations("execute_seconds"),
+    "cache_config_info": lambda _, now, told: now["cache_config_info",] == 1 and now["block_bytes",] > 0,
+    "kernel_fallback": lambda _, now, told: now["kernel_fallback", "attention", "native"] == 0,
+}
+
+
+async def scrape(live: Live, prefix: str = "fastserve:") -> Scrape:
+    """Look at `/metrics`."""
+    found, families = Scrape(), set()
+    for family in text_string_to_metric_families((await live.http.get("/metrics")).text):
+        if not family.name.startswith(prefix):
+            continue
+        families.add(family.name.removeprefix(prefix))
+        for sample in family.samples:
+            labels = {k: v for k, v in sample.labels.items() if k not in ("model_name", "engine", "le")}
+            name = sample.name.removeprefix(prefix)
+            if name == "cache_config_info":
+                found["block_bytes",] = float(labels["block_bytes"])
+                labels = {}
+            if not name.endswith("_bucket"):
+                found[name, *labels.values()] = sample.value
+    found.families = frozenset(families)
+    return found
+
+
+async def events_of(reply: httpx.Response) -> AsyncIterator[bytes]:
+    """The rows of an event stream; `aiter_lines` would split texts at line separators of their own."""
+    rest = b""
+    async for data in reply.aiter_bytes():
+        *rows, rest = (rest + data).split(b"\n\n")
+        for row in rows:
+            yield row
+
+
+class Clients:
+    """Sends requests and writes down what came back."""
+
+    def __init__(self, live: Live, policy: str, seed: int) -> None:
+        self.live = live
+        self.rng = random.Random(seed)
+        self.told = Told(policy=policy)
+        self.prefixes = [self.ids(48) for _ in range(3)]
+
+    def ids(self, count: int) -> list[int]:
+        return [self.rng.randrange(3, VOCAB_SIZE) for _ in range(count)]
+
+    def prompt(self) -> list[int]:
+        """Up to 110 tokens; half of them begin like others."""
+        start = self.rng.choice(self.prefixes) if self.rng.random() < 0.5 else []
+        return start + self.ids(self.rng.randrange(20, 60))
+
+    async def whole(self, **fields: object) -> None:
+        """A request that is answered in one piece, or refused, or too late."""
+        started_s = time.monotonic()
+        reply = await self.live.complete(**fields)
+        told, num_prompts = self.told, len(fields["prompt"]) if isinstance(fields["prompt"][0], list) else 1
+        if reply.status_code == 429:
+            told.refused["overloaded"] += 1
+            return
+        self._count(fields, num_prompts, time.monotonic() - started_s)
+        if reply.status_code == 504:
+            self._cut(fields, "deadline", seen=0)
+            return
+        assert reply.status_code == 200, reply.text
+        told.usages.append(reply.json()["usage"])
+        told.ends.update(choice["finish_reason"] for choice in reply.json()["choices"])
+        self._count_prompts(reply.json()["usage"], fields)
+
+    async def stream(self, *, leave_after: int | None = None, **fields: object) -> None:
+        """A streamed request; the client may leave after some tokens."""
+        started_s = time.monotonic()
+        options = {"include_usage": True, "continuous_usage_stats": True}
+        request = self.live.http.build_request("POST", PATH, json=fields | {"stream": True, "stream_options": options})
+        reply = await self.live.http.send(request, stream=True)
+        assert reply.status_code == 200
+        usage, ends = {"completion_tokens": 0}, []
+        async for row in events_of(reply):
+            if not row.startswith(b"data: {"):
+                continue
+            chunk = json.loads(row[6:])
+            usage = chunk["usage"]
+            ends += [choice["finish_reason"] for choice in chunk["choices"] if choice["finish_reason"]]
+            if leave_after is not None and usage["completion_tokens"] >= leave_after:
+                break
+        await reply.aclose()
+        self._count(fields, 1, time.monotonic() - started_s)
+        if leave_after is not None:
+            self._cut(fields, "abort", seen=usage["completion_tokens"])
+            return
+        self.told.usages.append(usage)
+        self.told.ends.update(ends)
+        self._count_prompts(usage, fields)
+
+    async def refused(self, reason: str, content: bytes) -> None:
+        reply = await self.live.http.post(PATH, content=content)
+        assert reply.status_code in (400, 404, 413), reply.text
+        self.told.refused[reason] += 1
+
+    def _count(self, fields: dict, num_prompts: int, wall_s: float) -> None:
+        num_sequences = num_prompts * fields.get("n", 1)
+        self.told.num_requests += 1
+        self.told.sequences += num_sequences
+        self.told.wall_s += wall_s * num_sequences
+
+    def _count_prompts(self, usage: dict, fields: dict) -> None:
+        self.told.prompt_tokens_of_sequences += usage["prompt_tokens"] * fields.get("n", 1)
+
+    def _cut(self, fields: dict, reason: str, *, seen: int) -> None:
+        n = fields.get("n", 1)
+        self.told.ends[reason] += n
+        self.told.cut_tokens += seen
+        self.told.cut_limit += n * fields["max_tokens"]
+        self.told.cut_prompt_tokens += n * len(fields["prompt"])
+
+
+async def lengths(clients: Clients) -> None:
+    """One sequence each, all as long as they may be."""
+    clients.told.only_lengths = True
+    bodies = [{"prompt": clients.prompt(), "max_tokens": 100, "ignore_eos": True, "priority": i % 3} for i in range(20)]
+    await asyncio.gather(*(clients.stream(**b) if i % 2 else clients.whole(**b) for i, b in enumerate(bodies)))
+
+
+async def mixed(clients: Clients) -> None:
+    """Several sequences and prompts per request, stop strings and stop tokens."""
+    jobs = []
+    for i in range(6):
+        stop = {"stop": [chr(97 + i), "e"], "min_tokens": 3} if i % 2 else {"stop_token_ids": list(range(3, 60))}
+        jobs.append(clients.stream(prompt=clients.prompt(), max_tokens=40, n=2, **stop))
+        jobs.append(clients.whole(prompt=[clients.prompt(), clients.prompt()], max_tokens=40, n=1 + i % 2, **stop))
+    await asyncio.gather(*jobs)
+
+
+async def rough(clients: Clients) -> None:
+    """Clients that leave, deadlines that pass, requests that are refused, and more of them than the queue takes."""
+    long = {"max_tokens": 150, "ignore_eos": True}
+    jobs = [clients.stream(prompt=clients.prompt(), leave_after=1 + 3 * i, n=1 + i % 2, **long) for i in range(6)]
+    jobs += [clients.whole(prompt=clients.prompt(), deadline_s=0.03, n=1 + i % 3, **long) for i in range(6)]
+    jobs += [clients.whole(prompt=clients.prompt(), max_tokens=30, ignore_eos=True) for _ in range(6)]
+    jobs += [
+        clients.refused("invalid_request", b'{"prompt":"a","top_p":7}'),
+        clients.refused("invalid_request", b'{"prompt":'),
+        clients.refused("context_length", json.dumps({"prompt": [5] * 256}).encode()),
+        clients.refused("not_found", b'{"prompt":"a","model":"other"}'),
+        clients.refused("too_large", b'{"prompt":"' + b"a" * 70_000 + b'"}'),
+    ]
+    await asyncio.gather(*jobs)
+    await asyncio.gather(*(clients.whole(prompt=clients.prompt(), max_tokens=20) for _ in range(60)))
+
+
+@pytest.fixture(params=POLICIES)
+async def served(request: pytest.FixtureRequest) -> AsyncIterator[tuple[Live, str]]:
+    """A server over an engine that has memory for two of its sequences."""
+    config = engine_config(
+        scheduling_policy=request.param,
+        num_gpu_blocks_override=20,
+        num_host_blocks_override=12,
+        enable_prefix_caching=True,
+        max_num_seqs=MAX_NUM_SEQS,
+        max_num_batched_tokens=64,
+        max_num_queued_reqs=MAX_QUEUED,
+        starvation_limit_s=0.1,
+        first_quantum_s=0.005,
+    )
+    engine = await AsyncEngine.start(config)
+    try:
+        async with live_server(engine, ServerConfig(metrics_compat="vllm", max_body_bytes=64 * 1024)) as live:
+            yield live, request.param
+    finally:
+        await engine.close()
+
+
+async def watch(live: Live) -> None:
+    """While there is work every sequence is in one place, and no more run than may."""
+    while True:
+        now = await scrape(live)
+        running = now["num_requests_running",]
+        places = running + now["num_requests_waiting",]
+        places += now["num_requests_parked", "device"] + now["num_requests_parked", "host"]
+        assert places == sum(value for key, value in now.items() if key[0] == "level_requests")
+        assert running <= MAX_NUM_SEQS
+        assert 0 <= now["kv_cache_usage_perc",] <= 1 and 0 <= now["host_kv_usage_perc",] <= 1
+        await asyncio.sleep(0.05)
+
+
+async def until_idle(live: Live) -> Scrape:
+    """The metrics once the engine has let go of all requests."""
+    async with asyncio.timeout(30):
+        while True:
+            now = await scrape(live)
+            busy = sum(v for k, v in now.items() if k[0] == "level_requests") or len(live.serving.in_flight)
+            if not busy and now["kv_cache_usage_perc",] == now["host_kv_usage_perc",] == 0:
+                return now
+            await asyncio.sleep(0.01)
+
+
+async def test_every_metric_is_what_clients_saw(served):
+    live, policy = served
+    before = await scrape(live)
+    assert before.families == AUDIT.keys()
+    preemptions = 0.0
+    for seed, phase in enumerate((lengths, mixed, rough)):
+        clients = Clients(live, policy, seed)
+        watcher = asyncio.create_task(watch(live))
+        await phase(clients)
+        assert not watcher.done(), watcher.exception()
+        watcher.cancel()
+        now = await until_idle(live)
+        added, told = now.since(before), clients.told
+        wrong = [name for name, check in AUDIT.items() if not check(added, now, told)]
+        assert not wrong, f"{phase.__name__}: {wrong}: {dict(added)}; clients: {told}"
+        assert await scrape(live, "vllm:") == await scrape(live)
+        preemptions += added["num_preemptions_total",]
+        before = now
+    assert preemptions > (100 if policy in TIME_SLICED else 0)
+    assert told.refused["overloaded"] > 0
+    assert told.ends["deadline"] > 0
