@@ -28,7 +28,7 @@ def _require(condition: bool, message: str) -> None:
         raise InvalidArgumentError(message)
 
 
-_KINDS = {bool: "true or false", int: "an integer", float: "a number", str: "a text"}
+_KINDS = {bool: "true or false", int: "an integer", float: "a number", str: "a text", dict: "an object"}
 _MAX_INT = 2**31 - 1
 
 
@@ -51,6 +51,7 @@ def _check_types(config: object) -> None:
         if get_origin(kind) is Literal:
             _require(value in get_args(kind), f"{name} must be one of {', '.join(get_args(kind))}, got {value!r}")
             continue
+        kind = get_origin(kind) or kind
         accepted = (int, float) if kind is float else kind
         fits = isinstance(value, accepted) and isinstance(value, bool) == (kind is bool)
         _require(fits, f"{name} must be {_KINDS[kind]}, got {value!r}")
@@ -69,12 +70,23 @@ def _check_range(config: object, low: float, high: float, *names: str, unit: str
 class ModelConfig:
     """Which model, in which type."""
 
-    model: str = option("", "folder of a Hugging Face checkpoint, or a hub id resolved through the local cache")
+    model: str = option(
+        "", "folder of a Hugging Face checkpoint, or a hub id: downloaded once, then taken from the local cache"
+    )
     tokenizer: str | None = option(None, "folder or hub id of the tokenizer, when it is not the model's")
+    revision: str | None = option(None, "branch, tag or commit of a model that is a hub id; default: its main branch")
+    download_dir: str | None = option(None, "where downloads are kept; default: the local Hugging Face cache")
     dtype: DTypeName = option(
         "auto",
         "type of weights, activations and KV; auto = as stored",
         choices=("auto", "float32", "bfloat16", "float16"),
+    )
+    generation_config: str = option(
+        "auto",
+        "sampling defaults: auto = of the model's generation_config.json, vllm = none, or the path of such a file or its folder",
+    )
+    override_generation_config: dict[str, Any] | None = option(
+        None, "sampling defaults that win over those of the file, for example '{\"temperature\": 0.5}'"
     )
     max_model_len: int | None = option(None, "longest prompt + output; default: the model's own limit", unit="tokens")
     load_format: Literal["safetensors", "dummy"] = option(
@@ -198,11 +210,16 @@ class SchedulerConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineConfig:
-    """Everything the engine process needs."""
+    """Everything the engine process needs.
+
+    Attributes:
+        eos_token_ids: end tokens besides those of the checkpoint: the tokenizer's, which the engine does not read.
+    """
 
     model: ModelConfig = field(default_factory=ModelConfig)
     cache: CacheConfig = field(default_factory=CacheConfig)
     scheduler: SchedulerConfig = field(default_factory=SchedulerConfig)
+    eos_token_ids: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -125,6 +125,43 @@ class SamplingParams:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SamplingDefaults:
+    """What stands for the sampling fields that a request leaves out: what the model's publisher recommends.
+
+    None is no recommendation: the default of `SamplingParams` stands. Values are checked on construction, as there.
+
+    Attributes:
+        max_tokens: for requests without a limit of their own whose default is the whole context.
+        max_tokens_limit: most tokens of any request, whatever it asks for.
+    """
+
+    temperature: float | None = None
+    top_k: int | None = None
+    top_p: float | None = None
+    min_p: float | None = None
+    repetition_penalty: float | None = None
+    max_tokens: int | None = None
+    max_tokens_limit: int | None = None
+
+    def __post_init__(self) -> None:
+        SamplingParams(**self.given())
+        if self.max_tokens_limit is not None:
+            _require_int("max_tokens_limit", self.max_tokens_limit, 1, 2**31 - 1)
+
+    def given(self) -> dict[str, float | int]:
+        """The fields of `SamplingParams` that have a recommendation."""
+        values = {name: getattr(self, name) for name in _RECOMMENDABLE}
+        return {name: value for name, value in values.items() if value is not None}
+
+    def params(self) -> SamplingParams:
+        """Parameters for a request that says nothing at all."""
+        return SamplingParams(**self.given())
+
+
+_RECOMMENDABLE = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty", "max_tokens")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class EngineRequest:
     """One sequence to run, as it goes to the engine: token ids only, n = 1 (the caller fans out n).
 

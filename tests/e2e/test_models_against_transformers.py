@@ -8,7 +8,7 @@ import safetensors.torch
 import torch
 
 from fastserve.config import ModelConfig
-from fastserve.loader import LoadedModel, load_model
+from fastserve.loader.load import LoadedModel, load_model
 from tests.checkpoints import FAMILIES, VOCAB_SIZE, copy_checkpoint, reference_model, tiny_checkpoint
 from tests.paged import PagedRunner, PagedSequence, all_logits, remaining
 

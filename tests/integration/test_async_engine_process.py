@@ -18,7 +18,7 @@ import pytest
 from fastserve.config import EngineConfig, ModelConfig, SchedulerConfig
 from fastserve.engine.async_engine import AsyncEngine, RequestEvent
 from fastserve.engine.process import HEARTBEAT_INTERVAL_S
-from fastserve.errors import EngineDeadError, InvalidArgumentError, OverloadedError, RequestFailedError
+from fastserve.errors import CheckpointError, EngineDeadError, InvalidArgumentError, OverloadedError, RequestFailedError
 from fastserve.types import CompletionDelta, FinishReason, SamplingParams
 from tests.unit.engine import fake_core
 from tests.unit.tokenizer import tiny
@@ -379,10 +379,13 @@ async def test_an_engine_that_does_not_start_says_why(
     assert set(psutil.Process().children()) <= children
 
 
-async def test_a_missing_tokenizer_ends_the_engine(tmp_path: Path) -> None:
+async def test_a_model_or_tokenizer_that_is_missing_starts_no_engine(tmp_path: Path) -> None:
     children = set(psutil.Process().children())
-    with pytest.raises(InvalidArgumentError, match="tokenizer"):
+    with pytest.raises(CheckpointError, match="model must be a folder or a hub id"):
         await start(tmp_path / "missing", "make_stuck")
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(InvalidArgumentError, match="tokenizer"):
+        await start(tmp_path, "make_stuck")
     assert set(psutil.Process().children()) <= children
 
 

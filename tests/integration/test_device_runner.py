@@ -15,7 +15,7 @@ from fastserve._C.offload import copy_fragments
 from fastserve.engine import core as core_module
 from fastserve.engine.core import EngineCore
 from fastserve.errors import DeviceError, DeviceLostError, InvalidArgumentError
-from fastserve.loader import LoadedModel, load_model
+from fastserve.loader.load import LoadedModel, load_model
 from fastserve.ops.attention import AttentionBackend
 from fastserve.types import MAX_LOGPROBS, FinishReason, SamplingParams, TokenLogprobs
 from fastserve.worker import gpu_start, step_inputs

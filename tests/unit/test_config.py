@@ -14,6 +14,10 @@ BETWEEN_1_AND_INT = "must be between 1 and 2147483647, got"
 BAD = [
     (ModelConfig, "model", [None, 3], "must be a text"),
     (ModelConfig, "tokenizer", [3], "must be a text"),
+    (ModelConfig, "revision", [7], "must be a text"),
+    (ModelConfig, "download_dir", [7], "must be a text"),
+    (ModelConfig, "generation_config", [None, {}], "must be a text"),
+    (ModelConfig, "override_generation_config", ['{"top_k": 1}', []], "must be an object"),
     (ModelConfig, "dtype", ["int4", None], "must be one of auto, float32, bfloat16, float16"),
     (ModelConfig, "max_model_len", [1, -5, 2**31], "must be between 2 and 2147483647 tokens"),
     (ModelConfig, "load_format", ["pickle"], "must be one of safetensors, dummy"),

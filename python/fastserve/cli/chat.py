@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--max-tokens", type=int, metavar="N", help="most tokens of a reply; default: up to the context"
     )
-    parser.add_argument("--temperature", type=float, default=0.7, metavar="X", help="0 = greedy (default: 0.7)")
+    parser.add_argument("--temperature", type=float, metavar="X", help="0 = greedy; default: the server's")
 
 
 def run(args: argparse.Namespace) -> int:

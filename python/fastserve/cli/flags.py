@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import json
 import types
 import typing
 from collections.abc import Collection, Iterator
@@ -78,8 +79,20 @@ def _settings(field: dataclasses.Field, hint: object) -> dict[str, object]:
     choices = field.metadata.get("choices") or (typing.get_args(kind) if _is_literal(kind) else ())
     if choices:
         return settings | {"choices": choices}
+    if typing.get_origin(kind) is dict:
+        return settings | {"type": _json_object, "metavar": "JSON"}
     metavar = field.metadata.get("unit") or {int: "N", float: "X"}.get(kind, "TEXT")
     return settings | {"type": kind, "metavar": metavar.upper()}
+
+
+def _json_object(text: str) -> dict[str, Any]:
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        value = None
+    if not isinstance(value, dict):
+        raise argparse.ArgumentTypeError(f"must be a JSON object, got {text!r:.200}")
+    return value
 
 
 def _help(field: dataclasses.Field) -> str:

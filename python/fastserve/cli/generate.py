@@ -18,9 +18,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON object per completion")
     group = parser.add_argument_group("How to choose tokens")
     group.add_argument("--max-tokens", type=int, default=128, metavar="N", help="most tokens [tokens] (default: 128)")
-    group.add_argument("--temperature", type=float, default=1.0, metavar="X", help="0 = greedy (default: 1.0)")
-    group.add_argument("--top-p", type=float, default=1.0, metavar="X", help="nucleus, in (0, 1] (default: 1.0)")
-    group.add_argument("--top-k", type=int, default=0, metavar="N", help="likeliest tokens kept; 0 = all (default: 0)")
+    group.add_argument("--temperature", type=float, metavar="X", help="0 = greedy; default: the model's, else 1.0")
+    group.add_argument("--top-p", type=float, metavar="X", help="nucleus, in (0, 1]; default: the model's, else 1.0")
+    group.add_argument(
+        "--top-k", type=int, metavar="N", help="likeliest tokens kept, 0 = all; default: the model's, else 0"
+    )
     group.add_argument("--n", type=int, default=1, metavar="N", help="completions per prompt (default: 1)")
     group.add_argument("--stop", action="append", default=[], metavar="TEXT", help="stop string; repeat for several")
     group.add_argument("--ignore-eos", action="store_true", help="go on after the end-of-sequence token")
@@ -30,21 +32,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Print the completions of every prompt, in order; 1 when one failed."""
     prompts = _prompts(args)
-    sampling = SamplingParams(
-        max_tokens=args.max_tokens,
-        temperature=args.temperature,
-        top_p=args.top_p,
-        top_k=args.top_k,
-        n=args.n,
-        stop=tuple(args.stop),
-        ignore_eos=args.ignore_eos,
-    )
+    asked = {name: getattr(args, name) for name in ("max_tokens", "temperature", "top_p", "top_k")}
+    given = {name: value for name, value in asked.items() if value is not None}
+    given |= {"n": args.n, "stop": tuple(args.stop), "ignore_eos": args.ignore_eos}
+    SamplingParams(**given)  # complains before the model is loaded
     config = engine_config_of(args)
     values = {}
     for part in (config.model, config.cache, config.scheduler):
         values |= {field.name: getattr(part, field.name) for field in dataclasses.fields(part)}
     model = values.pop("model")
     llm = load("fastserve.engine.llm:LLM")(model, **values)
+    sampling = dataclasses.replace(llm.get_default_sampling_params(), **given)
     requests = llm.generate(prompts, sampling, use_tqdm=sys.stderr.isatty())
     for request in requests:
         _print(request, as_json=args.json)

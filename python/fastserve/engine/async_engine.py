@@ -10,11 +10,20 @@ from fastserve.config import EngineConfig
 from fastserve.engine.admission import check_prompt
 from fastserve.engine.client import CLOSE_GRACE_S, EngineClient, EngineListener, Facts, ProgressCallback
 from fastserve.engine.output_processor import OutputProcessor
+from fastserve.engine.prepare import Prepared, named_as_asked, prepare_async
 from fastserve.engine.process import DEFAULT_CORE_FACTORY
 from fastserve.engine.protocol import Abort, Add
 from fastserve.errors import EngineDeadError, OverloadedError
-from fastserve.tokenizer import Tokenizer, load_tokenizer
-from fastserve.types import CompletionDelta, EngineInfo, EngineOutput, EngineRequest, EngineStats, SamplingParams
+from fastserve.tokenizer import Tokenizer
+from fastserve.types import (
+    CompletionDelta,
+    EngineInfo,
+    EngineOutput,
+    EngineRequest,
+    EngineStats,
+    SamplingDefaults,
+    SamplingParams,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,15 +45,18 @@ class AsyncEngine:
     Attributes:
         info: what the engine found out at start.
         tokenizer: of the model; its methods may be called from any thread.
+        sampling_defaults: for requests that leave sampling fields out.
     """
 
     info: EngineInfo
     tokenizer: Tokenizer
+    sampling_defaults: SamplingDefaults
 
-    def __init__(self, client: EngineClient, info: EngineInfo, tokenizer: Tokenizer) -> None:
+    def __init__(self, client: EngineClient, info: EngineInfo, prepared: Prepared) -> None:
         """Use `start`."""
         self.info = info
-        self.tokenizer = tokenizer
+        self.tokenizer = tokenizer = prepared.tokenizer
+        self.sampling_defaults = prepared.defaults
         self._client = client
         self._requests = OutputProcessor(tokenizer)
         self._draining = False
@@ -64,7 +76,7 @@ class AsyncEngine:
     async def start(
         cls, config: EngineConfig, *, core_factory: str | None = None, progress: ProgressCallback | None = None
     ) -> Self:
-        """Start the engine process and load the tokenizer; return when the model is ready.
+        """Find or download the model, load the tokenizer, start the engine process; return when the model is ready.
 
         The process dies with the calling thread (Linux), so call this in a thread that lives as long as the engine.
 
@@ -76,16 +88,14 @@ class AsyncEngine:
             InvalidArgumentError, CheckpointError, DeviceError: as the engine reported.
             EngineDeadError: the process ended without a word.
         """
+        prepared = await prepare_async(config)
         client = EngineClient(progress)
         try:
-            tokenizer, info = await asyncio.gather(
-                asyncio.to_thread(load_tokenizer, config.model),
-                client.start(config, core_factory or DEFAULT_CORE_FACTORY),
-            )
+            info = await client.start(prepared.config, core_factory or DEFAULT_CORE_FACTORY)
         except BaseException:
             await client.close(grace_s=0.0)
             raise
-        return cls(client, info, tokenizer)
+        return cls(client, named_as_asked(info, config), prepared)
 
     @property
     def is_alive(self) -> bool:

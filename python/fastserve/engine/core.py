@@ -2,7 +2,7 @@
 
 import hashlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -120,7 +120,7 @@ class EngineCore:
             model=config.model.model,
             max_model_len=info.max_model_len,
             vocab_size=info.vocab_size,
-            eos_token_ids=info.eos_token_ids,
+            eos_token_ids=_end_tokens(info.eos_token_ids, config.eos_token_ids, info.vocab_size),
             dtype=info.dtype,
             device=info.device,
             block_size=config.cache.block_size,
@@ -374,6 +374,11 @@ class EngineCore:
                 hashlib.blake2b(self._next_seed.to_bytes(9, "little", signed=True), digest_size=8).digest()
             )
         return seed % 2**64
+
+
+def _end_tokens(of_model: Iterable[int], more: Iterable[int], vocab_size: int) -> tuple[int, ...]:
+    """All of them, once each; the tokenizer's may lie outside the model's vocabulary."""
+    return tuple(dict.fromkeys((*of_model, *(i for i in more if i < vocab_size))))
 
 
 def _hashed(name: str) -> int:

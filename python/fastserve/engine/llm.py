@@ -10,10 +10,10 @@ from fastserve.engine.admission import check_prompt
 from fastserve.engine.console import BatchProgress, StartProgress, deferred_interrupt
 from fastserve.engine.options import engine_config
 from fastserve.engine.output_processor import LiveRequest, OutputProcessor
+from fastserve.engine.prepare import named_as_asked, prepare
 from fastserve.engine.process import DEFAULT_CORE_FACTORY, load_core_factory
 from fastserve.errors import EngineDeadError, InvalidArgumentError, OverloadedError
 from fastserve.log import get_logger
-from fastserve.tokenizer import load_tokenizer
 from fastserve.tokenizer.chat_template import Message
 from fastserve.types import (
     CompletionDelta,
@@ -43,7 +43,7 @@ class LLM:
         """Load a model.
 
         Args:
-            model: folder of a Hugging Face checkpoint, or a hub id in the local cache.
+            model: folder of a Hugging Face checkpoint, or a hub id, which is downloaded once.
             core_factory: "module:function" that makes the engine core from (config, progress=...).
             options: fields of ModelConfig, CacheConfig and SchedulerConfig, under their names or aliases.
         Raises:
@@ -51,12 +51,17 @@ class LLM:
             CheckpointError: the checkpoint cannot be used.
         """
         self.config = engine_config(model, options)
-        self.tokenizer = load_tokenizer(self.config.model)
+        prepared = prepare(self.config)
+        self.tokenizer, self._defaults = prepared.tokenizer, prepared.defaults
         with closing(StartProgress()) as progress:
-            self._core = load_core_factory(core_factory)(self.config, progress=progress)
+            self._core = load_core_factory(core_factory)(prepared.config, progress=progress)
         self._requests = OutputProcessor(self.tokenizer)
         self._closed = ""
-        self.info = self._core.info
+        self.info = named_as_asked(self._core.info, self.config)
+
+    def get_default_sampling_params(self) -> SamplingParams:
+        """Return what a request gets that comes without parameters: the model's own recommendation."""
+        return self._defaults.params()
 
     def generate(
         self,
@@ -72,7 +77,7 @@ class LLM:
 
         Args:
             prompts: a text, or a list of texts or lists of token ids.
-            sampling: for all prompts, or one for each.
+            sampling: for all prompts, or one for each; None = `get_default_sampling_params`.
             use_tqdm: show a progress bar on standard error.
         Raises:
             InvalidArgumentError: prompts or sampling are of the wrong type or number.
@@ -82,7 +87,7 @@ class LLM:
         for prompt in found:
             if isinstance(prompt, int):
                 raise InvalidArgumentError("token ids must come as a list of prompts: [[1, 2, 3]], got [1, 2, 3]")
-        jobs = [_Job(params) for params in _per_prompt(sampling, len(found))]
+        jobs = [_Job(params) for params in self._per_prompt(sampling, len(found))]
         for job, prompt in zip(jobs, found, strict=True):
             self._prepare(job, prompt, add_special_tokens=True)
         return self._run(jobs, use_tqdm=use_tqdm)
@@ -100,7 +105,7 @@ class LLM:
 
         Args:
             messages: a conversation (a list of `{"role": ..., "content": ...}`), or a list of conversations.
-            sampling: for all conversations, or one for each.
+            sampling: for all conversations, or one for each; None = `get_default_sampling_params`.
             tools: descriptions of tools, for templates that know them.
             add_generation_prompt: end the prompt where the assistant's answer begins.
             use_tqdm: show a progress bar on standard error.
@@ -112,7 +117,7 @@ class LLM:
             raise InvalidArgumentError("the model has no chat template; use generate with a prompt instead")
         one = bool(messages) and isinstance(messages[0], dict)
         conversations = [messages] if one else list(messages)
-        jobs = [_Job(params) for params in _per_prompt(sampling, len(conversations))]
+        jobs = [_Job(params) for params in self._per_prompt(sampling, len(conversations))]
         for job, conversation in zip(jobs, conversations, strict=True):
             try:
                 prompt = self.tokenizer.render_chat(
@@ -135,6 +140,17 @@ class LLM:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def _per_prompt(
+        self, sampling: SamplingParams | Sequence[SamplingParams] | None, num_prompts: int
+    ) -> Sequence[SamplingParams]:
+        if sampling is None or isinstance(sampling, SamplingParams):
+            return [sampling or self.get_default_sampling_params()] * num_prompts
+        if len(sampling) != num_prompts or not all(isinstance(params, SamplingParams) for params in sampling):
+            raise InvalidArgumentError(
+                f"sampling must be one SamplingParams, or one for each of the {num_prompts} prompts, got {len(sampling)}"
+            )
+        return sampling
 
     def _prepare(self, job: "_Job", prompt: object, *, add_special_tokens: bool) -> None:
         """Turn a prompt into checked token ids, or into the job's error."""
@@ -256,15 +272,3 @@ def _completion(delta: CompletionDelta) -> CompletionOutput:
 
 def _failed(request: EngineRequest, error: Exception) -> EngineOutput:
     return EngineOutput(request_id=request.request_id, finish_reason=FinishReason.ERROR, error=str(error))
-
-
-def _per_prompt(
-    sampling: SamplingParams | Sequence[SamplingParams] | None, num_prompts: int
-) -> Sequence[SamplingParams]:
-    if sampling is None or isinstance(sampling, SamplingParams):
-        return [sampling or SamplingParams()] * num_prompts
-    if len(sampling) != num_prompts or not all(isinstance(params, SamplingParams) for params in sampling):
-        raise InvalidArgumentError(
-            f"sampling must be one SamplingParams, or one for each of the {num_prompts} prompts, got {len(sampling)}"
-        )
-    return sampling

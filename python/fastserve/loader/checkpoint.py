@@ -10,71 +10,15 @@ from typing import BinaryIO
 import torch
 
 from fastserve.errors import CheckpointError
+from fastserve.loader.kind import INDEX, listed
 from fastserve.loader.safetensors import TensorEntry, read_header
-from fastserve.models.json_file import read_json_object
+from fastserve.loader.weight_files import weight_files
 
-SINGLE = "model.safetensors"
-INDEX = "model.safetensors.index.json"
 STAGE_BYTES = 32 << 20
 READABLE = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
-MAX_LISTED = 8
-MAX_INDEX_BYTES = 32 << 20
 
 # Called after every tensor with its name, the bytes read so far and those of all tensors.
 Progress = Callable[[str, int, int], None]
-
-
-def _listed(names: Iterable[str]) -> str:
-    names = sorted(names)
-    more = f" and {len(names) - MAX_LISTED} more" if len(names) > MAX_LISTED else ""
-    return ", ".join(names[:MAX_LISTED]) + more
-
-
-def _indexed_files(index: Path) -> dict[str, set[str]]:
-    """File name -> tensors that the index of a sharded checkpoint places there."""
-    weight_map = read_json_object(index, max_bytes=MAX_INDEX_BYTES).get("weight_map")
-    if not isinstance(weight_map, dict) or not weight_map:
-        raise CheckpointError(f"{index}: weight_map must map tensor names to file names; download the checkpoint again")
-    files: dict[str, set[str]] = {}
-    for tensor, file in weight_map.items():
-        if not isinstance(file, str) or Path(file).name != file or not file.endswith(".safetensors"):
-            raise CheckpointError(
-                f"{index}: {tensor} must lie in a .safetensors file of this folder, found {file!r:.200}"
-            )
-        files.setdefault(file, set()).add(tensor)
-    return files
-
-
-def _no_weights(folder: Path) -> CheckpointError:
-    pickled = sorted(path.name for pattern in ("*.bin", "*.pt", "*.pth") for path in folder.glob(pattern))
-    if pickled:
-        return CheckpointError(
-            f"{folder} holds pickled weights ({_listed(pickled)}) and no {SINGLE}: unpickling can run any code, so they"
-            f" are refused; convert them once in a place you trust with"
-            f" AutoModelForCausalLM.from_pretrained(folder).save_pretrained(new_folder)"
-        )
-    return CheckpointError(
-        f"{folder} holds neither {SINGLE} nor {INDEX}; download the checkpoint again, or use --load-format dummy for"
-        f" random weights"
-    )
-
-
-def weight_files(folder: Path) -> dict[Path, set[str] | None]:
-    """The weight files of a checkpoint; per file the tensors that must be in it, None = whichever are.
-
-    Raises:
-        CheckpointError: there are none, the index is broken, or a file that it names is missing.
-    """
-    index = folder / INDEX
-    if index.is_file():
-        files = {folder / name: tensors for name, tensors in _indexed_files(index).items()}
-        missing = [path.name for path in files if not path.is_file()]
-        if missing:
-            raise CheckpointError(f"{folder} lacks {_listed(missing)}, named in {INDEX}; download the checkpoint again")
-        return dict(sorted(files.items()))
-    if (folder / SINGLE).is_file():
-        return {folder / SINGLE: None}
-    raise _no_weights(folder)
 
 
 def stored_dtype(folder: Path) -> torch.dtype:
@@ -119,7 +63,7 @@ class CheckpointWeights:
     def _add(self, path: Path, expected: set[str] | None) -> None:
         header = read_header(path)
         if expected is not None and (missing := expected - header.keys()):
-            raise CheckpointError(f"{path} lacks {_listed(missing)}, which {INDEX} places there")
+            raise CheckpointError(f"{path} lacks {listed(missing)}, which {INDEX} places there")
         for name, entry in header.items():
             if name in self._entries:
                 raise CheckpointError(f"{path} holds {name} a second time: it is in {self._entries[name][0]} as well")
@@ -167,7 +111,7 @@ class CheckpointWeights:
         if self._unread:
             raise CheckpointError(
                 f"{self._folder} holds tensors that the model of its config.json has no place for:"
-                f" {_listed(self._unread)}; config.json and weights are not of the same model"
+                f" {listed(self._unread)}; config.json and weights are not of the same model"
             )
 
     def _read(self, path: Path, entry: TensorEntry, out: torch.Tensor) -> None:

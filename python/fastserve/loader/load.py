@@ -9,7 +9,7 @@ from fastserve.config import ModelConfig
 from fastserve.loader.checkpoint import CheckpointWeights, Progress, stored_dtype
 from fastserve.loader.dummy import DummyWeights
 from fastserve.loader.memory import check_memory
-from fastserve.loader.resolve import resolve_model
+from fastserve.loader.resolve import model_files
 from fastserve.models.build import build_decoder
 from fastserve.models.decoder import Decoder
 from fastserve.models.registry import read_spec
@@ -61,7 +61,7 @@ def outline_model(model_config: ModelConfig) -> ModelOutline:
         CheckpointError: the checkpoint cannot be found or is of a kind that is not supported.
         InvalidArgumentError: max_model_len is beyond what the model can do.
     """
-    folder = resolve_model(model_config.model, need_weights=model_config.load_format != "dummy")
+    folder = model_files(model_config).get()
     spec = read_spec(folder)
     max_model_len = resolve_max_model_len(spec, model_config.max_model_len)
     return ModelOutline(folder, spec, max_model_len, _dtype(model_config, spec, folder))

@@ -1,86 +1,180 @@
-"""From the model argument to a folder on this machine."""
+"""From the model argument, a folder or a hub id, to a folder on this machine.
+
+huggingface_hub takes its time to import and is not needed for folders, so it is imported where a hub id is met.
+"""
 
 import os
 import re
+from dataclasses import dataclass
 from pathlib import Path
 
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
-from fastserve.errors import CheckpointError
-from fastserve.loader.checkpoint import weight_files
+from fastserve.config import ModelConfig
+from fastserve.errors import CheckpointError, FastServeError, InvalidArgumentError
+from fastserve.loader.kind import why_not_loadable
+from fastserve.loader.weight_files import weight_files
 from fastserve.log import get_logger
 
 logger = get_logger(__name__)
 
 HUB_ID = re.compile(r"[\w][\w.-]*(/[\w][\w.-]*)?")
-WEIGHTS = "model*.safetensors"
-WANTED = ("*.json", WEIGHTS, "*.jinja", "*.model", "merges.txt")
+TEXT_FILES = ("*.json", "*.jinja", "*.model", "merges.txt", "vocab.txt")
+WEIGHT_FILES = ("model*.safetensors",)
 TRUE_WORDS = ("1", "on", "true", "yes")
 
 
-def _downloads_allowed() -> bool:
-    return os.environ.get("HF_HUB_OFFLINE", "").lower() not in TRUE_WORDS
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WantedFiles:
+    """Files of a model or of a tokenizer.
+
+    Attributes:
+        what: "model" or "tokenizer".
+        name: path of a folder, or a hub id.
+        need_weights: False when the JSON files are enough.
+        revision: branch, tag or commit of a hub id; None = its main branch.
+        cache_folder: where downloads are kept; None = Hugging Face's own place.
+    """
+
+    what: str
+    name: str
+    need_weights: bool
+    revision: str | None = None
+    cache_folder: Path | None = None
+
+    def find(self) -> Path | None:
+        """The folder with all of them, if it is on this machine; None when they have to be downloaded.
+
+        Raises:
+            CheckpointError: the name stands for something else; the message says for what.
+            InvalidArgumentError: there is no such tokenizer.
+        """
+        path = Path(self.name).expanduser()
+        if self.name and path.is_dir():
+            names = [entry.name for entry in path.iterdir()]
+            if self.what == "model" and (reason := why_not_loadable(str(path), names, need_weights=False)):
+                raise CheckpointError(reason)
+            return path
+        if self.name and path.is_file():
+            kind = "a GGUF file, which is not supported" if path.suffix.lower() == ".gguf" else "a file"
+            raise CheckpointError(
+                f"{self.what} must be a folder with config.json and safetensors weights, or a hub id"
+                f" (organisation/name), and {path} is {kind}"
+            )
+        if not HUB_ID.fullmatch(self.name):
+            raise self._no_such_folder()
+        folder = self._cached()
+        return folder if folder is not None and self._is_complete(folder) else None
+
+    def get(self) -> Path:
+        """The folder with all of them. What is not on this machine is downloaded, unless HF_HUB_OFFLINE is set.
+
+        Raises:
+            CheckpointError: there are no such files, or they are of a kind that cannot be loaded; the message says why.
+        """
+        return self.find() or self._download()
+
+    @property
+    def _patterns(self) -> list[str]:
+        return [*TEXT_FILES, *(WEIGHT_FILES if self.need_weights else ())]
+
+    @property
+    def _label(self) -> str:
+        return f"{self.what} {self.name}" + (f" (revision {self.revision})" if self.revision else "")
+
+    def _no_such_folder(self) -> FastServeError:
+        message = (
+            f"{self.what} must be a folder or a hub id (organisation/name), got {self.name!r:.200}: no such folder"
+        )
+        return CheckpointError(message) if self.what == "model" else InvalidArgumentError(message)
+
+    def _snapshot(self, *, local_only: bool) -> Path:
+        from huggingface_hub import snapshot_download
+
+        folder = snapshot_download(
+            self.name,
+            revision=self.revision,
+            cache_dir=self.cache_folder,
+            allow_patterns=self._patterns,
+            local_files_only=local_only,
+        )
+        return Path(folder)
+
+    def _cached(self) -> Path | None:
+        from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+
+        try:
+            return self._snapshot(local_only=True)
+        except LocalEntryNotFoundError:
+            return None
+        except HFValidationError as error:
+            raise self._no_such_folder() from error
+
+    def _is_complete(self, folder: Path) -> bool:
+        if self.what != "model":
+            return True
+        try:
+            return (folder / "config.json").is_file() and (not self.need_weights or bool(weight_files(folder)))
+        except CheckpointError:
+            return False
+
+    def _download(self) -> Path:
+        remedy = (
+            f"get it once with `hf download {self.name}` on a machine with network access, or give the path of a folder"
+        )
+        if os.environ.get("HF_HUB_OFFLINE", "").lower() in TRUE_WORDS:
+            raise CheckpointError(
+                f"{self._label} is not, or not whole, in the local Hugging Face cache, and HF_HUB_OFFLINE forbids a"
+                f" download; {remedy}"
+            )
+        from huggingface_hub import HfApi
+
+        try:
+            files = HfApi().list_repo_files(self.name, revision=self.revision)
+            names = [file for file in files if "/" not in file]
+            if self.what == "model" and (
+                reason := why_not_loadable(self._label, names, need_weights=self.need_weights)
+            ):
+                raise CheckpointError(reason)
+            logger.info("%s is not in the local Hugging Face cache: downloading", self._label)
+            folder = self._snapshot(local_only=False)
+        except CheckpointError:
+            raise
+        except Exception as error:  # of the hub's client and of the HTTP client under it, which differ by version
+            raise CheckpointError(f"{self._label} cannot be downloaded: {_reason(error)}; {remedy}") from error
+        if self.what == "model" and self.need_weights:
+            weight_files(folder)
+        logger.info("%s is in %s", self._label, folder)
+        return folder
 
 
-def _is_complete(folder: Path, need_weights: bool) -> bool:
-    if not (folder / "config.json").is_file():
-        return False
-    try:
-        return not need_weights or bool(weight_files(folder))
-    except CheckpointError:
-        return False
+def _reason(error: Exception) -> str:
+    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
+
+    if isinstance(error, GatedRepoError):
+        return "its owner asks for an agreement; accept it on the hub and log in with `hf auth login`"
+    if isinstance(error, RepositoryNotFoundError):
+        return "the hub has none of this name, or it is private; check the name, or log in with `hf auth login`"
+    if isinstance(error, RevisionNotFoundError):
+        return "the hub does not have this revision"
+    return f"{type(error).__name__}: {' '.join(str(error).split()):.300}"
 
 
-def _no_such_model(model: str) -> CheckpointError:
-    return CheckpointError(
-        f"model must be a folder or a hub id (organisation/name), got {model!r:.200}: no such folder"
+def model_files(config: ModelConfig) -> WantedFiles:
+    """What is wanted of the model of a configuration."""
+    return WantedFiles(
+        what="model",
+        name=config.model,
+        need_weights=config.load_format != "dummy",
+        revision=config.revision,
+        cache_folder=_cache_folder(config),
     )
 
 
-def _cached(model: str, cache_folder: Path | None) -> Path | None:
-    try:
-        return Path(snapshot_download(model, cache_dir=cache_folder, local_files_only=True))
-    except LocalEntryNotFoundError:
+def tokenizer_files(config: ModelConfig) -> WantedFiles | None:
+    """What is wanted of a tokenizer of its own; None when it is the model's."""
+    if config.tokenizer is None:
         return None
-    except HFValidationError as error:
-        raise _no_such_model(model) from error
+    return WantedFiles(what="tokenizer", name=config.tokenizer, need_weights=False, cache_folder=_cache_folder(config))
 
 
-def _from_hub(model: str, need_weights: bool, cache_folder: Path | None) -> Path:
-    folder = _cached(model, cache_folder)
-    if folder is not None and _is_complete(folder, need_weights):
-        return folder
-    state = "is not in the local Hugging Face cache" if folder is None else f"is incomplete in {folder}"
-    remedy = f"get it once with `hf download {model}` on a machine with network access, or give the path of a folder"
-    if not _downloads_allowed():
-        raise CheckpointError(f"model {model} {state}, and HF_HUB_OFFLINE forbids a download; {remedy}")
-    logger.info("model %s %s: downloading", model, state)
-    wanted = [pattern for pattern in WANTED if need_weights or pattern != WEIGHTS]
-    try:
-        return Path(snapshot_download(model, cache_dir=cache_folder, allow_patterns=wanted))
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        raise CheckpointError(
-            f"model {model} {state}, and it cannot be downloaded ({error!s:.300}); {remedy}"
-        ) from error
-
-
-def resolve_model(model: str, *, need_weights: bool = True, cache_folder: Path | None = None) -> Path:
-    """Return the folder of a checkpoint.
-
-    Args:
-        model: path of a folder, or a hub id: it is looked up in the local Hugging Face cache, and downloaded only
-            when it is not there whole and the environment does not set HF_HUB_OFFLINE.
-        need_weights: False when config.json is enough (dummy weights).
-        cache_folder: of the hub; None = Hugging Face's default.
-    Raises:
-        CheckpointError: there is no such checkpoint here; the message says how to get it.
-    """
-    folder = Path(model).expanduser()
-    if model and folder.is_dir():
-        if not (folder / "config.json").is_file():
-            raise CheckpointError(f"{folder} has no config.json: give the folder of a Hugging Face checkpoint")
-        return folder
-    if not HUB_ID.fullmatch(model):
-        raise _no_such_model(model)
-    return _from_hub(model, need_weights, cache_folder)
+def _cache_folder(config: ModelConfig) -> Path | None:
+    return None if config.download_dir is None else Path(config.download_dir).expanduser()

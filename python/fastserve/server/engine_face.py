@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator, Callable
 from typing import Protocol
 
 from fastserve.tokenizer import ChatTemplates
-from fastserve.types import CompletionDelta, EngineInfo, EngineStats, SamplingParams
+from fastserve.types import CompletionDelta, EngineInfo, EngineStats, SamplingDefaults, SamplingParams
 
 
 class TokenizerFace(Protocol):
@@ -40,6 +40,7 @@ class EngineFace(Protocol):
 
     info: EngineInfo
     tokenizer: TokenizerFace
+    sampling_defaults: SamplingDefaults
 
     @property
     def is_alive(self) -> bool: ...

@@ -15,7 +15,7 @@ from fastserve.server.replies import ChatReply, CompletionReply, ReplyFormat
 from fastserve.server.respond import GenerationResponse
 from fastserve.server.schema import ChatRequest, CompletionRequest, TokenIds
 from fastserve.server.serving import Serving
-from fastserve.types import SamplingParams
+from fastserve.types import SamplingDefaults, SamplingParams
 
 DEFAULT_COMPLETION_TOKENS = 16
 
@@ -33,7 +33,7 @@ async def create_completion(request: Request) -> Response:
     if body.echo and body.logprobs is not None:
         raise bad_request("echo with logprobs is not supported; leave one out", "echo", "unsupported")
     # Checked once before the prompts are tokenized; each job then gets its own max_tokens.
-    sampling = body.sampling(max_tokens=body.max_tokens, logprobs=body.logprobs)
+    sampling = body.sampling(_defaults(serving), max_tokens=body.max_tokens, logprobs=body.logprobs)
     reader = serving.prompt_reader()
     prompts = body.prompts()
     token_ids = [await reader.read(prompt, add_special_tokens=body.add_special_tokens) for prompt in prompts]
@@ -55,13 +55,13 @@ async def create_chat_completion(request: Request) -> Response:
         message = "max_tokens and max_completion_tokens are two names of one limit; send one"
         raise bad_request(message, "max_completion_tokens", "invalid_value")
     asked = body.max_tokens if body.max_completion_tokens is None else body.max_completion_tokens
-    sampling = body.sampling(max_tokens=asked, logprobs=body.num_logprobs())
+    sampling = body.sampling(_defaults(serving), max_tokens=asked, logprobs=body.num_logprobs())
     ids = await serving.prompt_reader().read_chat(
         body.template_rows(),
         add_generation_prompt=body.add_generation_prompt,
         add_special_tokens=body.add_special_tokens,
     )
-    plan = _plan(body, _jobs(serving, sampling, [ids], None), "chatcmpl-", arrival_s)
+    plan = _plan(body, _jobs(serving, sampling, [ids], _defaults(serving).max_tokens), "chatcmpl-", arrival_s)
     return _start(serving, plan, ChatReply(plan, serving.model_name, serving.ready_engine().tokenizer))
 
 
@@ -71,6 +71,10 @@ def _start(serving: Serving, plan: GenerationPlan, reply: ReplyFormat) -> Respon
     )
 
 
+def _defaults(serving: Serving) -> SamplingDefaults:
+    return serving.ready_engine().sampling_defaults
+
+
 def _jobs(
     serving: Serving, sampling: SamplingParams, prompts: Sequence[TokenIds], default_tokens: int | None
 ) -> tuple[PromptJob, ...]:
@@ -78,6 +82,7 @@ def _jobs(
     jobs = []
     for ids in prompts:
         max_tokens = reader.fit_max_tokens(ids, sampling.max_tokens, default_tokens, sampling.min_tokens)
+        max_tokens = min(max_tokens, _defaults(serving).max_tokens_limit or max_tokens)
         jobs.append(PromptJob(token_ids=ids, sampling=replace(sampling, max_tokens=max_tokens)))
     return tuple(jobs)
 

@@ -13,13 +13,14 @@ from fastserve.server.body_shape import MAX_MESSAGES, check_shape
 from fastserve.server.errors import ApiError, bad_request, prompt_overflow, to_api_error
 from fastserve.server.messages import Messages
 from fastserve.server.off_fields import CHAT_OFF, COMPLETION_OFF, MESSAGE_OFF, drop_off_fields
-from fastserve.types import MAX_LOGPROBS, SamplingParams
+from fastserve.types import MAX_LOGPROBS, SamplingDefaults, SamplingParams
 
 MAX_COMPLAINTS = 256
 # Names of fields are quoted up to here: they may be as long as the body.
 MAX_NAME_CHARS = 64
 # Token ids that /detokenize takes at a time, or those of a whole context where that is longer.
 MAX_DETOKENIZED = 1 << 17
+DEFAULTED = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty")
 
 # A list stops at its first bad item: a megabyte of bad items must not become a megabyte of complaints.
 TokenIds = Annotated[list[int], Field(fail_fast=True)]
@@ -58,13 +59,14 @@ class _Generation(_Body):
     model: str | None = None
     max_tokens: int | None = None
     min_tokens: int = 0
-    temperature: float = 1.0
-    top_p: float = 1.0
-    top_k: int = 0
-    min_p: float = 0.0
+    # None = not given: the model's default stands.
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    min_p: float | None = None
     presence_penalty: float = 0.0
     frequency_penalty: float = 0.0
-    repetition_penalty: float = 1.0
+    repetition_penalty: float | None = None
     seed: int | None = None
     stop: str | Texts = Field(default_factory=list)
     stop_token_ids: TokenIds = Field(default_factory=list)
@@ -78,20 +80,17 @@ class _Generation(_Body):
     length_class: LengthClass = ""
     deadline_s: Deadline | None = None
 
-    def sampling(self, *, max_tokens: int | None, logprobs: int | None) -> SamplingParams:
-        """The engine's form of the sampling fields.
+    def sampling(self, defaults: SamplingDefaults, *, max_tokens: int | None, logprobs: int | None) -> SamplingParams:
+        """The engine's form of the sampling fields; `defaults` stands for those that were not given.
 
         Raises:
             InvalidArgumentError: a value is out of its range.
         """
+        asked = {name: getattr(self, name) for name in DEFAULTED}
+        chosen = defaults.given() | {name: value for name, value in asked.items() if value is not None}
         return SamplingParams(
-            max_tokens=max_tokens,
+            **chosen | {"max_tokens": max_tokens},
             min_tokens=self.min_tokens,
-            temperature=self.temperature,
-            top_k=self.top_k,
-            top_p=self.top_p,
-            min_p=self.min_p,
-            repetition_penalty=self.repetition_penalty,
             presence_penalty=self.presence_penalty,
             frequency_penalty=self.frequency_penalty,
             seed=self.seed,

@@ -9,7 +9,7 @@ import torch
 
 from fastserve._C import kernels
 from fastserve.errors import InvalidArgumentError
-from fastserve.loader import LoadedModel, ModelOutline
+from fastserve.loader.load import LoadedModel, ModelOutline
 from fastserve.log import get_logger
 from fastserve.ops.attention import AttentionBackend
 from fastserve.ops.attention_check import check_attention

@@ -10,7 +10,7 @@ import torch
 
 from fastserve.config import GIB, MIB, EngineConfig
 from fastserve.errors import InvalidArgumentError
-from fastserve.loader import LoadedModel
+from fastserve.loader.load import LoadedModel
 from fastserve.models.kv_cache import allocate_kv_cache, kv_block_bytes
 from fastserve.worker.attention_choice import AttentionChoice, choose_attention
 from fastserve.worker.attention_trial import AttentionTrial

@@ -10,7 +10,7 @@ from fastserve._C import set_num_threads
 from fastserve._C.sched import StepPlan
 from fastserve.config import EngineConfig
 from fastserve.errors import DeviceLostError
-from fastserve.loader import LoadedModel, ModelOutline, load_model, outline_model
+from fastserve.loader.load import LoadedModel, ModelOutline, load_model, outline_model
 from fastserve.models.kv_cache import allocate_kv_cache, kv_block_bytes
 from fastserve.worker.attention_choice import choose_attention, trial_of_hopper_kernels
 from fastserve.worker.cpu_runner import CpuRunner

@@ -1,5 +1,6 @@
 """The commands, apart from their flags."""
 
+import dataclasses
 import io
 import json
 import subprocess
@@ -28,6 +29,9 @@ class FakeLLM:
         if model == "broken":
             raise CheckpointError("config.json is\nnot JSON")
         type(self).built = (model, values)
+
+    def get_default_sampling_params(self):
+        return SamplingParams(min_p=0.25)
 
     def generate(self, prompts, sampling, *, use_tqdm):
         type(self).sampling = sampling
@@ -114,7 +118,7 @@ def test_generate_reads_prompts_from_a_file_or_standard_input(llm, capsys, tmp_p
 )
 def test_each_flag_of_generate_asks_for_one_thing(llm, flags, sampling):
     assert main(["generate", "m", "--prompt", "a", *flags]) == 0
-    assert llm.sampling == sampling
+    assert llm.sampling == dataclasses.replace(sampling, min_p=0.25)  # the model's
 
 
 def test_generate_says_which_prompt_failed_and_exits_1(llm, capsys):
@@ -212,7 +216,7 @@ def test_flags_of_chat_go_into_its_requests(capsys, monkeypatch):
     asked = {"key": "Bearer secret", "stream": True, "temperature": 0.25, "max_tokens": 7}
     assert seen[0] == asked | {"messages": [system, one]}
     assert seen[1] == asked | {"messages": [system, one, yes, two]}
-    assert seen[2] == {"key": None, "stream": True, "temperature": 0.7, "max_tokens": None, "messages": [one]}
+    assert seen[2] == {"key": None, "stream": True, "temperature": None, "max_tokens": None, "messages": [one]}
     assert seen[3] == seen[2] | {"key": "Bearer hidden"}
 
 

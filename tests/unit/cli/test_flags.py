@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib
+import json
 import os
 import re
 
@@ -19,6 +20,7 @@ OTHER_VALUES = {
     "gpu_memory_utilization": 0.5,
     "upload_margin": 0.5,
     "max_body_bytes": 2048,
+    "override_generation_config": {"top_k": 20},
 }
 CASES = [
     (config_class, field)
@@ -61,7 +63,8 @@ def other_value(field: dataclasses.Field) -> object:
 def test_every_flag_changes_its_field(monkeypatch, config_class, field):
     value = other_value(field)
     flag = "--" + field.name.replace("_", "-")
-    words = [flag, *value] if isinstance(value, tuple) else [flag, str(value)]
+    text = json.dumps(value) if isinstance(value, dict) else str(value)
+    words = [flag, *value] if isinstance(value, tuple) else [flag, text]
     if isinstance(value, bool):
         words = [flag if value else flag.replace("--", "--no-", 1)]
     engine, server = served_with(monkeypatch, *words)
@@ -133,6 +136,9 @@ def test_defaults_that_help_tells_are_the_defaults(command):
         (["serve", "m", "--port", "99999"], "port"),
         (["serve", "m", "--dtype", "int4"], "--dtype"),
         (["serve", "m", "--no-such-flag"], "--no-such-flag"),
+        (["serve", "m", "--override-generation-config", "{temperature: 1}"], "--override-generation-config"),
+        (["serve", "m", "--override-generation-config", "[" * 100_000], "--override-generation-config"),
+        (["serve", "m", "--override-generation-config", "[1]"], "--override-generation-config"),
         (["serve", "m", "--max-num-seq", "4"], "--max-num-seq"),
         (["serve", "m", "--quantum-ratio", "nan"], "quantum_ratio"),
         (["serve", "m", "--api-key", " "], "api_key"),

@@ -10,7 +10,8 @@ import torch
 
 from fastserve.errors import CheckpointError
 from fastserve.loader import checkpoint
-from fastserve.loader.checkpoint import INDEX, SINGLE, CheckpointWeights
+from fastserve.loader.checkpoint import CheckpointWeights
+from fastserve.loader.kind import INDEX, SINGLE
 
 TENSORS = {
     "a": torch.arange(12, dtype=torch.float32).view(3, 4) / 7,
@@ -153,7 +154,8 @@ def test_a_file_that_vanished_is_a_checkpoint_error(folder: Path) -> None:
             weights.read_into("a", torch.empty_like(TENSORS["a"]))
 
 
-def test_an_empty_folder_is_refused_with_a_remedy(tmp_path: Path) -> None:
+def test_a_folder_without_weights_is_refused_with_a_remedy(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
     message = refusal(tmp_path)
     for part in (SINGLE, INDEX, "--load-format dummy"):
         assert part in message
@@ -161,6 +163,7 @@ def test_an_empty_folder_is_refused_with_a_remedy(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["pytorch_model.bin", "pytorch_model-00001-of-00002.bin", "consolidated.00.pth"])
 def test_pickled_weights_are_refused_with_a_remedy(tmp_path: Path, name: str) -> None:
+    (tmp_path / "config.json").write_text("{}")
     (tmp_path / name).write_bytes(b"never read")
     message = refusal(tmp_path)
     assert name in message

@@ -8,9 +8,9 @@ import torch
 
 from fastserve.config import ModelConfig
 from fastserve.errors import CheckpointError, InvalidArgumentError
-from fastserve.loader import LoadedModel, load_model
 from fastserve.loader import load as load_module
 from fastserve.loader.checkpoint import CheckpointWeights
+from fastserve.loader.load import LoadedModel, load_model
 from fastserve.models.build import build_decoder
 from fastserve.models.registry import read_spec
 from tests.checkpoints import EOS_ID, FAMILIES, MAX_POSITION, PAD_ID, copy_checkpoint, edit_config, tiny_checkpoint

@@ -13,6 +13,7 @@ from fastserve.types import (
     EngineStats,
     FinishReason,
     RequestStats,
+    SamplingDefaults,
     SamplingParams,
     TokenLogprobs,
 )
@@ -123,6 +124,7 @@ class FakeEngine:
     script: Script = field(default_factory=Script)
     info: EngineInfo = INFO
     tokenizer: FakeTokenizer = field(default_factory=FakeTokenizer)
+    sampling_defaults: SamplingDefaults = SamplingDefaults()
     engine_stats: EngineStats = field(default_factory=EngineStats)
     calls: list[Call] = field(default_factory=list)
     aborted: list[str] = field(default_factory=list)

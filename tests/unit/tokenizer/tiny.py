@@ -92,6 +92,7 @@ def word_piece() -> Tokenizer:
 def save(folder: Path, backend: Tokenizer | None = None, **config: object) -> Path:
     """Write a tokenizer folder as a checkpoint has it; `config` adds to or overrides tokenizer_config.json."""
     folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").write_text("{}")
     (backend or byte_level()).save(str(folder / "tokenizer.json"))
     values = {"bos_token": "<s>", "eos_token": {"content": "</s>"}, "chat_template": CHAT_TEMPLATE} | config
     (folder / "tokenizer_config.json").write_text(json.dumps(values))

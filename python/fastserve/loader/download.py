@@ -1,0 +1,68 @@
+"""A download in a process of its own: it shows its bars on standard error, and can be ended at any moment.
+
+Started as `python -m fastserve.loader.download` with the fields of `WantedFiles` as JSON on standard input; prints one JSON
+object, `{"folder": ...}` or `{"error": ...}`.
+"""
+
+import asyncio
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from fastserve.errors import CheckpointError
+from fastserve.loader.resolve import WantedFiles
+from fastserve.log import configure_logging, log_settings
+
+
+async def download(wanted: WantedFiles) -> Path:
+    """Return the folder of the files, downloaded in a process that ends when the caller is cancelled.
+
+    Raises:
+        CheckpointError: as `WantedFiles.get`.
+    """
+    process = subprocess.Popen(
+        [sys.executable, "-P", "-m", "fastserve.loader.download"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path)},
+    )
+    fields = dataclasses.asdict(wanted) | {"cache_folder": wanted.cache_folder and str(wanted.cache_folder)}
+    request = json.dumps({"files": fields, "log": log_settings()}).encode()
+    try:
+        output, _ = await asyncio.to_thread(process.communicate, request)
+    finally:
+        process.kill()  # when cancelled; the thread then comes to its end
+    try:
+        answer = json.loads(output)
+    except ValueError:
+        raise CheckpointError(
+            f"{wanted.what} {wanted.name} cannot be downloaded: the process ended with status {process.returncode}"
+        ) from None
+    if "error" in answer:
+        raise CheckpointError(answer["error"])
+    return Path(answer["folder"])
+
+
+def main() -> None:
+    """Entry of the process; see the module's docstring."""
+    from huggingface_hub.utils import disable_progress_bars
+
+    request = json.load(sys.stdin)
+    level, json_lines = request["log"]
+    configure_logging(level, json_lines=json_lines)
+    if not sys.stderr.isatty():
+        disable_progress_bars()
+    fields = request["files"]
+    fields["cache_folder"] = fields["cache_folder"] and Path(fields["cache_folder"])
+    try:
+        answer = {"folder": str(WantedFiles(**fields).get())}
+    except CheckpointError as error:
+        answer = {"error": str(error)}
+    print(json.dumps(answer), flush=True)
+
+
+if __name__ == "__main__":
+    main()
