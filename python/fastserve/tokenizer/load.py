@@ -1,6 +1,5 @@
 """Find and load the tokenizer of a checkpoint folder or of a model in the local Hugging Face cache."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -8,8 +7,10 @@ import tokenizers
 from tokenizers.processors import TemplateProcessing
 
 from fastserve.config import ModelConfig
-from fastserve.errors import InvalidArgumentError
+from fastserve.errors import CheckpointError, InvalidArgumentError
 from fastserve.log import get_logger
+from fastserve.models.json_file import read_json_object
+from fastserve.tokenizer.panics import panics_refused
 from fastserve.tokenizer.tokenizer import Tokenizer
 
 logger = get_logger(__name__)
@@ -24,7 +25,8 @@ def load_tokenizer(model_config: ModelConfig) -> Tokenizer:
     transformers, which never runs code of the checkpoint here. Nothing is downloaded.
 
     Raises:
-        InvalidArgumentError: no such folder, or no tokenizer in it that can be read.
+        InvalidArgumentError: no such folder, or no tokenizer in it.
+        CheckpointError: one of its files is broken.
     """
     name = model_config.tokenizer or model_config.model
     folder = _find_folder(name)
@@ -58,22 +60,15 @@ def _find_folder(name: str) -> Path:
 
 
 def _read_json(path: Path) -> dict[str, object]:
-    if not path.is_file():
-        return {}
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise InvalidArgumentError(f"{path} must be a JSON object: {error}") from error
-    if not isinstance(value, dict):
-        raise InvalidArgumentError(f"{path} must be a JSON object, got a {type(value).__name__}")
-    return value
+    return read_json_object(path) if path.is_file() else {}
 
 
 def _read_backend(path: Path) -> tokenizers.Tokenizer:
     try:
-        return tokenizers.Tokenizer.from_file(str(path))
+        with panics_refused("its own file"):
+            return tokenizers.Tokenizer.from_file(str(path))
     except Exception as error:  # the library raises a bare Exception
-        raise InvalidArgumentError(f"{path} is not a tokenizer that can be read: {error}") from error
+        raise CheckpointError(f"{path} is not a tokenizer that can be read: {error!s:.300}") from error
 
 
 def _special_tokens(folder: Path, config: Mapping[str, object]) -> dict[str, str]:

@@ -8,6 +8,7 @@ import tokenizers
 from fastserve.errors import InvalidArgumentError
 from fastserve.tokenizer.char_bound import max_chars_per_token
 from fastserve.tokenizer.chat_template import ChatTemplates, Message
+from fastserve.tokenizer.panics import panics_refused
 from fastserve.tokenizer.token_bytes import DecodeRule, TokenBytes, decode_rule
 
 # Up to here `decode`, which holds the GIL, takes less than a quarter of a millisecond, and less than `decode_batch`.
@@ -72,7 +73,8 @@ class Tokenizer:
         Releases the GIL for all but the copy of the ids, which takes about 20 ms per million.
         """
         try:  # the backend's own `encode` holds the GIL throughout, and works out offsets as well
-            return self._backend.encode_batch_fast([text], add_special_tokens=add_special_tokens)[0].ids
+            with panics_refused("this text"):
+                return self._backend.encode_batch_fast([text], add_special_tokens=add_special_tokens)[0].ids
         except (TypeError, UnicodeEncodeError) as error:
             raise InvalidArgumentError(f"the text to encode must be valid Unicode: {error}") from error
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from fastserve.config import ModelConfig
-from fastserve.errors import InvalidArgumentError
+from fastserve.errors import CheckpointError, InvalidArgumentError
 from fastserve.tokenizer import IncrementalDetokenizer, Tokenizer, load_tokenizer
 from fastserve.tokenizer.token_bytes import DecodeRule, decode_rule
 from tests.unit.tokenizer import tiny
@@ -116,7 +116,7 @@ def test_an_unknown_model_is_refused_without_any_download(name: str) -> None:
 def test_a_broken_file_is_named_in_the_error(tmp_path: Path, name: str, content: str) -> None:
     folder = tiny.save(tmp_path)
     (folder / name).write_text(content)
-    with pytest.raises(InvalidArgumentError, match=name):
+    with pytest.raises(CheckpointError, match=name):
         load(folder)
 
 
