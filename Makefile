@@ -58,6 +58,7 @@ test-ptx: $(STAMP)
 	third_party/require_gtest.sh
 	cmake --preset ptx -DPython_EXECUTABLE=$(abspath $(BIN))/python >/dev/null && cmake --build build/ptx
 	build/ptx/tests/cpp/test_ptx_machine --gtest_brief=1
+	GPU_SMOKE=build/ptx/bench/gpu_smoke/gpu_smoke $(BIN)/python -m pytest tests/unit/bench/test_gpu_smoke.py
 	FASTSERVE_PRETENDED_GPU=9.0 $(PTX_TESTS) tests/unit/ops tests/unit/offload tests/unit/layers tests/unit/worker $(ENGINE_ON_GPU)
 	FASTSERVE_PRETENDED_GPU=8.0 $(PTX_TESTS) tests/unit/ops/test_attention_check.py tests/unit/ops/test_sampling.py \
 	  tests/unit/ops/test_sampling_devices.py tests/unit/offload/test_copy_fragments.py $(ENGINE_ON_GPU)

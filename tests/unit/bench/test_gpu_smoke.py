@@ -1,7 +1,6 @@
 """gpu_smoke on a pretended GPU: its kernels run as compiled PTX (preset `ptx`), and one that was spoiled is seen and told.
 
-GPU_SMOKE names the program; without it nothing here runs. To build it:
-`cmake --preset ptx -DFASTSERVE_GPU_SMOKE=ON && cmake --build build/ptx --target gpu_smoke`.
+GPU_SMOKE names the program; without it nothing here runs: `make test-ptx`.
 """
 
 import json
