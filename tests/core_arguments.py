@@ -216,7 +216,7 @@ def main(room: str) -> None:
             assert not is_good, "good arguments are refused"
             counts["refused"] += 1
         except DeviceError as error:
-            assert owner == "HostArena" and "GiB are available" in str(error)
+            assert owner == "HostArena" and "ask for fewer host blocks" in str(error)
             counts["refused"] += 1
         else:
             counts["worked"] += 1

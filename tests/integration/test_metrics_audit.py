@@ -407,7 +407,8 @@ async def rough(clients: Clients) -> None:
         clients.refused("too_large", b'{"prompt":"' + b"a" * 70_000 + b'"}'),
     ]
     await asyncio.gather(*jobs)
-    await asyncio.gather(*(clients.whole(prompt=clients.prompt(), max_tokens=20) for _ in range(60)))
+    full = [clients.whole(prompt=clients.prompt(), n=13, **long) for _ in range(MAX_QUEUED // 13)]
+    await asyncio.gather(*full, *(clients.whole(prompt=clients.prompt(), max_tokens=20) for _ in range(30)))
 
 
 @pytest.fixture(params=POLICIES)
