@@ -179,6 +179,9 @@ void define_calls(py::class_<Scheduler>& scheduler) {
            "End a request; False when unknown or finished. Its end comes as an event, at once or with a commit.")
       .def("fail", &Scheduler::fail, py::arg("request_id"), py::arg("now_s"),
            "As abort, for a request that cannot go on: it ends with ERROR.")
+      .def("stop", &Scheduler::stop, py::arg("request_id"), py::arg("num_tokens"), py::arg("now_s"),
+           "End a request at a stop string that was found in its outputs, of which the first num_tokens are the answer. "
+           "False when unknown or finished; raises InvalidArgumentError when it has no such number of outputs.")
       .def(
           "park", &Scheduler::park, py::arg("request_id"), py::arg("hold"), py::arg("now_s"),
           "Take the KV off the device once it is in no plan; with hold it stays away until unpark. False when unknown.")

@@ -71,17 +71,19 @@ GittinsIndex::Point GittinsIndex::at_length(std::int32_t tokens) const {
 double GittinsIndex::index(std::int32_t bin, double prefill_tokens, std::int32_t max_tokens) const {
   const auto first = static_cast<std::size_t>(bin);
   const Point& from = points_[first];
+  // Costs and worths of the curve count those that got this far by their share of all: so does the prefill.
+  const double prefill = prefill_tokens * from.survival;
   double best = slopes_[first];
-  if (prefill_tokens > 0.0) {
+  if (prefill > 0.0) {
     best = kInfinite;
     for (std::size_t i = first + 1; i < points_.size(); ++i)
-      best = std::min(best, slope(prefill_tokens + points_[i].cost - from.cost, points_[i].worth - from.worth));
+      best = std::min(best, slope(prefill + points_[i].cost - from.cost, points_[i].worth - from.worth));
   }
   if (max_tokens >= LengthBins::edge(LengthBins::kNum - 1)) return best;
   // Whoever gets there ends there. That beats every goal behind the limit, so those need not be taken out.
   const Point end = at_length(std::max(max_tokens, LengthBins::edge(bin) + 1));
   const double worth = end.worth - from.worth + end.survival * weight_.of(max_tokens);
-  return std::min(best, slope(prefill_tokens + end.cost - from.cost, worth));
+  return std::min(best, slope(prefill + end.cost - from.cost, worth));
 }
 
 double GittinsIndex::quantile(double q) const {

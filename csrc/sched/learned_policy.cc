@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <utility>
 
 #include "base/error.h"
@@ -62,7 +63,7 @@ void LearnedPolicy::join(Request& request, double first_iteration_s) {
   request.length_bin = 0;
   request.next_length_tokens = 1;
   request.lengths->enters(request.num_prompt, 0);
-  if (!request.lengths->learned()) return Mlfq::join(request, first_iteration_s);
+  if (!follows_index_) return join_level(request, 0);
   const double prefill_s = std::max(0.0, first_iteration_s - latency_.prefill_s(0, 0));  // rides on decode iterations
   join_level(request, level_of(index_tokens(request, prefill_s)));
 }
@@ -71,20 +72,21 @@ void LearnedPolicy::leave(Request& request) {
   Mlfq::leave(request);
   LengthClass& lengths = *request.lengths;
   lengths.leaves(request.num_prompt, request.length_bin);
-  const bool goes_its_own_way = request.options.ignore_eos && request.options.stop_token_ids.empty();
+  const std::int32_t tokens = request.num_answer_tokens();
+  // The limit is the length of those that nothing else can end.
+  const bool ends_at_limit = request.options.ignore_eos && request.options.stop_token_ids.empty();
   switch (request.finish_reason) {
     case FinishReason::kNone:
       return;  // held
     case FinishReason::kStop:
-      break;
+      return lengths.ended(request.num_prompt, tokens);
     case FinishReason::kLength:
-      if (goes_its_own_way) break;  // the limit is the length of such requests
-      [[fallthrough]];
+      return ends_at_limit ? lengths.ended(request.num_prompt, tokens) : lengths.limited(request.num_prompt, tokens);
+    case FinishReason::kAbort:
+      return lengths.aborted(request.num_prompt, tokens);
     default:
-      return lengths.censored(request.num_prompt, request.num_outputs());
+      return lengths.censored(request.num_prompt, tokens);
   }
-  lengths.ended(request.num_prompt, request.num_outputs());
-  learned_any_ = learned_any_ || lengths.learned();
 }
 
 void LearnedPolicy::rejoin(Request& request, double now_s) {
@@ -104,7 +106,7 @@ bool LearnedPolicy::charge(Request& request, std::int64_t iteration_ns, double n
   ++num_charged_;
   const bool entered_bin = request.num_outputs() >= request.next_length_tokens;
   if (entered_bin) note_progress(request);
-  if (!request.lengths->learned()) return Mlfq::charge(request, iteration_ns, next_iteration_s);
+  if (!follows_index_) return false;
   add_attained(request, iteration_ns);
   const bool served =
       request.starving && static_cast<double>(request.attained_ns) * 1e-9 >= config().starvation_limit_s;
@@ -120,12 +122,27 @@ bool LearnedPolicy::charge(Request& request, std::int64_t iteration_ns, double n
 
 std::int64_t LearnedPolicy::promote_starving(double now_s) {
   if (num_charged_ > 0) num_rows_ = std::exchange(num_charged_, 0);
-  if (!learned_any_) return Mlfq::promote_starving(now_s);
+  if (!follows_index_) {
+    if (!classes_.learned()) return 0;
+    leave_arrival_order();
+  }
   return Mlfq::promote_starving(now_s, kServedAtOnce - num_starving());
 }
 
+void LearnedPolicy::leave_arrival_order() {
+  follows_index_ = true;
+  std::vector<Request*> requests;
+  for (Request* r = next(nullptr, kAnyPlace); r; r = next(r, kAnyPlace)) requests.push_back(r);
+  for (Request* r : requests) move_to_level(*r, level_of(index_tokens(*r, prefill_left_s(*r))));
+}
+
+double LearnedPolicy::enst_s(const Request& request, double now_s) const {
+  if (follows_index_ || !request.queued || request.plans_in_flight > 0) return Mlfq::enst_s(request, now_s);
+  return num_ahead(request) == 0 ? 0.0 : std::numeric_limits<double>::infinity();  // nobody gives way
+}
+
 double LearnedPolicy::index_s(const Request& request) const {
-  if (!request.queued || !request.lengths->learned()) return 0.0;
+  if (!request.queued || !follows_index_) return 0.0;
   return token_s_ * index_tokens(request, prefill_left_s(request));
 }
 
@@ -139,7 +156,7 @@ LengthClassView LearnedPolicy::view_of(const LengthClass& lengths) const {
   LengthClassView view{.key = lengths.key(),
                        .num_observations = lengths.num_observations(),
                        .num_live = lengths.num_live(),
-                       .learned = lengths.learned(),
+                       .learned = follows_index_,
                        .quantiles = {},
                        .levels = {}};
   if (!view.learned) return view;

@@ -12,12 +12,12 @@ namespace fastserve::sched {
 struct LearnedConfig {
   double level_ratio = 2.0;           // of the indices of two levels, above 1
   double half_life = 128.0;           // ended requests after which an observation counts half
-  std::int64_t min_observations = 1;  // ends of a class before it is scheduled by what they say
+  std::int64_t min_observations = 1;  // ends and limits seen before requests are scheduled by what they say
 };
 
 /// Levels by the Gittins index of the output lengths seen so far of prompts alike (see gittins.h; the worth of a
-/// request, mostly 1 / length, is that of length_class.h). A request whose class is not learned yet is scheduled by
-/// skip-join MLFQ.
+/// request, mostly 1 / length, is that of length_class.h). Until something is learned everybody stands in the first
+/// level: first come, first served.
 ///
 /// - Level = floor(log_ratio(G)), G in tokens of decoding at the present batch. A request joins at G(0) with its
 ///   prefill, and its level is looked at again when its outputs enter another length bin, never between: it is
@@ -39,6 +39,7 @@ class LearnedPolicy final : public Mlfq {
   void rejoin(Request& request, double now_s) override;
   bool charge(Request& request, std::int64_t iteration_ns, double next_iteration_s) override;
   std::int64_t promote_starving(double now_s) override;
+  double enst_s(const Request& request, double now_s) const override;
   double index_s(const Request& request) const override;
   std::vector<LengthClassView> length_classes() const override;
 
@@ -48,12 +49,14 @@ class LearnedPolicy final : public Mlfq {
   double index_tokens(const Request& request, double prefill_s) const;
   std::int32_t level_of(double index_tokens) const;
   void note_progress(Request& request);
+  /// Put those that came before anything was known where they belong. Once; O(requests).
+  void leave_arrival_order();
   LengthClassView view_of(const LengthClass& lengths) const;
 
   double levels_per_octave_;
   const LatencyModel& latency_;
   LengthClasses classes_;
-  bool learned_any_ = false;
+  bool follows_index_ = false;  // else the order of arrival
   double token_s_;                // c: seconds of a decode iteration over its rows
   std::int64_t num_rows_ = 1;     // of the last iteration
   std::int64_t num_charged_ = 0;  // since the last plan was made

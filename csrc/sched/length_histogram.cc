@@ -29,13 +29,13 @@ LengthHistogram::LengthHistogram(double half_life, double prior_weight)
   FS_REQUIRE(half_life > 0.0, "the half-life must be above 0 requests, got ", half_life);
 }
 
-void LengthHistogram::add(std::array<double, LengthBins::kNum>& to, std::int32_t bin) {
-  to[static_cast<std::size_t>(bin)] += weight_;
-}
+void LengthHistogram::ended(std::int32_t tokens) { observe(ended_, LengthBins::of(std::max(tokens, 1) - 1)); }
 
-void LengthHistogram::ended(std::int32_t tokens) {
-  ++num_ended_;
-  add(ended_, LengthBins::of(std::max(tokens, 1) - 1));
+void LengthHistogram::limited(std::int32_t tokens) { observe(censored_, LengthBins::of(std::max(tokens, 0))); }
+
+void LengthHistogram::observe(std::array<double, LengthBins::kNum>& in, std::int32_t bin) {
+  ++num_observed_;
+  in[static_cast<std::size_t>(bin)] += weight_;
   weight_ *= growth_;
   if (weight_ < kLargestWeight) return;
   for (auto* const counts : {&ended_, &censored_})
@@ -43,7 +43,9 @@ void LengthHistogram::ended(std::int32_t tokens) {
   weight_ = 1.0;
 }
 
-void LengthHistogram::censored(std::int32_t tokens) { add(censored_, LengthBins::of(std::max(tokens, 0))); }
+void LengthHistogram::censored(std::int32_t tokens) {
+  censored_[static_cast<std::size_t>(LengthBins::of(std::max(tokens, 0)))] += weight_;
+}
 
 LengthHistogram::Hazards LengthHistogram::hazards() const { return hazards(kHeavyTail, prior_weight_); }
 

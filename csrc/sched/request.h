@@ -159,6 +159,8 @@ class Request {
 
   std::int32_t num_tokens() const { return static_cast<std::int32_t>(tokens.size()); }
   std::int32_t num_outputs() const { return num_tokens() - num_prompt; }
+  /// Those of its outputs that its caller uses: up to the stop string, where it ended at one.
+  std::int32_t num_answer_tokens() const { return stopped_after >= 0 ? stopped_after : num_outputs(); }
   /// Tokens once the samples of the plans in flight are known.
   std::int32_t length() const { return num_tokens() + num_pending; }
   /// Tokens whose KV is written once the plans in flight have run.
@@ -196,6 +198,7 @@ class Request {
   bool has_stop_tokens;                       // some token may end it
   FinishReason ending = FinishReason::kNone;  // decided, but announced with the commit of a plan in flight
   FinishReason finish_reason = FinishReason::kNone;
+  std::int32_t stopped_after = -1;  // outputs up to the stop string that the caller found; negative: none
 
   // --- KV ---
   bool has_kv = false;  // the manager knows `seq`

@@ -53,6 +53,9 @@ class Scheduler {
   bool abort(std::int64_t request_id, double now_s);
   /// The same for a request that cannot go on: it ends with kError.
   bool fail(std::int64_t request_id, double now_s);
+  /// Its caller found a stop string in its outputs, of which the first `num_tokens` are its answer: like abort, but it
+  /// ends as kStop, and its length is learned from. Throws InvalidArgumentError when it has no such number of outputs.
+  bool stop(std::int64_t request_id, std::int32_t num_tokens, double now_s);
   /// Move the KV of a request to the host (or drop it, in recompute mode) as soon as it is in no plan. With `hold` it
   /// stays there until unpark; without, it returns by the usual rules. Idempotent; false when unknown or finished.
   bool park(std::int64_t request_id, bool hold, double now_s);

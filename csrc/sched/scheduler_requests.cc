@@ -52,6 +52,17 @@ bool Scheduler::end_by_caller(std::int64_t request_id, FinishReason reason, doub
   return true;
 }
 
+bool Scheduler::stop(std::int64_t request_id, std::int32_t num_tokens, double now_s) {
+  set_now(now_s);
+  Request* const request = table_.find_live(request_id);
+  if (!request) return false;
+  FS_REQUIRE(num_tokens >= 1 && num_tokens <= request->num_outputs(), "a stop string must end within the ",
+             request->num_outputs(), " outputs of request ", request_id, ", got ", num_tokens, " tokens before its end");
+  if (request->ending == FinishReason::kNone) request->stopped_after = num_tokens;
+  end_soon(*request, FinishReason::kStop);
+  return true;
+}
+
 void Scheduler::expire_deadlines() {
   while (Request* const request = table_.take_expired(core_.now_s)) end_soon(*request, FinishReason::kDeadline);
 }

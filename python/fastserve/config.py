@@ -159,14 +159,12 @@ class SchedulerConfig:
     first_quantum_s: float | None = option(
         None, "quantum of the first level; default: the shortest iteration", unit="seconds"
     )
-    num_levels: int | None = option(
-        None, "levels, of learned while it is skip-join-mlfq; default: enough for the longest prefill"
-    )
+    num_levels: int | None = option(None, "levels of skip-join-mlfq and mlfq; default: enough for the longest prefill")
     length_half_life: float = option(
         128.0, "learned: an output length counts half after so many more ended requests", unit="requests"
     )
     min_length_observations: int = option(
-        1, "learned: ended requests of a class before its lengths decide; skip-join-mlfq until then", unit="requests"
+        1, "learned: ended requests before their lengths decide; order of arrival until then", unit="requests"
     )
     preemption_mode: Literal["auto", "swap", "recompute"] = option(
         "auto",

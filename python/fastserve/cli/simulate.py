@@ -18,7 +18,7 @@ from fastserve.workload import Workload, add_workload_arguments, workload_from
 
 POLICIES = typing.get_args(Policy)
 OBJECTIVES = ("normalized_latency_s", "e2e_s", "ttft_s", "tpot_s")  # means that --suggest can make small
-ENDINGS = ("known", "stop-token")
+ENDINGS = ("known", "max-tokens", "stop-token", "stop-string")
 # Columns of the request table by the metrics of `bench serve`.
 GOODPUT_COLUMNS = {
     "ttft": "ttft_s",
@@ -132,8 +132,9 @@ def _add_runs(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--endings",
         choices=ENDINGS,
-        help="what ends requests: max_tokens, which tells their lengths, or a stop token; default: stop-token when learned"
-        " is among the policies, else known",
+        help="what ends requests: known = max_tokens with ignore_eos, which tells their lengths; max-tokens = a limit at"
+        " which they would go on; a stop token; a stop string (default: stop-token when learned is among the policies, else"
+        " known)",
     )
     group.add_argument(
         "--goodput",

@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Self
 
@@ -12,7 +12,7 @@ from fastserve.engine.client import CLOSE_GRACE_S, EngineClient, EngineListener,
 from fastserve.engine.output_processor import OutputProcessor
 from fastserve.engine.prepare import Prepared, named_as_asked, prepare_async
 from fastserve.engine.process import DEFAULT_CORE_FACTORY
-from fastserve.engine.protocol import Abort, Add
+from fastserve.engine.protocol import Abort, Add, Stop
 from fastserve.errors import EngineDeadError, OverloadedError
 from fastserve.tokenizer import Tokenizer
 from fastserve.types import (
@@ -233,12 +233,16 @@ class AsyncEngine:
             self._idle.set()
 
     def _send_aborts(self, sequence_ids: Sequence[int]) -> None:
+        self._send_ends(Abort(sequence_id) for sequence_id in sequence_ids)
+
+    def _send_ends(self, messages: Iterable[Abort | Stop]) -> None:
         with contextlib.suppress(EngineDeadError):  # then there is nothing left to end
-            for sequence_id in sequence_ids:
-                self._client.send(Abort(sequence_id))
+            for message in messages:
+                self._client.send(message)
 
     def _on_outputs(self, outputs: list[EngineOutput]) -> None:
         processed = self._requests.process(outputs)
+        self._send_ends(Stop(sequence_id, num_tokens) for sequence_id, num_tokens in processed.to_stop)
         self._send_aborts(processed.to_abort)
         for request in processed.news:
             request.wake_up()

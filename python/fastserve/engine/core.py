@@ -204,6 +204,16 @@ class EngineCore:
         """End a request; its last output still comes. Unknown ids are ignored."""
         self.scheduler.abort(request_id, self._clock())
 
+    def stop(self, request_id: int, num_tokens: int) -> None:
+        """End a request whose outputs hold a stop string, the first `num_tokens` of which are its answer.
+
+        Its last output still comes. Unknown ids are ignored.
+
+        Raises:
+            InvalidArgumentError: it has fewer outputs.
+        """
+        self.scheduler.stop(request_id, num_tokens, self._clock())
+
     def planning_delay_s(self) -> float:
         """How long new requests may still be taken in before step() should plan the next iteration, seconds.
 

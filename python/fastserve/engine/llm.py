@@ -196,6 +196,8 @@ class LLM:
         if self._core.has_work():
             outputs += self._core.step()
         processed = self._requests.process(outputs)
+        for sequence_id, num_tokens in processed.to_stop:
+            self._core.stop(sequence_id, num_tokens)
         for sequence_id in processed.to_abort:
             self._core.abort(sequence_id)
         done = [request for request in processed.news if request.finished]

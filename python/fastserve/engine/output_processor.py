@@ -33,6 +33,7 @@ class Completion:
         "_finish_reason",
         "_logprobs",
         "_num_cached_tokens",
+        "_num_tokens",
         "_stats",
         "_stop_reason",
         "_stop_string",
@@ -55,6 +56,7 @@ class Completion:
         self._token_ids: list[int] = []
         self._logprobs: list[TokenLogprobs] = []
         self._num_cached_tokens = 0
+        self._num_tokens = 0
         self._finish_reason: FinishReason | None = None
         self._stop_reason: int | str | None = None
         self._stats: RequestStats | None = None
@@ -80,6 +82,11 @@ class Completion:
             return False
         return not ended and (self._stop_string is not None or self._failure is not None)
 
+    @property
+    def stopped_after(self) -> int | None:
+        """Tokens of the answer, where a stop string ended it."""
+        return None if self._stop_string is None else self._num_tokens
+
     def _add_text(self, output: EngineOutput) -> None:
         delta = self._detokenizer.push(
             output.token_ids,
@@ -89,6 +96,7 @@ class Completion:
         if delta.text:
             self._text.append(delta.text)
         self._token_ids += output.token_ids[: delta.num_tokens]
+        self._num_tokens += delta.num_tokens
         self._logprobs += output.logprobs[: delta.num_tokens]
         self._num_cached_tokens = output.num_cached_tokens
         self._stop_string = delta.stop_string
@@ -173,10 +181,12 @@ class Processed:
 
     Attributes:
         news: requests that have new deltas, each once.
-        to_abort: sequences ended by a stop string or an error here, which the engine must be told to end.
+        to_stop: sequences that a stop string ended, which the engine must end, with the tokens of their answers.
+        to_abort: sequences that an error ended here, likewise.
     """
 
     news: Iterable[LiveRequest]
+    to_stop: Sequence[tuple[int, int]]
     to_abort: Sequence[int]
 
 
@@ -230,6 +240,7 @@ class OutputProcessor:
     def process(self, outputs: Iterable[EngineOutput]) -> Processed:
         """Take the outputs of a step; those of requests already removed are ignored."""
         news: dict[int, LiveRequest] = {}
+        to_stop: list[tuple[int, int]] = []
         to_abort: list[int] = []
         for output in outputs:
             completion = self._sequences.get(output.request_id)
@@ -237,12 +248,15 @@ class OutputProcessor:
                 continue
             request = completion.request
             if completion.add(output):
-                to_abort.append(output.request_id)
+                if completion.stopped_after is None:
+                    to_abort.append(output.request_id)
+                else:
+                    to_stop.append((output.request_id, completion.stopped_after))
             if output.finish_reason is not None:
                 del self._sequences[output.request_id]
                 request.num_open -= 1
             news[id(request)] = request
-        return Processed(news.values(), to_abort)
+        return Processed(news.values(), to_stop, to_abort)
 
     def notify(self, sequence_id: int, facts: Facts) -> None:
         """Pass an event of the scheduler on to the request's callback; what that raises is logged."""

@@ -94,7 +94,7 @@ def engine_outputs(
                     token_ids=(token_id,) if token_id >= 0 else (),
                     logprobs=(_logprobs_of(logprobs, sample, wanted[sample]),) if has_logprobs else (),
                     finish_reason=reason,
-                    stop_token_id=token_id if reason is FinishReason.STOP else None,
+                    stop_token_id=token_id if reason is FinishReason.STOP and token_id >= 0 else None,
                     num_cached_tokens=num_cached,
                     stats=_stats(scheduler, request_id, now_s) if reason is not None else None,
                     error=error,

@@ -33,6 +33,7 @@ from fastserve.engine.protocol import (
     Ready,
     Shutdown,
     StatsReply,
+    Stop,
     ToEngine,
     decode_start,
     decode_to_engine,
@@ -58,6 +59,7 @@ class Core(Protocol):
 
     def add_request(self, request: EngineRequest) -> None: ...
     def abort(self, request_id: int) -> None: ...
+    def stop(self, request_id: int, num_tokens: int) -> None: ...
     def planning_delay_s(self) -> float: ...
     def step(self) -> list[EngineOutput]: ...
     def has_work(self) -> bool: ...
@@ -194,6 +196,8 @@ class EngineLoop:
                     self._watch.add(message.request_id)
             case Abort():
                 self._core.abort(message.request_id)
+            case Stop():
+                self._core.stop(message.request_id, message.num_tokens)
             case GetStats():
                 self._send(StatsReply(message.call_id, self._core.stats()))
             case Explain():

@@ -127,6 +127,13 @@ class Abort(_Message):
     request_id: int
 
 
+class Stop(_Message):
+    """End a sequence at a stop string, up to which it has `num_tokens` outputs; its last output still comes."""
+
+    request_id: int
+    num_tokens: int
+
+
 class Explain(_Message):
     """Ask for `ExplainReply`."""
 
@@ -210,7 +217,7 @@ class Error(_Message):
     fatal: bool = False
 
 
-ToEngine = Add | Abort | Explain | GetStats | Shutdown
+ToEngine = Add | Abort | Stop | Explain | GetStats | Shutdown
 ToFrontend = Progress | Ready | Outputs | Event | StatsReply | ExplainReply | Heartbeat | Error
 
 _encoder = msgspec.msgpack.Encoder()
@@ -251,7 +258,7 @@ def request_id_of(raw: bytes) -> int | None:
     except Exception:
         return None
     match value:
-        case ["Add" | "Abort" | "Explain", int(request_id), *_] if not isinstance(request_id, bool):
+        case ["Add" | "Abort" | "Stop" | "Explain", int(request_id), *_] if not isinstance(request_id, bool):
             return request_id
     return None
 

@@ -24,9 +24,9 @@ from fastserve.workload import Workload
 # Called as progress(finished requests, all requests) every so many turns of the loop, and at the end.
 Progress = Callable[[int, int], None]
 TURNS_PER_REPORT = 512
-# What ends a request: max_tokens, which is its length and which it was sent with, end of text or no; a stop token that
-# nobody knows beforehand.
-Endings = Literal["known", "stop-token"]
+# What ends a request: max_tokens with ignore_eos, so that its length is known; max_tokens, where it would have gone on;
+# or what nobody knows beforehand, a stop token or a stop string, which the server finds and tells the engine.
+Endings = Literal["known", "max-tokens", "stop-token", "stop-string"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,7 +94,7 @@ def simulate(
     tokens = token_source(
         workload, deployment.vocab_size, real_prompts=enable_prefix_caching, end_by_token=endings == "stop-token"
     )
-    run = _Run(workload, deployment, scheduler, tokens, enable_prefix_caching)
+    run = _Run(workload, deployment, scheduler, tokens, endings=endings, enable_prefix_caching=enable_prefix_caching)
     if timeline is not None:
         run.draw(timeline)
     run.to_the_end(progress)
@@ -117,11 +117,14 @@ class _Run:
         deployment: Deployment,
         scheduler: SchedulerConfig,
         tokens: TokenSource,
+        *,
+        endings: Endings,
         enable_prefix_caching: bool,
     ) -> None:
         engine = simulated_engine(deployment, scheduler, tokens.sample, enable_prefix_caching=enable_prefix_caching)
         self._core, self._executor, self._clock = engine.core, engine.executor, engine.clock
         self._tokens = tokens
+        self._endings = endings
         self.table = RequestTable.of(workload)
         self.gaps = TokenGaps(self.table.longest_pause_s)
         pool_tokens = deployment.pools.num_device_blocks * deployment.block_size
@@ -133,6 +136,7 @@ class _Run:
         self._priority = workload.priority.tolist()
         self._is_oracle = scheduler.scheduling_policy == "srpt"
         self._options: dict[tuple[int, int], RequestOptions] = {}  # by what distinguishes them
+        self._tokens_left = self.table.output_tokens.copy()  # until a stop string
         self._awaits_first = np.ones(len(workload), bool)  # token
         self._next = 0
         self._num_done = 0
@@ -200,9 +204,10 @@ class _Run:
         options = self._options.get((output_tokens, priority))
         if options is None:
             stop_token = self._tokens.stop_token
+            is_limit = self._endings in ("known", "max-tokens")
             options = self._options[output_tokens, priority] = RequestOptions(
-                max_tokens=output_tokens if stop_token is None else self._core.info.max_model_len,
-                ignore_eos=True,
+                max_tokens=output_tokens if is_limit else self._core.info.max_model_len,
+                ignore_eos=self._endings != "max-tokens",
                 stop_token_ids=() if stop_token is None else (stop_token,),
                 priority=priority,
                 oracle_output_tokens=output_tokens if self._is_oracle else 0,
@@ -216,7 +221,9 @@ class _Run:
         if not ids.size:
             return
         now_s = self._clock.now_s
-        self.gaps.add(ids, now_s)
+        if self._endings == "stop-string":
+            self._find_stop_strings(ids[events.token_ids >= 0])
+        self.gaps.add(ids[events.token_ids >= 0], now_s)
         fresh = self._awaits_first[ids]
         if np.count_nonzero(fresh):  # a third of the time of any()
             rows = ids[fresh]
@@ -228,6 +235,12 @@ class _Run:
             ended = ids[reasons != 0]
             self.table.finish_s[ended] = now_s
             self._note_ends(ended.tolist(), now_s)
+
+    def _find_stop_strings(self, ids: np.ndarray) -> None:
+        """Do what the server does with a token each of these requests: end those whose answer is complete."""
+        self._tokens_left[ids] -= 1
+        for i in ids[self._tokens_left[ids] == 0].tolist():
+            self._core.stop(i, self._max_tokens[i])
 
     def _note_ends(self, ids: list[int], now_s: float) -> None:
         table, request_stats = self.table, self._core.scheduler.request_stats

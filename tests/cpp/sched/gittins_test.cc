@@ -89,6 +89,13 @@ TEST(GittinsIndex, LetsAPrefillChangeTheGoal) {
   EXPECT_DOUBLE_EQ(normalised.index(0, 10.0), 11.0 / 0.5);  // against 15.5 / (0.5 + 0.05)
 }
 
+TEST(GittinsIndex, CountsThePrefillOfAnOutputUnderWayInFull) {
+  const GittinsIndex index = made_of(two_points(), kMeanLatency);  // half of them get past 1 token
+  EXPECT_DOUBLE_EQ(index.index(1), 9.0);
+  EXPECT_DOUBLE_EQ(index.index(1, 3.0), 12.0);
+  EXPECT_DOUBLE_EQ(index.index(1, 3.0, 6), 8.0);  // 5 tokens to the limit
+}
+
 TEST(GittinsIndex, IsConstantForAGeometricLength) {
   const GittinsIndex index = made_of(geometric(), kMeanLatency);
   for (std::int32_t bin = 0; bin < 16; ++bin) EXPECT_NEAR(index.index(bin), 10.0, 1e-9);

@@ -61,6 +61,7 @@ class LearnedPolicyTest : public ::testing::Test {
       run(request, tokens);
       end(request);
     }
+    policy_->promote_starving(0.0);  // as before each plan
   }
 
   Ids order() const {
@@ -70,22 +71,28 @@ class LearnedPolicyTest : public ::testing::Test {
   }
 };
 
-TEST_F(LearnedPolicyTest, IsSkipJoinMlfqBeforeTheFirstEnd) {
-  Mlfq mlfq(mlfq_);
-  for (const std::int32_t prompt : {1, 3, 5, 90}) {
-    const std::int32_t level = join(prompt).level;
-    const std::vector<std::int32_t> tokens(static_cast<std::size_t>(prompt), 1);
-    Request twin(0, 0, tokens, {}, 0.0);
-    mlfq.join(twin, latency_.prefill_s(prompt, 0));
-    EXPECT_EQ(level, twin.level);
-  }
-  Request& a = join(1);
-  run(a, 1);
-  EXPECT_EQ(a.level, 1);
-  run(a, 2);
-  EXPECT_EQ(a.level, 2);
-  run(a, 100);
-  EXPECT_EQ(a.level, 3);  // the last one of the quanta, though there are more
+TEST_F(LearnedPolicyTest, IsFirstComeFirstServedBeforeTheFirstEnd) {
+  mlfq_.starvation_limit_s = 10.0;
+  policy_ = std::make_unique<LearnedPolicy>(mlfq_, config_, latency_);
+  Request& a = join(90);
+  join(1, 7);
+  run(a, 100, 5.0);
+  EXPECT_EQ(policy_->promote_starving(1000.0), 0);
+  EXPECT_EQ(order(), (Ids{0, 1}));
+  EXPECT_EQ(a.level, 0);
+  EXPECT_EQ(policy_->enst_s(requests_[1], 1000.0), std::numeric_limits<double>::infinity());
+}
+
+TEST_F(LearnedPolicyTest, PutsThoseThatWaitWhereTheyBelongOnceSomethingIsKnown) {
+  Request& slow = join(400);
+  Request& quick = join(1);
+  Request& held = join(1);
+  policy_->leave(held);
+  EXPECT_EQ(order(), (Ids{slow.id, quick.id}));
+  teach({4});
+  EXPECT_EQ(order(), (Ids{quick.id, slow.id}));
+  policy_->rejoin(held, 1.0);
+  policy_->check_integrity();
 }
 
 TEST_F(LearnedPolicyTest, JoinsByTheIndexOfTheClassAndThePrefill) {
@@ -147,7 +154,23 @@ TEST_F(LearnedPolicyTest, CountsAnAbortAsALowerBound) {
   }
   const auto classes = policy_->length_classes();
   ASSERT_EQ(classes.size(), 1u);
-  EXPECT_EQ(classes[0].num_observations, 4);
+  EXPECT_EQ(classes[0].num_observations, 8);  // the limits, but not the aborts
+}
+
+TEST_F(LearnedPolicyTest, LearnsTheAnswerAndNotWhatCameAfterItsStopString) {
+  for (int i = 0; i < 64; ++i) {
+    Request& request = join(1);
+    run(request, 16);
+    request.stopped_after = 13;
+    end(request);
+  }
+  policy_->promote_starving(0.0);
+  EXPECT_NEAR(policy_->length_classes()[0].quantiles[3], 13.0, 1.0);
+}
+
+TEST_F(LearnedPolicyTest, GivesAFreshClassTheLevelOfTheOthers) {
+  teach(std::vector<std::int32_t>(64, 40));
+  EXPECT_EQ(join(8, 99).level, join(8).level);
 }
 
 TEST_F(LearnedPolicyTest, TakesTheLimitOfARequestThatIgnoresTheEndAsItsLength) {

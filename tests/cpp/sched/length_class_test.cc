@@ -8,7 +8,7 @@ namespace fastserve::sched {
 namespace {
 
 TEST(LengthClass, IsLearnedAfterTheLeastNumberOfEnds) {
-  LengthClass lengths(7, 100.0, 3);
+  LengthClass lengths(100.0, 3);
   lengths.ended(1, 5);
   lengths.censored(1, 9);
   lengths.ended(1, 5);
@@ -20,7 +20,7 @@ TEST(LengthClass, IsLearnedAfterTheLeastNumberOfEnds) {
 }
 
 TEST(LengthClass, FollowsANewDistributionOnceItsIndexIsRebuilt) {
-  LengthClass lengths(7, 100.0, 1);
+  LengthClass lengths(100.0, 1);
   lengths.ended(1, 5);
   const double before = lengths.index().index(0);
   for (int i = 1; i < LengthClass::kRebuildInterval; ++i) lengths.ended(1, 1000);
@@ -30,7 +30,7 @@ TEST(LengthClass, FollowsANewDistributionOnceItsIndexIsRebuilt) {
 }
 
 TEST(LengthClass, TellsPromptsOfOneKindFromOthersByTheirOwnEnds) {
-  LengthClass lengths(7, 1e9, 1);
+  LengthClass lengths(1e9, 1);
   for (int i = 0; i < 256; ++i) {
     lengths.ended(20, 8);
     lengths.ended(2000, 512);
@@ -41,7 +41,7 @@ TEST(LengthClass, TellsPromptsOfOneKindFromOthersByTheirOwnEnds) {
 }
 
 TEST(LengthClass, TakesThoseOfAllPromptsForAKindThatItHasNotSeen) {
-  LengthClass lengths(7, 1e9, 1);
+  LengthClass lengths(1e9, 1);
   for (int i = 0; i < LengthClass::kRebuildInterval + 1; ++i) lengths.ended(20, 8);
   EXPECT_DOUBLE_EQ(lengths.index(2000).index(0), lengths.index().index(0));
   // As many ends of its own as those of all count for: half its own, half theirs.
@@ -52,7 +52,7 @@ TEST(LengthClass, TakesThoseOfAllPromptsForAKindThatItHasNotSeen) {
 }
 
 TEST(LengthClass, KeepsTheLowerBoundsOfAKindToItself) {
-  LengthClass lengths(7, 1e9, 1);
+  LengthClass lengths(1e9, 1);
   lengths.enters(2000, 0);
   lengths.moves(2000, 0, LengthBins::of(100));
   for (int i = 0; i < LengthClass::kRebuildInterval + 1; ++i) lengths.ended(20, 8);
@@ -65,11 +65,59 @@ TEST(LengthClass, KeepsTheLowerBoundsOfAKindToItself) {
 }
 
 TEST(LengthClass, CountsAFifthOfADelayToAllForTheMean) {
-  LengthClass lengths(7, 1e9, 1);
+  LengthClass lengths(1e9, 1);
   for (int i = 0; i < 4096; ++i) lengths.ended(20, 101);
   // Worth (1 + 1/4) / x for a length of x that is certain.
   EXPECT_NEAR(lengths.index().index(0), 0.8 * 101.0 * 101.0, 0.1 * 101.0 * 101.0 * 0.8);
   EXPECT_NEAR(lengths.index(20).index(0), lengths.index().index(0), 0.02 * lengths.index().index(0));
+}
+
+TEST(LengthClass, LearnsTheLimitsWhereAllEndAtTheirs) {
+  LengthClass lengths(1e9, 1);
+  for (int i = 0; i < 64; ++i) lengths.limited(20, 100);
+  EXPECT_TRUE(lengths.learned());
+  EXPECT_EQ(lengths.num_observations(), 64);
+  EXPECT_GT(lengths.index(20).survival(LengthBins::of(100)), 0.9);  // each would have gone on
+  EXPECT_LT(lengths.index(20).index(0, 0.0, 50), lengths.index(20).index(0, 0.0, 100));
+}
+
+TEST(LengthClass, ForgetsEndsWhereLimitsTakeTheirPlace) {
+  LengthClass lengths(16.0, 1);
+  for (int i = 0; i < 64; ++i) lengths.ended(20, 8);
+  for (int i = 0; i < 160; ++i) lengths.limited(20, 100);
+  EXPECT_GT(lengths.index(20).survival(LengthBins::of(50)), 0.9);
+}
+
+TEST(LengthClass, TakesHangingUpForAnEndOnlyWhereNothingElseEnds) {
+  LengthClass lengths(1e9, 1);
+  lengths.aborted(20, 0);  // gave up waiting
+  EXPECT_FALSE(lengths.learned());
+  for (int i = 0; i < 64; ++i) lengths.aborted(20, 8);
+  EXPECT_TRUE(lengths.learned());
+  EXPECT_NEAR(lengths.index(20).quantile(0.5), 8.0, 1.0);
+  lengths.ended(20, 100);
+  const std::int64_t seen = lengths.num_observations();
+  lengths.aborted(20, 8);
+  EXPECT_EQ(lengths.num_observations(), seen);
+}
+
+TEST(LengthClass, StartsFromWhatIsKnownOfAllRequestsByPrompt) {
+  LengthClass requests(1e9, 1);
+  LengthClass usual(1, requests), fresh(2, requests);
+  EXPECT_FALSE(fresh.learned());
+  for (int i = 0; i < 256; ++i) {
+    usual.ended(20, 8);
+    usual.ended(2000, 512);
+  }
+  EXPECT_TRUE(fresh.learned());
+  EXPECT_DOUBLE_EQ(fresh.index(20).index(0), requests.index(20).index(0));
+  EXPECT_DOUBLE_EQ(fresh.index(2000).index(0), requests.index(2000).index(0));
+  EXPECT_NEAR(fresh.index(20).index(0), usual.index(20).index(0), 0.1 * usual.index(20).index(0));
+  fresh.ended(20, 512);  // one end is no reason to jump
+  EXPECT_NEAR(fresh.index(20).quantile(0.5), 8.0, 1.0);
+  for (int i = 0; i < 512; ++i) fresh.ended(20, 512);
+  EXPECT_NEAR(fresh.index(20).quantile(0.5), 512.0, 64.0);
+  EXPECT_NEAR(usual.index(20).quantile(0.5), 8.0, 1.0);
 }
 
 TEST(PromptKinds, AreHalfPowersOfTwo) {

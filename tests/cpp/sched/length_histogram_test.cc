@@ -19,7 +19,7 @@ TEST(LengthHistogram, CountsTheShareThatEndsInABinOfThoseWhoGotThere) {
   EXPECT_DOUBLE_EQ(hazards[1], 1.0 / 2);
   EXPECT_DOUBLE_EQ(hazards[2], 0.0);
   EXPECT_DOUBLE_EQ(hazards[3], 1.0);
-  EXPECT_EQ(histogram.num_ended(), 4);
+  EXPECT_EQ(histogram.num_observed(), 4);
 }
 
 TEST(LengthHistogram, HandlesCensoredLengthsAsKaplanAndMeierDo) {

@@ -67,6 +67,7 @@ class FakeEngineCore:
         self._live: dict[int, EngineRequest] = {}
         self._given: dict[int, int] = {}
         self._aborted: list[int] = []
+        self.stopped: dict[int, int] = {}
         self._iterations = 0
 
     def add_request(self, request: EngineRequest) -> None:
@@ -84,6 +85,10 @@ class FakeEngineCore:
     def abort(self, request_id: int) -> None:
         if request_id in self._live:
             self._aborted.append(request_id)
+
+    def stop(self, request_id: int, num_tokens: int) -> None:
+        self.stopped[request_id] = num_tokens
+        self.abort(request_id)
 
     def planning_delay_s(self) -> float:
         return 0.0

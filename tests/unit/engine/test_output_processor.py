@@ -87,13 +87,13 @@ def test_completions_are_told_apart(processor: OutputProcessor) -> None:
 def test_a_stop_string_ends_the_text_and_then_the_sequence(processor: OutputProcessor) -> None:
     request = add(processor, stop=("##",), logprobs=0)
     logprobs = tuple(TokenLogprobs(-float(k), 1) for k in range(5))
-    assert list(processor.process([output(request, "a#", logprobs=logprobs[:2])]).to_abort) == []
+    assert list(processor.process([output(request, "a#", logprobs=logprobs[:2])]).to_stop) == []
     processed = processor.process([output(request, "#bc", logprobs=logprobs[2:])])
-    assert list(processed.to_abort) == [request.sequences[0].request_id]
+    assert list(processed.to_stop) == [(request.sequences[0].request_id, 3)], "bc is not part of the answer"
     first = only(request)
     assert (first.text, first.token_ids, first.finish_reason) == ("a", ids_of("a##"), None)
     assert first.logprobs == logprobs[:3]
-    assert processor.process([output(request, "late")]).to_abort == []
+    assert processor.process([output(request, "late")]).to_stop == []
     processor.process([end(request, reason=FinishReason.ABORT)])
     assert only(request) == CompletionDelta(index=0, finish_reason=FinishReason.STOP, stop_reason="##", stats=STATS)
 
@@ -101,7 +101,7 @@ def test_a_stop_string_ends_the_text_and_then_the_sequence(processor: OutputProc
 @pytest.mark.parametrize("reason", [FinishReason.LENGTH, FinishReason.ERROR])
 def test_a_stop_string_counts_however_the_engine_ended(processor: OutputProcessor, reason: FinishReason) -> None:
     request = add(processor, stop=("#",))
-    assert processor.process([end(request, "a#", reason, error="late")]).to_abort == []
+    assert processor.process([end(request, "a#", reason, error="late")]).to_stop == []
     delta = only(request)
     assert (delta.text, delta.finish_reason, delta.stop_reason) == ("a", FinishReason.STOP, "#")
     assert delta.error is None
@@ -117,8 +117,8 @@ def test_text_held_back_for_a_stop_string_comes_with_the_last_delta(processor: O
 
 def test_stop_strings_wait_for_min_tokens(processor: OutputProcessor) -> None:
     request = add(processor, stop=("#",), min_tokens=3)
-    assert processor.process([output(request, "#a")]).to_abort == []
-    assert processor.process([output(request, "#")]).to_abort == [request.sequences[0].request_id]
+    assert processor.process([output(request, "#a")]).to_stop == []
+    assert processor.process([output(request, "#")]).to_stop == [(request.sequences[0].request_id, 3)]
     assert only(request).text == "#a"
 
 
@@ -196,7 +196,7 @@ def test_removing_a_request_names_the_sequences_to_end(processor: OutputProcesso
     request = add(processor, n=3)
     processor.process([end(request)])
     assert processor.remove(request) == [s.request_id for s in request.sequences[1:]]
-    assert processor.process([output(request, "late", 1)]).to_abort == []
+    assert processor.process([output(request, "late", 1)]).to_stop == []
     assert len(processor) == 0
     processor.check_integrity()
 

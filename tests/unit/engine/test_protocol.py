@@ -10,7 +10,18 @@ from hypothesis import strategies as st
 
 from fastserve.config import CacheConfig, EngineConfig, ModelConfig, SchedulerConfig
 from fastserve.engine import protocol
-from fastserve.engine.protocol import Abort, Add, Error, ErrorKind, Explain, GetStats, Outputs, ProtocolError, Shutdown
+from fastserve.engine.protocol import (
+    Abort,
+    Add,
+    Error,
+    ErrorKind,
+    Explain,
+    GetStats,
+    Outputs,
+    ProtocolError,
+    Shutdown,
+    Stop,
+)
 from fastserve.errors import (
     CheckpointError,
     DeviceError,
@@ -50,7 +61,7 @@ REQUEST = EngineRequest(
     length_class="chat",
     deadline_s=1.5,
 )
-TO_ENGINE = [Add.of(REQUEST, watch=True), Abort(3), Explain(3, 4), GetStats(5), Shutdown()]
+TO_ENGINE = [Add.of(REQUEST, watch=True), Abort(3), Stop(3, 17), Explain(3, 4), GetStats(5), Shutdown()]
 TO_FRONTEND = [
     protocol.Progress("weights", 1, 2),
     protocol.Ready(INFO),

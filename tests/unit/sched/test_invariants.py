@@ -61,7 +61,12 @@ def disturb(engine: FakeEngine, rng: random.Random) -> None:
     victim = rng.choice(live)
     what = rng.randrange(5)
     if what == 0:
-        assert engine.scheduler.abort(victim, engine.now_s)
+        num_outputs = engine.scheduler.explain(victim, engine.now_s)["output_tokens"]
+        if num_outputs and rng.random() < 0.5:
+            engine.clients[victim].stopped = True
+            assert engine.scheduler.stop(victim, rng.randint(1, num_outputs), engine.now_s)
+        else:
+            assert engine.scheduler.abort(victim, engine.now_s)
     elif what in (1, 2):
         engine.scheduler.park(victim, what == 1, engine.now_s)
     elif what == 3:
@@ -128,9 +133,9 @@ def test_one_level_with_an_infinite_quantum_is_fcfs(depth: int, host_blocks: int
 
 @settings(max_examples=30, deadline=None, derandomize=True)
 @given(setup=setups())
-def test_learned_is_skip_join_mlfq_where_nothing_is_learned(setup: dict) -> None:
+def test_learned_is_first_come_first_served_where_nothing_is_learned(setup: dict) -> None:
     plans = []
-    for policy in ("skip-join-mlfq", "learned"):
+    for policy in ("priority", "learned"):
         options = {"min_length_observations": 1_000} if policy == "learned" else {}
         plans.append(random_run(setup | {"policy": policy} | options, check=False).plans)
     assert plans[0] == plans[1]

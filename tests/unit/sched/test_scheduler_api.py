@@ -453,3 +453,28 @@ def test_a_shorter_request_goes_first_under_srpt_and_a_more_urgent_one_under_pri
         scheduler.commit(plan.step, np.array([1], np.int32), 0.01, 0.01)
         scheduler.add(2, np.arange(5, dtype=np.int32) + 50, RequestOptions(**options), now_s=0.01)
         assert scheduler.schedule(0.02).request_ids.tolist() == [2], policy
+
+
+def test_a_stop_string_ends_a_request_as_a_stop_whose_length_is_learned() -> None:
+    scheduler = make(policy="learned", max_num_seqs=4)
+    for request_id in range(3):
+        scheduler.add(request_id, np.arange(4, dtype=np.int32), RequestOptions(max_tokens=40), now_s=0.0)
+    for _ in range(12):
+        plan = scheduler.schedule(0.0)
+        scheduler.commit(plan.step, np.ones(plan.num_samples, np.int32), 0.01, 0.0)
+    scheduler.take_events()
+    assert scheduler.stop(0, 10, 0.0)
+    in_flight = scheduler.schedule(0.0)
+    assert scheduler.stop(1, 10, 0.0)
+    scheduler.commit(in_flight.step, np.ones(in_flight.num_samples, np.int32), 0.01, 0.0)
+    events = scheduler.take_events()
+    ends = {i: FinishReason(r) for i, r in zip(events.request_ids, events.finish_reasons, strict=True) if r}
+    assert ends == {0: FinishReason.STOP, 1: FinishReason.STOP}
+    assert not scheduler.stop(0, 10, 0.0)
+    assert not scheduler.stop(77, 1, 0.0)
+    for bad in (0, 14, -1):
+        with pytest.raises(InvalidArgumentError, match="a stop string must end within the 13 outputs"):
+            scheduler.stop(2, bad, 0.0)
+    (known,) = scheduler.length_classes()
+    assert known["num_observations"] == 2
+    scheduler.check_integrity()

@@ -203,3 +203,33 @@ def test_goodput_counts_the_requests_that_kept_every_objective():
     assert 0 < good.sum() < len(table)
     assert result.summary.goodput_per_s == pytest.approx(good.sum() / result.summary.duration_s)
     assert simulate(workload(), deployment(), scheduler("fcfs")).summary.goodput_per_s is None
+
+
+@pytest.mark.parametrize("endings", ["known", "max-tokens", "stop-token", "stop-string"])
+def test_learned_learns_whatever_ends_the_requests(endings):
+    load = workload(200, rate=1000.0)
+    result = simulate(load, deployment(), scheduler("learned"), endings=endings)
+    assert result.requests.is_finished.all()
+    (found,) = result.length_classes
+    assert found.num_observations == 200
+    if endings != "max-tokens":  # there the limits are lower bounds
+        assert dict(found.quantiles)[0.5] == pytest.approx(np.median(load.output_tokens[-128:]), rel=0.3)
+
+
+@pytest.mark.parametrize("endings", ["known", "max-tokens", "stop-token", "stop-string"])
+def test_learned_beats_arrival_order_whatever_ends_the_requests(endings):
+    load = workload(
+        400, rate=1000.0, output_tokens=np.where(np.arange(400) % 4, 4, 200), prompt_tokens=np.full(400, 16)
+    )
+    roomy = deployment(num_device_blocks=4000)
+    learned, fcfs = (simulate(load, roomy, scheduler(policy), endings=endings) for policy in ("learned", "fcfs"))
+    assert learned.summary.normalized_latency_s.mean < 0.7 * fcfs.summary.normalized_latency_s.mean
+
+
+def test_equal_requests_wait_no_longer_than_in_arrival_order():
+    """Until the first end nothing is known, and slicing time among equals would put that end off."""
+    load = workload(120, rate=60.0, prompt_tokens=np.full(120, 40), output_tokens=np.full(120, 60))
+    roomy = deployment(num_device_blocks=4000)
+    learned, fcfs = (simulate(load, roomy, scheduler(policy), endings="stop-token") for policy in ("learned", "fcfs"))
+    assert learned.summary.e2e_s.mean <= 1.02 * fcfs.summary.e2e_s.mean
+    assert learned.summary.ttft_s.p99 <= 1.1 * fcfs.summary.ttft_s.p99
