@@ -23,6 +23,8 @@ RUNNING = 256
 PROMPT_TOKENS = 128
 MEMORY_PROMPT_TOKENS = 64  # the tokens are the caller's: 4 bytes each on top of the record
 OUTPUT_TOKENS = (64, 256)
+STOP_TOKEN = 2  # what ends a request: nobody knows its length beforehand
+MAX_MODEL_LEN = 4096
 ITERATION_S = 0.02
 LATENCY = (5e-3, 20e-6, 1e-9, 20e-6, 1e-9)  # of a GPU-like model: an iteration takes some 10 ms
 GOALS = {"step_p99_us": 50.0, "request_us": 1.0, "plan_views_us": 5.0, "waiting_100k_mb": 100.0}
@@ -45,7 +47,7 @@ class Load:
             starvation_limit_s=3.0 if overload else 1e9,
             max_num_seqs=RUNNING,
             max_num_batched_tokens=8192,
-            max_model_len=4096,
+            max_model_len=MAX_MODEL_LEN,
             block_bytes=float(2 << 20),
             offload_bytes_per_s=25e9,
             upload_bytes_per_s=25e9,
@@ -55,6 +57,7 @@ class Load:
         self.now_s = 0.0
         self.prompt = np.arange(prompt_tokens, dtype=np.int32)
         self.overload = overload
+        self.last_counter = np.zeros(0, np.int64)  # by request: position at which it is to sample the stop token
         self.refill(RUNNING, urgent=True)
         self.wanted = RUNNING + waiting
         self.refill(self.wanted, urgent=False)
@@ -63,8 +66,12 @@ class Load:
         """Add requests until `wanted` are unfinished. Under overload all are equal; else the urgent keep the batch full."""
         while self.scheduler.num_unfinished < wanted:
             self.prompt[0] = self.next_id  # no two share a prefix
-            outputs = self.rng.randint(*OUTPUT_TOKENS)
-            options = RequestOptions(max_tokens=outputs, priority=0 if urgent or self.overload else 1)
+            if self.next_id == len(self.last_counter):
+                more = [len(self.prompt) + self.rng.randint(*OUTPUT_TOKENS) - 1 for _ in range(1 << 16)]
+                self.last_counter = np.append(self.last_counter, np.array(more))
+            options = RequestOptions(
+                max_tokens=MAX_MODEL_LEN, stop_token_ids=(STOP_TOKEN,), priority=0 if urgent or self.overload else 1
+            )
             self.scheduler.add(self.next_id, self.prompt, options, now_s=self.now_s)
             self.next_id += 1
 
@@ -74,7 +81,8 @@ class Load:
         started = time.perf_counter()
         plan = scheduler.schedule(self.now_s)
         planned = time.perf_counter()
-        sampled = np.ones(plan.num_samples, np.int32)
+        ends = plan.counters == self.last_counter[plan.request_ids[plan.sample_rows]]
+        sampled = np.where(ends, np.int32(STOP_TOKEN), np.int32(1))
         ids = plan.transfer_ids
         self.now_s += ITERATION_S
         committing = time.perf_counter()
@@ -121,6 +129,7 @@ def measure_steps(policy: str, waiting: int, steps: int, *, overload: bool) -> d
         "p99_us": quantile_us(total, 0.99),
         "blocks_moved_per_step": moved / steps,
         "parks_per_step": (after.parks - before.parks) / steps,
+        "learned": any(found["learned"] for found in load.scheduler.length_classes()),
         "samples_us": [round(s * 1e6, 2) for s in total],
     }
 
@@ -237,7 +246,8 @@ def main() -> None:
     print(
         "policy           waiting     load   rows  tokens  schedule   commit      p50      p90      p99  moved  parks"
     )
-    for policy, overload in [*[(policy, False) for policy in args.policies], ("skip-join-mlfq", True)]:
+    overloaded = [policy for policy in args.policies if policy != "fcfs"]
+    for policy, overload in [*[(p, False) for p in args.policies], *[(p, True) for p in overloaded]]:
         for waiting in args.waiting:
             row = measure_steps(policy, waiting, args.steps, overload=overload)
             results.append(row)

@@ -12,6 +12,7 @@
 #include "kernels/copy_blocks.h"
 #include "offload/factory.h"
 #include "offload/fragments.h"
+#include "offload/host_memory.h"
 
 namespace py = pybind11;
 
@@ -192,6 +193,12 @@ void register_fault_injection(py::class_<EngineHandle>& engine) {
            "Fault injection: every transfer from now on fails, as on a device that is lost.");
 }
 
+void register_host_memory(py::module_& module) {
+  module.def("available_host_bytes", &available_host_bytes,
+             "Bytes this process could still fill: what the kernel counts as available, or what is left of its cgroup's "
+             "limit; 2**63 - 1 when the system does not say.");
+}
+
 void register_fragments(py::module_& module) {
   module.def("copy_fragments", &copy_fragments, py::arg("source"), py::arg("target"), py::arg("offsets"),
              py::arg("sizes"), py::arg("stream") = 0, py::call_guard<py::gil_scoped_release>(),
@@ -205,6 +212,7 @@ void register_fragments(py::module_& module) {
 void register_offload(py::module_& module) {
   register_values(module);
   register_fragments(module);
+  register_host_memory(module);
   register_host_arena(module);
   py::class_<EngineHandle> engine(
       module, "OffloadEngine",

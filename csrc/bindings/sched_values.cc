@@ -199,11 +199,11 @@ void register_request_options(py::module_& module) {
   const RequestOptions d;
   py::class_<RequestOptions>(module, "RequestOptions",
                              "What the caller asks of one request; the scheduler copies it. deadline_s is absolute, <= 0 "
-                             "none; num_logprobs -1 none; oracle_output_tokens is its output length, for srpt; "
+                             "none; max_pause_s <= 0 the scheduler's; num_logprobs -1 none; oracle_output_tokens is its output length, for srpt; "
                              "requests of one length_class have similar output lengths, for learned.")
       .def(py::init([](std::int32_t max_tokens, std::int32_t min_tokens, bool ignore_eos,
                        std::vector<std::int32_t> eos_token_ids, std::vector<std::int32_t> stop_token_ids,
-                       std::int32_t priority, std::uint64_t cache_salt, double deadline_s, float temperature,
+                       std::int32_t priority, std::uint64_t cache_salt, double deadline_s, double max_pause_s, float temperature,
                        std::int32_t top_k, float top_p, float min_p, float repetition_penalty, float presence_penalty,
                        float frequency_penalty, std::uint64_t seed, std::int32_t num_logprobs,
                        std::int32_t oracle_output_tokens, std::uint64_t length_class) {
@@ -215,6 +215,7 @@ void register_request_options(py::module_& module) {
                                    priority,
                                    cache_salt,
                                    deadline_s,
+                                   max_pause_s,
                                    temperature,
                                    top_k,
                                    top_p,
@@ -231,6 +232,7 @@ void register_request_options(py::module_& module) {
            py::arg("ignore_eos") = d.ignore_eos, py::arg("eos_token_ids") = py::tuple(),
            py::arg("stop_token_ids") = py::tuple(), py::arg("priority") = d.priority,
            py::arg("cache_salt") = d.cache_salt, py::arg("deadline_s") = d.deadline_s,
+           py::arg("max_pause_s") = d.max_pause_s,
            py::arg("temperature") = d.temperature, py::arg("top_k") = d.top_k, py::arg("top_p") = d.top_p,
            py::arg("min_p") = d.min_p, py::arg("repetition_penalty") = d.repetition_penalty,
            py::arg("presence_penalty") = d.presence_penalty, py::arg("frequency_penalty") = d.frequency_penalty,

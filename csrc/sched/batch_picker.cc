@@ -2,12 +2,23 @@
 
 #include <algorithm>
 #include <array>
+#include <limits>
 
 #include "base/error.h"
+#include "sched/mlfq.h"
 
 namespace fastserve::sched {
 
-std::span<const Pick> BatchPicker::pick(bool may_evict, double drop_budget_s) {
+std::int64_t BatchPicker::most_started(const SchedulerConfig& config) {
+  const bool promotes = config.policy == PolicyKind::kLearned || config.policy == PolicyKind::kSkipJoinMlfq ||
+                        config.policy == PolicyKind::kMlfq;
+  const auto seats = static_cast<double>(Mlfq::stream_seats(config.max_num_seqs));
+  const double turns = seats * config.max_pause_s / Mlfq::kPromotedS;  // that begin within the longest pause
+  return promotes && turns < 1e9 ? config.max_num_seqs + static_cast<std::int64_t>(turns)
+                                 : std::numeric_limits<std::int64_t>::max();
+}
+
+std::span<const Pick> BatchPicker::pick(bool may_evict, double drop_budget_s, bool budget_full) {
   picks_.clear();
   prefills_.clear();
   level_prefills_.clear();
@@ -18,6 +29,7 @@ std::span<const Pick> BatchPicker::pick(bool may_evict, double drop_budget_s) {
   places_ = kAnyPlace;
   may_evict_ = may_evict;
   drop_budget_s_ = drop_budget_s;
+  budget_full_ = budget_full;
   evicted_ = blocked_ = false;
   victims_ = {};
   exhausted_ = {};
@@ -87,6 +99,10 @@ void BatchPicker::pick_waiting(Request& request) {
     return;
   }
   if (request.parked_step == core_.step) return block(request, 0);
+  if (has_streams_enough(request)) {  // streams that lost their KV wait among the promoted, if anywhere
+    if (!request.starving) places_ &= static_cast<PlaceMask>(~mask_of(Place::kWaiting));
+    return;
+  }
   const std::int32_t free = core_.num_free() - growth_blocks_ - request.start_need;
   if (drop_budget_s_ < 0.0 && free < debt_margin_blocks() && !is_first()) return block(request, 0);
   const auto short_of = [&] { return core_.num_free() < request.start_need + growth_blocks_; };
@@ -94,6 +110,14 @@ void BatchPicker::pick_waiting(Request& request) {
   const std::int32_t need = request.start_need + growth_blocks_;
   if (make_room(request, need, Need::kAdmission) && try_start(request)) return;
   block(request, need);
+}
+
+bool BatchPicker::has_streams_enough(const Request& before) const {
+  if (before.num_outputs() > 0 || core_.num_started < most_started_) return false;
+  constexpr PlaceMask kStarted = mask_of(Place::kResident) | mask_of(Place::kTransit) | mask_of(Place::kHost);
+  const Request* const last = core_.policy->prev(nullptr, kStarted);
+  // With all of them away nothing would run; and those of a class behind its own do not count.
+  return last && last->options.priority <= before.options.priority;
 }
 
 bool BatchPicker::try_start(Request& request) {
@@ -113,6 +137,7 @@ bool BatchPicker::try_start(Request& request) {
     request.next_probe_step = core_.step + kProbeInterval;
     return false;
   }
+  core_.count_started(request, true);
   request.note(Decision::kStarted, core_.now_s);
   if (on_host) {
     core_.move(request, RequestState::kParked);
@@ -156,17 +181,35 @@ std::span<const SwapPlanner::Victim> BatchPicker::victims_for(const Request& beh
 
 void BatchPicker::free_behind(Request& behind, std::int32_t need, std::int32_t have, Need why, bool even_capped) {
   const auto victims = victims_for(behind, even_capped);
-  // Evicting for a start that would still not fit only costs. Except for the first in order, which must get on: blocks
-  // that victims share count for none of them, so their sum is a lower bound.
+  // Evicting for a start that would still not fit only costs. Blocks that victims share count for none of them, so
+  // their sum is a lower bound; who waits for such blocks waits until one of their holders ends.
   const bool first = is_first();
-  const bool at_any_price = why == Need::kGrowth || first;
+  const bool at_any_price = why == Need::kGrowth;
+  // Classes are strict: the first in order takes from those behind its class what it needs.
+  const auto outranked = [&](const SwapPlanner::Victim& victim) {
+    return first && core_.config.policy != PolicyKind::kFcfs &&
+           victim.request->options.priority > behind.options.priority;
+  };
   const auto may_go = [&](const SwapPlanner::Victim& victim) {
-    return usable(victim, behind) && (at_any_price || price_s(victim) <= std::max(0.0, drop_budget_s_));
+    if (!usable(victim, behind)) return false;
+    if (at_any_price || outranked(victim)) return true;
+    const double price = price_s(victim);
+    // Only a stream that paused too long may make another one pause, and only where a copy is enough: starts can wait.
+    if (victim.request->num_outputs() > 0)
+      return price == 0.0 && behind.starving && behind.num_outputs() > 0;
+    return price <= std::max(0.0, drop_budget_s_) || (first && budget_full_);
   };
   if (!at_any_price) {
     std::int32_t most = have;
-    for (const auto& victim : victims) most += may_go(victim) ? victim.num_blocks : 0;
+    double price = 0.0;
+    for (const auto& victim : victims) {
+      if (most >= need) break;
+      if (!may_go(victim) || victim.num_blocks == 0) continue;
+      most += victim.num_blocks;
+      price += outranked(victim) ? 0.0 : price_s(victim);
+    }
     if (most < need) return;
+    if (price > std::max(0.0, drop_budget_s_) && !(first && budget_full_)) return;
   }
   for (const auto& victim : victims) {
     if (have >= need) break;

@@ -35,11 +35,17 @@ class BatchPicker {
   static constexpr std::size_t kWalkStride = 32;  // members of a level fetched at once
 
   BatchPicker(SchedulerCore& core, SwapPlanner& planner, KvMover& mover)
-      : core_(core), planner_(planner), mover_(mover) {}
+      : core_(core), planner_(planner), mover_(mover), most_started_(most_started(core.config)) {}
+
+  /// Requests that may be started and unfinished: with more, not all streams could get a turn within the longest pause.
+  /// No limit under a policy that does not promote.
+  static std::int64_t most_started(const SchedulerConfig& config);
 
   /// Rows with one token first. `may_evict`: to start others; growth may always evict. To start others KV is dropped
-  /// only as far as computing it anew takes no more than `drop_budget_s`. Valid until the next call.
-  std::span<const Pick> pick(bool may_evict, double drop_budget_s);
+  /// only as far as computing it anew takes no more than `drop_budget_s`; the first in order may overdraw a full budget,
+  /// and takes what it needs from those of the classes behind its own. A stream gives its memory up only to a stream
+  /// that is due. Valid until the next call.
+  std::span<const Pick> pick(bool may_evict, double drop_budget_s, bool budget_full);
 
   /// Blocks the picked rows will grow by in the next H iterations.
   std::int32_t growth_blocks() const { return growth_blocks_; }
@@ -57,6 +63,8 @@ class BatchPicker {
   void pick_parked(Request& request);
   void pick_waiting(Request& request);
   bool try_start(Request& request);
+  /// No further stream may begin before some of those there are have ended.
+  bool has_streams_enough(const Request& before) const;
   /// Below this many free blocks nobody starts while more was dropped than may be, lest its growth drop more.
   std::int32_t debt_margin_blocks() const {
     return static_cast<std::int32_t>(kDebtMargin * static_cast<double>(core_.num_device_blocks()));
@@ -85,6 +93,7 @@ class BatchPicker {
   SchedulerCore& core_;
   SwapPlanner& planner_;
   KvMover& mover_;
+  std::int64_t most_started_;
 
   std::vector<Pick> picks_;            // rows with one token
   std::vector<Pick> prefills_;         // rows with more
@@ -104,6 +113,7 @@ class BatchPicker {
   PlaceMask places_ = kAnyPlace;
   bool may_evict_ = false;
   double drop_budget_s_ = 0.0;
+  bool budget_full_ = false;
   bool evicted_ = false;
   bool blocked_ = false;
 };

@@ -24,6 +24,7 @@ struct SchedulerCore {
   SchedulerStats stats{};  // counters only; the state fields are filled in on demand
   std::int64_t step = 0;   // of the plan being made, or the next one
   double now_s = 0.0;
+  std::int64_t num_started = 0;  // requests that have begun and are neither finished nor held
   std::array<std::int64_t, kNumRequestStates> num_in_state{};
 
   std::int32_t block_size() const { return kv_config.block_size; }
@@ -37,6 +38,12 @@ struct SchedulerCore {
   /// Predicted seconds that computing the KV of the request anew adds to the iterations.
   double recompute_s(const Request& request) const {
     return latency.prefill_s(request.num_computed, 0) - latency.prefill_s(0, 0);
+  }
+
+  /// It has begun and is to go on, or not.
+  void count_started(Request& request, bool started) {
+    num_started += static_cast<int>(started) - static_cast<int>(request.counts_as_started);
+    request.counts_as_started = started;
   }
 
   /// Change the state, and with it the place in the queues.

@@ -88,6 +88,7 @@ void KvMover::drop(Request& request, Decision why) {
   request.num_computed = 0;
   request.start_need = std::min(core_.blocks_for(request.length()) + 1, core_.num_device_blocks());
   request.next_probe_step = core_.step;
+  if (request.num_outputs() == 0) core_.count_started(request, false);
   core_.move(request, RequestState::kWaiting);
   request.note(why, core_.now_s);
 }

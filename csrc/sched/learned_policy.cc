@@ -63,7 +63,7 @@ void LearnedPolicy::join(Request& request, double first_iteration_s) {
   request.length_bin = 0;
   request.next_length_tokens = 1;
   request.lengths->enters(request.num_prompt, 0);
-  if (!follows_index_) return join_level(request, 0);
+  if (!follows_index()) return join_level(request, 0);
   const double prefill_s = std::max(0.0, first_iteration_s - latency_.prefill_s(0, 0));  // rides on decode iterations
   join_level(request, level_of(index_tokens(request, prefill_s)));
 }
@@ -108,8 +108,7 @@ bool LearnedPolicy::charge(Request& request, std::int64_t iteration_ns, double n
   if (entered_bin) note_progress(request);
   if (!follows_index_) return false;
   add_attained(request, iteration_ns);
-  const bool served =
-      request.starving && static_cast<double>(request.attained_ns) * 1e-9 >= config().starvation_limit_s;
+  const bool served = request.starving && is_served(request);
   if (!served && (request.starving || !entered_bin)) return false;
   const double prefill_s = prefill_left_s(request);
   if (prefill_s == 0.0) token_s_ = next_iteration_s / static_cast<double>(num_rows_);
@@ -122,18 +121,17 @@ bool LearnedPolicy::charge(Request& request, std::int64_t iteration_ns, double n
 
 std::int64_t LearnedPolicy::promote_starving(double now_s) {
   if (num_charged_ > 0) num_rows_ = std::exchange(num_charged_, 0);
-  if (!follows_index_) {
-    if (!classes_.learned()) return 0;
-    leave_arrival_order();
-  }
-  return Mlfq::promote_starving(now_s, kServedAtOnce - num_starving());
+  if (!follows_index()) return 0;
+  return Mlfq::promote_starving(now_s);
 }
 
-void LearnedPolicy::leave_arrival_order() {
+bool LearnedPolicy::follows_index() {
+  if (follows_index_ || !classes_.learned()) return follows_index_;
   follows_index_ = true;
   std::vector<Request*> requests;
   for (Request* r = next(nullptr, kAnyPlace); r; r = next(r, kAnyPlace)) requests.push_back(r);
   for (Request* r : requests) move_to_level(*r, level_of(index_tokens(*r, prefill_left_s(*r))));
+  return true;
 }
 
 double LearnedPolicy::enst_s(const Request& request, double now_s) const {

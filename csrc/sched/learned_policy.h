@@ -23,13 +23,9 @@ struct LearnedConfig {
 ///   prefill, and its level is looked at again when its outputs enter another length bin, never between: it is
 ///   preempted only at a change of level. The level rises in number when it turns out to be one of the long ones, and
 ///   falls again when it nears the length at which those end.
-/// - Starving requests are served in the order of starving, kServedAtOnce at a time, each until it has run for the
-///   starvation limit. So whoever becomes starving waits at most for a further starvation limit per kServedAtOnce of
-///   those before it, and under overload, when everyone starves, the rest of the batch still follows the index.
+/// - Requests that are due are promoted as in every MLFQ, and return to the level of their index.
 class LearnedPolicy final : public Mlfq {
  public:
-  static constexpr std::int64_t kServedAtOnce = 1;
-
   /// `mlfq.quanta_s` are those of skip-join MLFQ; the levels of the index are added. `latency` outlives the policy.
   /// Throws InvalidArgumentError for a half-life that is not positive, or an infinite first quantum.
   LearnedPolicy(MlfqConfig mlfq, const LearnedConfig& config, const LatencyModel& latency);
@@ -49,8 +45,8 @@ class LearnedPolicy final : public Mlfq {
   double index_tokens(const Request& request, double prefill_s) const;
   std::int32_t level_of(double index_tokens) const;
   void note_progress(Request& request);
-  /// Put those that came before anything was known where they belong. Once; O(requests).
-  void leave_arrival_order();
+  /// False until something is known. Then it puts those that came before where they belong: once, O(requests).
+  bool follows_index();
   LengthClassView view_of(const LengthClass& lengths) const;
 
   double levels_per_octave_;

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <set>
 #include <utility>
 
 #include "base/error.h"
@@ -15,11 +16,22 @@ constexpr std::size_t kMaxIdleClasses = 8;
 
 }  // namespace
 
-/// Section 0 holds the starving, section i + 1 level i.
+struct EarlierDue {
+  bool operator()(const Request* a, const Request* b) const {
+    return a->due_s != b->due_s ? a->due_s < b->due_s : a->serial < b->serial;
+  }
+};
+
+/// Section 0 holds the promoted, section i + 1 level i.
 struct PriorityClass {
   std::int32_t priority = 0;
   std::int64_t size = 0;
   std::vector<TicketQueue> sections;
+  Request* oldest = nullptr;  // without output, by wait_since_s: all have the same limit
+  Request* newest = nullptr;
+  std::set<Request*, EarlierDue> pauses;  // of streams that wait
+  std::int64_t streams_seated = 0;
+  std::int64_t starts_seated = 0;
 };
 
 std::int32_t covering_level(std::span<const double> quanta_s, double seconds, std::int32_t first) {
@@ -80,22 +92,35 @@ void Mlfq::exit(Request& request) {
   queue_of(request).erase(request);
 }
 
+double Mlfq::due_s(const Request& request) const {
+  if (request.num_outputs() == 0) return request.wait_since_s + config_.starvation_limit_s;
+  return request.wait_since_s + (request.options.max_pause_s > 0.0 ? request.options.max_pause_s : config_.max_pause_s);
+}
+
 void Mlfq::start_waiting(Request& request, double now_s) {
   request.wait_since_s = now_s;
   if (!promotes() || request.starving) return;
   request.timed = true;
-  request.older = newest_;
+  PriorityClass& members = *request.queue_class;
+  request.due_s = due_s(request);
+  if (request.num_outputs() > 0) {
+    members.pauses.insert(&request);
+    return;
+  }
+  request.older = members.newest;
   request.newer = nullptr;
-  (newest_ ? newest_->newer : oldest_) = &request;
-  newest_ = &request;
+  (members.newest ? members.newest->newer : members.oldest) = &request;
+  members.newest = &request;
 }
 
 void Mlfq::stop_waiting(Request& request) {
   if (!request.timed) return;
-  (request.older ? request.older->newer : oldest_) = request.newer;
-  (request.newer ? request.newer->older : newest_) = request.older;
-  request.older = request.newer = nullptr;
   request.timed = false;
+  PriorityClass& members = *request.queue_class;
+  if (members.pauses.erase(&request) > 0) return;
+  (request.older ? request.older->newer : members.oldest) = request.newer;
+  (request.newer ? request.newer->older : members.newest) = request.older;
+  request.older = request.newer = nullptr;
 }
 
 void Mlfq::join(Request& request, double first_iteration_s) {
@@ -113,6 +138,7 @@ void Mlfq::join_level(Request& request, std::int32_t level) {
 void Mlfq::leave(Request& request) {
   stop_waiting(request);
   exit(request);
+  give_up_seat(request);
   request.queued = false;
   if (request.queue_class->size == 0 && classes_.size() > kMaxIdleClasses)
     std::erase_if(classes_, [&](const auto& entry) { return entry.get() == request.queue_class; });
@@ -122,7 +148,6 @@ void Mlfq::leave(Request& request) {
 void Mlfq::rejoin(Request& request, double now_s) {
   request.queue_class = &class_of(config_.use_priority ? request.options.priority : 0);
   request.queued = true;
-  request.starving = false;
   enter(request);
   start_waiting(request, now_s);
 }
@@ -135,10 +160,16 @@ void Mlfq::end_run(Request& request, double now_s) { start_waiting(request, now_
 
 bool Mlfq::charge(Request& request, std::int64_t iteration_ns, double next_iteration_s) {
   add_attained(request, iteration_ns);
-  if (static_cast<double>(request.attained_ns) * 1e-9 < quantum_s(request)) return false;
-  move_to_level(request,
-                covering_level(levels(), next_iteration_s, std::min(request.level + 1, config_.num_levels - 1)));
+  const double attained_s = static_cast<double>(request.attained_ns) * 1e-9;
+  if (request.starving ? !is_served(request) : attained_s < quantum_s(request)) return false;
+  // A promotion is worth as much as the levels that grant it would be.
+  const double covered_s = request.starving ? std::max(attained_s, next_iteration_s) : next_iteration_s;
+  move_to_level(request, covering_level(levels(), covered_s, std::min(request.level + 1, config_.num_levels - 1)));
   return true;
+}
+
+bool Mlfq::is_served(const Request& request) const {
+  return request.num_outputs() > request.outputs_when_seated && static_cast<double>(request.attained_ns) * 1e-9 >= kPromotedS;
 }
 
 void Mlfq::add_attained(Request& request, std::int64_t iteration_ns) {
@@ -147,35 +178,50 @@ void Mlfq::add_attained(Request& request, std::int64_t iteration_ns) {
 
 void Mlfq::move_to_level(Request& request, std::int32_t level) {
   queue_of(request).erase(request);
-  request.starving = false;
+  give_up_seat(request);
   request.level = level;
   request.attained_ns = 0;
   queue_of(request).push_back(request);
 }
 
-std::int64_t Mlfq::promote_starving(double now_s) { return promote_starving(now_s, config_.batch_slots); }
-
-std::int64_t Mlfq::num_starving() const {
-  std::int64_t count = 0;
-  for (const auto& entry : classes_) count += entry->sections.front().size();
-  return count;
+void Mlfq::give_up_seat(Request& request) {
+  if (!request.starving) return;
+  --(request.seated_as_stream ? request.queue_class->streams_seated : request.queue_class->starts_seated);
+  request.starving = false;
 }
 
-std::int64_t Mlfq::promote_starving(double now_s, std::int64_t most) {
+std::int64_t Mlfq::promote_starving(double now_s) {
   std::int64_t moved = 0;
-  while (moved < most && oldest_ && now_s - oldest_->wait_since_s >= config_.starvation_limit_s) {
-    Request& request = *oldest_;
-    stop_waiting(request);
-    queue_of(request).erase(request);
-    request.starving = true;
-    request.level = 0;
-    request.attained_ns = 0;
-    ++request.promotions;
-    request.note(Decision::kPromoted, now_s);
-    queue_of(request).push_back(request);
-    ++moved;
+  for (const auto& entry : classes_) moved += promote_due(*entry, now_s);
+  return moved;
+}
+
+std::int64_t Mlfq::promote_due(PriorityClass& members, double now_s) {
+  std::int64_t moved = 0;
+  for (; members.streams_seated < stream_seats(config_.batch_slots) && !members.pauses.empty(); ++moved) {
+    Request& request = **members.pauses.begin();
+    if (request.due_s > now_s) break;
+    promote(request, now_s);
+  }
+  for (; members.starts_seated < start_seats(config_.batch_slots) && members.oldest; ++moved) {
+    if (members.oldest->due_s > now_s) break;
+    promote(*members.oldest, now_s);
   }
   return moved;
+}
+
+void Mlfq::promote(Request& request, double now_s) {
+  stop_waiting(request);
+  queue_of(request).erase(request);
+  request.starving = true;
+  request.seated_as_stream = request.num_outputs() > 0;
+  request.outputs_when_seated = request.num_outputs();
+  ++(request.seated_as_stream ? request.queue_class->streams_seated : request.queue_class->starts_seated);
+  request.level = 0;
+  request.attained_ns = 0;
+  ++request.promotions;
+  request.note(Decision::kPromoted, now_s);
+  queue_of(request).push_back(request);
 }
 
 Request* Mlfq::next(const Request* after, PlaceMask places) const {
@@ -268,7 +314,7 @@ double Mlfq::work_before_s(const Request& request) const {
 double Mlfq::enst_s(const Request& request, double now_s) const {
   if (request.plans_in_flight > 0 || !request.queued) return 0.0;
   double enst_s = work_before_s(request) / config_.batch_slots;
-  if (promotes()) enst_s = std::min(enst_s, std::max(0.0, config_.starvation_limit_s - (now_s - request.wait_since_s)));
+  if (promotes()) enst_s = std::min(enst_s, std::max(0.0, due_s(request) - now_s));
   return std::max(0.0, enst_s);
 }
 
@@ -293,6 +339,25 @@ std::vector<std::int32_t> Mlfq::level_counts() const {
   return counts;
 }
 
+void Mlfq::check_waits(const PriorityClass& members) {
+  const Request* last = nullptr;
+  for (const Request* r = members.oldest; r; last = r, r = r->newer) {
+    FS_CHECK(r->timed && r->older == last && r->plans_in_flight == 0 && r->num_outputs() == 0 && !r->starving,
+             "the list of waiting requests is broken at ", r->id);
+    FS_CHECK(!last || last->wait_since_s <= r->wait_since_s, "request ", r->id, " waits longer than the one before it");
+  }
+  FS_CHECK(last == members.newest, "the list of waiting requests has a loose end");
+  for (const Request* r : members.pauses)
+    FS_CHECK(r->timed && r->plans_in_flight == 0 && r->num_outputs() > 0 && !r->starving, "request ", r->id,
+             " does not belong to the streams that wait");
+  std::int64_t streams = 0, starts = 0;
+  const TicketQueue& seated = members.sections.front();
+  for (const Request* r = seated.next(-1, kAnyPlace); r; r = seated.next(r->ticket, kAnyPlace))
+    ++(r->seated_as_stream ? streams : starts);
+  FS_CHECK(streams == members.streams_seated && starts == members.starts_seated, "class ", members.priority, " counts ",
+           members.streams_seated, " and ", members.starts_seated, " seats taken, not ", streams, " and ", starts);
+}
+
 void Mlfq::check_integrity() const {
   for (const auto& entry : classes_) {
     std::int64_t members = 0;
@@ -304,15 +369,9 @@ void Mlfq::check_integrity() const {
         FS_CHECK(r->queued && r->queue_class == entry.get() && section_of(*r) == section, "request ", r->id,
                  " is in a wrong queue");
     }
+    check_waits(*entry);
     FS_CHECK(members == entry->size, "class ", entry->priority, " counts ", entry->size, " of ", members, " requests");
   }
-  const Request* last = nullptr;
-  for (const Request* r = oldest_; r; last = r, r = r->newer) {
-    FS_CHECK(r->timed && r->older == last && r->plans_in_flight == 0, "the list of waiting requests is broken at ",
-             r->id);
-    FS_CHECK(!last || last->wait_since_s <= r->wait_since_s, "request ", r->id, " waits longer than the one before it");
-  }
-  FS_CHECK(last == newest_, "the list of waiting requests has a loose end");
 }
 
 }  // namespace fastserve::sched

@@ -15,7 +15,8 @@ struct MlfqConfig {
   std::vector<double> quanta_s;  // of Q_1 .. Q_k, not decreasing
   bool skip_join = true;         // false: everyone joins Q_1
   bool use_priority = true;      // classes by RequestOptions::priority, strict
-  double starvation_limit_s = std::numeric_limits<double>::infinity();
+  double starvation_limit_s = std::numeric_limits<double>::infinity();  // until the first output
+  double max_pause_s = std::numeric_limits<double>::infinity();         // between outputs, unless the request says other
   std::int32_t batch_slots = 1;
   std::int32_t num_levels = 0;  // Q_1 .. that joins and demotions use; 0: all of quanta_s
 };
@@ -29,12 +30,26 @@ std::vector<double> make_quanta(double first_s, double ratio, std::int32_t num_l
 /// Skip-join multi-level feedback queue. Source: FastServe (NSDI '26), section on skip-join MLFQ; priority classes and
 /// the front section for starving requests are ours.
 ///
-/// Each class has a front section and levels Q_1..Q_k. A request that waited for the starvation limit moves to the end
-/// of the front section, which is served before the rest of Q_1: nobody who became starving later, and nobody who is
-/// not starving, comes before it. It counts as a member of Q_1. With a single level there is nothing to promote from:
-/// plain FIFO.
+/// Each class has a front section and levels Q_1..Q_k. A request is due when it waited for the starvation limit, or when
+/// its stream, once begun, paused for max_pause_s. Those due move to the end of the front section, which is served
+/// before the rest of Q_1: nobody who moved there later, and nobody who is not due, comes before it. It counts as a
+/// member of Q_1.
+///
+/// - There is a seat for every fourth batch slot for streams, and for every sixteenth for requests that wait for their
+///   first output, at least one each, per class: the rest of the batch keeps its order.
+/// - Who has a seat keeps it until it has got an output and has run for kPromotedS. Then the next one is promoted. So
+///   every seat brings its request on, even if it had to compute all its KV anew.
+///
+/// With a single level there is nothing to promote from: plain FIFO.
 class Mlfq : public Policy {
  public:
+  /// Iterations that a promotion grants at least, seconds.
+  static constexpr double kPromotedS = 0.3;
+
+  /// Seats of one class with so many batch slots: for streams that paused, and for requests without output.
+  static std::int64_t stream_seats(std::int32_t batch_slots) { return (batch_slots + 3) / 4; }
+  static std::int64_t start_seats(std::int32_t batch_slots) { return (batch_slots + 15) / 16; }
+
   /// Throws InvalidArgumentError when quanta_s is empty, not positive or decreasing.
   explicit Mlfq(MlfqConfig config);
   ~Mlfq() override;
@@ -67,8 +82,8 @@ class Mlfq : public Policy {
   /// To the end of `level`, with nothing attained there.
   void move_to_level(Request& request, std::int32_t level);
   void add_attained(Request& request, std::int64_t iteration_ns);
-  std::int64_t promote_starving(double now_s, std::int64_t most);
-  std::int64_t num_starving() const;
+  /// It has had what its promotion grants.
+  bool is_served(const Request& request) const;
   const MlfqConfig& config() const { return config_; }
 
  private:
@@ -85,6 +100,11 @@ class Mlfq : public Policy {
   void exit(Request& request);
   void start_waiting(Request& request, double now_s);
   void stop_waiting(Request& request);
+  void promote(Request& request, double now_s);
+  void give_up_seat(Request& request);
+  std::int64_t promote_due(PriorityClass& members, double now_s);
+  double due_s(const Request& request) const;
+  static void check_waits(const PriorityClass& members);
   double work_before_s(const Request& request) const;
   /// Quanta of the levels between `above` and `below`, both excluded.
   double quanta_between_s(std::size_t above, std::size_t below) const;
@@ -92,8 +112,6 @@ class Mlfq : public Policy {
   MlfqConfig config_;
   std::vector<double> quanta_sum_s_;                     // [k + 1], of the levels before
   std::vector<std::unique_ptr<PriorityClass>> classes_;  // ascending priority
-  Request* oldest_ = nullptr;                            // waiting requests by wait_since_s
-  Request* newest_ = nullptr;
 };
 
 }  // namespace fastserve::sched

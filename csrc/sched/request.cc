@@ -62,6 +62,8 @@ void check_options(const RequestOptions& options) {
   within("presence_penalty", options.presence_penalty, -kLargest, kLargest);
   within("frequency_penalty", options.frequency_penalty, -kLargest, kLargest);
   within("num_logprobs", options.num_logprobs, -1, kMaxLogprobs);
+  FS_REQUIRE(!std::isnan(options.max_pause_s), "max_pause_s must be a number of seconds, 0 for the engine's, got ",
+             options.max_pause_s);
   FS_REQUIRE(!std::isnan(options.deadline_s), "deadline_s must be a number of seconds, 0 for none, got ",
              options.deadline_s);
 }

@@ -44,6 +44,7 @@ struct RequestOptions {
   std::int32_t priority = 0;     // lower first
   std::uint64_t cache_salt = 0;  // prefix blocks are shared only under the same salt
   double deadline_s = 0.0;       // absolute; <= 0: none
+  double max_pause_s = 0.0;      // longest pause between outputs, where memory allows; <= 0: the engine's
   float temperature = 1.0f;
   std::int32_t top_k = 0;
   float top_p = 1.0f;
@@ -214,19 +215,23 @@ class Request {
   bool offload_failed = false;
   bool park_requested = false;
   bool held = false;
+  bool counts_as_started = false;
   bool upload_unused = false;  // uploaded, not picked since
   bool upload_late = false;
 
   // --- queues; written by the policy only ---
   bool queued = false;
   bool starving = false;
-  bool timed = false;  // in the list ordered by wait_since_s
+  bool seated_as_stream = false;  // promoted because its stream paused, not because it waited for its first output
+  bool timed = false;             // its wait is followed
+  std::int32_t outputs_when_seated = 0;
   std::int32_t level = 0;
   std::int64_t ticket = -1;  // place in the queue
   std::int64_t attained_ns = 0;
   std::int32_t promotions = 0;
   double order_key = 0.0;
   double wait_since_s;  // last run, or arrival
+  double due_s = 0.0;   // when it is to be promoted
   Request* older = nullptr;
   Request* newer = nullptr;
   PriorityClass* queue_class = nullptr;

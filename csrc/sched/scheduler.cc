@@ -37,7 +37,7 @@ std::shared_ptr<const StepPlan> Scheduler::schedule(double now_s) {
   expire_deadlines();
   core_.stats.promotions += core_.policy->promote_starving(core_.now_s);
   process_parks();
-  const auto picks = picker_.pick(!governor_.active(), governor_.drop_budget_s());
+  const auto picks = picker_.pick(!governor_.active(), governor_.drop_budget_s(), governor_.budget_is_full());
   move_kv();
   const StepId step{core_.step};
   auto plan = builder_.build(step, picks, mover_.planned(), core_.block_size());
@@ -197,7 +197,7 @@ void Scheduler::commit_row(const Row& row, const Commit& commit) {
   mover_.commit(request);
   if (reason != FinishReason::kNone) return finish(request, reason, row.sample, token);
   if (row.sample >= 0) push_event(request, FinishReason::kNone, row.sample, token);
-  if (request.queued && !governor_.active()) charge(request, commit);
+  if (request.queued && (request.starving || !governor_.active())) charge(request, commit);
   if (request.plans_in_flight == 0) leave_batch(request);
 }
 

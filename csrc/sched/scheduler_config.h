@@ -13,7 +13,8 @@ struct SchedulerConfig {
   std::int32_t max_num_batched_tokens = 2048;
   std::int32_t max_prefill_chunk_tokens = 512;
   std::int32_t max_model_len = 2048;  // prompt + output
-  double starvation_limit_s = 3.0;    // alpha
+  double starvation_limit_s = 3.0;    // alpha, until the first output
+  double max_pause_s = 1.0;           // of a stream, where memory allows
   double quantum_ratio = 2.0;
   double first_quantum_s = 0.0;  // 0: the latency model's shortest iteration
   std::int32_t num_levels = 0;   // 0: enough for the longest prefill

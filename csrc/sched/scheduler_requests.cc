@@ -81,6 +81,7 @@ void Scheduler::finish(Request& request, FinishReason reason, std::int32_t sampl
   if (request.plans_in_flight == 0) mover_.end(request);
   core_.move(request, RequestState::kFinished);
   ++core_.stats.finished;
+  core_.count_started(request, false);
   push_event(request, reason, sample, token);
   table_.retire(request);
 }
@@ -107,6 +108,7 @@ bool Scheduler::park(std::int64_t request_id, bool hold, double now_s) {
   if (hold && !request->held) {
     request->held = true;
     core_.policy->leave(*request);
+    core_.count_started(*request, false);
     request->note(Decision::kHeld, core_.now_s);
   }
   if (!request->park_requested) {
@@ -125,6 +127,7 @@ bool Scheduler::unpark(std::int64_t request_id, double now_s) {
   if (!request->held) return true;
   request->held = false;
   core_.policy->rejoin(*request, core_.now_s);
+  core_.count_started(*request, request->has_kv || request->num_outputs() > 0);
   if (request->plans_in_flight > 0) core_.policy->begin_run(*request);
   request->note(Decision::kReleased, core_.now_s);
   return true;

@@ -24,6 +24,7 @@ void check_config(const SchedulerConfig& config) {
   within("max_parks_per_request", config.max_parks_per_request, 0, kLargestInt);
   within("min_length_observations", config.min_length_observations, 1, kLargestInt);
   positive("starvation_limit_s", config.starvation_limit_s);
+  positive("max_pause_s", config.max_pause_s);
   positive("length_half_life", config.length_half_life);
   positive("thrash_parks_per_finish", config.thrash_parks_per_finish);
   positive("offload_bytes_per_s", config.offload_bytes_per_s);

@@ -7,6 +7,7 @@ namespace fastserve::sched {
 void ThrashGovernor::on_iteration(const Totals& totals, double iteration_s) {
   const double most_s = kDropShare * static_cast<double>(kWindowIterations) * iteration_s;
   drop_budget_s_ = std::min(drop_budget_s_ + kDropShare * iteration_s - (totals.dropped_s - dropped_s_), most_s);
+  budget_is_full_ = drop_budget_s_ >= most_s;
   dropped_s_ = totals.dropped_s;
   if (cooldown_ > 0) {
     if (--cooldown_ == 0) begin_window(totals);

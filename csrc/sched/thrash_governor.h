@@ -40,6 +40,7 @@ class ThrashGovernor {
   bool active() const { return cooldown_ > 0; }
   /// Seconds; negative after drops that could not be avoided.
   double drop_budget_s() const { return drop_budget_s_; }
+  bool budget_is_full() const { return budget_is_full_; }
   std::int64_t trips() const { return trips_; }
 
  private:
@@ -53,6 +54,7 @@ class ThrashGovernor {
   double window_s_ = 0.0;
   double dropped_s_ = 0.0;
   double drop_budget_s_ = 0.0;
+  bool budget_is_full_ = false;
 };
 
 }  // namespace fastserve::sched

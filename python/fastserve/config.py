@@ -110,6 +110,10 @@ class ModelConfig:
         _check_range(self, 1, 1024, "num_threads")
 
 
+HOST_KV_SHARE = 0.25  # of the free host memory, for the host pool
+HOST_KV_MULTIPLE = 2  # of the device pool: more than that is hardly ever parked
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CacheConfig:
     """KV memory on the device and on the host."""
@@ -122,8 +126,12 @@ class CacheConfig:
     gpu_memory_utilization: float = option(
         0.9, "share of a GPU's memory for weights, activations and the KV pool, which gets what is left of it"
     )
-    host_kv_gib: float = option(
-        4.0, "host KV pool for parked requests; 0 = park by recomputing", unit="GiB", alias="swap-space"
+    host_kv_gib: float | None = option(
+        None,
+        "host KV pool for parked requests; 0 = park by recomputing; default: a quarter of the free host memory, at most twice"
+        " the device pool",
+        unit="GiB",
+        alias="swap-space",
     )
     num_host_blocks_override: int | None = option(None, "host KV blocks, instead of host_kv_gib")
     allow_pageable_host_kv: bool = option(
@@ -141,6 +149,14 @@ class CacheConfig:
         _check_range(self, 0, 1_000_000, "host_kv_gib", unit="GiB")
         _check_range(self, 0, 1, "gpu_memory_utilization", above=True)
 
+    def num_host_blocks(self, *, num_device_blocks: int, block_bytes: int, free_host_bytes: float) -> int:
+        """Return the blocks of the host pool: as many as were asked for, else what the machine has room for."""
+        if self.num_host_blocks_override is not None:
+            return self.num_host_blocks_override
+        if self.host_kv_gib is not None:
+            return int(self.host_kv_gib * GIB) // block_bytes
+        return min(int(HOST_KV_SHARE * free_host_bytes) // block_bytes, HOST_KV_MULTIPLE * num_device_blocks)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SchedulerConfig:
@@ -154,7 +170,12 @@ class SchedulerConfig:
     max_num_seqs: int = option(256, "batch slots", unit="requests")
     max_num_batched_tokens: int = option(2048, "most tokens in one iteration", unit="tokens")
     max_prefill_chunk_tokens: int = option(512, "most prompt tokens of one request in one iteration", unit="tokens")
-    starvation_limit_s: float = option(3.0, "a request that waited this long goes to the first level", unit="seconds")
+    starvation_limit_s: float = option(
+        3.0, "a request that waited this long for its first token goes to the front", unit="seconds"
+    )
+    max_pause_s: float = option(
+        1.0, "a stream that paused for this long goes to the front; large = pauses have no limit", unit="seconds"
+    )
     quantum_ratio: float = option(2.0, "quantum of a level over that of the level before it")
     first_quantum_s: float | None = option(
         None, "quantum of the first level; default: the shortest iteration", unit="seconds"
@@ -197,7 +218,7 @@ class SchedulerConfig:
             f"max_num_batched_tokens must be at least max_num_seqs ({self.max_num_seqs}) so that every running request"
             f" can decode, got {self.max_num_batched_tokens}",
         )
-        _check_range(self, 0, 1e9, "starvation_limit_s", "first_quantum_s", unit="seconds", above=True)
+        _check_range(self, 0, 1e9, "starvation_limit_s", "max_pause_s", "first_quantum_s", unit="seconds", above=True)
         _check_range(self, 1, 1024, "quantum_ratio", above=True)
         _check_range(self, 1, 64, "num_levels")
         _check_range(self, 0, 1e9, "length_half_life", unit="requests", above=True)

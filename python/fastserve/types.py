@@ -124,6 +124,9 @@ class SamplingParams:
         _require_int("n", self.n, 1, MAX_SEQUENCES)
 
 
+MIN_PAUSE_S = 0.001  # of EngineRequest.max_pause_s: no iteration is shorter
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SamplingDefaults:
     """What stands for the sampling fields that a request leaves out: what the model's publisher recommends.
@@ -172,6 +175,7 @@ class EngineRequest:
         cache_salt: requests share prefix-cache blocks only with the same salt.
         length_class: requests of one class have outputs of similar length; policy `learned` learns them apart.
         deadline_s: seconds after arrival at which the request fails unless finished; None = never.
+        max_pause_s: longest pause between two of its tokens, where memory allows; None = the engine's.
     """
 
     request_id: int
@@ -181,12 +185,15 @@ class EngineRequest:
     cache_salt: str = ""
     length_class: str = ""
     deadline_s: float | None = None
+    max_pause_s: float | None = None
 
     def __post_init__(self) -> None:
         _require(len(self.prompt_token_ids) > 0, "the prompt must have at least one token, got none")
         _require_int("priority", self.priority, -(2**31), 2**31 - 1)
         if self.deadline_s is not None:
             _require_number("deadline_s", self.deadline_s, 0.0, 1e9)
+        if self.max_pause_s is not None:
+            _require_number("max_pause_s", self.max_pause_s, MIN_PAUSE_S, 1e9)
 
 
 @dataclass(frozen=True, slots=True)

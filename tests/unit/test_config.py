@@ -43,6 +43,7 @@ BAD = [
     (SchedulerConfig, "max_num_batched_tokens", [255], r"must be at least max_num_seqs \(256\)"),
     (SchedulerConfig, "max_prefill_chunk_tokens", [0], BETWEEN_1_AND_INT),
     (SchedulerConfig, "starvation_limit_s", [0.0, NAN, math.inf], "must be above 0 and at most 1e+09 seconds"),
+    (SchedulerConfig, "max_pause_s", [0.0, -1.0, NAN, math.inf], "must be above 0 and at most 1e+09 seconds"),
     (SchedulerConfig, "starvation_limit_s", ["3"], "must be a number"),
     (SchedulerConfig, "quantum_ratio", [1.0, 0.5, 1025.0, NAN], "must be above 1 and at most 1024"),
     (SchedulerConfig, "first_quantum_s", [0.0, -1.0, NAN], "must be above 0 and at most 1e+09 seconds"),

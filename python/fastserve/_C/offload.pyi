@@ -6,7 +6,7 @@ import enum
 import numpy
 import torch
 import typing
-__all__: list[str] = ['Completion', 'Direction', 'DirectionCounters', 'HostArena', 'OffloadEngine', 'copy_fragments']
+__all__: list[str] = ['Completion', 'Direction', 'DirectionCounters', 'HostArena', 'OffloadEngine', 'available_host_bytes', 'copy_fragments']
 class Direction(enum.Enum):
     """
     Which way blocks move.
@@ -182,6 +182,10 @@ class OffloadEngine:
         """
         Blocks whose hashes were compared.
         """
+def available_host_bytes() -> int:
+    """
+    Bytes this process could still fill: what the kernel counts as available, or what is left of its cgroup's limit; 2**63 - 1 when the system does not say.
+    """
 def copy_fragments(source: numpy.ndarray | torch.Tensor, target: numpy.ndarray | torch.Tensor, offsets: numpy.ndarray | torch.Tensor, sizes: numpy.ndarray | torch.Tensor, stream: typing.SupportsInt | typing.SupportsIndex = 0) -> None:
     """
     Copy ranges of bytes (int64 offsets and sizes) of one uint8 tensor to the same places in another. Between the CPU (page-locked) and a GPU it is one kernel on `stream`, not a job for a copy engine. InvalidArgumentError: sizes differ, a range outside; DeviceError: the launch failed.

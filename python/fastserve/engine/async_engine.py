@@ -129,6 +129,7 @@ class AsyncEngine:
         cache_salt: str = "",
         length_class: str = "",
         deadline_s: float | None = None,
+        max_pause_s: float | None = None,
         on_event: Callable[[RequestEvent], None] | None = None,
     ) -> AsyncIterator[CompletionDelta]:
         """Run a request; its n completions come interleaved, each ends with a delta that has a finish_reason.
@@ -137,7 +138,8 @@ class AsyncEngine:
         it, ends the request in the engine. Deltas that were not taken in time are merged into one per completion.
 
         Args:
-            prompt_token_ids: see `EngineRequest`, as are priority, cache_salt, length_class and deadline_s.
+            prompt_token_ids: see `EngineRequest`, as are priority, cache_salt, length_class, deadline_s and
+                max_pause_s.
             sampling: how to choose tokens and when to stop.
             request_id: unique among live requests.
             on_event: called in the loop when a completion is parked, resumed or moved.
@@ -156,6 +158,7 @@ class AsyncEngine:
             cache_salt=cache_salt,
             length_class=length_class,
             deadline_s=deadline_s,
+            max_pause_s=max_pause_s,
         )
         return self._generate(request_id, template, on_event)
 

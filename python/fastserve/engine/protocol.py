@@ -92,6 +92,7 @@ class Add(_Message):
     cache_salt: str
     length_class: str
     deadline_s: float | None
+    max_pause_s: float | None
     watch: bool
 
     @classmethod
@@ -105,6 +106,7 @@ class Add(_Message):
             request.cache_salt,
             request.length_class,
             request.deadline_s,
+            request.max_pause_s,
             watch,
         )
 
@@ -118,6 +120,7 @@ class Add(_Message):
             cache_salt=self.cache_salt,
             length_class=self.length_class,
             deadline_s=self.deadline_s,
+            max_pause_s=self.max_pause_s,
         )
 
 

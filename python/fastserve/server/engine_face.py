@@ -60,6 +60,7 @@ class EngineFace(Protocol):
         cache_salt: str = "",
         length_class: str = "",
         deadline_s: float | None = None,
+        max_pause_s: float | None = None,
         on_event: Callable[[EventFace], None] | None = None,
     ) -> AsyncIterator[CompletionDelta]:
         """Stream the n completions, interleaved; closing the iterator aborts the request.

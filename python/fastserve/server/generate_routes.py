@@ -102,6 +102,7 @@ def _plan(
         cache_salt=body.cache_salt,
         length_class=body.length_class,
         deadline_s=body.deadline_s,
+        max_pause_s=body.max_pause_s,
         stream=body.stream,
         include_usage=options is not None and options.include_usage,
         continuous_usage=options is not None and options.include_usage and options.continuous_usage_stats,

@@ -35,6 +35,7 @@ class GenerationPlan:
         created: Unix time of arrival, whole seconds.
         arrival_s: monotonic time of arrival.
         deadline_s: seconds after arrival at which the request fails unless finished.
+        max_pause_s: longest pause of its streams, where memory allows; None = the engine's.
     """
 
     request_id: str
@@ -45,6 +46,7 @@ class GenerationPlan:
     cache_salt: str = ""
     length_class: str = ""
     deadline_s: float | None = None
+    max_pause_s: float | None = None
     stream: bool = False
     include_usage: bool = False
     continuous_usage: bool = False
@@ -136,6 +138,7 @@ class Generation:
             cache_salt=plan.cache_salt,
             length_class=plan.length_class,
             deadline_s=deadline_s,
+            max_pause_s=plan.max_pause_s,
             on_event=None if self._outbox is None else partial(self._note, index * plan.choices_per_prompt),
         )
 

@@ -13,7 +13,7 @@ from fastserve.server.body_shape import MAX_MESSAGES, check_shape
 from fastserve.server.errors import ApiError, bad_request, prompt_overflow, to_api_error
 from fastserve.server.messages import Messages
 from fastserve.server.off_fields import CHAT_OFF, COMPLETION_OFF, MESSAGE_OFF, drop_off_fields
-from fastserve.types import MAX_LOGPROBS, SamplingDefaults, SamplingParams
+from fastserve.types import MAX_LOGPROBS, MIN_PAUSE_S, SamplingDefaults, SamplingParams
 
 MAX_COMPLAINTS = 256
 # Names of fields are quoted up to here: they may be as long as the body.
@@ -29,6 +29,7 @@ RequestId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._:\-]{1,128}$
 LengthClass = Annotated[str, StringConstraints(max_length=256)]
 CacheSalt = Annotated[str, StringConstraints(max_length=256)]
 Deadline = Annotated[float, Field(gt=0, le=1e9)]
+Pause = Annotated[float, Field(ge=MIN_PAUSE_S, le=1e9)]
 Priority = Annotated[int, Field(ge=-(2**31), lt=2**31)]
 
 
@@ -79,6 +80,7 @@ class _Generation(_Body):
     cache_salt: CacheSalt = ""
     length_class: LengthClass = ""
     deadline_s: Deadline | None = None
+    max_pause_s: Pause | None = None
 
     def sampling(self, defaults: SamplingDefaults, *, max_tokens: int | None, logprobs: int | None) -> SamplingParams:
         """The engine's form of the sampling fields; `defaults` stands for those that were not given.

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from fastserve.config import GIB, CacheConfig
+from fastserve.config import CacheConfig
 from fastserve.errors import InvalidArgumentError
 from fastserve.sim.cost import Coefficients, CostModel
 from fastserve.sim.devices import Device, HostLink, find_device
@@ -98,7 +98,9 @@ def _pools(shape: ModelShape, device: Device, parallelism: Parallelism, cache: C
     if num_device is None:
         room = cache.gpu_memory_utilization * device.memory_bytes * parallelism.num_devices - shape.weight_bytes
         num_device = int(room // block_bytes)
-    num_host = cache.num_host_blocks_override
-    if num_host is None:
-        num_host = int(cache.host_kv_gib * GIB) // block_bytes
+    num_host = cache.num_host_blocks(
+        num_device_blocks=num_device,
+        block_bytes=block_bytes,
+        free_host_bytes=device.host_memory_bytes * parallelism.num_devices,
+    )
     return PoolSizes(num_device, num_host, block_bytes)

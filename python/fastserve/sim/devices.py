@@ -50,6 +50,7 @@ class Device:
         peer_bytes_per_s, peer_latency_s: link to the other devices of a tensor-parallel group, per direction; one message.
         hop_bytes_per_s, hop_latency_s: link to the next stage of a pipeline.
         link: to host memory.
+        host_memory_bytes: free memory of the host, for each device.
     """
 
     name: str
@@ -64,10 +65,11 @@ class Device:
     hop_bytes_per_s: float
     hop_latency_s: float
     link: HostLink
+    host_memory_bytes: float
 
 
 def _gpu(name: str, *, tflops: float, gb_per_s: float, gib: float, layer_overhead_s: float, peer_gb_per_s: float,
-         host_gb_per_s: float) -> Device:  # fmt: skip
+         host_gb_per_s: float, host_gib: float) -> Device:  # fmt: skip
     return Device(
         name=name,
         flops_per_s=tflops * 1e12,
@@ -84,18 +86,40 @@ def _gpu(name: str, *, tflops: float, gb_per_s: float, gib: float, layer_overhea
         link=HostLink(
             offload_bytes_per_s=host_gb_per_s * 1e9, upload_bytes_per_s=host_gb_per_s * 1e9, duplex_share=0.85
         ),
+        host_memory_bytes=host_gib * GIB,
     )
 
 
 # The overhead of a layer on the A100 is fitted to the paper's light-load latencies: engines that launch every kernel from
-# Python. The others assume an engine that launches a layer at once.
+# Python. The others assume an engine that launches a layer at once. Host memory: servers with 2 TB for eight devices have 250 GiB for each,
+# most of it free.
 _A100 = _gpu(
-    "a100-80gb", tflops=312, gb_per_s=2039, gib=80, layer_overhead_s=250e-6, peer_gb_per_s=300, host_gb_per_s=25
+    "a100-80gb",
+    tflops=312,
+    gb_per_s=2039,
+    gib=80,
+    layer_overhead_s=250e-6,
+    peer_gb_per_s=300,
+    host_gb_per_s=25,
+    host_gib=200,
 )
-_H100 = _gpu("h100", tflops=989, gb_per_s=3350, gib=80, layer_overhead_s=50e-6, peer_gb_per_s=450, host_gb_per_s=50)
-_H200 = _gpu("h200", tflops=989, gb_per_s=4800, gib=141, layer_overhead_s=50e-6, peer_gb_per_s=450, host_gb_per_s=50)
+_H100 = _gpu(
+    "h100", tflops=989, gb_per_s=3350, gib=80, layer_overhead_s=50e-6, peer_gb_per_s=450, host_gb_per_s=50, host_gib=200
+)
+_H200 = _gpu(
+    "h200",
+    tflops=989,
+    gb_per_s=4800,
+    gib=141,
+    layer_overhead_s=50e-6,
+    peer_gb_per_s=450,
+    host_gb_per_s=50,
+    host_gib=200,
+)
 # No link of its own to other devices: they talk over PCIe 4.0.
-_L4 = _gpu("l4", tflops=121, gb_per_s=300, gib=22.5, layer_overhead_s=50e-6, peer_gb_per_s=32, host_gb_per_s=25)
+_L4 = _gpu(
+    "l4", tflops=121, gb_per_s=300, gib=22.5, layer_overhead_s=50e-6, peer_gb_per_s=32, host_gb_per_s=25, host_gib=32
+)
 # Measured, on two cores with AVX-512: docs/benchmarks.md. A copy to the "host" is a copy within the same memory.
 _CPU = Device(
     name="cpu",
@@ -110,6 +134,7 @@ _CPU = Device(
     hop_bytes_per_s=1e9,
     hop_latency_s=100e-6,
     link=HostLink(offload_bytes_per_s=8e9, upload_bytes_per_s=8e9, duplex_share=0.5),
+    host_memory_bytes=8 * GIB,
 )
 
 DEVICES = MappingProxyType({device.name: device for device in (_A100, _H100, _H200, _L4, _CPU)})

@@ -89,7 +89,7 @@ def profile_deployment(
 
     Args:
         profile: or its file.
-        cache: num_gpu_blocks_override and num_host_blocks_override (or a host_kv_gib other than the default) replace the
+        cache: num_gpu_blocks_override and num_host_blocks_override (or host_kv_gib) replace the
             profile's pools; the block size is the profile's.
         max_model_len: longest prompt + output, tokens; default: the profile's.
     Raises:
@@ -102,7 +102,7 @@ def profile_deployment(
             f"max_model_len must be between 2 and the profile's {found.max_model_len} tokens, got {max_model_len}"
         )
     num_host = found.num_host_blocks if cache.num_host_blocks_override is None else cache.num_host_blocks_override
-    if cache.num_host_blocks_override is None and cache.host_kv_gib != CacheConfig().host_kv_gib:
+    if cache.num_host_blocks_override is None and cache.host_kv_gib is not None:
         num_host = int(cache.host_kv_gib * GIB) // found.block_bytes
     return Deployment(
         name=f"{Path(found.model).name} on {found.device}, measured",

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from fastserve._C.kv import MAX_BLOCKS
+from fastserve._C.offload import available_host_bytes
 from fastserve.config import GIB, CacheConfig
 from fastserve.errors import InvalidArgumentError
 
@@ -31,6 +32,9 @@ def size_pools(
 ) -> PoolSizes:
     """Size both pools: `host_kv_gib` and on a CPU `kv_gib` (or the overrides) say how large they are, up to MAX_BLOCKS.
 
+    Without `host_kv_gib` the host pool follows the machine, see `CacheConfig.num_host_blocks`. Memory that the device pool
+    of a CPU will take is not free.
+
     Args:
         device_kv_bytes: of a GPU, what is left of its memory; None on a CPU.
     Raises:
@@ -41,9 +45,11 @@ def size_pools(
             raise InvalidArgumentError(f"{flag} must be at most {MAX_BLOCKS} blocks, got {wanted}: use larger blocks")
     available = int(cache.kv_gib * GIB) if device_kv_bytes is None else max(device_kv_bytes, 0)
     num_device = cache.num_gpu_blocks_override or min(available // block_bytes, MAX_BLOCKS)
-    num_host = cache.num_host_blocks_override
-    if num_host is None:
-        num_host = min(int(cache.host_kv_gib * GIB) // block_bytes, MAX_BLOCKS)
+    free_bytes = available_host_bytes() - (num_device * block_bytes if device_kv_bytes is None else 0)
+    num_host = cache.num_host_blocks(
+        num_device_blocks=num_device, block_bytes=block_bytes, free_host_bytes=max(free_bytes, 0)
+    )
+    num_host = min(num_host, MAX_BLOCKS)
     needed = -(-max_model_len // cache.block_size)
     if num_device < needed:
         raise InvalidArgumentError(

@@ -30,6 +30,16 @@ class MlfqTest : public ::testing::Test {
     return request;
   }
 
+  /// One that has begun: it got a token at `now_s`.
+  Request& stream(double now_s, std::int32_t priority = 0, double max_pause_s = 0.0) {
+    Request& request = join(1, now_s, priority);
+    request.options.max_pause_s = max_pause_s;
+    mlfq_->begin_run(request);
+    request.tokens.push_back(1);
+    mlfq_->end_run(request, now_s);
+    return request;
+  }
+
   /// In one iteration of `seconds` that ends at `now_s`.
   bool run(Request& request, double seconds, double now_s, double next_s = 0.0) {
     mlfq_->begin_run(request);
@@ -107,32 +117,83 @@ TEST_F(MlfqTest, TakesTurnsInTheLastLevel) {
   EXPECT_EQ(order(), (Ids{0, 1}));
 }
 
-TEST_F(MlfqTest, PromotesInTheOrderOfStarvingAndBeforeTheRestOfTheFirstLevel) {
+TEST_F(MlfqTest, PromotesInTheOrderOfBeingDueOneForEverySeat) {
   Request& a = join(8, 0.0);  // 0
-  join(4, 1.0);               // 1
+  Request& b = join(4, 1.0);  // 1
   join(1, 2.0);               // 2, in Q_1 already
   run(a, 1, 3.0);             // waits from 3 on
-  join(1, 10.5);              // 3
   EXPECT_EQ(mlfq_->promote_starving(10.9), 0);
   EXPECT_EQ(mlfq_->promote_starving(11.0), 1);
-  EXPECT_EQ(order(), (Ids{1, 2, 3, 0}));
-  EXPECT_EQ(mlfq_->promote_starving(13.0), 2);
-  EXPECT_EQ(order(), (Ids{1, 2, 0, 3}));
-  EXPECT_EQ(a.level, 0);
-  EXPECT_EQ(a.promotions, 1);
-  EXPECT_EQ(a.attained_ns, 0);
-  EXPECT_TRUE(run(a, 1, 14.0));  // q_1 is used up
-  EXPECT_FALSE(a.starving);
-  EXPECT_EQ(a.level, 1);
-  EXPECT_EQ(order(), (Ids{1, 2, 3, 0}));
+  EXPECT_EQ(order(), (Ids{1, 2, 0}));
+  EXPECT_EQ(b.level, 0);
+  EXPECT_EQ(b.promotions, 1);
+  EXPECT_EQ(mlfq_->promote_starving(13.0), 0);  // its seat is taken
+  b.tokens.push_back(1);
+  EXPECT_FALSE(run(b, 0.2, 13.0));
+  EXPECT_TRUE(b.starving);
+  EXPECT_TRUE(run(b, 0.1, 13.1));
+  EXPECT_FALSE(b.starving);
+  EXPECT_EQ(b.level, 1);
+  EXPECT_EQ(mlfq_->promote_starving(13.1), 1);
+  EXPECT_EQ(order(), (Ids{2, 1, 0}));
 }
 
-TEST_F(MlfqTest, PromotesNoMoreAtOnceThanTheBatchHasSlots) {
+TEST_F(MlfqTest, GoesOnInTheLevelThatIsWorthItsPromotion) {
+  config_.quanta_s = {0.01, 0.02, 0.04, 0.5, 1};
+  mlfq_ = std::make_unique<Mlfq>(config_);
+  Request& a = join(0.01, 0.0);
+  mlfq_->promote_starving(10.0);
+  a.tokens.push_back(1);
+  EXPECT_TRUE(run(a, 0.4, 10.4));
+  EXPECT_EQ(a.level, 3);
+}
+
+TEST_F(MlfqTest, KeepsItsSeatUntilItHasAnOutput) {
+  Request& a = join(8, 0.0);
+  mlfq_->promote_starving(10.0);
+  EXPECT_FALSE(run(a, 5, 15.0));
+  EXPECT_TRUE(a.starving);
+  a.tokens.push_back(1);
+  EXPECT_TRUE(run(a, 0.01, 16.0));
+}
+
+TEST_F(MlfqTest, HasASeatForEveryFourthSlotForStreamsAndForEverySixteenthForOthers) {
+  config_.batch_slots = 32;
+  config_.max_pause_s = 5.0;
+  mlfq_ = std::make_unique<Mlfq>(config_);
+  for (int i = 0; i < 12; ++i) stream(0.0);
   for (int i = 0; i < 5; ++i) join(8, 0.0);
+  EXPECT_EQ(mlfq_->promote_starving(4.9), 0);
+  EXPECT_EQ(mlfq_->promote_starving(5.0), 8);
   EXPECT_EQ(mlfq_->promote_starving(20.0), 2);
+  EXPECT_EQ(mlfq_->promote_starving(20.0), 0);
+  requests_[0].tokens.push_back(1);
+  run(requests_[0], 0.3, 20.0);
+  mlfq_->leave(requests_[12]);
   EXPECT_EQ(mlfq_->promote_starving(20.0), 2);
-  EXPECT_EQ(mlfq_->promote_starving(20.0), 1);
-  EXPECT_EQ(order(), (Ids{0, 1, 2, 3, 4}));
+  EXPECT_TRUE(requests_[8].starving);
+  EXPECT_TRUE(requests_[14].starving);
+}
+
+TEST_F(MlfqTest, CountsTheSeatsOfEachClassByItself) {
+  join(8, 0.0, 5);  // never runs: those before it take all slots
+  EXPECT_EQ(mlfq_->promote_starving(11.0), 1);
+  Request& a = join(8, 11.0, 0);
+  join(8, 12.0, 5);
+  EXPECT_EQ(mlfq_->promote_starving(30.0), 1);
+  EXPECT_TRUE(a.starving);
+}
+
+TEST_F(MlfqTest, FollowsTheLongestPauseThatARequestAskedFor) {
+  config_.max_pause_s = 5.0;
+  mlfq_ = std::make_unique<Mlfq>(config_);
+  stream(0.0);
+  Request& strict = stream(1.0, 0, 0.5);
+  EXPECT_DOUBLE_EQ(mlfq_->enst_s(strict, 1.0), 0.5);
+  EXPECT_EQ(mlfq_->promote_starving(1.4), 0);
+  EXPECT_EQ(mlfq_->promote_starving(1.5), 1);
+  EXPECT_TRUE(strict.starving);
+  mlfq_->check_integrity();
 }
 
 TEST_F(MlfqTest, DoesNotPromoteWhatRuns) {

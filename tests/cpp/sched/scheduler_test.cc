@@ -24,6 +24,7 @@ class SchedulerTest : public ::testing::Test {
                           .max_prefill_chunk_tokens = 8,
                           .max_model_len = 64,
                           .starvation_limit_s = 1e6,
+                          .max_pause_s = 1e6,
                           .num_levels = 4,
                           .proactive_offload = false,
                           .write_through = false,
@@ -77,6 +78,7 @@ class SchedulerTest : public ::testing::Test {
 };
 
 TEST_F(SchedulerTest, TimeSlicesBySkipJoinMlfq) {
+  config_.policy = PolicyKind::kSkipJoinMlfq;
   config_.max_num_seqs = 1;
   make(100);
   add(1, 4);
@@ -130,13 +132,14 @@ TEST_F(SchedulerTest, StartsNobodyPastABlockedRequest) {
   EXPECT_EQ(scheduler_->explain(2, now_s_).decisions.back().decision, Decision::kBlockedByMemory);
 }
 
-TEST_F(SchedulerTest, EvictsJustEnoughForTheFirstInOrderAndResumesByRecomputing) {
+TEST_F(SchedulerTest, EvictsJustEnoughForTheFirstOfAHigherClassAndResumesByRecomputing) {
+  config_.policy = PolicyKind::kSkipJoinMlfq;
   config_.max_num_seqs = 3;
   make(6);
   add(1, 8);
   add(2, 8);
-  EXPECT_EQ(step(), (Ids{1, 2}));  // both fall to Q_2, 4 blocks held
-  add(3, 8);                       // Q_1: wants 2 blocks and one to grow
+  EXPECT_EQ(step(), (Ids{1, 2}));  // 4 blocks held
+  add(3, 8, 100, -1);              // wants 2 blocks and one to grow
   EXPECT_EQ(step(), (Ids{1, 3}));  // the decode row first
   EXPECT_EQ(scheduler_->stats().parks, 1);
   EXPECT_EQ(scheduler_->stats().recomputes_no_host, 1);
@@ -156,7 +159,7 @@ TEST_F(SchedulerTest, LooksEachPromptUpOnceHoweverOftenItIsPreempted) {
   make(24, 0, true);
   for (std::int64_t id : {1, 2, 3, 4}) add(id, 17, 40);  // 15 blocks each in the end, 24 in all
   while (scheduler_->num_unfinished() > 0) step();
-  EXPECT_GT(scheduler_->stats().recomputes, 4);
+  EXPECT_GT(scheduler_->stats().recomputes, 2);
   EXPECT_EQ(scheduler_->stats().prefix_cache_queries, 4 * 17);
   EXPECT_EQ(scheduler_->stats().prefix_cache_hits, 0);
   add(1, 17, 1);  // again: its full blocks are known, unless they were recycled
@@ -199,20 +202,52 @@ TEST_F(SchedulerTest, CountsAsRecomputedWhatIterationsTookInAgain) {
     commit(*made);
     ASSERT_EQ(scheduler_->stats().recomputed_tokens, again) << "after iteration " << i;
   }
-  EXPECT_GT(again, 100);
+  EXPECT_GT(again, 50);
   std::int64_t of_requests = 0;
   for (std::int64_t id : {1, 2, 3, 4}) of_requests += scheduler_->request_stats(id, now_s_).recomputed_tokens;
   EXPECT_EQ(of_requests, again);
 }
 
+TEST_F(SchedulerTest, TakesNoMemoryFromAStreamForAStart) {
+  config_.policy = PolicyKind::kSkipJoinMlfq;
+  config_.max_num_seqs = 2;
+  make(6, 100);
+  add(1, 8, 4);
+  add(2, 8, 4);
+  EXPECT_EQ(step(), (Ids{1, 2}));  // both fall to Q_2, 4 blocks held
+  add(3, 8);                       // Q_1: wants 2 blocks and one to grow
+  EXPECT_EQ(step(), (Ids{1, 2}));
+  EXPECT_EQ(scheduler_->explain(3, now_s_).decisions.back().decision, Decision::kBlockedByMemory);
+  for (int i = 0; i < 40 && scheduler_->explain(3, now_s_).output_tokens == 0; ++i) step();
+  EXPECT_EQ(scheduler_->stats().parks, 0);
+  EXPECT_GT(scheduler_->explain(3, now_s_).output_tokens, 0);
+}
+
+TEST_F(SchedulerTest, StartsNoMoreStreamsThanCanHaveTheirTurnWithinTheLongestPause) {
+  config_.policy = PolicyKind::kSkipJoinMlfq;
+  config_.max_num_seqs = 2;
+  config_.max_pause_s = 0.9;  // three turns of 0.3 s on the one seat
+  make(100);
+  for (int i = 0; i < 8; ++i) add(i, 4);
+  add(8, 4, 100, 1);
+  for (int i = 0; i < 60; ++i) step();
+  const auto begun = [&](std::int64_t id) { return scheduler_->explain(id, now_s_).output_tokens > 0; };
+  EXPECT_TRUE(begun(0) && begun(4));
+  EXPECT_FALSE(begun(5) || begun(6) || begun(7) || begun(8));
+  add(9, 4, 100, -1);  // classes are strict
+  step();
+  EXPECT_TRUE(begun(9));
+}
+
 TEST_F(SchedulerTest, SwapsToTheHostAndBackWithItsStatesOnTheWay) {
+  config_.policy = PolicyKind::kSkipJoinMlfq;
   config_.max_num_seqs = 1;
   config_.preemption_mode = PreemptionMode::kSwap;
   make(4, 8);
   add(1, 8);
   EXPECT_EQ(step(), (Ids{1}));
-  add(2, 12);          // every block
-  auto made = plan();  // request 1 goes; its blocks come free with the copy
+  add(2, 12, 100, -1);  // every block
+  auto made = plan();   // request 1 goes; its blocks come free with the copy
   EXPECT_EQ(made->num_rows(), 0);
   EXPECT_EQ(made->transfer_to_host, (std::vector<std::uint8_t>{1}));
   EXPECT_EQ(made->transfer_sources.size(), 2u);

@@ -12,6 +12,11 @@ def test_steps_are_measured(overload: bool) -> None:
     assert 0 < row["p50_us"] <= row["p99_us"] and len(row["samples_us"]) == 20
 
 
+@pytest.mark.parametrize("overload", [False, True])
+def test_the_default_policy_is_measured_in_its_own_order(overload: bool) -> None:
+    assert measure_steps("learned", 300, 400, overload=overload)["learned"]
+
+
 def test_every_array_of_a_plan_is_read() -> None:
     row = measure_plan(repeats=3)
     assert row["attributes"] >= 35 and row["bytes"] > 0

@@ -115,6 +115,7 @@ class Call:
     cache_salt: str
     length_class: str
     deadline_s: float | None
+    max_pause_s: float | None
 
 
 @dataclass
@@ -148,9 +149,12 @@ class FakeEngine:
         cache_salt="",
         length_class="",
         deadline_s=None,
+        max_pause_s=None,
         on_event=None,
     ) -> AsyncIterator[CompletionDelta]:
-        self.calls.append(Call(prompt_token_ids, sampling, request_id, priority, cache_salt, length_class, deadline_s))
+        self.calls.append(
+            Call(prompt_token_ids, sampling, request_id, priority, cache_salt, length_class, deadline_s, max_pause_s)
+        )
         if self.overloaded:
             raise OverloadedError("the queue is full")
         return self._generate(request_id, sampling, on_event)

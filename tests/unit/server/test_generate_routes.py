@@ -122,6 +122,7 @@ async def test_sampling_fields_reach_the_engine(live, path, body):
         "length_class": "chat",
         "request_id": "mine",
         "deadline_s": 60,
+        "max_pause_s": 0.5,
     }
     reply = await live.post(f"/v1/{path}", **body, **fields, **names)
     assert reply.status_code == 200
@@ -132,6 +133,7 @@ async def test_sampling_fields_reach_the_engine(live, path, body):
     assert call.sampling.logprobs == 3
     assert (call.priority, call.cache_salt, call.length_class, call.request_id) == (-4, "tenant", "chat", "mine")
     assert 59 < call.deadline_s <= 60
+    assert call.max_pause_s == 0.5
     assert reply.json()["id"] == "mine"
 
 

@@ -51,6 +51,7 @@ BAD_COMPLETIONS = [
     ({"seed": 2**63}, "seed"),
     ({"priority": 2**31}, "priority"),
     ({"deadline_s": 0}, "deadline_s"),
+    ({"max_pause_s": 0}, "max_pause_s"),
     ({"request_id": "a\nb"}, "request_id"),
     ({"cache_salt": "x" * 257}, "cache_salt"),
     ({"length_class": "x" * 257}, "length_class"),

@@ -33,6 +33,7 @@ DEVICE = Device(
     hop_bytes_per_s=1e3,
     hop_latency_s=3e-3,
     link=HostLink(offload_bytes_per_s=1.0, upload_bytes_per_s=1.0),
+    host_memory_bytes=1e9,
 )
 LAYER = 8 * (8 + 4 + 4 + 8) + 3 * 8 * 16  # weights of query, key, value, output and the gated MLP
 HEAD = 80

@@ -174,7 +174,7 @@ def test_a_preempted_stream_pauses_and_one_that_is_not_does_not():
     flat = replace(deployment(num_device_blocks=4000), cost=FittedCost((0.01, 0.0, 0.0, 0.0, 0.0)))
     sliced, fcfs = (simulate(load, flat, scheduler(policy)) for policy in ("skip-join-mlfq", "fcfs"))
     assert fcfs.summary.longest_pause_s.max == pytest.approx(0.01)
-    assert sliced.summary.longest_pause_s.p50 > 0.05
+    assert sliced.summary.longest_pause_s.p50 > 0.02
     assert sliced.summary.gap_s.max == pytest.approx(sliced.summary.longest_pause_s.max)
 
 
@@ -222,7 +222,10 @@ def test_learned_beats_arrival_order_whatever_ends_the_requests(endings):
         400, rate=1000.0, output_tokens=np.where(np.arange(400) % 4, 4, 200), prompt_tokens=np.full(400, 16)
     )
     roomy = deployment(num_device_blocks=4000)
-    learned, fcfs = (simulate(load, roomy, scheduler(policy), endings=endings) for policy in ("learned", "fcfs"))
+    order_alone = {"starvation_limit_s": 1e6, "max_pause_s": 1e6}
+    learned, fcfs = (
+        simulate(load, roomy, scheduler(policy, **order_alone), endings=endings) for policy in ("learned", "fcfs")
+    )
     assert learned.summary.normalized_latency_s.mean < 0.7 * fcfs.summary.normalized_latency_s.mean
 
 

@@ -53,3 +53,18 @@ def test_the_pool_of_a_gpu_gets_what_is_left():
 def test_a_full_gpu_is_refused_with_the_remedy():
     with pytest.raises(InvalidArgumentError, match=r"got 0 blocks.*--gpu-memory-utilization"):
         size_pools(CacheConfig(), block_bytes=1 << 20, max_model_len=2048, device_kv_bytes=-5)
+
+
+def test_the_host_pool_follows_the_machine_unless_told(monkeypatch):
+    monkeypatch.setattr("fastserve.worker.memory.available_host_bytes", lambda: 40 << 20)
+
+    def host_blocks(**cache: object) -> int:
+        return size_pools(
+            CacheConfig(**cache), block_bytes=1 << 20, max_model_len=64, device_kv_bytes=8 << 20
+        ).num_host_blocks
+
+    assert host_blocks() == 10, "a quarter of what is free"
+    assert host_blocks(num_gpu_blocks_override=4) == 8, "at most twice the device pool"
+    assert host_blocks(host_kv_gib=1.0) == 1024
+    on_a_cpu = size_pools(CacheConfig(num_gpu_blocks_override=16), block_bytes=1 << 20, max_model_len=64)
+    assert on_a_cpu.num_host_blocks == 6, "the device pool of a CPU is host memory"
