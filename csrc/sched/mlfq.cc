@@ -22,14 +22,39 @@ struct EarlierDue {
   }
 };
 
+/// Requests that wait, all with the same limit, so in the order of being due.
+struct WaitList {
+  Request* oldest = nullptr;
+  Request* newest = nullptr;
+
+  void push_back(Request& request) {
+    request.older = newest;
+    request.newer = nullptr;
+    (newest ? newest->newer : oldest) = &request;
+    newest = &request;
+  }
+  void erase(Request& request) {
+    (request.older ? request.older->newer : oldest) = request.newer;
+    (request.newer ? request.newer->older : newest) = request.older;
+    request.older = request.newer = nullptr;
+  }
+};
+
 /// Section 0 holds the promoted, section i + 1 level i.
 struct PriorityClass {
   std::int32_t priority = 0;
   std::int64_t size = 0;
   std::vector<TicketQueue> sections;
-  Request* oldest = nullptr;  // without output, by wait_since_s: all have the same limit
-  Request* newest = nullptr;
-  std::set<Request*, EarlierDue> pauses;  // of streams that wait
+  WaitList starts;                            // without output
+  WaitList streams;                           // with output
+  std::set<Request*, EarlierDue> own_pauses;  // with output, and a limit of their own
+
+  /// The stream that is due first; null without any.
+  Request* first_stream() const {
+    Request* const own = own_pauses.empty() ? nullptr : *own_pauses.begin();
+    if (!own || !streams.oldest) return own ? own : streams.oldest;
+    return EarlierDue{}(own, streams.oldest) ? own : streams.oldest;
+  }
   std::int64_t streams_seated = 0;
   std::int64_t starts_seated = 0;
 };
@@ -103,24 +128,18 @@ void Mlfq::start_waiting(Request& request, double now_s) {
   request.timed = true;
   PriorityClass& members = *request.queue_class;
   request.due_s = due_s(request);
-  if (request.num_outputs() > 0) {
-    members.pauses.insert(&request);
-    return;
-  }
-  request.older = members.newest;
-  request.newer = nullptr;
-  (members.newest ? members.newest->newer : members.oldest) = &request;
-  members.newest = &request;
+  if (request.num_outputs() == 0) return members.starts.push_back(request);
+  if (request.options.max_pause_s <= 0.0) return members.streams.push_back(request);
+  members.own_pauses.insert(&request);
 }
 
 void Mlfq::stop_waiting(Request& request) {
   if (!request.timed) return;
   request.timed = false;
   PriorityClass& members = *request.queue_class;
-  if (members.pauses.erase(&request) > 0) return;
-  (request.older ? request.older->newer : members.oldest) = request.newer;
-  (request.newer ? request.newer->older : members.newest) = request.older;
-  request.older = request.newer = nullptr;
+  if (request.num_outputs() == 0) return members.starts.erase(request);
+  if (request.options.max_pause_s <= 0.0) return members.streams.erase(request);
+  members.own_pauses.erase(&request);
 }
 
 void Mlfq::join(Request& request, double first_iteration_s) {
@@ -198,14 +217,14 @@ std::int64_t Mlfq::promote_starving(double now_s) {
 
 std::int64_t Mlfq::promote_due(PriorityClass& members, double now_s) {
   std::int64_t moved = 0;
-  for (; members.streams_seated < stream_seats(config_.batch_slots) && !members.pauses.empty(); ++moved) {
-    Request& request = **members.pauses.begin();
-    if (request.due_s > now_s) break;
-    promote(request, now_s);
+  for (; members.streams_seated < stream_seats(config_.batch_slots); ++moved) {
+    Request* const first = members.first_stream();
+    if (!first || first->due_s > now_s) break;
+    promote(*first, now_s);
   }
-  for (; members.starts_seated < start_seats(config_.batch_slots) && members.oldest; ++moved) {
-    if (members.oldest->due_s > now_s) break;
-    promote(*members.oldest, now_s);
+  for (; members.starts_seated < start_seats(config_.batch_slots) && members.starts.oldest; ++moved) {
+    if (members.starts.oldest->due_s > now_s) break;
+    promote(*members.starts.oldest, now_s);
   }
   return moved;
 }
@@ -340,14 +359,17 @@ std::vector<std::int32_t> Mlfq::level_counts() const {
 }
 
 void Mlfq::check_waits(const PriorityClass& members) {
-  const Request* last = nullptr;
-  for (const Request* r = members.oldest; r; last = r, r = r->newer) {
-    FS_CHECK(r->timed && r->older == last && r->plans_in_flight == 0 && r->num_outputs() == 0 && !r->starving,
-             "the list of waiting requests is broken at ", r->id);
-    FS_CHECK(!last || last->wait_since_s <= r->wait_since_s, "request ", r->id, " waits longer than the one before it");
+  for (const WaitList* const list : {&members.starts, &members.streams}) {
+    const Request* last = nullptr;
+    for (const Request* r = list->oldest; r; last = r, r = r->newer) {
+      FS_CHECK(r->timed && r->older == last && r->plans_in_flight == 0 && !r->starving &&
+                   (r->num_outputs() > 0) == (list == &members.streams),
+               "the list of waiting requests is broken at ", r->id);
+      FS_CHECK(!last || last->due_s <= r->due_s, "request ", r->id, " waits longer than the one before it");
+    }
+    FS_CHECK(last == list->newest, "the list of waiting requests has a loose end");
   }
-  FS_CHECK(last == members.newest, "the list of waiting requests has a loose end");
-  for (const Request* r : members.pauses)
+  for (const Request* r : members.own_pauses)
     FS_CHECK(r->timed && r->plans_in_flight == 0 && r->num_outputs() > 0 && !r->starving, "request ", r->id,
              " does not belong to the streams that wait");
   std::int64_t streams = 0, starts = 0;
