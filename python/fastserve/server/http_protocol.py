@@ -55,6 +55,7 @@ class GuardedHttpProtocol(HttpToolsProtocol):
             None  # the request whose reply is under way; `cycle` is the last parsed
         )
         self._in_head = True
+        self._head_is_known = False  # what the parser reports of a head has been reported before
         self._framing_bytes = 0  # since the parser last reported a head, a chunk or a piece of body
         self._message_bytes = 0
         self._peer_timer: asyncio.TimerHandle | None = None
@@ -97,15 +98,26 @@ class GuardedHttpProtocol(HttpToolsProtocol):
         self._framing_bytes += len(data)
         self._message_bytes += len(data)
         try:
-            self.parser.feed_data(data)
+            self._feed(data)
         except httptools.HttpParserError:
             self._refuse(400, "this is not a valid HTTP/1.1 request", "invalid_http")
-        except httptools.HttpParserUpgrade:
-            logger.debug("a request to change the protocol is answered in HTTP/1.1")
         if self._framing_bytes > MAX_HEAD_BYTES:
             self._refuse(431, f"the request head must be at most {MAX_HEAD_BYTES} bytes", "head_too_large")
         elif self._message_bytes > self._max_message_bytes:
             self._cut("its request does not end")
+
+    def _feed(self, data: memoryview) -> None:
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade as upgrade:
+            # The client offers to change the protocol (Java's does in every first request). It stays HTTP/1.1: the parser,
+            # which gives up behind such a head, is replaced by one that has seen a head of the same framing without it.
+            framing = [row for row in self.headers if row[0] in (b"content-length", b"transfer-encoding")]
+            self.parser = httptools.HttpRequestParser(self)
+            self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
+            self._head_is_known = True
+            self.parser.feed_data(b"\r\n".join([b"POST / HTTP/1.1", *map(b": ".join, framing), b"", b""]))
+            self._feed(data[upgrade.args[0] :])
 
     def _read_on_soon(self) -> None:
         self.loop.call_soon(self._read_on)
@@ -118,8 +130,16 @@ class GuardedHttpProtocol(HttpToolsProtocol):
         if len(self._held) <= MAX_HELD_BYTES and not self.transport.is_closing():
             self.transport.resume_reading()
 
+    def on_message_begin(self) -> None:
+        if not self._head_is_known:
+            super().on_message_begin()
+
+    def on_url(self, url: bytes) -> None:
+        if not self._head_is_known:
+            super().on_url(url)
+
     def on_header(self, name: bytes, value: bytes) -> None:
-        if not self._in_head:  # a trailer; nothing here has a use for one
+        if self._head_is_known or not self._in_head:  # a trailer; nothing here has a use for one
             return
         super().on_header(name, value)
         if len(self.headers) > MAX_HEADERS:
@@ -127,6 +147,9 @@ class GuardedHttpProtocol(HttpToolsProtocol):
             raise ValueError("too many headers")  # ends the parser
 
     def on_headers_complete(self) -> None:
+        if self._head_is_known:
+            self._head_is_known = False
+            return
         self._in_head = False
         self._framing_bytes = 0
         self._await_peer(REST_TIMEOUT_S)
@@ -143,6 +166,8 @@ class GuardedHttpProtocol(HttpToolsProtocol):
         super().on_body(body)
 
     def on_message_complete(self) -> None:
+        if self.parser.should_upgrade():  # says the parser, without a look at the body; see `_feed`
+            return
         super().on_message_complete()
         self._in_head = True
         self._framing_bytes = self._message_bytes = 0

@@ -163,6 +163,32 @@ def test_megabytes_of_pipelined_requests_take_no_memory():
             connection.close()
 
 
+@pytest.mark.parametrize("framing", ["length", "chunks", "none"])
+@pytest.mark.parametrize("together", [True, False], ids=["together", "apart"])
+async def test_request_that_offers_another_protocol_is_served_with_its_body_in_http_1(live, framing, together):
+    """As Java's HttpClient sends every first request."""
+    offer = ["connection: Upgrade, HTTP2-Settings", "upgrade: h2c", "http2-settings: AAMAAABkAAQAoAAAAAIAAAAA"]
+    text = b'{"prompt":"hello"}'
+    route, fields, body = {
+        "length": ("POST /v1/completions", [f"content-length: {len(text)}"], text),
+        "chunks": (
+            "POST /v1/completions",
+            ["transfer-encoding: chunked"],
+            b"%x\r\n%s\r\n0\r\n\r\n" % (len(text), text),
+        ),
+        "none": ("GET /version", [], b""),
+    }[framing]
+    async with connected(live) as (reader, writer):
+        for _ in range(2):
+            pieces = [head(route, *fields, *offer), body, head("GET /livez")]
+            for piece in [b"".join(pieces)] if together else pieces:
+                writer.write(piece)
+                await asyncio.sleep(0.01)
+            assert (b"choices" if body else b"version") in await read_reply(reader)
+            assert await read_reply(reader) == b'{"status":"ok"}'
+    assert len(live.engine.calls) == (2 if body else 0)
+
+
 async def test_bad_bytes_behind_a_request_are_not_written_into_its_reply(live):
     live.engine.script.gate = asyncio.Event()
     body = b'{"prompt":"hi","stream":true}'
