@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 from tests.checkpoints import tiny_checkpoint
@@ -22,10 +23,19 @@ def hub() -> Iterator[FakeHub]:
         yield hub
 
 
-def start(hub: FakeHub, home: Path, *words: str, **variables: str) -> subprocess.Popen[str]:
+def start(
+    hub: FakeHub, home: Path, *words: str, start_new_session: bool = False, **variables: str
+) -> subprocess.Popen[str]:
     environment = os.environ | {"HF_ENDPOINT": hub.url, "HF_HOME": str(home), "HF_HUB_OFFLINE": "0"} | variables
     command = [sys.executable, "-m", "fastserve.cli.main", *words]
-    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        command,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=start_new_session,
+    )
 
 
 def test_generate_downloads_once_and_then_works_without_a_network(hub: FakeHub, tmp_path: Path) -> None:
@@ -59,6 +69,23 @@ def test_serve_ends_at_a_signal_while_it_downloads(hub: FakeHub, tmp_path: Path)
     process.send_signal(signal.SIGTERM)
     _, errors = process.communicate()
     assert process.returncode == 0, errors
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
+def test_a_download_ends_with_its_server_however_that_ends(hub: FakeHub, tmp_path: Path, number: int) -> None:
+    hub.stalled.add("model.safetensors")
+    process = start(hub, tmp_path, "serve", "org/tiny", "--port", "0", *SMALL, start_new_session=True)
+    assert process.stdout.readline().startswith("listening on")
+    hub.stalling.wait()
+    children = psutil.Process(process.pid).children()
+    if number == signal.SIGINT:  # a terminal sends it to the whole group
+        os.killpg(process.pid, number)
+    else:
+        process.send_signal(number)
+    _, errors = process.communicate()
+    assert children
+    assert psutil.wait_procs(children, timeout=30)[1] == []
+    assert "Traceback" not in errors
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import sys
 import threading
 from collections.abc import Callable
 
-from fastserve.engine.child import child_environment
+from fastserve.child import child_environment
 from fastserve.engine.protocol import EngineStart, encode
 
 # The core brings its own compute threads; those of torch and numpy would compete with them for the same cores.

@@ -13,9 +13,9 @@ from collections.abc import Callable
 from functools import partial
 from typing import Protocol
 
+from fastserve.child import die_with_parent
 from fastserve.config import EngineConfig
 from fastserve.engine.channel import EngineChannel
-from fastserve.engine.child import die_with_parent
 from fastserve.engine.pacing import LONGEST_WAIT_S
 from fastserve.engine.protocol import (
     Abort,

@@ -8,10 +8,12 @@ import asyncio
 import dataclasses
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
+from fastserve.child import child_environment, die_with_parent
 from fastserve.errors import CheckpointError
 from fastserve.loader.resolve import WantedFiles
 from fastserve.log import configure_logging, log_settings
@@ -24,10 +26,10 @@ async def download(wanted: WantedFiles) -> Path:
         CheckpointError: as `WantedFiles.get`.
     """
     process = subprocess.Popen(
-        [sys.executable, "-P", "-m", "fastserve.loader.download"],
+        [sys.executable, "-P", "-m", "fastserve.loader.download", str(os.getpid())],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
-        env=os.environ | {"PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path)},
+        env=child_environment(),
     )
     fields = dataclasses.asdict(wanted) | {"cache_folder": wanted.cache_folder and str(wanted.cache_folder)}
     request = json.dumps({"files": fields, "log": log_settings()}).encode()
@@ -48,6 +50,11 @@ async def download(wanted: WantedFiles) -> Path:
 
 def main() -> None:
     """Entry of the process; see the module's docstring."""
+    # Signals of a terminal or a service manager reach the whole process group; the parent decides what they mean.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    if not die_with_parent(int(sys.argv[1])):
+        return
     from huggingface_hub.utils import disable_progress_bars
 
     request = json.load(sys.stdin)

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from fastserve.engine.child import die_with_parent
+from fastserve.child import die_with_parent
 
 # Memory that one piece of work may take beyond what the process had at start.
 WORK_MEMORY_BYTES = 1 << 30

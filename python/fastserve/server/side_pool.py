@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
-from fastserve.engine.child import child_environment
+from fastserve.child import child_environment
 from fastserve.errors import OverloadedError, RequestFailedError
 from fastserve.server.side_child import receive_frame, send_frame
 
