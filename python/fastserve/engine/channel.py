@@ -7,11 +7,13 @@ from collections.abc import Callable
 import zmq
 
 from fastserve.engine.protocol import ToEngine, ToFrontend, encode
-from fastserve.engine.run_folder import RunFolder
-from fastserve.errors import EngineDeadError
+from fastserve.engine.run_folder import SOCKET, RunFolder
+from fastserve.errors import EngineDeadError, InvalidArgumentError
 
 _LINGER_MS = 1000
 _MAX_MESSAGES_PER_TURN = 64
+# Behind the folder for temporary files.
+_ROOM_FOR = f"/fastserve-xxxxxxxx/{SOCKET}"
 
 
 def _pair(context: zmq.Context) -> zmq.Socket:
@@ -32,12 +34,19 @@ class FrontendChannel:
     def __init__(self) -> None:
         """Bind in a folder of our own; the socket has mode 0600."""
         self._folder = RunFolder()
-        self.path = str(self._folder.path / "engine.sock")
+        self.path = str(self._folder.path / SOCKET)
         self._context = zmq.Context(io_threads=1)
         self._socket = _pair(self._context)
         old_umask = os.umask(0o177)
         try:
             self._socket.bind(f"ipc://{self.path}")
+        except zmq.ZMQError as error:
+            self._context.destroy(linger=0)
+            self._folder.remove()
+            raise InvalidArgumentError(
+                f"the socket to the engine cannot be made at {self.path}: {os.strerror(error.errno)}; set TMPDIR to a folder with a"
+                f" path of at most {zmq.IPC_PATH_MAX_LEN - len(_ROOM_FOR)} bytes that can hold sockets"
+            ) from error
         finally:
             os.umask(old_umask)
         self._loop: asyncio.AbstractEventLoop | None = None

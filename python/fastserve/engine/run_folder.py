@@ -9,6 +9,7 @@ from pathlib import Path
 
 _PREFIX = "fastserve-"
 _LOCK = "lock"
+SOCKET = "engine.sock"
 
 
 class RunFolder:
@@ -17,7 +18,7 @@ class RunFolder:
     So a folder whose lock is free belongs to nobody: no process id is trusted, which another process may have by now.
 
     Attributes:
-        path: of the folder; what is put into it must be files.
+        path: of the folder; nothing but a `SOCKET` may be put into it.
     """
 
     def __init__(self) -> None:
@@ -38,7 +39,7 @@ class RunFolder:
 
 
 def sweep() -> None:
-    """Remove folders of this user whose owner has gone; what cannot be looked at or removed is left alone."""
+    """Remove folders of this user whose owner has gone; any other, and what cannot be looked at, is left alone."""
     with contextlib.suppress(OSError), os.scandir(tempfile.gettempdir()) as entries:
         for entry in entries:
             if entry.name.startswith(_PREFIX) and _is_mine(entry) and (lock := _locked(Path(entry.path))) is not None:
@@ -48,7 +49,9 @@ def sweep() -> None:
 def _is_mine(entry: os.DirEntry) -> bool:
     with contextlib.suppress(OSError):
         found = entry.stat(follow_symlinks=False)
-        return stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid()
+        # A user may have folders of such a name as well: only one that holds what ours do, and no more, is ours.
+        is_private = stat.S_ISDIR(found.st_mode) and stat.S_IMODE(found.st_mode) == 0o700
+        return is_private and found.st_uid == os.geteuid() and {_LOCK, SOCKET}.issuperset(os.listdir(entry))
     return False
 
 
@@ -60,7 +63,10 @@ def _locked(folder: Path, flags: int = 0) -> int | None:
         return None
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if os.fstat(lock).st_nlink:  # else its folder was removed meanwhile
+        found = os.fstat(lock)
+        if (
+            stat.S_ISREG(found.st_mode) and not found.st_size and found.st_nlink
+        ):  # else its folder was removed meanwhile
             return lock
     except OSError:
         pass

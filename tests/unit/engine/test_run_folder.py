@@ -12,7 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from fastserve.engine.channel import FrontendChannel
 from fastserve.engine.run_folder import RunFolder, sweep
+from fastserve.errors import InvalidArgumentError
 
 OWNER = """
 import sys
@@ -89,10 +91,20 @@ def test_what_is_not_known_to_be_left_stays(temporary):
     linked.mkdir()
     (linked / "lock").symlink_to(target / "lock")
     (temporary / "other").mkdir()
-    before = sorted(path.name for path in temporary.iterdir())
+    for name in ("notes", "engine.sock.txt"):  # a user's folder, which happens to hold a file of the lock's name
+        mine = temporary / f"fastserve-{name}"
+        mine.mkdir(mode=0o700)
+        (mine / "lock").touch()
+        (mine / name).touch()
+    (temporary / "fastserve-shared").mkdir(mode=0o755)
+    (temporary / "fastserve-shared" / "lock").touch()
+    (temporary / "fastserve-full").mkdir(mode=0o700)
+    (temporary / "fastserve-full" / "lock").write_text("of another program")
+    (temporary / "fastserve-pipe").mkdir(mode=0o700)
+    os.mkfifo(temporary / "fastserve-pipe" / "lock")
+    before = sorted(temporary.rglob("*"))
     sweep()
-    assert sorted(path.name for path in temporary.iterdir()) == before
-    assert (target / "lock").exists()
+    assert sorted(temporary.rglob("*")) == before
 
 
 def test_start_that_was_taken_for_a_left_folder_makes_another(monkeypatch):
@@ -110,3 +122,12 @@ def test_start_that_was_taken_for_a_left_folder_makes_another(monkeypatch):
     folder = RunFolder()
     assert len(made) == 2 and str(folder.path) == made[1] and folder.path.exists()
     folder.remove()
+
+
+def test_temporary_folder_without_room_for_a_socket_is_named_and_left_empty(temporary, monkeypatch):
+    deep = temporary / ("d" * 100)
+    deep.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(deep))
+    with pytest.raises(InvalidArgumentError, match="set TMPDIR to a folder with a path of at most 76 bytes"):
+        FrontendChannel()
+    assert list(deep.iterdir()) == []
