@@ -234,7 +234,7 @@ def _describe(error: ValidationError) -> ApiError:
     head = complaints[0]["loc"][0]
     if complaints[0]["type"] == "missing":
         return bad_request(f"{_path(complaints[0]['loc'])} is required", param=str(head), code="missing_field")
-    if head in _FORMS:
+    if head in _FORMS and complaints[0]["type"] != "extra_forbidden":
         return bad_request(f"{head} must be {_FORMS[head]}", param=head, code="invalid_value")
     # Of the complaints about the members of a union, the deepest is about the member that was meant.
     chosen = max((row for row in complaints if row["loc"][0] == head), key=lambda row: len(row["loc"]))

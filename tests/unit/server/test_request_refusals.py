@@ -172,6 +172,13 @@ def test_depth_limit_is_exact():
         parse_object(b'{"a":[' + deep + b'],"b":[' + padding + b"]}")
 
 
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/tokenize"])
+async def test_field_of_another_route_is_unknown_whatever_it_is_there(direct, path):
+    field = "prompt" if "chat" in path else "stop"
+    reply = await direct.post(path, messages=[{"role": "user", "content": "hi"}], **{field: "x"})
+    assert reply.status_code == 400 and reply.json()["error"]["code"] == "unknown_field"
+
+
 async def test_a_million_unknown_fields_are_one_short_error(direct):
     body = "{" + ",".join(f'"a{i}":1' for i in range(5000)) + "}"
     reply = await direct.http.post("/v1/completions", content=body)
