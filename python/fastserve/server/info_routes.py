@@ -68,7 +68,7 @@ async def tokenize(request: Request) -> Response:
     if body.prompt is not None:
         ids = await reader.tokenize(body.prompt, add_special_tokens=body.add_special_tokens is not False)
     else:
-        ids = await reader.read_chat(
+        ids = await reader.tokenize_chat(
             body.template_rows(),
             add_generation_prompt=body.add_generation_prompt,
             add_special_tokens=body.add_special_tokens is True,

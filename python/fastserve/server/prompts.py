@@ -105,9 +105,19 @@ class PromptReader:
         Raises:
             ApiError: 400, more than `MAX_TOKENIZED_CHARS`.
         """
-        if len(text) > MAX_TOKENIZED_CHARS:
-            message = f"prompt must be at most {MAX_TOKENIZED_CHARS} characters, got {len(text)}; send it in pieces"
-            raise bad_request(message, "prompt", "invalid_value")
+        _check_countable(len(text), "prompt")
+        return await self._encode(text, add_special_tokens=add_special_tokens)
+
+    async def tokenize_chat(self, rows: bytes, *, add_generation_prompt: bool, add_special_tokens: bool) -> TokenIds:
+        """As `read_chat`, of a conversation that need not fit the context.
+
+        Raises:
+            ApiError: 400, also more than `MAX_TOKENIZED_CHARS`.
+        """
+        text, num_chars = await self._renderer.render(
+            rows, add_generation_prompt=add_generation_prompt, max_chars=MAX_TOKENIZED_CHARS
+        )
+        _check_countable(num_chars, "messages")
         return await self._encode(text, add_special_tokens=add_special_tokens)
 
     async def decode(self, ids: TokenIds, *, skip_special_tokens: bool) -> str:
@@ -183,3 +193,9 @@ class PromptReader:
             raise context_overflow(limit, f"{however}; shorten the prompt or lower min_tokens", "min_tokens")
         wanted = default if asked is None else asked
         return room if wanted is None else min(wanted, room)
+
+
+def _check_countable(num_chars: int, param: str) -> None:
+    if num_chars > MAX_TOKENIZED_CHARS:
+        message = f"{param} must be at most {MAX_TOKENIZED_CHARS} characters, got {num_chars}; send it in pieces"
+        raise bad_request(message, param, "invalid_value")

@@ -37,6 +37,13 @@ async def test_long_text_is_tokenized_too(direct):
     assert (await direct.post("/tokenize", prompt="x" * 5000)).json()["count"] == 5001
 
 
+async def test_conversation_that_does_not_fit_the_context_is_counted_too(direct):
+    messages = [{"role": "user", "content": "x" * 5000}]
+    reply = await direct.post("/tokenize", messages=messages)
+    assert reply.json()["count"] == len("user: \nassistant: ") + 5000
+    assert (await direct.post("/v1/chat/completions", messages=messages)).status_code == 400
+
+
 async def test_tokenize_renders_messages(direct):
     body = (await direct.post("/tokenize", messages=[{"role": "user", "content": "hi"}])).json()
     assert bytes(body["tokens"]) == b"user: hi\nassistant: "
