@@ -35,13 +35,14 @@ def prepare(config: EngineConfig) -> Prepared:
         InvalidArgumentError: an option does not fit the model, or it has no tokenizer.
     """
     tokenizer = tokenizer_files(config.model)
-    return _read(config, model_files(config.model).get(), tokenizer and tokenizer.get())
+    model = model_files(config.model, need_tokenizer=tokenizer is None)
+    return _read(config, model.get(), tokenizer and tokenizer.get())
 
 
 async def prepare_async(config: EngineConfig) -> Prepared:
     """As `prepare`, without blocking the loop; a download ends at once when the caller is cancelled."""
     tokenizer = tokenizer_files(config.model)
-    folder = await _get(model_files(config.model))
+    folder = await _get(model_files(config.model, need_tokenizer=tokenizer is None))
     tokenizer_folder = None if tokenizer is None else await _get(tokenizer)
     return await asyncio.to_thread(_read, config, folder, tokenizer_folder)
 

@@ -6,6 +6,7 @@ huggingface_hub takes its time to import and is not needed for folders, so it is
 import os
 import re
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from pathlib import Path
 
 from fastserve.config import ModelConfig
@@ -19,6 +20,8 @@ logger = get_logger(__name__)
 HUB_ID = re.compile(r"[\w][\w.-]*(/[\w][\w.-]*)?")
 TEXT_FILES = ("*.json", "*.jinja", "*.model", "merges.txt", "vocab.txt")
 WEIGHT_FILES = ("model*.safetensors",)
+# Each is enough to make a tokenizer of.
+TOKENIZER_FILES = ("tokenizer.json", "*.model", "vocab.json", "vocab.txt")
 TRUE_WORDS = ("1", "on", "true", "yes")
 
 
@@ -30,6 +33,7 @@ class WantedFiles:
         what: "model" or "tokenizer".
         name: path of a folder, or a hub id.
         need_weights: False when the JSON files are enough.
+        need_tokenizer: whether a cached folder without a tokenizer is not whole; other programs leave such.
         revision: branch, tag or commit of a hub id; None = its main branch.
         cache_folder: where downloads are kept; None = Hugging Face's own place.
     """
@@ -37,6 +41,7 @@ class WantedFiles:
     what: str
     name: str
     need_weights: bool
+    need_tokenizer: bool = False
     revision: str | None = None
     cache_folder: Path | None = None
 
@@ -109,6 +114,10 @@ class WantedFiles:
             raise self._no_such_folder() from error
 
     def _is_complete(self, folder: Path) -> bool:
+        if self.need_tokenizer and not any(
+            fnmatch(name, pattern) for name in os.listdir(folder) for pattern in TOKENIZER_FILES
+        ):
+            return False
         if self.what != "model":
             return True
         try:
@@ -158,13 +167,14 @@ def _reason(error: Exception) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split()):.300}"
 
 
-def model_files(config: ModelConfig) -> WantedFiles:
+def model_files(config: ModelConfig, *, need_tokenizer: bool = False) -> WantedFiles:
     """What is wanted of the model of a configuration."""
     return WantedFiles(
         what="model",
         name=config.model,
         need_weights=config.load_format != "dummy",
-        revision=config.revision,
+        need_tokenizer=need_tokenizer,
+        revision=config.revision or None,
         cache_folder=_cache_folder(config),
     )
 
@@ -173,7 +183,13 @@ def tokenizer_files(config: ModelConfig) -> WantedFiles | None:
     """What is wanted of a tokenizer of its own; None when it is the model's."""
     if config.tokenizer is None:
         return None
-    return WantedFiles(what="tokenizer", name=config.tokenizer, need_weights=False, cache_folder=_cache_folder(config))
+    return WantedFiles(
+        what="tokenizer",
+        name=config.tokenizer,
+        need_weights=False,
+        need_tokenizer=True,
+        cache_folder=_cache_folder(config),
+    )
 
 
 def _cache_folder(config: ModelConfig) -> Path | None:

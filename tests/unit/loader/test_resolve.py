@@ -192,3 +192,16 @@ async def test_a_download_ends_when_its_caller_is_cancelled(tmp_path: Path, hub:
     with pytest.raises(asyncio.CancelledError):
         await task
     assert wanted("org/tiny", tmp_path / "cache").find() is None
+
+
+@pytest.mark.parametrize("what", ["model", "tokenizer"])
+def test_a_cached_folder_that_another_program_left_without_a_tokenizer_is_not_whole(
+    tmp_path: Path, hub: FakeHub, what: str
+) -> None:
+    cache = tmp_path / "cache"
+    cache_model(cache, "config.json", SINGLE)
+    hub.repositories["org/tiny"] = write(tmp_path / "repository", "config.json", SINGLE, "tokenizer.json")
+    need_weights = what == "model"
+    assert wanted("org/tiny", cache, what=what, need_weights=need_weights).find() is not None
+    folder = wanted("org/tiny", cache, what=what, need_weights=need_weights, need_tokenizer=True).get()
+    assert (folder / "tokenizer.json").is_file()
