@@ -10,7 +10,7 @@ from fastserve.errors import EngineDeadError
 from fastserve.metrics.exposition import CONTENT_TYPE
 from fastserve.server.body import body_schema, read_request, serving_of
 from fastserve.server.engine_face import EngineFace, TokenizerFace
-from fastserve.server.errors import ApiError, bad_request
+from fastserve.server.errors import RETRY_AFTER_S, ApiError, bad_request
 from fastserve.server.prompts import INLINE_TOKENS
 from fastserve.server.schema import DetokenizeRequest, TokenIds, TokenizeRequest
 from fastserve.server.serving import Serving
@@ -109,7 +109,8 @@ async def explain(request: Request, request_id: str) -> Response:
         answer = await asyncio.wait_for(engine.explain(request_id), ENGINE_ANSWER_TIMEOUT_S)
     except TimeoutError:
         message = f"the engine did not answer within {ENGINE_ANSWER_TIMEOUT_S:g} s; see /livez"
-        raise ApiError(503, message, kind="server_error", code="engine_silent") from None
+        retry = {"Retry-After": str(RETRY_AFTER_S)}
+        raise ApiError(503, message, kind="server_error", code="engine_silent", headers=retry) from None
     if answer is None:
         message = f"no request with id {request_id[:200]!r} is known to the engine"
         raise ApiError(404, message, kind="not_found_error", param="request_id", code="request_not_found")

@@ -84,7 +84,8 @@ async def test_silent_engine_costs_metrics_only_its_part_and_explain_a_503(direc
     reply = await direct.http.get("/metrics")
     assert reply.status_code == 200
     assert "prompt_tokens" in reply.text and "num_requests_running" not in reply.text
-    assert (await direct.http.get("/v1/requests/a/explain")).status_code == 503
+    reply = await direct.http.get("/v1/requests/a/explain")
+    assert reply.status_code == 503 and reply.headers["retry-after"]
 
 
 async def test_openapi_describes_the_bodies(direct):
