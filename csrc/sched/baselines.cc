@@ -17,7 +17,8 @@ std::unique_ptr<Policy> make_policy(const SchedulerConfig& config, const Latency
                   .skip_join = skip_join,
                   .use_priority = config.policy != PolicyKind::kFcfs,
                   .starvation_limit_s = config.starvation_limit_s,
-                  .max_pause_s = config.max_pause_s,
+                  // Skip-join MLFQ and MLFQ know one limit, as in the paper.
+                  .max_pause_s = config.policy == PolicyKind::kLearned ? config.max_pause_s : config.starvation_limit_s,
                   .batch_slots = config.max_num_seqs};
   if (skip_join || config.policy == PolicyKind::kMlfq) {
     mlfq.quanta_s = make_quanta(config.first_quantum_s > 0.0 ? config.first_quantum_s : shortest_s,

@@ -5,17 +5,14 @@
 #include <limits>
 
 #include "base/error.h"
-#include "sched/mlfq.h"
 
 namespace fastserve::sched {
 
-std::int64_t BatchPicker::most_started(const SchedulerConfig& config) {
-  const bool promotes = config.policy == PolicyKind::kLearned || config.policy == PolicyKind::kSkipJoinMlfq ||
-                        config.policy == PolicyKind::kMlfq;
+std::int64_t BatchPicker::most_started(const SchedulerConfig& config, double turn_s) {
   const auto seats = static_cast<double>(Mlfq::stream_seats(config.max_num_seqs));
-  const double turns = seats * config.max_pause_s / Mlfq::kPromotedS;  // that begin within the longest pause
-  return promotes && turns < 1e9 ? config.max_num_seqs + static_cast<std::int64_t>(turns)
-                                 : std::numeric_limits<std::int64_t>::max();
+  const double turns = seats * config.max_pause_s / turn_s;  // that begin within the longest pause
+  return config.policy == PolicyKind::kLearned && turns < 1e9 ? config.max_num_seqs + static_cast<std::int64_t>(turns)
+                                                              : std::numeric_limits<std::int64_t>::max();
 }
 
 std::span<const Pick> BatchPicker::pick(bool may_evict, double drop_budget_s, bool budget_full) {
@@ -113,7 +110,10 @@ void BatchPicker::pick_waiting(Request& request) {
 }
 
 bool BatchPicker::has_streams_enough(const Request& before) const {
-  if (before.num_outputs() > 0 || core_.num_started < most_started_) return false;
+  if (before.num_outputs() > 0 || core_.num_started < most_started_moving_) return false;
+  constexpr PlaceMask kMoving = mask_of(Place::kTransit) | mask_of(Place::kHost);
+  const bool moving = core_.policy->next(nullptr, kMoving) != nullptr;
+  if (!moving && core_.num_started < most_started_resident_) return false;
   constexpr PlaceMask kStarted = mask_of(Place::kResident) | mask_of(Place::kTransit) | mask_of(Place::kHost);
   const Request* const last = core_.policy->prev(nullptr, kStarted);
   // With all of them away nothing would run; and those of a class behind its own do not count.

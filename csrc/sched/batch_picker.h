@@ -7,6 +7,7 @@
 
 #include "sched/core.h"
 #include "sched/kv_mover.h"
+#include "sched/mlfq.h"
 #include "sched/swap_planner.h"
 
 namespace fastserve::sched {
@@ -35,11 +36,11 @@ class BatchPicker {
   static constexpr std::size_t kWalkStride = 32;  // members of a level fetched at once
 
   BatchPicker(SchedulerCore& core, SwapPlanner& planner, KvMover& mover)
-      : core_(core), planner_(planner), mover_(mover), most_started_(most_started(core.config)) {}
+      : core_(core), planner_(planner), mover_(mover) {}
 
-  /// Requests that may be started and unfinished: with more, not all streams could get a turn within the longest pause.
-  /// No limit under a policy that does not promote.
-  static std::int64_t most_started(const SchedulerConfig& config);
+  /// Requests that may be started and unfinished when a turn takes so long: with more, not all streams could get one
+  /// within the longest pause. No limit but under the learned policy, which alone keeps max_pause_s.
+  static std::int64_t most_started(const SchedulerConfig& config, double turn_s);
 
   /// Rows with one token first. `may_evict`: to start others; growth may always evict. To start others KV is dropped
   /// only as far as computing it anew takes no more than `drop_budget_s`; the first in order may overdraw a full budget,
@@ -93,7 +94,9 @@ class BatchPicker {
   SchedulerCore& core_;
   SwapPlanner& planner_;
   KvMover& mover_;
-  std::int64_t most_started_;
+  // Where all KV is on the device, an iteration may follow a turn and be as long; where KV moves, the turns are long.
+  std::int64_t most_started_resident_ = most_started(core_.config, 2 * Mlfq::kResidentTurnS);
+  std::int64_t most_started_moving_ = most_started(core_.config, Mlfq::kTurnS);
 
   std::vector<Pick> picks_;            // rows with one token
   std::vector<Pick> prefills_;         // rows with more

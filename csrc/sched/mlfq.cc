@@ -188,7 +188,7 @@ bool Mlfq::charge(Request& request, std::int64_t iteration_ns, double next_itera
 }
 
 bool Mlfq::is_served(const Request& request) const {
-  return request.num_outputs() > request.outputs_when_seated && static_cast<double>(request.attained_ns) * 1e-9 >= kPromotedS;
+  return request.num_outputs() > request.outputs_when_seated && static_cast<double>(request.attained_ns) * 1e-9 >= request.turn_s;
 }
 
 void Mlfq::add_attained(Request& request, std::int64_t iteration_ns) {
@@ -235,6 +235,7 @@ void Mlfq::promote(Request& request, double now_s) {
   request.starving = true;
   request.seated_as_stream = request.num_outputs() > 0;
   request.outputs_when_seated = request.num_outputs();
+  request.turn_s = request.seated_as_stream && request.place() == Place::kResident ? kResidentTurnS : kTurnS;
   ++(request.seated_as_stream ? request.queue_class->streams_seated : request.queue_class->starts_seated);
   request.level = 0;
   request.attained_ns = 0;

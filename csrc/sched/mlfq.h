@@ -37,14 +37,16 @@ std::vector<double> make_quanta(double first_s, double ratio, std::int32_t num_l
 ///
 /// - There is a seat for every fourth batch slot for streams, and for every sixteenth for requests that wait for their
 ///   first output, at least one each, per class: the rest of the batch keeps its order.
-/// - Who has a seat keeps it until it has got an output and has run for kPromotedS. Then the next one is promoted. So
+/// - A request keeps its seat until it has got an output and has run for its turn. Then the next one is promoted. So
 ///   every seat brings its request on, even if it had to compute all its KV anew.
 ///
 /// With a single level there is nothing to promote from: plain FIFO.
 class Mlfq : public Policy {
  public:
-  /// Iterations that a promotion grants at least, seconds.
-  static constexpr double kPromotedS = 0.3;
+  /// Iterations that a promotion grants at least, seconds: to a stream whose KV is on the device, and to any other request,
+  /// which has to be worth a move of its KV or its prefill.
+  static constexpr double kResidentTurnS = 0.05;
+  static constexpr double kTurnS = 0.3;
 
   /// Seats of one class with so many batch slots: for streams that paused, and for requests without output.
   static std::int64_t stream_seats(std::int32_t batch_slots) { return (batch_slots + 3) / 4; }

@@ -225,6 +225,7 @@ class Request {
   bool seated_as_stream = false;  // promoted because its stream paused, not because it waited for its first output
   bool timed = false;             // its wait is followed
   std::int32_t outputs_when_seated = 0;
+  double turn_s = 0.0;  // of iterations, that the seat grants at least
   std::int32_t level = 0;
   std::int64_t ticket = -1;  // place in the queue
   std::int64_t attained_ns = 0;

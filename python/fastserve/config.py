@@ -171,10 +171,14 @@ class SchedulerConfig:
     max_num_batched_tokens: int = option(2048, "most tokens in one iteration", unit="tokens")
     max_prefill_chunk_tokens: int = option(512, "most prompt tokens of one request in one iteration", unit="tokens")
     starvation_limit_s: float = option(
-        3.0, "a request that waited this long for its first token goes to the front", unit="seconds"
+        3.0,
+        "a request that waited this long for its first token, or under mlfq for any token, goes to the front",
+        unit="seconds",
     )
     max_pause_s: float = option(
-        1.0, "a stream that paused for this long goes to the front; large = pauses have no limit", unit="seconds"
+        1.0,
+        "learned: a stream that paused for this long goes to the front; large = pauses have no limit",
+        unit="seconds",
     )
     quantum_ratio: float = option(2.0, "quantum of a level over that of the level before it")
     first_quantum_s: float | None = option(

@@ -224,13 +224,16 @@ TEST_F(SchedulerTest, TakesNoMemoryFromAStreamForAStart) {
 }
 
 TEST_F(SchedulerTest, StartsNoMoreStreamsThanCanHaveTheirTurnWithinTheLongestPause) {
-  config_.policy = PolicyKind::kSkipJoinMlfq;
+  config_.policy = PolicyKind::kLearned;
   config_.max_num_seqs = 2;
-  config_.max_pause_s = 0.9;  // three turns of 0.3 s on the one seat
+  config_.starvation_limit_s = 0.05;
+  config_.max_pause_s = 0.35;  // three turns of 0.05 s, each with an iteration after it, on the one seat
   make(100);
+  add(10, 4, 1);
+  for (int i = 0; i < 3; ++i) step();  // a length is known: order of arrival ends
   for (int i = 0; i < 8; ++i) add(i, 4);
   add(8, 4, 100, 1);
-  for (int i = 0; i < 60; ++i) step();
+  for (int i = 0; i < 20; ++i) step();
   const auto begun = [&](std::int64_t id) { return scheduler_->explain(id, now_s_).output_tokens > 0; };
   EXPECT_TRUE(begun(0) && begun(4));
   EXPECT_FALSE(begun(5) || begun(6) || begun(7) || begun(8));
