@@ -123,6 +123,7 @@ SPECIAL: dict[tuple[str, str], dict[str, object]] = {
     ("KvManager", "begin"): {"seq": 2},
     ("KvManager", "try_upload"): {"seq": 3},
     ("Scheduler", "add"): {"request_id": 1},
+    ("Scheduler", "stop"): {"request_id": 9},  # unknown: request 0 has no outputs to stop at
     ("Scheduler", "complete_transfers"): {"ok": np.empty(0, np.uint8)},
 }
 VARIED_ARRAYS = {"tokens", "prompt", "sampled", "ids", "offsets", "sizes", "source_blocks", "target_blocks", "samples",

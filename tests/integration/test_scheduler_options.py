@@ -50,7 +50,7 @@ def test_max_num_seqs_is_the_width_of_the_batch(make_driver, max_num_seqs, itera
     ("policy", "level", "time_sliced", "ahead_of_urgent"),
     [
         ("skip-join-mlfq", 3, True, 0),
-        ("learned", 3, True, 0),
+        ("learned", 0, True, 0),  # with nothing learned: in order of arrival
         ("mlfq", 0, True, 0),
         ("fcfs", 0, False, 1),
         ("priority", 0, False, 0),
@@ -100,7 +100,7 @@ def test_num_levels_is_the_number_of_levels(make_driver, num_levels):
 
 @pytest.mark.parametrize(("limit_s", "promoted"), [(1e-6, True), (1e6, False)])
 def test_starvation_limit_promotes_who_waited_that_long(make_driver, limit_s, promoted):
-    driver = make_driver(max_num_seqs=1, starvation_limit_s=limit_s, num_levels=4)
+    driver = make_driver(scheduling_policy="skip-join-mlfq", max_num_seqs=1, starvation_limit_s=limit_s, num_levels=4)
     for request_id in range(2):
         driver.add(request_id, prompt(5))
     driver.run()
@@ -221,10 +221,15 @@ def test_write_through_copies_full_blocks_that_stay(make_driver, write_through):
 
 @pytest.mark.parametrize(("limit", "trips"), [(0.5, True), (1e6, False)])
 def test_thrash_parks_per_finish_trips_the_governor(make_driver, limit, trips):
-    slices = {"scheduling_policy": "mlfq", "first_quantum_s": 1e-9, "quantum_ratio": 1.1, "max_num_seqs": 1}
-    driver = make_driver(thrash_parks_per_finish=limit, num_gpu_blocks_override=16, preemption_mode="swap", **slices)
-    for request_id in range(14):  # they take turns, and 16 blocks hold two of them
-        driver.add(request_id, prompt(90), GREEDY)
+    driver = make_driver(thrash_parks_per_finish=limit, num_gpu_blocks_override=16, preemption_mode="swap")
+    for request_id in range(4):  # two of them fill the 16 blocks
+        driver.add(request_id, prompt(90), LONG)
+    for request_id in range(10, 90):  # each takes the memory of one that is behind its class
+        driver.add(request_id, prompt(90), ONE_TOKEN, priority=-1)
+        while request_id in driver.unfinished:
+            driver.step()
+        driver.step()
+        driver.step()
     driver.run()
     assert driver.core.stats().iterations >= 256, "the governor looks at 256 iterations"
     assert (driver.core.stats().thrash_governor_trips > 0) == trips
