@@ -9,7 +9,7 @@ import pytest
 from fastserve.engine.core import EngineCore
 from fastserve.errors import InvalidArgumentError
 from fastserve.types import SamplingParams
-from tests.integration.engine_driver import GREEDY, Driver, engine_config
+from tests.integration.engine_driver import Driver, engine_config
 
 ONE_TOKEN = SamplingParams(temperature=0.0, max_tokens=1)
 LONG = SamplingParams(temperature=0.0, max_tokens=150, ignore_eos=True)
