@@ -110,7 +110,10 @@ def test_help_shows_text_unit_and_default(capsys):
     assert stop.value.code == 0
     text = " ".join(capsys.readouterr().out.split())
     assert "--starvation-limit-s SECONDS" in text
-    assert "a request that waited this long for its first token goes to the front [seconds] (default: 3.0)" in text
+    assert (
+        "a request that waited this long for its first token, or under mlfq for any token, goes to the front [seconds] (default: 3.0)"
+        in text
+    )
     assert "--enable-prefix-caching | --no-enable-prefix-caching" in text
     assert "share the KV of common prefixes (default: on)" in text
     for _, field in CASES:
