@@ -266,7 +266,7 @@ stage_sanitizer() {
   done
 }
 
-# The report is made anew after every stage, and items are on disk before: a run that is cut off has lost the item in progress.
+# The report is written again after every stage, and items are on disk before: a run that is cut off has lost the item in progress.
 record() {
   "$PYTHON" -m bench.gpu.report "$OUT" --stage "$1" "$2" "$3" || failed=1
 }

@@ -10,7 +10,7 @@ namespace fastserve::smoke {
 
 /// Hold a kernel against the naive one (the naive one against the host): twice, over different garbage, for the same bits;
 /// values that no token has written are NaN, memory around the output must stay as it is, and the workspace be left at zero.
-/// What differs first is told by row, query, head, element, page, tile and bits.
+/// The first difference is named by row, query, head, element, page, tile and bits.
 Outcome compare(const AttentionSpec& spec);
 
 /// Median time of a kernel with cold caches, and the rate at which it reads KV or multiplies.

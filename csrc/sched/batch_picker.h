@@ -43,7 +43,7 @@ class BatchPicker {
   static std::int64_t most_started(const SchedulerConfig& config, double turn_s);
 
   /// Rows with one token first. `may_evict`: to start others; growth may always evict. To start others KV is dropped
-  /// only as far as computing it anew takes no more than `drop_budget_s`; the first in order may overdraw a full budget,
+  /// only as far as computing it again takes no more than `drop_budget_s`; the first in order may overdraw a full budget,
   /// and takes what it needs from those of the classes behind its own. A stream gives its memory up only to a stream
   /// that is due. Valid until the next call.
   std::span<const Pick> pick(bool may_evict, double drop_budget_s, bool budget_full);

@@ -136,7 +136,7 @@ bool LearnedPolicy::follows_index() {
 
 double LearnedPolicy::enst_s(const Request& request, double now_s) const {
   if (follows_index_ || !request.queued || request.plans_in_flight > 0) return Mlfq::enst_s(request, now_s);
-  return num_ahead(request) == 0 ? 0.0 : std::numeric_limits<double>::infinity();  // nobody gives way
+  return num_ahead(request) == 0 ? 0.0 : std::numeric_limits<double>::infinity();  // no request gives way
 }
 
 double LearnedPolicy::index_s(const Request& request) const {

@@ -32,13 +32,13 @@ std::vector<double> make_quanta(double first_s, double ratio, std::int32_t num_l
 ///
 /// Each class has a front section and levels Q_1..Q_k. A request is due when it waited for the starvation limit, or when
 /// its stream, once begun, paused for max_pause_s. Those due move to the end of the front section, which is served
-/// before the rest of Q_1: nobody who moved there later, and nobody who is not due, comes before it. It counts as a
+/// before the rest of Q_1: no request that moved there later, and none that is not due, comes before it. It counts as a
 /// member of Q_1.
 ///
 /// - There is a seat for every fourth batch slot for streams, and for every sixteenth for requests that wait for their
 ///   first output, at least one each, per class: the rest of the batch keeps its order.
 /// - A request keeps its seat until it has got an output and has run for its turn. Then the next one is promoted. So
-///   every seat brings its request on, even if it had to compute all its KV anew.
+///   every seat brings its request on, even if it had to compute all its KV again.
 ///
 /// With a single level there is nothing to promote from: plain FIFO.
 class Mlfq : public Policy {

@@ -15,7 +15,7 @@ SOCKET = "engine.sock"
 class RunFolder:
     """A new folder with mode 0700, held by a lock that the kernel releases when this process ends, however it ends.
 
-    So a folder whose lock is free belongs to nobody: no process id is trusted, which another process may have by now.
+    So a folder whose lock is free has no owner: no process id is trusted, which another process may have by now.
 
     Attributes:
         path: of the folder; nothing but a `SOCKET` may be put into it.

@@ -41,8 +41,8 @@ class Executor(Protocol):
 
 
 class TimingExecutor(Executor, Protocol):
-    """An executor that can also run made-up iterations, to measure them."""
+    """An executor that can also run dummy iterations, to measure them."""
 
     def time_iteration(self, **shape: int) -> float:
-        """Seconds of a made-up iteration; see Worker.time_iteration."""
+        """Seconds of a dummy iteration; see Worker.time_iteration."""
         ...

@@ -41,7 +41,7 @@ class GuardedHttpProtocol(HttpToolsProtocol):
 
     Args:
         max_body_bytes: of one request; what goes far beyond is cut, whether or not the route reads its body.
-        descriptors: is told the file descriptor of every connection.
+        descriptors: gets the file descriptor of every connection.
     """
 
     def __init__(
@@ -192,7 +192,7 @@ class GuardedHttpProtocol(HttpToolsProtocol):
         self._peer_timer = self.loop.call_later(timeout_s, self._on_late_peer, timeout_s)
 
     def _on_late_peer(self, timeout_s: float) -> None:
-        # While reading is paused, or while the next head comes in behind a reply under way, nobody keeps us waiting.
+        # While reading is paused, or while the next head comes in behind a reply under way, the client is not late.
         if self.flow.read_paused or (self._in_head and self._answering()):
             self._await_peer(timeout_s)
         else:

@@ -25,7 +25,7 @@ from fastserve.workload import Workload
 Progress = Callable[[int, int], None]
 TURNS_PER_REPORT = 512
 # What ends a request: max_tokens with ignore_eos, so that its length is known; max_tokens, where it would have gone on;
-# or what nobody knows beforehand, a stop token or a stop string, which the server finds and tells the engine.
+# or what is not known beforehand, a stop token or a stop string, which the server finds and tells the engine.
 Endings = Literal["known", "max-tokens", "stop-token", "stop-string"]
 
 

@@ -1,4 +1,4 @@
-"""Nobody starves: see starvation.py for the bound, and for the script that searches for longer."""
+"""No request starves: see starvation.py for the bound, and for the script that searches for longer."""
 
 import pytest
 from hypothesis import given, settings
@@ -15,7 +15,7 @@ def test_no_random_load_makes_a_request_wait_longer_than_the_bound(seed: int) ->
 
 
 def test_the_search_notices_a_request_that_starves() -> None:
-    """A check that cannot fail is a defect: without promotion somebody starves within a few runs."""
+    """A check that cannot fail is a defect: without promotion a request starves within a few runs."""
     shares = []
     for seed in range(200):
         search = Search(seed)
@@ -27,4 +27,4 @@ def test_the_search_notices_a_request_that_starves() -> None:
             shares.append(search.run())
         except AssertionError:
             return
-    pytest.fail(f"nobody starved without promotion: {max(shares)}")
+    pytest.fail(f"no request starved without promotion: {max(shares)}")

@@ -1,4 +1,4 @@
-"""Keys from flags and a file; what cannot be used ends the start, and no key is told to anybody."""
+"""Keys from flags and a file; what cannot be used ends the start, and no key is ever shown."""
 
 from pathlib import Path
 
