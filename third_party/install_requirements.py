@@ -50,7 +50,7 @@ def lock_file() -> Path:
             f"Python {version} is not supported: FastServe is built and tested with {', '.join(PYTHON_VERSIONS)}. "
             "Choose one of them with PYTHON=python3.x on the command line of make."
         )
-    return LOCKS / f"python{version}.txt"
+    return LOCKS / f"requirements-python{version}.txt"
 
 
 def install_locked(torch: str | None) -> None:

@@ -39,5 +39,5 @@ def lock(python_version: str) -> str:
 
 if __name__ == "__main__":
     for version in PYTHON_VERSIONS:
-        (LOCKS / f"python{version}.txt").write_text(lock(version))
-        print(f"wrote {LOCKS.name}/python{version}.txt", file=sys.stderr)
+        (LOCKS / f"requirements-python{version}.txt").write_text(lock(version))
+        print(f"wrote {LOCKS.name}/requirements-python{version}.txt", file=sys.stderr)

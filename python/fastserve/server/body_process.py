@@ -4,6 +4,7 @@ The request is msgpack: `[name of the body's model, max_model_len, body]`. So is
 sent but for the messages, and these as `Conversation.template_rows` has them; or what `ApiError` is made of.
 """
 
+import os
 import sys
 
 import msgspec
@@ -23,8 +24,13 @@ from fastserve.server.side_child import Work, serve_parent
 MODELS = {model.__name__: model for model in (ChatRequest, CompletionRequest, DetokenizeRequest, TokenizeRequest)}
 
 
+# Where cores are short, a long body waits for the engine and not the engine, with everybody's next token, for the body.
+NICENESS = 5
+
+
 def start(setup: bytes) -> Work:
-    """Return what reads bodies; there is nothing to set up."""
+    """Lower this process's priority and return what reads bodies."""
+    os.nice(NICENESS)
     return read
 
 
