@@ -29,7 +29,7 @@ async def frontend_us_per_token(
 
     async def stream(name: str, max_tokens: int) -> None:
         params = SamplingParams(ignore_eos=True, stop=sampling.stop, logprobs=sampling.logprobs, max_tokens=max_tokens)
-        async for _ in engine.generate([11, 21, 31], params, request_id=name):
+        async for _ in engine.generate([[11, 21, 31]], params, request_id=name):
             pass
 
     samples = []

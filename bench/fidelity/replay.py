@@ -12,10 +12,11 @@ from fastserve._C.sched import StepPlan
 from fastserve.config import EngineConfig
 from fastserve.engine.core import EngineCore
 from fastserve.engine.process import EngineLoop
-from fastserve.engine.protocol import Add, Error, Outputs, Shutdown, ToFrontend, encode
+from fastserve.engine.protocol import Error, Outputs, Shutdown, ToFrontend, encode
+from fastserve.engine.request import EngineRequest
 from fastserve.sim import RequestTable, Summary
 from fastserve.sim.summary import RunCounters, summarize
-from fastserve.types import EngineRequest, SamplingParams
+from fastserve.types import SamplingParams, SchedulingParams
 from fastserve.worker.step_output import StepOutput
 from fastserve.workload import Workload
 
@@ -163,7 +164,4 @@ def _warm_up(core: EngineCore) -> None:
 def _add_message(workload: Workload, i: int, vocab_size: int) -> bytes:
     sampling = SamplingParams(temperature=0.0, max_tokens=int(workload.output_tokens[i]), ignore_eos=True)
     prompt = workload.prompt_ids(i, vocab_size)
-    request = EngineRequest(
-        request_id=i, prompt_token_ids=prompt.tolist(), sampling=sampling, priority=int(workload.priority[i])
-    )
-    return encode(Add.of(request, watch=False))
+    return encode(EngineRequest.of(i, prompt.tolist(), sampling, SchedulingParams(priority=int(workload.priority[i]))))

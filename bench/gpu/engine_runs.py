@@ -9,7 +9,8 @@ import numpy as np
 from fastserve._C.sched import LatencyModel
 from fastserve.config import EngineConfig
 from fastserve.engine.core import EngineCore
-from fastserve.types import EngineRequest, SamplingParams
+from fastserve.engine.request import EngineRequest
+from fastserve.types import SamplingParams
 from fastserve.workload import lognormal_lengths, poisson_arrivals
 
 SEED = 3
@@ -131,7 +132,7 @@ def serve(core: EngineCore, load: Load) -> Outcome:
         now_s = time.monotonic() - started_s
         while added < count and load.arrival_s[added] <= now_s:
             sampling = SamplingParams(temperature=0.0, max_tokens=int(load.output_len[added]), ignore_eos=True)
-            core.add_request(EngineRequest(request_id=added, prompt_token_ids=load.prompts[added], sampling=sampling))
+            core.add_request(EngineRequest.of(added, load.prompts[added], sampling))
             added += 1
         if not core.has_work():
             last_s = None

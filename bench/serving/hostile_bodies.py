@@ -4,7 +4,7 @@ import json
 import random
 from collections.abc import Callable
 
-from fastserve.server.off_fields import CHAT_OFF, COMPLETION_OFF
+from fastserve.server.ignored_fields import CHAT_NOOP_VALUES, COMPLETION_NOOP_VALUES
 from fastserve.server.schema import ChatRequest, CompletionRequest, DetokenizeRequest, TokenizeRequest
 
 
@@ -35,7 +35,7 @@ VALID_BODIES: dict[str, list[dict[str, object]]] = {
     "/detokenize": [{"tokens": [5, 6, 7]}],
 }  # fmt: skip
 FIELDS = sorted(
-    {"tokens", "messages", *CHAT_OFF, *COMPLETION_OFF}.union(
+    {"tokens", "messages", *CHAT_NOOP_VALUES, *COMPLETION_NOOP_VALUES}.union(
         *(model.model_fields for model in (CompletionRequest, ChatRequest, TokenizeRequest, DetokenizeRequest))
     )
 )

@@ -1,7 +1,6 @@
-"""The values that cross rooms: sampling parameters, requests, outputs. All are frozen; none holds a tensor."""
+"""The values that cross rooms: parameters of requests, outputs, facts. All are frozen; none holds a tensor."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from fastserve.errors import InvalidArgumentError
@@ -124,7 +123,40 @@ class SamplingParams:
         _require_int("n", self.n, 1, MAX_SEQUENCES)
 
 
-MIN_PAUSE_S = 0.001  # of EngineRequest.max_pause_s: no iteration is shorter
+MIN_PAUSE_S = 0.001  # of SchedulingParams.max_pause_s: no iteration is shorter
+MAX_DEADLINE_S = 1e9
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SchedulingParams:
+    """When a request should run, and with which others it shares; checked on construction.
+
+    Attributes:
+        priority: lower runs first (vLLM's meaning).
+        cache_salt: requests share prefix-cache blocks only with the same salt.
+        length_class: requests of one class have outputs of similar length; policy `learned` learns them apart.
+        deadline_s: seconds after arrival at which the request fails unless finished; None = never.
+        max_pause_s: longest pause between two of its tokens, where memory allows; None = the engine's.
+    """
+
+    priority: int = 0
+    cache_salt: str = ""
+    length_class: str = ""
+    deadline_s: float | None = None
+    max_pause_s: float | None = None
+
+    def __post_init__(self) -> None:
+        _require_int("priority", self.priority, -(2**31), 2**31 - 1)
+        if self.deadline_s is not None:
+            _require_number("deadline_s", self.deadline_s, 0.0, MAX_DEADLINE_S)
+        if self.max_pause_s is not None:
+            _require_number("max_pause_s", self.max_pause_s, MIN_PAUSE_S, MAX_DEADLINE_S)
+
+    def after(self, elapsed_s: float) -> "SchedulingParams":
+        """Return the parameters of a request that arrived `elapsed_s` ago: what is left until its deadline."""
+        if self.deadline_s is None:
+            return self
+        return replace(self, deadline_s=max(0.0, self.deadline_s - elapsed_s))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -160,40 +192,13 @@ class SamplingDefaults:
         """Parameters for a request that says nothing at all."""
         return SamplingParams(**self.given())
 
+    def cap(self, max_tokens: int | None) -> int | None:
+        """Return `max_tokens`, but no more than `max_tokens_limit`; None = up to the model's context."""
+        limits = [limit for limit in (max_tokens, self.max_tokens_limit) if limit is not None]
+        return min(limits, default=None)
+
 
 _RECOMMENDABLE = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty", "max_tokens")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EngineRequest:
-    """One sequence to run, as it goes to the engine: token ids only, n = 1 (the caller fans out n).
-
-    Attributes:
-        request_id: unique among live requests; chosen by the frontend.
-        prompt_token_ids: 1..max_model_len - 1 ids, each inside the vocabulary.
-        priority: lower runs first (vLLM's meaning).
-        cache_salt: requests share prefix-cache blocks only with the same salt.
-        length_class: requests of one class have outputs of similar length; policy `learned` learns them apart.
-        deadline_s: seconds after arrival at which the request fails unless finished; None = never.
-        max_pause_s: longest pause between two of its tokens, where memory allows; None = the engine's.
-    """
-
-    request_id: int
-    prompt_token_ids: Sequence[int]
-    sampling: SamplingParams
-    priority: int = 0
-    cache_salt: str = ""
-    length_class: str = ""
-    deadline_s: float | None = None
-    max_pause_s: float | None = None
-
-    def __post_init__(self) -> None:
-        _require(len(self.prompt_token_ids) > 0, "the prompt must have at least one token, got none")
-        _require_int("priority", self.priority, -(2**31), 2**31 - 1)
-        if self.deadline_s is not None:
-            _require_number("deadline_s", self.deadline_s, 0.0, 1e9)
-        if self.max_pause_s is not None:
-            _require_number("max_pause_s", self.max_pause_s, MIN_PAUSE_S, 1e9)
 
 
 @dataclass(frozen=True, slots=True)
@@ -258,7 +263,7 @@ class CompletionDelta:
     """What is new in one completion of a request since the delta before it; the frontend streams these.
 
     Attributes:
-        index: which of the n completions.
+        index: which completion of the call: sample j of prompt i is i * n + j.
         text: new text, whole characters only, stop strings cut off.
         token_ids: new tokens (stop tokens included).
         logprobs: one entry per new token when asked for.
@@ -278,6 +283,19 @@ class CompletionDelta:
     num_cached_tokens: int = 0
     stats: RequestStats | None = None
     error: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RequestEvent:
+    """A completion has a new place in the scheduler: parked, resumed, moved.
+
+    Attributes:
+        index: which completion of the call, as in `CompletionDelta`.
+        facts: as from `AsyncEngine.explain`.
+    """
+
+    index: int
+    facts: dict[str, object]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,7 +8,8 @@ import numpy as np
 
 from fastserve.config import CacheConfig, EngineConfig, ModelConfig, SchedulerConfig
 from fastserve.engine.core import EngineCore
-from fastserve.types import EngineOutput, EngineRequest, SamplingParams
+from fastserve.engine.request import EngineRequest
+from fastserve.types import EngineOutput, SamplingParams, SchedulingParams
 from tests.checkpoints import VOCAB_SIZE, tiny_checkpoint
 
 GREEDY = SamplingParams(temperature=0.0, max_tokens=24, ignore_eos=True)
@@ -60,9 +61,7 @@ class Driver:
 
     def add(self, request_id: int, prompt: Sequence[int], sampling: SamplingParams = GREEDY, **fields: object) -> None:
         self.tokens[request_id] = []
-        self.core.add_request(
-            EngineRequest(request_id=request_id, prompt_token_ids=prompt, sampling=sampling, **fields)
-        )
+        self.core.add_request(EngineRequest.of(request_id, prompt, sampling, SchedulingParams(**fields)))
 
     @property
     def unfinished(self) -> list[int]:

@@ -10,11 +10,11 @@ import pytest
 import pytest_asyncio
 
 from fastserve.config import EngineConfig
-from fastserve.engine.async_engine import AsyncEngine, RequestEvent
+from fastserve.engine.async_engine import AsyncEngine
 from fastserve.engine.llm import LLM
 from fastserve.engine.options import engine_config
 from fastserve.errors import CheckpointError, EngineDeadError, InvalidArgumentError, OverloadedError
-from fastserve.types import CompletionDelta, FinishReason, SamplingParams
+from fastserve.types import CompletionDelta, FinishReason, RequestEvent, SamplingParams, SchedulingParams
 from tests.checkpoints import tiny_checkpoint
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -75,7 +75,7 @@ async def test_text_under_preemption_is_that_of_one_request_alone(engine: AsyncE
     expected = [llm.generate(prompt, GREEDY, use_tqdm=False)[0].outputs[0] for prompt in PROMPTS]
     prompts = [engine.tokenizer.encode(prompt) for prompt in PROMPTS] * 4
     results = await asyncio.gather(
-        *(collect(engine.generate(prompt, GREEDY, request_id=str(i))) for i, prompt in enumerate(prompts))
+        *(collect(engine.generate([prompt], GREEDY, request_id=str(i))) for i, prompt in enumerate(prompts))
     )
     for i, deltas in enumerate(results):
         alone = expected[i % len(PROMPTS)]
@@ -125,7 +125,7 @@ async def test_random_cancels_under_preemption_leave_nothing(engine: AsyncEngine
     async def one(i: int) -> None:
         prompt = [rng.randint(3, 500) for _ in range(rng.randint(1, 90))]
         sampling = SamplingParams(max_tokens=rng.randint(1, 60), n=rng.randint(1, 2), ignore_eos=True)
-        stream = engine.generate(prompt, sampling, request_id=str(i))
+        stream = engine.generate([prompt], sampling, request_id=str(i))
         try:
             async with asyncio.timeout(rng.choice([0.005, 0.05, 0.5, 5.0])), aclosing(stream):
                 async for _ in stream:
@@ -136,26 +136,26 @@ async def test_random_cancels_under_preemption_leave_nothing(engine: AsyncEngine
 
     await asyncio.gather(*(one(i) for i in range(100)))
     await engine_is_empty(engine)
-    deltas = await collect(engine.generate([5], SamplingParams(max_tokens=3, ignore_eos=True), request_id="last"))
+    deltas = await collect(engine.generate([[5]], SamplingParams(max_tokens=3, ignore_eos=True), request_id="last"))
     assert deltas[-1].finish_reason is FinishReason.LENGTH
 
 
 async def test_a_client_can_watch_its_request_move(engine: AsyncEngine) -> None:
-    events: list[RequestEvent] = []
     sampling = SamplingParams(max_tokens=200, ignore_eos=True, temperature=0.0)
-    streams = [engine.generate([7 + i], sampling, request_id=str(i), on_event=events.append) for i in range(12)]
+    streams = [engine.generate([[7 + i]], sampling, request_id=str(i), watch=True) for i in range(12)]
     tasks = [asyncio.create_task(collect(stream)) for stream in streams]
     while (facts := await engine.explain("0")) is None:
         await asyncio.sleep(0)
     assert {"state", "level"} <= facts.keys()
-    await asyncio.gather(*tasks)
+    results = await asyncio.gather(*tasks)
+    events = [item for items in results for item in items if isinstance(item, RequestEvent)]
     assert len({event.facts["state"] for event in events}) > 1
     assert await engine.explain("0") is None
 
 
 async def test_an_expired_deadline_is_an_error(engine: AsyncEngine) -> None:
     sampling = SamplingParams(max_tokens=250, ignore_eos=True)
-    late = await collect(engine.generate([5], sampling, request_id="late", deadline_s=1e-4))
+    late = await collect(engine.generate([[5]], sampling, SchedulingParams(deadline_s=1e-4), request_id="late"))
     assert late[-1].finish_reason is FinishReason.DEADLINE
     assert "deadline" in late[-1].error
     await engine_is_empty(engine)
@@ -163,7 +163,7 @@ async def test_an_expired_deadline_is_an_error(engine: AsyncEngine) -> None:
 
 async def test_a_full_queue_refuses(engine: AsyncEngine) -> None:
     sampling = SamplingParams(max_tokens=250, ignore_eos=True, n=16)
-    streams = [engine.generate([5], sampling, request_id=str(i)) for i in range(10)]
+    streams = [engine.generate([[5]], sampling, request_id=str(i)) for i in range(10)]
     tasks = [asyncio.create_task(collect(stream)) for stream in streams]
     done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
     with pytest.raises(OverloadedError, match="at most 150"):
@@ -189,7 +189,7 @@ async def test_a_broken_checkpoint_is_named_at_start(tmp_path) -> None:
 
 async def test_a_killed_engine_is_seen_by_every_request(engine: AsyncEngine) -> None:
     sampling = SamplingParams(max_tokens=250, ignore_eos=True)  # the last test: the engine is not started again
-    streams = [engine.generate([5 + i], sampling, request_id=str(i)) for i in range(8)]
+    streams = [engine.generate([[5 + i]], sampling, request_id=str(i)) for i in range(8)]
     await anext(streams[0])
     tasks = [asyncio.create_task(collect(stream)) for stream in streams]
     await asyncio.sleep(0)

@@ -28,7 +28,9 @@ def locked_versions(lock: Path) -> dict[str, str]:
 
 def test_there_is_a_lock_file_for_every_python_that_is_promised():
     promised = [text.removeprefix("Programming Language :: Python :: ") for text in PROJECT["project"]["classifiers"]]
-    assert [lock.stem.removeprefix("requirements-python") for lock in LOCKS] == [v for v in promised if re.fullmatch(r"3\.\d+", v)]
+    assert [lock.stem.removeprefix("requirements-python") for lock in LOCKS] == [
+        v for v in promised if re.fullmatch(r"3\.\d+", v)
+    ]
 
 
 @pytest.mark.parametrize("lock", LOCKS, ids=lambda lock: lock.stem)

@@ -8,7 +8,7 @@ import pytest
 
 from fastserve._C.sched import RequestOptions
 from fastserve.errors import InvalidArgumentError
-from fastserve.types import EngineRequest, SamplingParams
+from fastserve.types import SamplingParams, SchedulingParams
 from tests.unit.ops.sampling_batch import sample, settings
 
 NAN, INF = math.nan, math.inf
@@ -87,12 +87,18 @@ def test_rules_beyond_the_range(fields, message):
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"prompt_token_ids": []}, "at least one token"),
         ({"priority": 2**31}, "priority must be an integer between"),
         ({"deadline_s": -1.0}, "deadline_s must be a number between"),
         ({"deadline_s": NAN}, "deadline_s must be a number between"),
+        ({"max_pause_s": 0.0}, "max_pause_s must be a number between"),
     ],
 )
-def test_a_request_that_cannot_be_is_refused(fields, message):
+def test_bad_scheduling_parameters_are_refused(fields, message):
     with pytest.raises(InvalidArgumentError, match=message):
-        EngineRequest(**{"request_id": 1, "prompt_token_ids": [1], "sampling": SamplingParams()} | fields)
+        SchedulingParams(**fields)
+
+
+def test_a_deadline_counts_from_arrival():
+    assert SchedulingParams(deadline_s=3.0, priority=2).after(1.0) == SchedulingParams(deadline_s=2.0, priority=2)
+    assert SchedulingParams(deadline_s=3.0).after(4.0).deadline_s == 0.0
+    assert SchedulingParams(priority=2).after(4.0) == SchedulingParams(priority=2)

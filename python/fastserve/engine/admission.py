@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from fastserve.engine.protocol import pack_token_ids, unpack_token_ids
+from fastserve.engine.request import pack_token_ids, unpack_token_ids
 from fastserve.errors import InvalidArgumentError
 from fastserve.types import EngineInfo, SamplingParams
 

@@ -1,9 +1,8 @@
-"""The engine as an asyncio server sees it: a process behind a socket, requests as async iterators."""
+"""The engine as an asyncio server sees it: a process at the other end of a socket, requests as async iterators."""
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncGenerator, Iterable, Sequence
 from typing import Self
 
 from fastserve.config import EngineConfig
@@ -12,31 +11,19 @@ from fastserve.engine.client import CLOSE_GRACE_S, EngineClient, EngineListener,
 from fastserve.engine.output_processor import OutputProcessor
 from fastserve.engine.prepare import Prepared, named_as_asked, prepare_async
 from fastserve.engine.process import DEFAULT_CORE_FACTORY
-from fastserve.engine.protocol import Abort, Add, Stop
+from fastserve.engine.protocol import Abort, Stop
 from fastserve.errors import EngineDeadError, OverloadedError
 from fastserve.tokenizer import Tokenizer
 from fastserve.types import (
     CompletionDelta,
     EngineInfo,
     EngineOutput,
-    EngineRequest,
     EngineStats,
+    RequestEvent,
     SamplingDefaults,
     SamplingParams,
+    SchedulingParams,
 )
-
-
-@dataclass(frozen=True, slots=True)
-class RequestEvent:
-    """A change of a request's place in the scheduler: parked, resumed, moved.
-
-    Attributes:
-        index: which of the n completions.
-        facts: as from `AsyncEngine.explain`.
-    """
-
-    index: int
-    facts: Facts
 
 
 class AsyncEngine:
@@ -66,7 +53,7 @@ class AsyncEngine:
         client.listen(
             EngineListener(
                 on_outputs=self._on_outputs,
-                on_event=self._requests.notify,
+                on_event=self._requests.note,
                 on_refused=self._requests.fail_sequence,
                 on_death=self._requests.fail_all,
             )
@@ -121,28 +108,24 @@ class AsyncEngine:
 
     def generate(
         self,
-        prompt_token_ids: Sequence[int],
+        prompts: Sequence[Sequence[int]],
         sampling: SamplingParams,
+        scheduling: SchedulingParams | None = None,
         *,
         request_id: str,
-        priority: int = 0,
-        cache_salt: str = "",
-        length_class: str = "",
-        deadline_s: float | None = None,
-        max_pause_s: float | None = None,
-        on_event: Callable[[RequestEvent], None] | None = None,
-    ) -> AsyncIterator[CompletionDelta]:
-        """Run a request; its n completions come interleaved, each ends with a delta that has a finish_reason.
+        watch: bool = False,
+    ) -> AsyncGenerator[CompletionDelta | RequestEvent, None]:
+        """Run the prompts of one call; their completions come interleaved, each ends with a delta with a finish_reason.
 
         Nothing is sent before the first delta is asked for. Closing the iterator, or cancelling the task that waits in
         it, ends the request in the engine. Deltas that were not taken in time are merged into one per completion.
 
         Args:
-            prompt_token_ids: see `EngineRequest`, as are priority, cache_salt, length_class, deadline_s and
-                max_pause_s.
+            prompts: token ids of each, 1..max_model_len - 1 of them; there are n completions of each.
             sampling: how to choose tokens and when to stop.
+            scheduling: when to run, and with whom to share; its deadline counts from the first delta asked for.
             request_id: unique among live requests.
-            on_event: called in the loop when a completion is parked, resumed or moved.
+            watch: yield an event as well when a completion is parked, resumed or moved; the newest of each completion.
         Raises:
             InvalidArgumentError: empty or too long prompt, ids outside the vocabulary (at once); bad request (later).
             OverloadedError: the engine drains (at once), or its queue is full.
@@ -150,17 +133,8 @@ class AsyncEngine:
             RequestFailedError: the engine could not take the request.
         """
         self._check_open()
-        template = EngineRequest(
-            request_id=0,
-            prompt_token_ids=check_prompt(prompt_token_ids, self.info),
-            sampling=sampling,
-            priority=priority,
-            cache_salt=cache_salt,
-            length_class=length_class,
-            deadline_s=deadline_s,
-            max_pause_s=max_pause_s,
-        )
-        return self._generate(request_id, template, on_event)
+        checked = [check_prompt(prompt, self.info) for prompt in prompts]
+        return self._generate(request_id, checked, sampling, scheduling, watch=watch)
 
     async def abort(self, request_id: str) -> bool:
         """End a request; its iterator still gets its last deltas. Return whether it was running."""
@@ -177,16 +151,15 @@ class AsyncEngine:
     async def explain(self, request_id: str) -> Facts | None:
         """Return what the scheduler says of a request; None when it is not in the engine.
 
-        Of a request with n > 1: `{"completions": [facts, ...]}` of the unfinished ones.
+        Of several completions: `{"completions": [facts, ...]}` of the unfinished ones. The i-th of several prompts is
+        `{request_id}-{i}`.
         """
-        request = self._requests.get(request_id)
-        if request is None:
-            return None
-        answers = [await self._client.explain(sequence_id) for sequence_id in self._requests.open_sequences(request)]
+        sequences, open_ids = self._requests.named_sequences(request_id)
+        answers = await asyncio.gather(*map(self._client.explain, open_ids))
         found = [facts for facts in answers if facts is not None]
-        if request.sampling.n > 1:
-            return {"completions": found} if found else None
-        return found[0] if found else None
+        if not found:
+            return None
+        return {"completions": found} if len(sequences) > 1 else found[0]
 
     async def drain(self) -> None:
         """Refuse new requests with OverloadedError and wait for those under way."""
@@ -203,27 +176,31 @@ class AsyncEngine:
             raise OverloadedError("the engine is draining and takes no new requests: try again later, or elsewhere")
 
     async def _generate(
-        self, request_id: str, template: EngineRequest, on_event: Callable[[RequestEvent], None] | None
-    ) -> AsyncIterator[CompletionDelta]:
+        self,
+        request_id: str,
+        prompts: Sequence[Sequence[int]],
+        sampling: SamplingParams,
+        scheduling: SchedulingParams | None,
+        *,
+        watch: bool,
+    ) -> AsyncGenerator[CompletionDelta | RequestEvent, None]:
         self._check_open()
-        news = _News()
-        request = self._requests.add(request_id, template, wake=news.wake)
-        if on_event is not None:
-            request.on_event = lambda index, facts: on_event(RequestEvent(index, facts))
+        waker = _Waker()
+        request = self._requests.add(request_id, prompts, sampling, scheduling, watch=watch, wake=waker.wake)
         self._count_generating(1)
         try:
             for sequence in request.sequences:
-                self._client.send(Add.of(sequence, watch=on_event is not None))
+                self._client.send(sequence)
             while True:
-                if deltas := request.take():
-                    for delta in deltas:
-                        yield delta
+                if updates := [*request.take_events(), *request.take()] if watch else request.take():
+                    for update in updates:
+                        yield update
                 elif request.failure is not None:
                     raise type(request.failure)(str(request.failure))
                 elif request.finished:
                     return
                 else:
-                    await news.wait()
+                    await waker.wait()
         finally:
             self._send_aborts(self._requests.remove(request))
             self._count_generating(-1)
@@ -247,11 +224,11 @@ class AsyncEngine:
         processed = self._requests.process(outputs)
         self._send_ends(Stop(sequence_id, num_tokens) for sequence_id, num_tokens in processed.to_stop)
         self._send_aborts(processed.to_abort)
-        for request in processed.news:
+        for request in processed.updated:
             request.wake_up()
 
 
-class _News:
+class _Waker:
     """Wakes the one task that waits; a wake-up while none waits is not kept, so look before waiting."""
 
     __slots__ = ("_waiter",)

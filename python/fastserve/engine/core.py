@@ -3,7 +3,7 @@
 import hashlib
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 
@@ -13,10 +13,11 @@ from fastserve.config import EngineConfig
 from fastserve.engine.outputs import engine_outputs
 from fastserve.engine.pacing import PLANNING_SHARE, WAIT_STEP_S
 from fastserve.engine.profiler import measured_latency_model
+from fastserve.engine.request import EngineRequest
 from fastserve.errors import DeviceError, DeviceLostError, InvalidArgumentError, OverloadedError, cause_of
 from fastserve.executor.base import Executor, PendingStep
 from fastserve.log import get_logger
-from fastserve.types import EngineInfo, EngineOutput, EngineRequest, EngineStats
+from fastserve.types import EngineInfo, EngineOutput, EngineStats, SchedulingParams
 from fastserve.worker.info import Progress
 from fastserve.worker.step_output import StepOutput
 
@@ -179,17 +180,14 @@ class EngineCore:
             bad = int(prompt.min()) if prompt.min() < 0 else int(prompt.max())
             raise InvalidArgumentError(f"token ids must be between 0 and {self.info.vocab_size - 1}, got {bad}")
         sampling, now_s = request.sampling, self._clock()
+        room = max(1, self.info.max_model_len - len(prompt))
         options = RequestOptions(
-            max_tokens=sampling.max_tokens or self.info.max_model_len,
+            max_tokens=min(sampling.max_tokens or room, room),
             min_tokens=sampling.min_tokens,
             ignore_eos=sampling.ignore_eos,
             eos_token_ids=self.info.eos_token_ids,
             stop_token_ids=sampling.stop_token_ids,
-            priority=request.priority,
-            cache_salt=_hashed(request.cache_salt),
-            length_class=_hashed(request.length_class),
-            deadline_s=0.0 if request.deadline_s is None else now_s + request.deadline_s,
-            max_pause_s=request.max_pause_s or 0.0,
+            **_scheduling_options(request.scheduling, now_s),
             temperature=sampling.temperature,
             top_k=max(sampling.top_k, 0),
             top_p=sampling.top_p,
@@ -391,6 +389,15 @@ class EngineCore:
 def _end_tokens(of_model: Iterable[int], more: Iterable[int], vocab_size: int) -> tuple[int, ...]:
     """All of them, once each; the tokenizer's may lie outside the model's vocabulary."""
     return tuple(dict.fromkeys((*of_model, *(i for i in more if i < vocab_size))))
+
+
+def _scheduling_options(params: SchedulingParams, now_s: float) -> dict[str, int | float]:
+    """The fields of `RequestOptions` that carry scheduling parameters: no texts, times of the core's clock, 0 for None."""
+    given = {field.name: getattr(params, field.name) for field in fields(params)}
+    options = {name: _hashed(value) if isinstance(value, str) else value or 0 for name, value in given.items()}
+    if params.deadline_s is not None:
+        options["deadline_s"] = now_s + params.deadline_s
+    return options
 
 
 def _hashed(name: str) -> int:

@@ -1,4 +1,4 @@
-"""The offline face: a model in this process that completes lists of prompts."""
+"""The offline API: a model in this process that completes lists of prompts."""
 
 from collections import deque
 from collections.abc import Sequence
@@ -12,6 +12,7 @@ from fastserve.engine.options import engine_config
 from fastserve.engine.output_processor import LiveRequest, OutputProcessor
 from fastserve.engine.prepare import named_as_asked, prepare
 from fastserve.engine.process import DEFAULT_CORE_FACTORY, load_core_factory
+from fastserve.engine.request import EngineRequest
 from fastserve.errors import EngineDeadError, InvalidArgumentError, OverloadedError
 from fastserve.log import get_logger
 from fastserve.tokenizer.chat_template import Message
@@ -19,7 +20,6 @@ from fastserve.types import (
     CompletionDelta,
     CompletionOutput,
     EngineOutput,
-    EngineRequest,
     FinishReason,
     RequestOutput,
     SamplingParams,
@@ -170,8 +170,7 @@ class LLM:
         waiting: deque[EngineRequest] = deque()
         for i, job in enumerate(jobs):
             if job.error is None:
-                template = EngineRequest(request_id=0, prompt_token_ids=job.token_ids, sampling=job.sampling)
-                job.request = self._requests.add(str(i), template)
+                job.request = self._requests.add(str(i), [job.token_ids], job.sampling)
                 waiting += job.request.sequences
         with BatchProgress(len(jobs), shown=use_tqdm) as progress, deferred_interrupt() as interrupt:
             progress.add(num_tokens=0, num_finished=sum(job.request is None for job in jobs))
@@ -200,7 +199,7 @@ class LLM:
             self._core.stop(sequence_id, num_tokens)
         for sequence_id in processed.to_abort:
             self._core.abort(sequence_id)
-        done = [request for request in processed.news if request.finished]
+        done = [request for request in processed.updated if request.finished]
         for request in done:
             self._requests.remove(request)
         progress.add(num_tokens=sum(len(output.token_ids) for output in outputs), num_finished=len(done))
@@ -245,7 +244,7 @@ class _Job:
 
     def output(self) -> RequestOutput:
         """The completions; they were not looked at before, so each is one delta."""
-        deltas = self._failed() if self.request is None else self.request.take()
+        deltas = self._failed() if self.request is None else sorted(self.request.take(), key=lambda delta: delta.index)
         return RequestOutput(
             prompt=self.prompt,
             prompt_token_ids=tuple(self.token_ids),

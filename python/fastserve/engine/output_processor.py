@@ -1,20 +1,23 @@
 """Engine outputs -> text deltas: the state of live requests in the frontend. Everything here is on one thread."""
 
 import itertools
+import re
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 
 from fastserve.engine.admission import sequence_sampling
+from fastserve.engine.request import EngineRequest, pack_token_ids
 from fastserve.errors import FastServeError, InternalError, InvalidArgumentError, cause_of
 from fastserve.log import get_logger
 from fastserve.tokenizer import IncrementalDetokenizer, Tokenizer
 from fastserve.types import (
     CompletionDelta,
     EngineOutput,
-    EngineRequest,
     FinishReason,
+    RequestEvent,
     RequestStats,
     SamplingParams,
+    SchedulingParams,
     TokenLogprobs,
 )
 
@@ -22,13 +25,16 @@ logger = get_logger(__name__)
 
 Facts = dict[str, object]
 
+_PROMPT_NAME = re.compile(r"(.+)-([0-9]{1,4})")
+
 
 class Completion:
-    """One of the n completions: collects what is new until the consumer takes it, so a slow one holds one delta."""
+    """One completion of a prompt: collects what is new until the consumer takes it, so a slow one holds one delta."""
 
     __slots__ = (
         "_detokenizer",
         "_error",
+        "_event",
         "_failure",
         "_finish_reason",
         "_logprobs",
@@ -40,17 +46,19 @@ class Completion:
         "_stop_token_ids",
         "_text",
         "_token_ids",
-        "has_news",
+        "has_update",
         "index",
         "request",
     )
 
-    def __init__(self, request: "LiveRequest", index: int, detokenizer: IncrementalDetokenizer) -> None:
+    def __init__(
+        self, request: "LiveRequest", index: int, sampling: SamplingParams, detokenizer: IncrementalDetokenizer
+    ) -> None:
         self.request = request
-        self.has_news = False
+        self.has_update = False
         self.index = index
         self._detokenizer = detokenizer
-        self._stop_token_ids = request.sampling.stop_token_ids
+        self._stop_token_ids = sampling.stop_token_ids
         self._stop_string: str | None = None
         self._text: list[str] = []
         self._token_ids: list[int] = []
@@ -62,6 +70,7 @@ class Completion:
         self._stats: RequestStats | None = None
         self._error: str | None = None
         self._failure: str | None = None
+        self._event: Facts | None = None
 
     def add(self, output: EngineOutput) -> bool:
         """Take an engine output; return whether the completion has just ended while the engine runs on.
@@ -76,7 +85,7 @@ class Completion:
             except Exception as error:
                 logger.exception("the text of request %s could not be made", self.request.request_id)
                 self._failure = f"the text could not be made: {cause_of(error)}"
-            self.has_news = True
+            self._mark_updated()
         if reason is not None:
             self._finish(output, reason)
             return False
@@ -101,8 +110,17 @@ class Completion:
         self._num_cached_tokens = output.num_cached_tokens
         self._stop_string = delta.stop_string
 
+    def note(self, facts: Facts) -> None:
+        """Take what the scheduler says of the completion's place, instead of what it said before."""
+        self._event = facts
+
+    def take_event(self) -> RequestEvent | None:
+        """Return the newest word of the scheduler, once."""
+        facts, self._event = self._event, None
+        return None if facts is None else RequestEvent(self.index, facts)
+
     def take(self) -> CompletionDelta:
-        """Return what is new since the last call."""
+        """Return what is new since the last call; see `LiveRequest.take`."""
         delta = CompletionDelta(
             index=self.index,
             text="".join(self._text),
@@ -117,11 +135,16 @@ class Completion:
         self._text.clear()
         self._token_ids.clear()
         self._logprobs.clear()
-        self.has_news = False
+        self.has_update = False
         return delta
 
+    def _mark_updated(self) -> None:
+        if not self.has_update:
+            self.has_update = True
+            self.request.updated.append(self)
+
     def _finish(self, output: EngineOutput, reason: FinishReason) -> None:
-        self.has_news = True
+        self._mark_updated()
         self._stats = output.stats
         if self._stop_string is not None:
             # Complete at its stop string, however the engine ended the tokens after it.
@@ -138,34 +161,41 @@ class Completion:
 
 @dataclass(slots=True, eq=False)
 class LiveRequest:
-    """A request whose completions are not all delivered.
+    """The prompts of one call, whose completions are not all delivered.
 
     Attributes:
         request_id: the user's.
-        sampling: the user's.
-        sequences: what to send to the engine, one per completion.
+        num_samples: completions of each prompt.
+        sequences: what to send to the engine, one per completion: sample j of prompt i is number i * num_samples + j.
         completions: likewise.
+        updated: completions with an untaken delta, each once.
         failure: set when the whole request failed; raised after the deltas that came before it.
         num_open: sequences whose last output has not come.
-        wake: called when there is news.
-        on_event: called as on_event(index of the completion, facts) when the scheduler moved it.
+        wake: called when something is new.
     """
 
     request_id: str
-    sampling: SamplingParams
+    num_samples: int
     sequences: tuple[EngineRequest, ...] = ()
     completions: tuple[Completion, ...] = ()
+    updated: list[Completion] = field(default_factory=list)
     failure: FastServeError | None = None
     num_open: int = 0
     wake: Callable[[], None] | None = None
-    on_event: Callable[[int, Facts], None] | None = None
 
     def take(self) -> list[CompletionDelta]:
         """Return the new deltas, at most one per completion."""
-        return [completion.take() for completion in self.completions if completion.has_news]
+        deltas = [completion.take() for completion in self.updated]
+        self.updated.clear()
+        return deltas
+
+    def take_events(self) -> list[RequestEvent]:
+        """Return the new events, the last of each completion."""
+        events = [completion.take_event() for completion in self.completions]
+        return [event for event in events if event is not None]
 
     def wake_up(self) -> None:
-        """Tell the consumer that there is news."""
+        """Let the consumer know that something is new."""
         if self.wake is not None:
             self.wake()
 
@@ -180,12 +210,12 @@ class Processed:
     """What a batch of outputs led to.
 
     Attributes:
-        news: requests that have new deltas, each once.
+        updated: requests that have new deltas, each once.
         to_stop: sequences that a stop string ended, which the engine must end, with the tokens of their answers.
         to_abort: sequences that an error ended here, likewise.
     """
 
-    news: Iterable[LiveRequest]
+    updated: Iterable[LiveRequest]
     to_stop: Sequence[tuple[int, int]]
     to_abort: Sequence[int]
 
@@ -203,29 +233,43 @@ class OutputProcessor:
         """Number of live requests."""
         return len(self._requests)
 
-    def add(self, request_id: str, template: EngineRequest, *, wake: Callable[[], None] | None = None) -> LiveRequest:
-        """Register a request; its `sequences` are to be sent to the engine.
+    def add(
+        self,
+        request_id: str,
+        prompts: Sequence[Sequence[int]],
+        sampling: SamplingParams,
+        scheduling: SchedulingParams | None = None,
+        *,
+        watch: bool = False,
+        wake: Callable[[], None] | None = None,
+    ) -> LiveRequest:
+        """Register the prompts of a call; its `sequences` are to be sent to the engine.
 
         Args:
             request_id: the user's.
-            template: the checked prompt and the user's parameters; its own request_id is not used.
+            prompts: checked token ids, see `check_prompt`.
+            sampling: of every prompt; n completions of each.
+            scheduling: likewise.
+            watch: events of the scheduler are wanted.
             wake: called by `LiveRequest.wake_up`.
         Raises:
             InvalidArgumentError: a live request has this id.
         """
         if request_id in self._requests:
             raise InvalidArgumentError(f"request_id must be unique among live requests, got {request_id!r:.100} again")
-        sampling = template.sampling
-        request = LiveRequest(request_id, sampling, num_open=sampling.n, wake=wake)
-        request.sequences = tuple(
-            replace(template, request_id=next(self._ids), sampling=sequence_sampling(sampling, index))
-            for index in range(sampling.n)
-        )
-        request.completions = tuple(
-            Completion(request, index, self._detokenizer(template)) for index in range(sampling.n)
-        )
+        scheduling = scheduling or SchedulingParams()
+        samples = [sequence_sampling(sampling, index) for index in range(sampling.n)]
+        request = LiveRequest(request_id, sampling.n, num_open=len(prompts) * sampling.n, wake=wake)
+        sequences: list[EngineRequest] = []
+        completions: list[Completion] = []
+        for prompt in prompts:
+            packed = pack_token_ids(prompt)
+            for sample in samples:
+                sequences.append(EngineRequest(next(self._ids), packed, sample, scheduling, watch))
+                completions.append(Completion(request, len(completions), sampling, self._detokenizer(prompt, sampling)))
+        request.sequences, request.completions = tuple(sequences), tuple(completions)
         self._requests[request_id] = request
-        for sequence, completion in zip(request.sequences, request.completions, strict=True):
+        for sequence, completion in zip(sequences, completions, strict=True):
             self._sequences[sequence.request_id] = completion
         return request
 
@@ -235,11 +279,24 @@ class OutputProcessor:
 
     def open_sequences(self, request: LiveRequest) -> list[int]:
         """Return the sequences of a request whose last output has not come."""
-        return [s.request_id for s in request.sequences if s.request_id in self._sequences]
+        return self._open(request.sequences)
+
+    def named_sequences(self, name: str) -> tuple[Sequence[EngineRequest], list[int]]:
+        """Return the sequences of a request, or with `{request_id}-{i}` those of its i-th prompt; and which are open."""
+        sequences: Sequence[EngineRequest] = ()
+        if (request := self._requests.get(name)) is not None:
+            sequences = request.sequences
+        elif (parts := _PROMPT_NAME.fullmatch(name)) and (request := self._requests.get(parts[1])) is not None:
+            first = int(parts[2]) * request.num_samples
+            sequences = request.sequences[first : first + request.num_samples]
+        return sequences, self._open(sequences)
+
+    def _open(self, sequences: Sequence[EngineRequest]) -> list[int]:
+        return [s.request_id for s in sequences if s.request_id in self._sequences]
 
     def process(self, outputs: Iterable[EngineOutput]) -> Processed:
         """Take the outputs of a step; those of requests already removed are ignored."""
-        news: dict[int, LiveRequest] = {}
+        updated: dict[int, LiveRequest] = {}
         to_stop: list[tuple[int, int]] = []
         to_abort: list[int] = []
         for output in outputs:
@@ -255,18 +312,15 @@ class OutputProcessor:
             if output.finish_reason is not None:
                 del self._sequences[output.request_id]
                 request.num_open -= 1
-            news[id(request)] = request
-        return Processed(news.values(), to_stop, to_abort)
+            updated[id(request)] = request
+        return Processed(updated.values(), to_stop, to_abort)
 
-    def notify(self, sequence_id: int, facts: Facts) -> None:
-        """Pass an event of the scheduler on to the request's callback; what that raises is logged."""
+    def note(self, sequence_id: int, facts: Facts) -> None:
+        """Take an event of the scheduler."""
         completion = self._sequences.get(sequence_id)
-        if completion is None or completion.request.on_event is None:
-            return
-        try:
-            completion.request.on_event(completion.index, facts)
-        except Exception:
-            logger.exception("on_event of request %s failed", completion.request.request_id)
+        if completion is not None:
+            completion.note(facts)
+            completion.request.wake_up()
 
     def fail_sequence(self, sequence_id: int, failure: FastServeError) -> None:
         """Fail the request of a sequence that the engine did not take."""
@@ -303,8 +357,5 @@ class OutputProcessor:
             request.failure = failure
             request.wake_up()
 
-    def _detokenizer(self, template: EngineRequest) -> IncrementalDetokenizer:
-        sampling = template.sampling
-        return IncrementalDetokenizer(
-            self._tokenizer, template.prompt_token_ids, stop=sampling.stop, min_tokens=sampling.min_tokens
-        )
+    def _detokenizer(self, prompt: Sequence[int], sampling: SamplingParams) -> IncrementalDetokenizer:
+        return IncrementalDetokenizer(self._tokenizer, prompt, stop=sampling.stop, min_tokens=sampling.min_tokens)

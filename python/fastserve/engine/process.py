@@ -19,7 +19,6 @@ from fastserve.engine.channel import EngineChannel
 from fastserve.engine.pacing import LONGEST_WAIT_S
 from fastserve.engine.protocol import (
     Abort,
-    Add,
     Error,
     ErrorKind,
     Event,
@@ -41,10 +40,11 @@ from fastserve.engine.protocol import (
     plain_facts,
     request_id_of,
 )
+from fastserve.engine.request import EngineRequest
 from fastserve.engine.watch import RequestWatch
 from fastserve.errors import FastServeError, InvalidArgumentError, OverloadedError
 from fastserve.log import configure_logging, get_logger
-from fastserve.types import EngineInfo, EngineOutput, EngineRequest, EngineStats
+from fastserve.types import EngineInfo, EngineOutput, EngineStats
 
 logger = get_logger(__name__)
 
@@ -190,8 +190,8 @@ class EngineLoop:
 
     def _dispatch(self, message: ToEngine) -> None:
         match message:
-            case Add():
-                self._core.add_request(message.request())
+            case EngineRequest():
+                self._core.add_request(message)
                 if message.watch:
                     self._watch.add(message.request_id)
             case Abort():

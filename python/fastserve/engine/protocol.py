@@ -1,17 +1,19 @@
 """Messages between the frontend and the engine process: msgpack of plain fields, tagged arrays, no pickle.
 
-Every message of the frontend that concerns one request begins with its `request_id`, so that even a message which does
-not decode can be answered with an error for that request.
+One is the request itself: an `EngineRequest`, which is a map of its fields.
+
+Every other message of the frontend that concerns one request begins with its `request_id`, so that even a message which
+does not decode can be answered with an error for that request.
 """
 
-from array import array
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from enum import StrEnum
 from typing import TypeVar
 
 import msgspec
 
 from fastserve.config import EngineConfig
+from fastserve.engine.request import EngineRequest
 from fastserve.errors import (
     CheckpointError,
     DeviceError,
@@ -22,9 +24,8 @@ from fastserve.errors import (
     OverloadedError,
     RequestFailedError,
 )
-from fastserve.types import EngineInfo, EngineOutput, EngineRequest, EngineStats, SamplingParams
+from fastserve.types import EngineInfo, EngineOutput, EngineStats
 
-_TOKEN_BYTES = 4
 _T = TypeVar("_T")
 
 
@@ -33,30 +34,7 @@ class ProtocolError(FastServeError):
 
 
 class _Message(msgspec.Struct, frozen=True, array_like=True, tag=True, forbid_unknown_fields=True):
-    """Base of all messages: the class name, then the fields."""
-
-
-def pack_token_ids(token_ids: Sequence[int]) -> bytes:
-    """Return ids as packed int32, in the byte order of this machine.
-
-    Raises:
-        InvalidArgumentError: not all are integers in the range of int32.
-    """
-    if isinstance(token_ids, array) and token_ids.typecode == "i":
-        return token_ids.tobytes()
-    try:
-        return array("i", token_ids).tobytes()
-    except (TypeError, OverflowError) as error:
-        raise InvalidArgumentError(f"prompt token ids must be integers between 0 and 2**31 - 1: {error}") from error
-
-
-def unpack_token_ids(packed: bytes) -> "array[int]":
-    """Return an array('i') of ids; numpy can view it without a copy."""
-    if len(packed) % _TOKEN_BYTES:
-        raise ProtocolError(f"packed token ids must be a multiple of {_TOKEN_BYTES} bytes, got {len(packed)}")
-    token_ids = array("i")
-    token_ids.frombytes(packed)
-    return token_ids
+    """Base of all other messages: the class name, then the fields."""
 
 
 class EngineStart(_Message):
@@ -75,53 +53,6 @@ class EngineStart(_Message):
     parent_pid: int
     log_level: str
     json_logs: bool
-
-
-class Add(_Message):
-    """Run a sequence.
-
-    Attributes:
-        prompt: packed int32 token ids.
-        watch: report changes of the request's place in the scheduler as `Event`.
-    """
-
-    request_id: int
-    prompt: bytes
-    sampling: SamplingParams
-    priority: int
-    cache_salt: str
-    length_class: str
-    deadline_s: float | None
-    max_pause_s: float | None
-    watch: bool
-
-    @classmethod
-    def of(cls, request: EngineRequest, *, watch: bool) -> "Add":
-        """Pack a request."""
-        return cls(
-            request.request_id,
-            pack_token_ids(request.prompt_token_ids),
-            request.sampling,
-            request.priority,
-            request.cache_salt,
-            request.length_class,
-            request.deadline_s,
-            request.max_pause_s,
-            watch,
-        )
-
-    def request(self) -> EngineRequest:
-        """Unpack the request; raises InvalidArgumentError when it is not a valid one."""
-        return EngineRequest(
-            request_id=self.request_id,
-            prompt_token_ids=unpack_token_ids(self.prompt),
-            sampling=self.sampling,
-            priority=self.priority,
-            cache_salt=self.cache_salt,
-            length_class=self.length_class,
-            deadline_s=self.deadline_s,
-            max_pause_s=self.max_pause_s,
-        )
 
 
 class Abort(_Message):
@@ -220,7 +151,7 @@ class Error(_Message):
     fatal: bool = False
 
 
-ToEngine = Add | Abort | Stop | Explain | GetStats | Shutdown
+ToEngine = EngineRequest | Abort | Stop | Explain | GetStats | Shutdown
 ToFrontend = Progress | Ready | Outputs | Event | StatsReply | ExplainReply | Heartbeat | Error
 
 _encoder = msgspec.msgpack.Encoder()
@@ -261,8 +192,8 @@ def request_id_of(raw: bytes) -> int | None:
     except Exception:
         return None
     match value:
-        case ["Add" | "Abort" | "Stop" | "Explain", int(request_id), *_] if not isinstance(request_id, bool):
-            return request_id
+        case ["Abort" | "Stop" | "Explain", int(request_id), *_] | {"request_id": int(request_id)}:
+            return None if isinstance(request_id, bool) else request_id
     return None
 
 

@@ -1,1 +1,1 @@
-"""The OpenAI-compatible HTTP face: schema, streaming, limits, auth, liveness. It knows nothing of scheduling."""
+"""The OpenAI-compatible HTTP API: schema, streaming, limits, auth, liveness. It knows nothing of scheduling."""

@@ -6,6 +6,7 @@ from fastapi import FastAPI
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from fastserve import __version__
 from fastserve.config import ServerConfig
@@ -13,21 +14,21 @@ from fastserve.errors import FastServeError
 from fastserve.log import get_logger
 from fastserve.server import generate_routes, health_routes, info_routes
 from fastserve.server.auth import ApiKeyMiddleware
-from fastserve.server.body import serving_of
-from fastserve.server.engine_face import EngineFace
 from fastserve.server.errors import ApiError, ClientGoneError, to_api_error
 from fastserve.server.keys import ApiKeys
 from fastserve.server.openapi import describe
-from fastserve.server.serving import Serving
+from fastserve.server.protocols import EngineProtocol
+from fastserve.server.request_body import state_of
+from fastserve.server.server_state import ServerState
 
 logger = get_logger(__name__)
 
 
-def build_app(engine: EngineFace | None, config: ServerConfig, served_model_name: str) -> FastAPI:
-    """Build the app; `app.state.serving` holds its `Serving`, `app.state.keys` its `ApiKeys`.
+def build_app(engine: EngineProtocol | None, config: ServerConfig, served_model_name: str) -> FastAPI:
+    """Build the app; `app.state.server` holds its `ServerState`, `app.state.keys` its `ApiKeys`.
 
     Args:
-        engine: a running engine; None = attach one later with `app.state.serving.attach`, 503 until then.
+        engine: a running engine; None = attach one later with `app.state.server.attach`, 503 until then.
         config: limits, keys, names of metrics. Host, port and timeouts are for `run_server`.
         served_model_name: the model's name in the API.
 
@@ -36,16 +37,29 @@ def build_app(engine: EngineFace | None, config: ServerConfig, served_model_name
     """
     # No /docs: its page would load scripts from elsewhere. /openapi.json is behind the key like everything else.
     app = FastAPI(title="FastServe", version=__version__, docs_url=None, redoc_url=None)
-    app.state.serving = Serving(config, served_model_name, engine)
+    app.state.server = ServerState(config, served_model_name, engine)
     for routes in (generate_routes, info_routes, health_routes):
         app.include_router(routes.router)
     for kind in (ApiError, ClientGoneError, HTTPException, FastServeError, Exception):
         app.add_exception_handler(kind, _answer_error)
+    app.add_middleware(HeadAsGetMiddleware)
     app.state.keys = ApiKeys(config)
     app.openapi = functools.cache(functools.partial(describe, app, with_key=bool(app.state.keys)))
     if app.state.keys:
         app.add_middleware(ApiKeyMiddleware, keys=app.state.keys)
     return app
+
+
+class HeadAsGetMiddleware:
+    """Answer HEAD as GET; uvicorn leaves the body of the reply out."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["method"] == "HEAD":
+            scope = scope | {"method": "GET"}
+        await self._app(scope, receive, send)
 
 
 async def _answer_error(request: Request, error: Exception) -> Response:
@@ -54,5 +68,5 @@ async def _answer_error(request: Request, error: Exception) -> Response:
     if isinstance(error, ClientGoneError):
         logger.debug("a client left while it sent its request")
     else:
-        serving_of(request).count_refusal(request.scope["path"], described)
+        state_of(request).count_refusal(request.scope["path"], described)
     return described.response()

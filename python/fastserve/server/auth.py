@@ -26,7 +26,7 @@ class ApiKeyMiddleware:
                 await self._app(scope, receive, send)
             else:
                 error = _denied()
-                scope["app"].state.serving.count_refusal(scope["path"], error)
+                scope["app"].state.server.count_refusal(scope["path"], error)
                 await error.response()(scope, receive, send)
 
     def _admits(self, scope: Scope) -> bool:

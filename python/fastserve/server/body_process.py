@@ -17,9 +17,9 @@ from fastserve.server.schema import (
     Conversation,
     DetokenizeRequest,
     TokenizeRequest,
-    parse_request,
 )
 from fastserve.server.side_child import Work, serve_parent
+from fastserve.server.validation import parse_request
 
 MODELS = {model.__name__: model for model in (ChatRequest, CompletionRequest, DetokenizeRequest, TokenizeRequest)}
 

@@ -5,8 +5,9 @@ import asyncio
 import msgspec
 
 from fastserve.server.errors import ApiError, bad_request
-from fastserve.server.schema import BodyT, Conversation
+from fastserve.server.schema import Conversation
 from fastserve.server.side_pool import SidePool
+from fastserve.server.validation import BodyT
 
 READ_LIMIT_S = 10.0
 NUM_PROCESSES = 2

@@ -3,8 +3,8 @@
 from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, Response
 
-from fastserve.server.body import serving_of
-from fastserve.server.serving import Serving
+from fastserve.server.request_body import state_of
+from fastserve.server.server_state import ServerState
 
 router = APIRouter()
 
@@ -12,36 +12,36 @@ router = APIRouter()
 @router.get("/livez")
 async def livez(request: Request) -> Response:
     """503 when the engine has died or its loop has not turned for `heartbeat_limit_s`: restart the process."""
-    return _verdict(_liveness_fault(serving_of(request)))
+    return _verdict(_liveness_fault(state_of(request)))
 
 
 @router.get("/readyz")
 async def readyz(request: Request) -> Response:
     """503 while loading, restarting, draining or not alive: send requests elsewhere."""
-    serving = serving_of(request)
-    if serving.restarting:
+    state = state_of(request)
+    if state.restarting:
         return _verdict("restarting")
-    if serving.engine is None:
+    if state.engine is None:
         return _verdict("loading")
-    return _verdict("draining" if serving.draining else _liveness_fault(serving))
+    return _verdict("draining" if state.draining else _liveness_fault(state))
 
 
 @router.get("/health")
 async def health(request: Request) -> Response:
     """As vLLM's: 200 with an empty body while the engine works."""
-    serving = serving_of(request)
-    healthy = serving.engine is not None and _liveness_fault(serving) is None
+    state = state_of(request)
+    healthy = state.engine is not None and _liveness_fault(state) is None
     return Response(status_code=200 if healthy else 503)
 
 
-def _liveness_fault(serving: Serving) -> str | None:
-    engine = serving.engine
+def _liveness_fault(state: ServerState) -> str | None:
+    engine = state.engine
     if engine is None:
         return None  # neither loading nor restarting is a fault of this process
     if not engine.is_alive:
         return "engine dead"
     age_s = engine.heartbeat_age_s()
-    limit_s = serving.config.heartbeat_limit_s
+    limit_s = state.config.heartbeat_limit_s
     return f"engine loop has not turned for {age_s:.1f} s (limit {limit_s:g} s)" if age_s > limit_s else None
 
 

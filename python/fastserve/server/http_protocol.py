@@ -42,12 +42,20 @@ class GuardedHttpProtocol(HttpToolsProtocol):
     Args:
         max_body_bytes: of one request; what goes far beyond is cut, whether or not the route reads its body.
         descriptors: gets the file descriptor of every connection.
+        on_refused: called as on_refused(path, error) for a request that is answered here, before any route; the path is
+            empty where the request does not get as far as naming one.
     """
 
     def __init__(
-        self, *args: object, max_body_bytes: int, descriptors: DescriptorWatch | None = None, **kwargs: object
+        self,
+        *args: object,
+        max_body_bytes: int,
+        descriptors: DescriptorWatch | None = None,
+        on_refused: Callable[[str, ApiError], None] | None = None,
+        **kwargs: object,
     ) -> None:
         super().__init__(*args, **kwargs)
+        self._on_refused = on_refused
         self._max_message_bytes = max_body_bytes * DISCARD_FACTOR + FRAMING_BYTES
         self._descriptors = descriptors
         self._held = b""
@@ -169,6 +177,7 @@ class GuardedHttpProtocol(HttpToolsProtocol):
         if self.parser.should_upgrade():  # says the parser, without a look at the body; see `_feed`
             return
         super().on_message_complete()
+        self.url = b""
         self._in_head = True
         self._framing_bytes = self._message_bytes = 0
         self._stop_awaiting_peer()
@@ -218,7 +227,10 @@ class GuardedHttpProtocol(HttpToolsProtocol):
         if not self._in_head or self._answering():
             self._cut(message)
             return
-        body = ApiError(status, message, code=code).body()
+        error = ApiError(status, message, code=code)
+        if self._on_refused is not None:
+            self._on_refused(self.url.partition(b"?")[0].decode("latin-1"), error)
+        body = error.body()
         head = b"content-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n" % len(body)
         self.transport.write(STATUS_LINE[status] + head + body)
         self.transport.close()

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from fastserve.server.errors import bad_request
 
 
-class Ticket:
+class RequestGuard:
     """One generation in flight, run by the task that opened it."""
 
     def __init__(self) -> None:
@@ -26,44 +26,44 @@ class Ticket:
 
 
 class InFlight:
-    """All open tickets, by request id."""
+    """All open guards, by request id."""
 
     def __init__(self) -> None:
-        self._tickets: dict[str, Ticket] = {}
+        self._guards: dict[str, RequestGuard] = {}
         self._empty = asyncio.Event()
         self._empty.set()
 
     def __len__(self) -> int:
-        return len(self._tickets)
+        return len(self._guards)
 
     @contextmanager
-    def enter(self, request_id: str) -> Iterator[Ticket]:
-        """Hold a ticket while the body runs; an interruption comes out of the body as the ticket's reason.
+    def enter(self, request_id: str) -> Iterator[RequestGuard]:
+        """Hold a guard while the body runs; an interruption comes out of the body as the guard's reason.
 
         Raises:
             ApiError: 400, a request with this id is in flight.
         """
-        if request_id in self._tickets:
+        if request_id in self._guards:
             raise bad_request(f"request_id {request_id!r} is in use; choose another", "request_id", "invalid_value")
-        ticket = self._tickets[request_id] = Ticket()
+        guard = self._guards[request_id] = RequestGuard()
         self._empty.clear()
         try:
-            yield ticket
+            yield guard
         except asyncio.CancelledError:
-            if ticket.reason is None:
+            if guard.reason is None:
                 raise
             asyncio.current_task().uncancel()
-            raise ticket.reason from None
+            raise guard.reason from None
         finally:
-            ticket.close()
-            del self._tickets[request_id]
-            if not self._tickets:
+            guard.close()
+            del self._guards[request_id]
+            if not self._guards:
                 self._empty.set()
 
     def interrupt_all(self, reason: Exception) -> None:
         """Interrupt every generation."""
-        for ticket in list(self._tickets.values()):
-            ticket.interrupt(reason)
+        for guard in list(self._guards.values()):
+            guard.interrupt(reason)
 
     async def wait_empty(self) -> None:
         """Return once nothing is in flight."""

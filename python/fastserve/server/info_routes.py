@@ -8,12 +8,12 @@ from starlette.responses import JSONResponse, Response
 from fastserve import __version__
 from fastserve.errors import EngineDeadError
 from fastserve.metrics.exposition import CONTENT_TYPE
-from fastserve.server.body import body_schema, read_request, serving_of
-from fastserve.server.engine_face import EngineFace, TokenizerFace
 from fastserve.server.errors import RETRY_AFTER_S, ApiError, bad_request
 from fastserve.server.prompts import INLINE_TOKENS
+from fastserve.server.protocols import EngineProtocol, TokenizerProtocol
+from fastserve.server.request_body import body_schema, read_request, state_of
 from fastserve.server.schema import DetokenizeRequest, TokenIds, TokenizeRequest
-from fastserve.server.serving import Serving
+from fastserve.server.server_state import ServerState
 from fastserve.server.sse import to_json
 from fastserve.types import EngineStats
 
@@ -26,23 +26,23 @@ router = APIRouter()
 @router.get("/v1/models")
 async def list_models(request: Request) -> Response:
     """The one model of this server."""
-    return JSONResponse({"object": "list", "data": [_model_card(serving_of(request))]})
+    return JSONResponse({"object": "list", "data": [_model_card(state_of(request))]})
 
 
 @router.get("/v1/models/{model:path}")
 async def get_model(request: Request, model: str) -> Response:
     """One model by name."""
-    serving = serving_of(request)
-    serving.check_model(model)
-    return JSONResponse(_model_card(serving))
+    state = state_of(request)
+    state.check_model(model)
+    return JSONResponse(_model_card(state))
 
 
-def _model_card(serving: Serving) -> dict[str, object]:
-    info = serving.engine.info if serving.engine is not None else None
+def _model_card(state: ServerState) -> dict[str, object]:
+    info = state.engine.info if state.engine is not None else None
     return {
-        "id": serving.model_name,
+        "id": state.model_name,
         "object": "model",
-        "created": serving.created,
+        "created": state.created,
         "owned_by": "fastserve",
         "root": info.model if info else None,
         "parent": None,
@@ -59,10 +59,10 @@ async def version() -> Response:
 @router.post("/tokenize", openapi_extra=body_schema(TokenizeRequest))
 async def tokenize(request: Request) -> Response:
     """Token ids of a prompt or of a conversation."""
-    serving = serving_of(request)
-    engine, reader = serving.ready_engine(), serving.prompt_reader()
+    state = state_of(request)
+    engine, reader = state.ready_engine(), state.prompt_reader()
     body = await read_request(request, TokenizeRequest)
-    serving.check_model(body.model)
+    state.check_model(body.model)
     if (body.prompt is None) == (body.messages is None):
         raise bad_request("send either prompt or messages", "prompt", "invalid_value")
     if body.prompt is not None:
@@ -77,13 +77,13 @@ async def tokenize(request: Request) -> Response:
     if len(ids) <= INLINE_TOKENS:
         reply = _tokens_reply(ids, engine.info.max_model_len, tokenizer)
     else:
-        reply = await serving.text_threads.run(
+        reply = await state.text_threads.run(
             "writing the reply", _tokens_reply, ids, engine.info.max_model_len, tokenizer
         )
     return Response(reply, media_type="application/json")
 
 
-def _tokens_reply(ids: TokenIds, max_model_len: int, tokenizer: TokenizerFace | None) -> bytes:
+def _tokens_reply(ids: TokenIds, max_model_len: int, tokenizer: TokenizerProtocol | None) -> bytes:
     """The reply of /tokenize; with the names of the tokens when there is a tokenizer to ask."""
     names = None if tokenizer is None else [tokenizer.id_to_token(i) for i in ids]
     return to_json({"count": len(ids), "max_model_len": max_model_len, "tokens": ids, "token_strs": names})
@@ -92,10 +92,10 @@ def _tokens_reply(ids: TokenIds, max_model_len: int, tokenizer: TokenizerFace | 
 @router.post("/detokenize", openapi_extra=body_schema(DetokenizeRequest))
 async def detokenize(request: Request) -> Response:
     """Text of token ids, special tokens included."""
-    serving = serving_of(request)
-    reader = serving.prompt_reader()
+    state = state_of(request)
+    reader = state.prompt_reader()
     body = await read_request(request, DetokenizeRequest)
-    serving.check_model(body.model)
+    state.check_model(body.model)
     if body.tokens:
         reader.check_vocabulary(body.tokens, "tokens")
     return JSONResponse({"prompt": await reader.decode(body.tokens, skip_special_tokens=False)})
@@ -104,7 +104,7 @@ async def detokenize(request: Request) -> Response:
 @router.get("/v1/requests/{request_id}/explain")
 async def explain(request: Request, request_id: str) -> Response:
     """Why a request waits or runs, from the scheduler."""
-    engine = serving_of(request).ready_engine()
+    engine = state_of(request).ready_engine()
     try:
         answer = await asyncio.wait_for(engine.explain(request_id), ENGINE_ANSWER_TIMEOUT_S)
     except TimeoutError:
@@ -120,13 +120,13 @@ async def explain(request: Request, request_id: str) -> Response:
 @router.get("/metrics")
 async def metrics(request: Request) -> Response:
     """Prometheus exposition; without the engine's part while it does not answer."""
-    serving = serving_of(request)
-    engine = serving.engine
-    text = serving.exporter.render(engine.info if engine else None, await _stats(engine))
+    state = state_of(request)
+    engine = state.engine
+    text = state.exporter.render(engine.info if engine else None, await _stats(engine))
     return Response(text, media_type=CONTENT_TYPE)
 
 
-async def _stats(engine: EngineFace | None) -> EngineStats | None:
+async def _stats(engine: EngineProtocol | None) -> EngineStats | None:
     if engine is None or not engine.is_alive:
         return None
     try:

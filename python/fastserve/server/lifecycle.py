@@ -17,11 +17,11 @@ from fastserve.log import get_logger
 from fastserve.server.app import build_app
 from fastserve.server.descriptors import DescriptorWatch
 from fastserve.server.ending import UnawaitedThreads, end_within
-from fastserve.server.engine_face import EngineFace
 from fastserve.server.errors import DrainingError
 from fastserve.server.http_protocol import GuardedHttpProtocol
+from fastserve.server.protocols import EngineProtocol
 from fastserve.server.restarts import RestartBudget
-from fastserve.server.serving import Serving
+from fastserve.server.server_state import ServerState
 
 ENGINE_WATCH_PERIOD_S = 0.25
 # Time for replies that are already written, or about to be, to reach their clients.
@@ -38,7 +38,7 @@ EXIT_FORCED = 130
 
 logger = get_logger(__name__)
 
-StartEngine = Callable[[], Awaitable[EngineFace]]
+StartEngine = Callable[[], Awaitable[EngineProtocol]]
 
 
 def serve(start_engine: StartEngine, config: ServerConfig, model_name: str) -> int:
@@ -58,14 +58,17 @@ class LiveServer:
         self._start_engine = start_engine
         self._config = config
         app = build_app(None, config, model_name)
-        self._serving: Serving = app.state.serving
+        self._state: ServerState = app.state.server
         self._has_keys = bool(app.state.keys)
         self._descriptors = DescriptorWatch()
         self._http = _HttpServer(
             uvicorn.Config(
                 app,
                 http=functools.partial(
-                    GuardedHttpProtocol, max_body_bytes=config.max_body_bytes, descriptors=self._descriptors
+                    GuardedHttpProtocol,
+                    max_body_bytes=config.max_body_bytes,
+                    descriptors=self._descriptors,
+                    on_refused=self._state.count_refusal,
                 ),
                 ws="none",
                 lifespan="off",
@@ -111,7 +114,7 @@ class LiveServer:
         finally:
             engine_life.cancel()
             await asyncio.gather(engine_life, return_exceptions=True)
-            self._serving.close()
+            self._state.close()
             for number in (signal.SIGINT, signal.SIGTERM):
                 loop.remove_signal_handler(number)
         return self._exit_code
@@ -129,7 +132,7 @@ class LiveServer:
             engine = await self._start_again()
         self._fail()
 
-    async def _start(self) -> EngineFace | None:
+    async def _start(self) -> EngineProtocol | None:
         """An engine, or None after saying why there is none."""
         try:
             return await self._start_engine()
@@ -139,44 +142,44 @@ class LiveServer:
             logger.exception("the engine did not start")
         return None
 
-    async def _start_again(self) -> EngineFace | None:
+    async def _start_again(self) -> EngineProtocol | None:
         """A new engine for the restart that was taken, or for one of those that are left."""
         while True:
-            self._serving.metrics.engine_restarts.inc()
+            self._state.metrics.engine_restarts.inc()
             await asyncio.sleep(self._restarts.pause_s)
             engine = await self._start()
             if engine is not None or not self._take_restart():
                 return engine
 
     def _take_restart(self) -> bool:
-        return not self._serving.draining and self._restarts.take(time.monotonic())
+        return not self._state.draining and self._restarts.take(time.monotonic())
 
-    async def _live_with(self, engine: EngineFace) -> bool:
+    async def _live_with(self, engine: EngineProtocol) -> bool:
         """Serve with an engine until it dies, tell its clients, and return whether another one shall replace it."""
-        self._serving.attach(engine)
-        logger.info("serving %s", self._serving.model_name)
+        self._state.attach(engine)
+        logger.info("serving %s", self._state.model_name)
         while engine.is_alive and not self._hangs(engine):
             await asyncio.sleep(ENGINE_WATCH_PERIOD_S)
         reason = await self._why_stopped(engine)
-        logger.error("the engine has stopped, %d requests are lost: %s", len(self._serving.in_flight), reason)
-        self._serving.in_flight.interrupt_all(EngineDeadError(f"the engine has stopped; the request is lost: {reason}"))
+        logger.error("the engine has stopped, %d requests are lost: %s", len(self._state.in_flight), reason)
+        self._state.in_flight.interrupt_all(EngineDeadError(f"the engine has stopped; the request is lost: {reason}"))
         if self._take_restart():
             logger.warning("starting a new engine")
-            self._serving.detach()
+            self._state.detach()
             return True
         await asyncio.sleep(GOODBYE_S)
         self._fail()
         return False
 
     @staticmethod
-    async def _why_stopped(engine: EngineFace) -> str:
+    async def _why_stopped(engine: EngineProtocol) -> str:
         if engine.is_alive:
             return "its loop does not turn any more"
         if engine.death is None:  # the process is seen to end before its last message has come
             await asyncio.sleep(LAST_WORDS_S)
         return engine.death or "its process has ended"
 
-    def _hangs(self, engine: EngineFace) -> bool:
+    def _hangs(self, engine: EngineProtocol) -> bool:
         """Whether a new engine would be better than one whose loop does not turn; /livez tells it in any case."""
         return self._config.restart_engine and engine.heartbeat_age_s() > self._config.heartbeat_limit_s
 
@@ -189,12 +192,12 @@ class LiveServer:
         if self._stopping is None:
             timeout_s = self._config.shutdown_timeout
             drain_s = max(timeout_s - END_S, 0.0)
-            logger.info("%s: no new requests; %d may finish within %g s", name, len(self._serving.in_flight), drain_s)
-            self._serving.draining = True
+            logger.info("%s: no new requests; %d may finish within %g s", name, len(self._state.in_flight), drain_s)
+            self._state.draining = True
             end_within(max(timeout_s, END_S))
             self._stopping = asyncio.create_task(self._drain(drain_s))
         else:
-            logger.warning("%s again: aborting %d requests", name, len(self._serving.in_flight))
+            logger.warning("%s again: aborting %d requests", name, len(self._state.in_flight))
             self._exit_code = EXIT_FORCED
             self._engine_grace_s = 0.0
             end_within(END_S)
@@ -205,14 +208,14 @@ class LiveServer:
         """Let what is in flight finish, then stop; the port answers 503 meanwhile."""
         try:
             async with asyncio.timeout(timeout_s):
-                await self._serving.in_flight.wait_empty()
+                await self._state.in_flight.wait_empty()
         except TimeoutError:
-            logger.warning("%d requests did not finish in time and are aborted", len(self._serving.in_flight))
+            logger.warning("%d requests did not finish in time and are aborted", len(self._state.in_flight))
             self._abort_all()
         self._http.should_exit = True
 
     def _abort_all(self) -> None:
-        self._serving.in_flight.interrupt_all(DrainingError("the server is shutting down; the request was aborted"))
+        self._state.in_flight.interrupt_all(DrainingError("the server is shutting down; the request was aborted"))
         self._http.should_exit = True
 
 

@@ -4,7 +4,7 @@ import codecs
 import math
 from collections.abc import Sequence
 
-from fastserve.server.engine_face import TokenizerFace
+from fastserve.server.protocols import TokenizerProtocol
 from fastserve.types import TokenLogprobs
 
 # JSON has no -inf; OpenAI writes this for a token that cannot be.
@@ -14,7 +14,7 @@ LOWEST_LOGPROB = -9999.0
 class ChatLogprobs:
     """Rows of `choices[].logprobs.content`."""
 
-    def __init__(self, tokenizer: TokenizerFace) -> None:
+    def __init__(self, tokenizer: TokenizerProtocol) -> None:
         self._tokenizer = tokenizer
 
     def format(self, token_ids: Sequence[int], logprobs: Sequence[TokenLogprobs]) -> dict[str, object]:
@@ -35,7 +35,7 @@ class ChatLogprobs:
 class CompletionLogprobs:
     """`choices[].logprobs` of `/v1/completions`; one object per choice, as it keeps the offset in the text."""
 
-    def __init__(self, tokenizer: TokenizerFace, offset_chars: int = 0) -> None:
+    def __init__(self, tokenizer: TokenizerProtocol, offset_chars: int = 0) -> None:
         self._tokenizer = tokenizer
         self._offset_chars = offset_chars
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")

@@ -8,8 +8,8 @@ from typing import ParamSpec, TypeVar
 
 from fastserve.errors import OverloadedError
 from fastserve.server.chat_renderer import ChatRenderer
-from fastserve.server.engine_face import EngineFace
 from fastserve.server.errors import bad_request, context_overflow, prompt_overflow
+from fastserve.server.protocols import EngineProtocol
 from fastserve.server.schema import TokenIds
 
 # Below this, tokenizing takes less than the hop to a thread and back.
@@ -56,7 +56,7 @@ class TextThreads:
 class PromptReader:
     """Turns prompts into token ids that the engine takes, and ids into text; whatever may take long is off the loop."""
 
-    def __init__(self, engine: EngineFace, threads: TextThreads, renderer: ChatRenderer) -> None:
+    def __init__(self, engine: EngineProtocol, threads: TextThreads, renderer: ChatRenderer) -> None:
         self._tokenizer = engine.tokenizer
         self._info = engine.info
         self._threads = threads
@@ -171,28 +171,27 @@ class PromptReader:
             message = f"{param} must hold token ids between 0 and {self._info.vocab_size - 1}"
             raise bad_request(message, param, "invalid_value")
 
-    def fit_max_tokens(self, ids: TokenIds, asked: int | None, default: int | None, min_tokens: int = 0) -> int:
-        """The most tokens to produce after this prompt: as asked, or the default, cut to the context.
+    def check_room(self, ids: TokenIds, max_tokens: int | None, min_tokens: int) -> None:
+        """Refuse limits of the output that do not fit the context; a `max_tokens` beyond the prompt's room is cut later.
 
         Args:
-            asked: the request's value; None = not given.
-            default: used when not given; None = up to the context.
+            ids: the prompt.
+            max_tokens: the request's own value; None = not given.
             min_tokens: that the request insists on.
 
         Raises:
-            ApiError: 400, `asked` is longer than the context, or `min_tokens` than what the prompt leaves of it.
+            ApiError: 400, `max_tokens` is longer than the context, or `min_tokens` than what the prompt leaves of it.
         """
         limit = self._info.max_model_len
-        if asked is not None and asked > limit:
-            raise context_overflow(limit, f"max_tokens asks for {asked} output tokens; lower max_tokens", "max_tokens")
+        if max_tokens is not None and max_tokens > limit:
+            however = f"max_tokens asks for {max_tokens} output tokens; lower max_tokens"
+            raise context_overflow(limit, however, "max_tokens")
         room = limit - len(ids)
         if min_tokens > room:
             however = (
                 f"{len(ids)} prompt tokens leave room for {room} output tokens, and min_tokens asks for {min_tokens}"
             )
             raise context_overflow(limit, f"{however}; shorten the prompt or lower min_tokens", "min_tokens")
-        wanted = default if asked is None else asked
-        return room if wanted is None else min(wanted, room)
 
 
 def _check_countable(num_chars: int, param: str) -> None:

@@ -1,41 +1,49 @@
-"""The request bodies, as strict pydantic models: unknown fields and wrong types are 400s that name the field.
+"""The request bodies, as strict pydantic models; `validation` makes them.
 
 Ranges of the sampling fields are checked where they are defined, by `SamplingParams`.
 """
 
-from typing import Annotated, ClassVar, Literal, TypeVar
+from dataclasses import fields
+from typing import Annotated, ClassVar, Literal
 
 import msgspec
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, StringConstraints, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PrivateAttr, StringConstraints
 
 from fastserve.errors import InvalidArgumentError
-from fastserve.server.body_shape import MAX_MESSAGES, check_shape
-from fastserve.server.errors import ApiError, bad_request, prompt_overflow, to_api_error
+from fastserve.server.body_shape import MAX_MESSAGES
+from fastserve.server.errors import bad_request, prompt_overflow
+from fastserve.server.ignored_fields import CHAT_NOOP_VALUES, COMPLETION_NOOP_VALUES
 from fastserve.server.messages import Messages
-from fastserve.server.off_fields import CHAT_OFF, COMPLETION_OFF, MESSAGE_OFF, drop_off_fields
-from fastserve.types import MAX_LOGPROBS, MIN_PAUSE_S, SamplingDefaults, SamplingParams
+from fastserve.types import (
+    MAX_DEADLINE_S,
+    MAX_LOGPROBS,
+    MIN_PAUSE_S,
+    SamplingDefaults,
+    SamplingParams,
+    SchedulingParams,
+)
 
-MAX_COMPLAINTS = 256
-# Names of fields are quoted up to here: they may be as long as the body.
-MAX_NAME_CHARS = 64
 # Token ids that /detokenize takes at a time, or those of a whole context where that is longer.
 MAX_DETOKENIZED = 1 << 17
-DEFAULTED = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty")
+DEFAULT_COMPLETION_TOKENS = 16
 
 # A list stops at its first bad item: a megabyte of bad items must not become a megabyte of complaints.
 TokenIds = Annotated[list[int], Field(fail_fast=True)]
 Texts = Annotated[list[str], Field(fail_fast=True)]
+StopStrings = Annotated[str | Texts, AfterValidator(lambda stop: [stop] if isinstance(stop, str) else stop)]
 RequestId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._:\-]{1,128}$")]
 LengthClass = Annotated[str, StringConstraints(max_length=256)]
 CacheSalt = Annotated[str, StringConstraints(max_length=256)]
-Deadline = Annotated[float, Field(gt=0, le=1e9)]
-Pause = Annotated[float, Field(ge=MIN_PAUSE_S, le=1e9)]
+Deadline = Annotated[float, Field(gt=0, le=MAX_DEADLINE_S)]
+Pause = Annotated[float, Field(ge=MIN_PAUSE_S, le=MAX_DEADLINE_S)]
 Priority = Annotated[int, Field(ge=-(2**31), lt=2**31)]
 
 
-class _Body(BaseModel):
+class RequestBody(BaseModel):
+    """What all bodies have in common."""
+
     model_config = ConfigDict(extra="forbid", strict=True)
-    off_fields: ClassVar[dict[str, tuple[object, ...]]] = {}
+    noop_values: ClassVar[dict[str, tuple[object, ...]]] = {}
 
     def check_lengths(self, max_model_len: int) -> None:
         """Refuse lists of token ids that no context could hold, before anything more is done with them.
@@ -45,7 +53,7 @@ class _Body(BaseModel):
         """
 
 
-class StreamOptions(_Body):
+class StreamOptions(RequestBody):
     """Extras of a stream. `include_events`: an SSE comment whenever the scheduler parks, resumes or moves a choice."""
 
     include_usage: bool = False
@@ -53,9 +61,19 @@ class StreamOptions(_Body):
     include_events: bool = False
     include_obfuscation: Literal[False] = False
 
+    @property
+    def usage_in_chunks(self) -> bool:
+        """Whether every chunk carries the usage so far."""
+        return self.include_usage and self.continuous_usage_stats
 
-class _Generation(_Body):
-    """What completions and chat have in common."""
+
+class GenerationRequest(RequestBody):
+    """What completions and chats have in common.
+
+    A field with the name of one of `SamplingParams` or `SchedulingParams` becomes that one.
+    """
+
+    id_prefix: ClassVar[str]  # of the ids that the server gives
 
     model: str | None = None
     max_tokens: int | None = None
@@ -69,7 +87,7 @@ class _Generation(_Body):
     frequency_penalty: float = 0.0
     repetition_penalty: float | None = None
     seed: int | None = None
-    stop: str | Texts = Field(default_factory=list)
+    stop: StopStrings = Field(default_factory=list)
     stop_token_ids: TokenIds = Field(default_factory=list)
     ignore_eos: bool = False
     n: int = 1
@@ -82,32 +100,65 @@ class _Generation(_Body):
     deadline_s: Deadline | None = None
     max_pause_s: Pause | None = None
 
-    def sampling(self, defaults: SamplingDefaults, *, max_tokens: int | None, logprobs: int | None) -> SamplingParams:
-        """The engine's form of the sampling fields; `defaults` stands for those that were not given.
+    def sampling_params(self, defaults: SamplingDefaults) -> SamplingParams:
+        """The sampling fields; `defaults` stands for those that were not given.
 
         Raises:
             InvalidArgumentError: a value is out of its range.
+            ApiError: 400, two fields contradict each other.
         """
-        asked = {name: getattr(self, name) for name in DEFAULTED}
-        chosen = defaults.given() | {name: value for name, value in asked.items() if value is not None}
-        return SamplingParams(
-            **chosen | {"max_tokens": max_tokens},
-            min_tokens=self.min_tokens,
-            presence_penalty=self.presence_penalty,
-            frequency_penalty=self.frequency_penalty,
-            seed=self.seed,
-            stop=(self.stop,) if isinstance(self.stop, str) else tuple(self.stop),
-            stop_token_ids=tuple(self.stop_token_ids),
-            ignore_eos=self.ignore_eos,
-            logprobs=logprobs,
-            n=self.n,
-        )
+        asked = _given(self, SamplingParams)
+        asked |= {"max_tokens": defaults.cap(self._max_tokens(defaults)), "logprobs": self.num_logprobs()}
+        return SamplingParams(**defaults.given() | asked)
+
+    def scheduling_params(self) -> SchedulingParams:
+        """The scheduling fields."""
+        return SchedulingParams(**_given(self, SchedulingParams))
+
+    def stream_settings(self) -> StreamOptions | None:
+        """The options of the stream; None = the reply comes in one piece.
+
+        Raises:
+            ApiError: 400, options without a stream.
+        """
+        if self.stream_options is not None and not self.stream:
+            raise bad_request("stream_options needs stream: true", "stream_options", "invalid_value")
+        return self.stream_options or StreamOptions() if self.stream else None
+
+    def max_tokens_asked(self) -> int | None:
+        """The limit of the output as the client set it.
+
+        Raises:
+            ApiError: 400, it has set two.
+        """
+        return self.max_tokens
+
+    def default_max_tokens(self, defaults: SamplingDefaults) -> int | None:
+        """The limit where the client has set none; None = up to the model's context."""
+        raise NotImplementedError
+
+    def num_logprobs(self) -> int | None:
+        """`SamplingParams.logprobs`."""
+        raise NotImplementedError
+
+    def _max_tokens(self, defaults: SamplingDefaults) -> int | None:
+        asked = self.max_tokens_asked()
+        return self.default_max_tokens(defaults) if asked is None else asked
 
 
-class CompletionRequest(_Generation):
+def _given(body: GenerationRequest, params: type[SamplingParams] | type[SchedulingParams]) -> dict[str, object]:
+    """The fields of the parameters that the body has a value for."""
+    values = {field.name: getattr(body, field.name) for field in fields(params)}
+    return {
+        name: tuple(value) if isinstance(value, list) else value for name, value in values.items() if value is not None
+    }
+
+
+class CompletionRequest(GenerationRequest):
     """Body of `/v1/completions`."""
 
-    off_fields: ClassVar[dict[str, tuple[object, ...]]] = COMPLETION_OFF
+    noop_values: ClassVar[dict[str, tuple[object, ...]]] = COMPLETION_NOOP_VALUES
+    id_prefix: ClassVar[str] = "cmpl-"
 
     prompt: str | TokenIds | Texts | Annotated[list[TokenIds], Field(fail_fast=True)]
     logprobs: int | None = None
@@ -128,13 +179,19 @@ class CompletionRequest(_Generation):
             return [self.prompt]
         return list(self.prompt)
 
+    def default_max_tokens(self, defaults: SamplingDefaults) -> int | None:
+        return DEFAULT_COMPLETION_TOKENS
+
+    def num_logprobs(self) -> int | None:
+        return self.logprobs
+
     def check_lengths(self, max_model_len: int) -> None:
         for prompt in self.prompts():
             if isinstance(prompt, list) and len(prompt) >= max_model_len:
                 raise prompt_overflow(max_model_len, f"{len(prompt)} tokens", "prompt")
 
 
-class Conversation(_Body):
+class Conversation(RequestBody):
     """Messages, for the chat template."""
 
     _rows: bytes = PrivateAttr(b"")
@@ -148,10 +205,11 @@ class Conversation(_Body):
         self._rows = rows
 
 
-class ChatRequest(_Generation, Conversation):
+class ChatRequest(GenerationRequest, Conversation):
     """Body of `/v1/chat/completions`."""
 
-    off_fields: ClassVar[dict[str, tuple[object, ...]]] = CHAT_OFF
+    noop_values: ClassVar[dict[str, tuple[object, ...]]] = CHAT_NOOP_VALUES
+    id_prefix: ClassVar[str] = "chatcmpl-"
 
     messages: Messages = Field(min_length=1, max_length=MAX_MESSAGES)
     max_completion_tokens: int | None = None
@@ -160,8 +218,16 @@ class ChatRequest(_Generation, Conversation):
     add_generation_prompt: bool = True
     add_special_tokens: bool = False
 
+    def max_tokens_asked(self) -> int | None:
+        if None not in (self.max_tokens, self.max_completion_tokens) and self.max_tokens != self.max_completion_tokens:
+            message = "max_tokens and max_completion_tokens are two names of one limit; send one"
+            raise bad_request(message, "max_completion_tokens", "invalid_value")
+        return self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens
+
+    def default_max_tokens(self, defaults: SamplingDefaults) -> int | None:
+        return defaults.max_tokens
+
     def num_logprobs(self) -> int | None:
-        """`SamplingParams.logprobs` for the two OpenAI fields."""
         if not 0 <= self.top_logprobs <= MAX_LOGPROBS:
             message = f"top_logprobs must be between 0 and {MAX_LOGPROBS}, got {self.top_logprobs}"
             raise InvalidArgumentError(message)
@@ -181,7 +247,7 @@ class TokenizeRequest(Conversation):
     return_token_strs: bool = False
 
 
-class DetokenizeRequest(_Body):
+class DetokenizeRequest(RequestBody):
     """Body of `/detokenize`."""
 
     model: str | None = None
@@ -192,70 +258,3 @@ class DetokenizeRequest(_Body):
         if len(self.tokens) > limit:
             message = f"tokens must be at most {limit} token ids, got {len(self.tokens)}; send several requests"
             raise bad_request(message, "tokens", "invalid_value")
-
-
-BodyT = TypeVar("BodyT", bound=_Body)
-
-
-def parse_request(model: type[BodyT], body: dict[str, object]) -> BodyT:
-    """Check a parsed JSON object against a model.
-
-    Raises:
-        ApiError: 400 that names the field.
-    """
-    check_shape(body)
-    fields = drop_off_fields(body, model.off_fields)
-    if isinstance(messages := fields.get("messages"), list):
-        fields["messages"] = [
-            drop_off_fields(row, MESSAGE_OFF, f"messages[{i}].") if isinstance(row, dict) else row
-            for i, row in enumerate(messages)
-        ]
-    if isinstance(options := fields.get("stream_options"), dict):
-        fields["stream_options"] = drop_off_fields(options, {})
-    try:
-        return model.model_validate(fields)
-    except ValidationError as error:
-        raise _describe(error) from None
-    except InvalidArgumentError as error:
-        raise to_api_error(error) from None
-
-
-_FORMS = {
-    "prompt": "a string, a list of token ids, or a list of either",
-    "stop": "a string or a list of strings",
-}
-
-
-def _describe(error: ValidationError) -> ApiError:
-    """The first complaint, in words that name the field and quote no long value."""
-    if error.error_count() > MAX_COMPLAINTS:
-        return bad_request(f"the body has {error.error_count()} unknown or wrong fields", code="invalid_value")
-    complaints = error.errors(include_url=False, include_context=False)
-    head = complaints[0]["loc"][0]
-    if complaints[0]["type"] == "missing":
-        return bad_request(f"{_path(complaints[0]['loc'])} is required", param=str(head), code="missing_field")
-    if head in _FORMS and complaints[0]["type"] != "extra_forbidden":
-        return bad_request(f"{head} must be {_FORMS[head]}", param=head, code="invalid_value")
-    # Of the complaints about the members of a union, the deepest is about the member that was meant.
-    chosen = max((row for row in complaints if row["loc"][0] == head), key=lambda row: len(row["loc"]))
-    param = _path(chosen["loc"])
-    if chosen["type"] == "extra_forbidden":
-        return bad_request(f"unknown field {param!r}; remove it", param=param, code="unknown_field")
-    message = chosen["msg"][0].lower() + chosen["msg"][1:]
-    return bad_request(f"{param}: {message}, got {_short(chosen['input'])}", param=param, code="invalid_value")
-
-
-def _path(location: tuple[int | str, ...]) -> str:
-    """("messages", 0, "role") -> "messages[0].role"; the tags of union members are left out."""
-    path = str(location[0])
-    for part in location[1:]:
-        if isinstance(part, int):
-            path += f"[{part}]"
-        elif not any(mark in part for mark in "[(") and part not in ("str", "int"):
-            path += f".{part}"
-    return path if len(path) <= MAX_NAME_CHARS else path[: MAX_NAME_CHARS - 3] + "..."
-
-
-def _short(value: object) -> str:
-    text = repr(value) if not isinstance(value, dict | list) else type(value).__name__
-    return text if len(text) <= 80 else text[:77] + "..."

@@ -6,21 +6,21 @@ from fastserve.types import CompletionDelta, RequestStats
 class UsageTally:
     """Adds up the deltas of all choices."""
 
-    __slots__ = ("_cached_by_prompt", "_num_choices", "_stats", "completion_tokens", "prompt_tokens")
+    __slots__ = ("_cached_by_prompt", "_num_samples", "_stats", "completion_tokens", "prompt_tokens")
 
-    def __init__(self, prompt_tokens: int, choices_per_prompt: int) -> None:
+    def __init__(self, prompt_tokens: int, samples_per_prompt: int) -> None:
         self.prompt_tokens = prompt_tokens
         self.completion_tokens = 0
-        self._num_choices = choices_per_prompt
+        self._num_samples = samples_per_prompt
         self._cached_by_prompt: dict[int, int] = {}
         self._stats: list[RequestStats] = []
 
-    def add(self, choice: int, delta: CompletionDelta) -> None:
+    def add(self, delta: CompletionDelta) -> None:
         """Count one delta."""
         self.completion_tokens += len(delta.token_ids)
         if delta.token_ids:
             # The choices of a prompt share it: count the first one's hits, as prompt_tokens counts the prompt once.
-            self._cached_by_prompt.setdefault(choice // self._num_choices, delta.num_cached_tokens)
+            self._cached_by_prompt.setdefault(delta.index // self._num_samples, delta.num_cached_tokens)
         if delta.stats is not None:
             self._stats.append(delta.stats)
 

@@ -9,9 +9,10 @@ from fastserve._C.sched import LatencyModel
 from fastserve.config import EngineConfig
 from fastserve.engine.core import EngineCore, Turn
 from fastserve.engine.pacing import LONGEST_WAIT_S
+from fastserve.engine.request import EngineRequest
 from fastserve.executor.base import Executor
 from fastserve.sim.cost import Coefficients
-from fastserve.types import EngineRequest, SamplingParams
+from fastserve.types import SamplingParams
 
 LOOP_BUDGET_S = 3.0
 LONGEST_PROMPT = 512
@@ -64,7 +65,7 @@ def loop_samples(config: EngineConfig, executor: Executor, latency: LatencyModel
     while time.monotonic() < deadline_s:
         for prompt, max_tokens in _group(rng, core):
             sampling = SamplingParams(temperature=0.0, max_tokens=max_tokens, ignore_eos=True)
-            core.add_request(EngineRequest(request_id=next_id, prompt_token_ids=prompt, sampling=sampling))
+            core.add_request(EngineRequest.of(next_id, prompt, sampling))
             next_id += 1
         rows += _run_out(core, deadline_s, next_id)
     samples = np.array(rows, np.float64).reshape(-1, 6)

@@ -8,12 +8,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from fastserve.config import EngineConfig
+from fastserve.engine.request import EngineRequest
 from fastserve.errors import InvalidArgumentError, OverloadedError
 from fastserve.log import get_logger
 from fastserve.types import (
     EngineInfo,
     EngineOutput,
-    EngineRequest,
     EngineStats,
     FinishReason,
     RequestStats,

@@ -13,7 +13,6 @@ from fastserve.engine.channel import EngineChannel
 from fastserve.engine.process import HEARTBEAT_INTERVAL_S, EngineLoop, load_core_factory
 from fastserve.engine.protocol import (
     Abort,
-    Add,
     Error,
     ErrorKind,
     Explain,
@@ -28,8 +27,9 @@ from fastserve.engine.protocol import (
     decode_to_frontend,
     encode,
 )
+from fastserve.engine.request import EngineRequest
 from fastserve.errors import InvalidArgumentError
-from fastserve.types import EngineRequest, EngineStats, FinishReason, SamplingParams
+from fastserve.types import EngineStats, FinishReason, SamplingParams
 from tests.unit.engine.fake_core import SILENT, FakeEngineCore
 
 
@@ -124,9 +124,8 @@ def broken(tmp_path: Path) -> Iterator[Frontend]:
     frontend.close()
 
 
-def add(request_id: int, prompt: list[int], max_tokens: int = 1) -> Add:
-    sampling = SamplingParams(max_tokens=max_tokens)
-    return Add.of(EngineRequest(request_id=request_id, prompt_token_ids=prompt, sampling=sampling), watch=False)
+def add(request_id: int, prompt: list[int], max_tokens: int = 1) -> EngineRequest:
+    return EngineRequest.of(request_id, prompt, SamplingParams(max_tokens=max_tokens))
 
 
 def test_requests_that_come_during_an_iteration_are_in_the_next_plan(slow: Frontend, slow_core: SlowIteration) -> None:

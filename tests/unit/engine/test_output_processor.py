@@ -10,10 +10,11 @@ from fastserve.tokenizer import Tokenizer
 from fastserve.types import (
     CompletionDelta,
     EngineOutput,
-    EngineRequest,
     FinishReason,
+    RequestEvent,
     RequestStats,
     SamplingParams,
+    SchedulingParams,
     TokenLogprobs,
 )
 from tests.unit.tokenizer import tiny
@@ -33,9 +34,9 @@ def processor() -> OutputProcessor:
     return OutputProcessor(TOKENIZER)
 
 
-def add(processor: OutputProcessor, name: str = "a", **sampling) -> LiveRequest:
-    template = EngineRequest(request_id=0, prompt_token_ids=ids_of("p"), sampling=SamplingParams(**sampling))
-    return processor.add(name, template)
+def add(processor: OutputProcessor, name: str = "a", prompts: str = "p", **sampling) -> LiveRequest:
+    """One prompt per character."""
+    return processor.add(name, [ids_of(prompt) for prompt in prompts], SamplingParams(**sampling))
 
 
 def output(request: LiveRequest, text: str = "", index: int = 0, **fields) -> EngineOutput:
@@ -55,7 +56,7 @@ def test_an_output_becomes_a_delta(processor: OutputProcessor) -> None:
     request = add(processor, logprobs=0)
     logprobs = TokenLogprobs(-1.0, 1)
     processed = processor.process([output(request, "x", logprobs=(logprobs,), num_cached_tokens=4)])
-    assert list(processed.news) == [request]
+    assert list(processed.updated) == [request]
     assert only(request) == CompletionDelta(
         index=0, text="x", token_ids=ids_of("x"), logprobs=(logprobs,), num_cached_tokens=4
     )
@@ -78,10 +79,35 @@ def test_completions_are_told_apart(processor: OutputProcessor) -> None:
     assert [s.sampling.n for s in request.sequences] == [1, 1]
     assert request.sequences[0].sampling.seed != request.sequences[1].sampling.seed
     processed = processor.process([output(request, "x", 0), output(request, "y", 1)])
-    assert len(list(processed.news)) == 1
+    assert len(list(processed.updated)) == 1
     assert [(d.index, d.text) for d in request.take()] == [(0, "x"), (1, "y")]
     processor.process([end(request, "z")])
     assert not request.finished
+
+
+def test_the_prompts_of_a_call_are_one_request(processor: OutputProcessor) -> None:
+    scheduling = SchedulingParams(priority=3)
+    request = processor.add("a", [ids_of("p"), ids_of("qr")], SamplingParams(n=2, seed=1), scheduling, watch=True)
+    assert [list(s.prompt_token_ids) for s in request.sequences] == [[*ids_of(p)] for p in ("p", "p", "qr", "qr")]
+    assert [s.sampling.seed for s in request.sequences[:2]] == [s.sampling.seed for s in request.sequences[2:]]
+    assert {(s.scheduling, s.watch, s.sampling.n) for s in request.sequences} == {(scheduling, True, 1)}
+    processor.process([output(request, "x", 3), output(request, "y", 1)])
+    assert [(d.index, d.text) for d in request.take()] == [(3, "x"), (1, "y")]
+    ids = [s.request_id for s in request.sequences]
+    assert [processor.named_sequences(name)[1] for name in ("a", "a-0", "a-1", "a-2", "b", "b-0", "a-", "a-x")] == [
+        ids, ids[:2], ids[2:], [], [], [], [], [],
+    ]  # fmt: skip
+    for index in range(4):
+        assert not request.finished
+        processor.process([output(request, index=index, finish_reason=FinishReason.LENGTH)])
+    assert request.finished
+    processor.check_integrity()
+
+
+def test_a_request_with_the_name_of_another_s_prompt_goes_first(processor: OutputProcessor) -> None:
+    add(processor, "a", "pq")
+    named = add(processor, "a-1")
+    assert processor.named_sequences("a-1")[1] == [named.sequences[0].request_id]
 
 
 def test_a_stop_string_ends_the_text_and_then_the_sequence(processor: OutputProcessor) -> None:
@@ -216,11 +242,14 @@ def test_requests_that_have_ended_do_not_fail_with_the_engine(processor: OutputP
     assert (done.failure is None, running.failure is None) == (True, False)
 
 
-def test_a_callback_that_raises_hurts_nobody(processor: OutputProcessor, caplog: pytest.LogCaptureFixture) -> None:
-    request = add(processor)
-    request.on_event = lambda index, facts: facts["missing"]
-    processor.notify(request.sequences[0].request_id, {})
-    assert "on_event" in caplog.text
+def test_of_the_events_of_a_completion_the_newest_is_kept(processor: OutputProcessor) -> None:
+    wakes: list[int] = []
+    request = processor.add("a", [ids_of("p")], SamplingParams(n=2), watch=True, wake=lambda: wakes.append(1))
+    first, second = (sequence.request_id for sequence in request.sequences)
+    for sequence_id, level in ((first, 1), (second, 2), (first, 3), (10**9, 4)):
+        processor.note(sequence_id, {"level": level})
+    assert request.take_events() == [RequestEvent(0, {"level": 3}), RequestEvent(1, {"level": 2})]
+    assert (request.take_events(), request.take(), len(wakes)) == ([], [], 3)
 
 
 @given(data=st.data(), n=st.integers(1, 3), stop=st.sampled_from([(), ("#",), ("ab", "ba#")]))
@@ -232,7 +261,7 @@ def test_whenever_the_consumer_looks_it_gets_everything_once(data: st.DataObject
     got = [CompletionDelta(index=i) for i in range(n)]
     parts = ["" for _ in range(n)]
     tokens: list[list[int]] = [[] for _ in range(n)]
-    while not request.finished or any(c.has_news for c in request.completions):
+    while not request.finished or any(c.has_update for c in request.completions):
         if data.draw(st.booleans()) or request.finished:
             for delta in request.take():
                 parts[delta.index] += delta.text

@@ -12,7 +12,6 @@ from fastserve.config import CacheConfig, EngineConfig, ModelConfig, SchedulerCo
 from fastserve.engine import protocol
 from fastserve.engine.protocol import (
     Abort,
-    Add,
     Error,
     ErrorKind,
     Explain,
@@ -22,6 +21,7 @@ from fastserve.engine.protocol import (
     Shutdown,
     Stop,
 )
+from fastserve.engine.request import EngineRequest, pack_token_ids, unpack_token_ids
 from fastserve.errors import (
     CheckpointError,
     DeviceError,
@@ -35,11 +35,11 @@ from fastserve.errors import (
 from fastserve.types import (
     EngineInfo,
     EngineOutput,
-    EngineRequest,
     EngineStats,
     FinishReason,
     RequestStats,
     SamplingParams,
+    SchedulingParams,
     TokenLogprobs,
 )
 
@@ -54,14 +54,20 @@ OUTPUT = EngineOutput(
 )  # fmt: skip
 REQUEST = EngineRequest(
     request_id=7,
-    prompt_token_ids=[5, 0, 2**31 - 1],
+    prompt=pack_token_ids([5, 0, 2**31 - 1]),
     sampling=SamplingParams(max_tokens=None, seed=-(2**63), stop=("a",), stop_token_ids=(3,), logprobs=2, top_k=-1),
-    priority=-3,
-    cache_salt="tenant é",
-    length_class="chat",
-    deadline_s=1.5,
+    scheduling=SchedulingParams(priority=-3, cache_salt="tenant é", length_class="chat", deadline_s=1.5, max_pause_s=2),
+    watch=True,
 )
-TO_ENGINE = [Add.of(REQUEST, watch=True), Abort(3), Stop(3, 17), Explain(3, 4), GetStats(5), Shutdown()]
+TO_ENGINE = [
+    REQUEST,
+    EngineRequest.of(0, [1], SamplingParams()),
+    Abort(3),
+    Stop(3, 17),
+    Explain(3, 4),
+    GetStats(5),
+    Shutdown(),
+]
 TO_FRONTEND = [
     protocol.Progress("weights", 1, 2),
     protocol.Ready(INFO),
@@ -96,18 +102,14 @@ def test_the_configuration_survives_the_wire() -> None:
     assert protocol.decode_start(protocol.encode(start)) == start
 
 
-def test_a_request_survives_the_wire_with_its_prompt_packed() -> None:
-    message = protocol.decode_to_engine(protocol.encode(Add.of(REQUEST, watch=False)))
-    request = message.request()
-    assert len(message.prompt) == 12
-    assert list(request.prompt_token_ids) == list(REQUEST.prompt_token_ids)
-    assert request.sampling == REQUEST.sampling
-    assert (request.priority, request.cache_salt, request.length_class) == (-3, "tenant é", "chat")
-    assert request.deadline_s == 1.5
+def test_a_request_has_its_prompt_packed() -> None:
+    request = protocol.decode_to_engine(protocol.encode(REQUEST))
+    assert len(request.prompt) == 12
+    assert list(request.prompt_token_ids) == [5, 0, 2**31 - 1]
 
 
 def test_an_unpacked_prompt_is_seen_by_numpy_without_a_copy() -> None:
-    token_ids = protocol.unpack_token_ids(protocol.pack_token_ids([1, 2, 3]))
+    token_ids = unpack_token_ids(pack_token_ids([1, 2, 3]))
     assert np.shares_memory(np.asarray(token_ids), np.asarray(token_ids))
     assert np.asarray(token_ids).dtype == np.int32
 
@@ -115,16 +117,21 @@ def test_an_unpacked_prompt_is_seen_by_numpy_without_a_copy() -> None:
 @pytest.mark.parametrize("token_ids", [["a"], [2**31], [-(2**31) - 1], [1.5], [None], 7])
 def test_prompts_that_are_no_ids_are_refused(token_ids: object) -> None:
     with pytest.raises(InvalidArgumentError, match="must be integers"):
-        protocol.pack_token_ids(token_ids)
+        pack_token_ids(token_ids)
 
 
 def test_arrays_are_packed_as_they_are() -> None:
-    assert protocol.pack_token_ids(array("i", [1, 2])) == protocol.pack_token_ids([1, 2])
+    assert pack_token_ids(array("i", [1, 2])) == pack_token_ids([1, 2])
 
 
-def test_a_prompt_with_half_a_token_is_refused() -> None:
-    with pytest.raises(ProtocolError, match="multiple of 4"):
-        protocol.unpack_token_ids(b"12345")
+@pytest.mark.parametrize("prompt", [b"", b"12345"], ids=["empty", "half a token"])
+def test_a_prompt_that_is_no_list_of_tokens_is_refused_on_both_sides(prompt: bytes) -> None:
+    with pytest.raises(InvalidArgumentError, match="at least one token of 4 bytes"):
+        EngineRequest(1, prompt, SamplingParams())
+    raw = msgspec.msgpack.encode({"request_id": 1, "prompt": prompt, "sampling": {}})
+    with pytest.raises(ProtocolError, match="at least one token of 4 bytes"):
+        protocol.decode_to_engine(raw)
+    assert protocol.request_id_of(raw) == 1
 
 
 @given(st.binary(max_size=200))
@@ -159,14 +166,15 @@ def test_deep_nesting_is_an_error() -> None:
 @pytest.mark.parametrize(
     "fields",
     [
-        ["Add", 3, b"", {"top_p": 7.0}, 0, "", None, False],
-        ["Add", 3, "text", {}, 0, "", None, False],
-        ["Add", 3],
+        {"request_id": 3, "prompt": b"1234", "sampling": {"top_p": 7.0}},
+        {"request_id": 3, "prompt": b"1234", "sampling": {}, "scheduling": {"priority": 2**31}},
+        {"request_id": 3, "prompt": 4, "sampling": {}},
+        {"request_id": 3},
         ["Abort", 3, "extra"],
         ["Explain", 3, "x"],
     ],
 )
-def test_the_request_of_a_bad_message_is_found(fields: list) -> None:
+def test_the_request_of_a_bad_message_is_found(fields: list | dict) -> None:
     raw = msgspec.msgpack.encode(fields)
     with pytest.raises(ProtocolError):
         protocol.decode_to_engine(raw)
@@ -174,7 +182,7 @@ def test_the_request_of_a_bad_message_is_found(fields: list) -> None:
 
 
 def test_no_request_is_found_in_other_messages() -> None:
-    for fields in (["GetStats", 3, 4], ["Add", True], ["Add", "3"], {"Add": 3}, []):
+    for fields in (["GetStats", 3, 4], {"request_id": True}, {"request_id": "3"}, {"Abort": 3}, []):
         assert protocol.request_id_of(msgspec.msgpack.encode(fields)) is None
 
 

@@ -15,7 +15,7 @@ from fastserve.config import ServerConfig
 from fastserve.server.app import build_app
 from fastserve.server.http_protocol import GuardedHttpProtocol
 from fastserve.server.lifecycle import bind
-from fastserve.server.serving import Serving
+from fastserve.server.server_state import ServerState
 from tests.unit.server.fake_engine import FakeEngine
 
 
@@ -24,7 +24,7 @@ class Live:
     """A listening server and clients for it."""
 
     engine: FakeEngine
-    serving: Serving
+    serving: ServerState
     port: int
     http: httpx.AsyncClient
     openai: openai.AsyncOpenAI | None
@@ -48,7 +48,9 @@ async def live_server(engine: FakeEngine | None, config: ServerConfig) -> AsyncI
     server = uvicorn.Server(
         uvicorn.Config(
             app,
-            http=functools.partial(GuardedHttpProtocol, max_body_bytes=config.max_body_bytes),
+            http=functools.partial(
+                GuardedHttpProtocol, max_body_bytes=config.max_body_bytes, on_refused=app.state.server.count_refusal
+            ),
             ws="none",
             lifespan="off",
             log_config=None,
@@ -66,11 +68,11 @@ async def live_server(engine: FakeEngine | None, config: ServerConfig) -> AsyncI
             httpx.AsyncClient(base_url=url, timeout=20) as http,
             openai.AsyncOpenAI(base_url=url + "/v1", api_key=key, max_retries=0) as client,
         ):
-            yield Live(engine, app.state.serving, port, http, client)
+            yield Live(engine, app.state.server, port, http, client)
     finally:
         server.should_exit = True
         await task
-        app.state.serving.close()
+        app.state.server.close()
 
 
 @pytest.fixture
@@ -91,8 +93,8 @@ async def direct(engine: FakeEngine) -> AsyncIterator[Live]:
     app = build_app(engine, ServerConfig(max_body_bytes=64 * 1024), "fake")
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
     async with httpx.AsyncClient(base_url="http://server", transport=transport, timeout=20) as http:
-        yield Live(engine, app.state.serving, 0, http, None)
-    app.state.serving.close()
+        yield Live(engine, app.state.server, 0, http, None)
+    app.state.server.close()
 
 
 async def until(condition, limit_s: float = 5.0) -> None:

@@ -12,9 +12,11 @@ from fastserve.types import (
     EngineInfo,
     EngineStats,
     FinishReason,
+    RequestEvent,
     RequestStats,
     SamplingDefaults,
     SamplingParams,
+    SchedulingParams,
     TokenLogprobs,
 )
 
@@ -96,26 +98,20 @@ class Script:
     endless: bool = False
 
 
-@dataclass(frozen=True)
-class Event:
-    """As `fastserve.engine.async_engine.RequestEvent`."""
-
-    index: int
-    facts: dict[str, object]
-
-
 @dataclass
 class Call:
     """Arguments of one `generate`."""
 
-    prompt_token_ids: list[int]
+    prompts: list[list[int]]
     sampling: SamplingParams
+    scheduling: SchedulingParams
     request_id: str
-    priority: int
-    cache_salt: str
-    length_class: str
-    deadline_s: float | None
-    max_pause_s: float | None
+
+    @property
+    def prompt_token_ids(self) -> list[int]:
+        """The only prompt."""
+        (prompt,) = self.prompts
+        return prompt
 
 
 @dataclass
@@ -140,43 +136,31 @@ class FakeEngine:
     stuck: bool = False
 
     def generate(
-        self,
-        prompt_token_ids,
-        sampling,
-        *,
-        request_id,
-        priority=0,
-        cache_salt="",
-        length_class="",
-        deadline_s=None,
-        max_pause_s=None,
-        on_event=None,
-    ) -> AsyncIterator[CompletionDelta]:
-        self.calls.append(
-            Call(prompt_token_ids, sampling, request_id, priority, cache_salt, length_class, deadline_s, max_pause_s)
-        )
+        self, prompts, sampling, scheduling=None, *, request_id, watch=False
+    ) -> AsyncIterator[CompletionDelta | RequestEvent]:
+        self.calls.append(Call(prompts, sampling, scheduling, request_id))
         if self.overloaded:
             raise OverloadedError("the queue is full")
-        return self._generate(request_id, sampling, on_event)
+        return self._generate(prompts, sampling, request_id, watch)
 
-    async def _generate(self, request_id, sampling, on_event) -> AsyncIterator[CompletionDelta]:
+    async def _generate(self, prompts, sampling, request_id, watch) -> AsyncIterator[CompletionDelta | RequestEvent]:
         self.running.add(request_id)
         done = False
         try:
-            async for delta in self._run(sampling):
+            async for delta in self._run(prompts, sampling):
                 yield delta
-                if on_event is not None and delta.token_ids:
-                    on_event(Event(delta.index, {"state": "parked", "level": 1}))
+                if watch and delta.token_ids:
+                    yield RequestEvent(delta.index, {"state": "parked", "level": 1})
             done = True
         finally:
             self.running.discard(request_id)
             if not done:
                 self.aborted.append(request_id)
 
-    async def _run(self, sampling: SamplingParams) -> AsyncIterator[CompletionDelta]:
+    async def _run(self, prompts, sampling: SamplingParams) -> AsyncIterator[CompletionDelta]:
         script = self.script
-        limit = sampling.max_tokens if script.endless else min(sampling.max_tokens, len(script.pieces))
-        for i in range(limit):
+        limits = [self._num_tokens(prompt, sampling) for prompt in prompts for _ in range(sampling.n)]
+        for i in range(max(limits)):
             if script.fail_after == i:
                 raise script.failure
             await asyncio.sleep(script.delay_s)
@@ -184,10 +168,11 @@ class FakeEngine:
                 await script.gate.wait()
             if not self.is_alive:
                 raise EngineDeadError(self.death or "the engine died")
-            for index in range(sampling.n):
-                yield self._token(index, script.pieces[i % len(script.pieces)], sampling)
-        cut = script.endless or limit < len(script.pieces)
-        for index in range(sampling.n):
+            for index, limit in enumerate(limits):
+                if i < limit:
+                    yield self._token(index, script.pieces[i % len(script.pieces)], sampling)
+        for index, limit in enumerate(limits):
+            cut = script.endless or limit < len(script.pieces)
             yield CompletionDelta(
                 index=index,
                 finish_reason=FinishReason.LENGTH if cut else script.finish,
@@ -195,6 +180,11 @@ class FakeEngine:
                 stats=STATS,
                 error=script.error,
             )
+
+    def _num_tokens(self, prompt: list[int], sampling: SamplingParams) -> int:
+        room = self.info.max_model_len - len(prompt)
+        limit = min(sampling.max_tokens or room, room)
+        return limit if self.script.endless else min(limit, len(self.script.pieces))
 
     def _token(self, index: int, text: str, sampling: SamplingParams) -> CompletionDelta:
         token_id = (text or "?").encode()[0]

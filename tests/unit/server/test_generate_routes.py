@@ -72,7 +72,7 @@ async def test_n_choices_of_several_prompts_are_indexed_prompt_by_prompt(live):
     assert {c["text"] for c in body["choices"]} == {"Hello,"}
     assert body["usage"]["prompt_tokens"] == 2 + 3
     assert body["usage"]["completion_tokens"] == 8
-    assert [call.request_id[-2:] for call in live.engine.calls] == ["-0", "-1"]
+    assert [call.request_id for call in live.engine.calls] == [body["id"]], "one call of the engine, one id"
 
 
 async def test_streamed_choices_of_several_prompts_each_have_the_whole_text(live):
@@ -89,7 +89,7 @@ async def test_streamed_choices_of_several_prompts_each_have_the_whole_text(live
 )
 async def test_prompts_come_as_text_ids_or_lists_of_either(live, prompt, expected):
     assert (await live.complete(prompt=prompt)).status_code == 200
-    assert [call.prompt_token_ids for call in live.engine.calls] == expected
+    assert [call.prompts for call in live.engine.calls] == [expected]
 
 
 @pytest.mark.parametrize(
@@ -131,9 +131,11 @@ async def test_sampling_fields_reach_the_engine(live, path, body):
         assert getattr(call.sampling, name) == (tuple(value) if isinstance(value, list) else value)
     assert call.sampling.stop == ("x",)
     assert call.sampling.logprobs == 3
-    assert (call.priority, call.cache_salt, call.length_class, call.request_id) == (-4, "tenant", "chat", "mine")
-    assert 59 < call.deadline_s <= 60
-    assert call.max_pause_s == 0.5
+    scheduling = call.scheduling
+    assert (scheduling.priority, scheduling.cache_salt, scheduling.length_class) == (-4, "tenant", "chat")
+    assert 59 < scheduling.deadline_s <= 60
+    assert scheduling.max_pause_s == 0.5
+    assert call.request_id == "mine"
     assert reply.json()["id"] == "mine"
 
 
@@ -161,17 +163,18 @@ async def test_both_names_of_the_limit_of_a_chat_work(live, name):
 
 
 async def test_default_length_is_16_for_completions_and_the_context_for_chat(live):
-    await live.complete(prompt=[1] * 10)
-    await live.complete(prompt=[1] * 505)
-    await live.chat()
-    limits = [call.sampling.max_tokens for call in live.engine.calls]
-    assert limits == [16, 7, 512 - len("user: hi\nassistant: ")]
+    live.engine.script = Script(endless=True)
+    replies = [await live.complete(prompt=[[1] * 10, [1] * 505]), await live.chat()]
+    lengths = [reply.json()["usage"]["completion_tokens"] for reply in replies]
+    assert lengths == [16 + 7, 512 - len("user: hi\nassistant: ")]
+    assert [call.sampling.max_tokens for call in live.engine.calls] == [16, None]
 
 
-@pytest.mark.parametrize(("asked", "given"), [(502, 502), (503, 502), (512, 502)])
+@pytest.mark.parametrize(("asked", "given"), [(501, 501), (502, 502), (503, 502), (512, 502)])
 async def test_output_is_cut_to_what_the_prompt_leaves_of_the_context(live, asked, given):
-    assert (await live.complete(prompt=[97] * 10, max_tokens=asked)).status_code == 200
-    assert live.engine.calls[0].sampling.max_tokens == given
+    live.engine.script = Script(endless=True)
+    reply = await live.complete(prompt=[97] * 10, max_tokens=asked)
+    assert reply.json()["usage"]["completion_tokens"] == given
 
 
 async def test_echo_puts_the_prompt_before_the_text(live):

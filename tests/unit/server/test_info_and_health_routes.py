@@ -24,6 +24,28 @@ async def test_version_is_ours(direct):
     assert (await direct.http.get("/version")).json() == {"version": __version__}
 
 
+@pytest.mark.parametrize(
+    "path", ["/version", "/v1/models", "/v1/models/fake", "/metrics", "/health", "/readyz", "/nowhere"]
+)
+async def test_head_is_answered_as_get_without_a_body(live, path):
+    got, head = await live.http.get(path), await live.http.head(path)
+    assert (head.status_code, head.content) == (got.status_code, b"")
+    assert head.headers["content-type"] == got.headers["content-type"] if got.content else True
+    assert int(head.headers["content-length"]) > 0 or not got.content
+    assert (await live.http.get("/version")).status_code == 200, "the connection goes on"
+
+
+async def test_head_asks_for_a_key_where_get_does(engine):
+    async with live_server(engine, ServerConfig(api_key=("secret",))) as live:
+        assert (await live.http.head("/version")).status_code == 401
+        assert (await live.http.head("/version", headers={"Authorization": "Bearer secret"})).status_code == 200
+        assert (await live.http.head("/livez")).status_code == 200
+
+
+async def test_head_of_a_route_that_generates_is_not_allowed(live):
+    assert (await live.http.head("/v1/completions")).status_code == 405
+
+
 async def test_tokenize_and_detokenize_are_inverse(direct):
     body = (await direct.post("/tokenize", prompt="hé", return_token_strs=True)).json()
     assert body["tokens"] == [BOS, *"hé".encode()]

@@ -11,9 +11,9 @@ import openai
 import pytest
 
 from fastserve.errors import EngineDeadError, RequestFailedError
-from fastserve.server import http_protocol, interleave
+from fastserve.server import http_protocol
 from fastserve.server.errors import DrainingError
-from fastserve.types import CompletionDelta, FinishReason
+from fastserve.types import FinishReason
 from tests.unit.server.conftest import until
 from tests.unit.server.fake_engine import Script
 
@@ -47,9 +47,10 @@ async def test_client_that_leaves_aborts_its_request(live, stream):
 async def test_client_that_leaves_before_the_first_token_aborts_all_its_prompts(live):
     live.engine.script = Script(delay_s=30)
     task = asyncio.create_task(live.complete(prompt=["a", "b", "c"]))
-    await until(lambda: len(live.engine.running) == 3)
+    await until(lambda: live.engine.running)
+    assert len(live.engine.calls[0].prompts) == 3
     task.cancel()
-    await until(lambda: len(live.engine.aborted) == 3)
+    await until(lambda: live.engine.aborted)
 
 
 async def test_upload_that_is_dropped_leaves_nothing_behind_and_is_no_error(live, caplog):
@@ -199,18 +200,3 @@ async def test_reader_that_stopped_is_cut_off_after_a_while(live, monkeypatch):
     _, writer = await send_request(live, stream=True, slow=True)
     await until(lambda: live.engine.aborted)
     writer.transport.abort()
-
-
-async def test_unread_deltas_of_several_prompts_are_merged():
-    async def burst():
-        for i in range(100):
-            yield CompletionDelta(index=0, text=str(i % 10), token_ids=(i,))
-        yield CompletionDelta(index=0, finish_reason=FinishReason.STOP)
-
-    stream = interleave.interleave([burst(), burst()], 1)
-    first_choice, _ = await anext(stream)
-    rest = [item async for item in stream]
-    assert first_choice in (0, 1)
-    assert len(rest) < 10, "what was not taken yet must come merged"
-    tokens = sum(len(delta.token_ids) for _, delta in rest)
-    assert tokens >= 100 and {c for c, d in rest if d.finish_reason} <= {0, 1}

@@ -4,7 +4,8 @@ import pytest
 
 from fastserve.server.errors import ApiError
 from fastserve.server.messages import MAX_TOOL_CALLS
-from fastserve.server.schema import ChatRequest, parse_request
+from fastserve.server.schema import ChatRequest
+from fastserve.server.validation import parse_request
 
 CALL = {"id": "c1", "type": "function", "function": {"name": "look", "arguments": '{"at": "sky", "unit": null}'}}
 SEEN_CALL = {"id": "c1", "type": "function", "function": {"name": "look", "arguments": {"at": "sky", "unit": None}}}

@@ -13,8 +13,7 @@ import httpx
 import pytest
 
 from fastserve.config import EngineConfig, ServerConfig
-from fastserve.server import body as body_module
-from fastserve.server import chat_renderer, run
+from fastserve.server import chat_renderer, request_body, run
 from fastserve.server.prompts import INLINE_TEXT_CHARS, INLINE_TOKENS
 from fastserve.tokenizer import ChatTemplates
 from tests.unit.server.conftest import live_server, until
@@ -111,8 +110,8 @@ async def test_a_long_body_is_neither_parsed_nor_checked_in_the_server(roomy, mo
     def parse(*args: object) -> None:
         raise AssertionError("parsed in the server")
 
-    monkeypatch.setattr(body_module, "parse_object", parse)
-    monkeypatch.setattr(body_module, "parse_request", parse)
+    monkeypatch.setattr(request_body, "parse_object", parse)
+    monkeypatch.setattr(request_body, "parse_request", parse)
     reply = await roomy.post(path, **body)
     assert reply.status_code == status
     assert len(reply.content) < 1000
@@ -124,7 +123,7 @@ async def test_a_long_body_that_is_right_reaches_the_engine_as_it_is(roomy):
         assert (await roomy.complete(prompt=[1, 2, 3], user=padding, **fields)).status_code == 200
         row = {"role": "developer", "content": [{"type": "text", "text": "é\n"}, {"type": "text", "text": "b"}]}
         assert (await roomy.post("/v1/chat/completions", messages=[row], user=padding, **fields)).status_code == 200
-    calls = [(call.prompt_token_ids, call.sampling, call.priority) for call in roomy.engine.calls]
+    calls = [(call.prompts, call.sampling, call.scheduling) for call in roomy.engine.calls]
     assert calls[:2] == calls[2:]
 
 

@@ -13,14 +13,17 @@ from hypothesis import strategies as st
 
 from fastserve.config import ServerConfig
 from fastserve.server.app import build_app
-from fastserve.server.body import INLINE_BODY_BYTES
 from fastserve.server.errors import ApiError
+from fastserve.server.ignored_fields import CHAT_NOOP_VALUES, COMPLETION_NOOP_VALUES
 from fastserve.server.json_body import parse_object
-from fastserve.server.off_fields import CHAT_OFF, COMPLETION_OFF
-from fastserve.server.schema import ChatRequest, CompletionRequest, DetokenizeRequest, TokenizeRequest, parse_request
+from fastserve.server.request_body import INLINE_BODY_BYTES
+from fastserve.server.schema import ChatRequest, CompletionRequest, DetokenizeRequest, TokenizeRequest
+from fastserve.server.validation import parse_request
 from tests.unit.server.fake_engine import Call, FakeEngine
 
-FIELDS = sorted({*CompletionRequest.model_fields, *ChatRequest.model_fields, *CHAT_OFF, *COMPLETION_OFF, "tokens"})
+FIELDS = sorted(
+    {*CompletionRequest.model_fields, *ChatRequest.model_fields, *CHAT_NOOP_VALUES, *COMPLETION_NOOP_VALUES, "tokens"}
+)
 NUMBERS = st.one_of(
     st.integers(-3, 20), st.integers(), st.integers(-(2**80), 2**80), st.floats(allow_nan=False, allow_infinity=False)
 )
@@ -83,7 +86,7 @@ def post() -> Iterator[Callable[[str, dict], tuple[httpx.Response, list[Call]]]]
             return runner.run(send(route, body)), engine.calls
 
         yield post_one
-    app.state.serving.close()
+    app.state.server.close()
 
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -94,8 +97,10 @@ def test_no_body_makes_a_500_and_accepted_ones_are_in_range(post, body, valid, r
     assert reply.status_code < 500
     for call in calls:
         assert 1 <= call.sampling.n <= 16
-        assert 1 <= call.sampling.max_tokens <= 512 - len(call.prompt_token_ids)
-        assert all(0 <= token_id < 300 for token_id in call.prompt_token_ids)
+        assert call.sampling.max_tokens is None or 1 <= call.sampling.max_tokens <= 512
+        for prompt in call.prompts:
+            assert len(prompt) + call.sampling.min_tokens <= 512
+            assert all(0 <= token_id < 300 for token_id in prompt)
     if long and route.startswith("/v1/"):
         short_status, short_error, short_calls = reply.status_code, reply.json().get("error"), list(calls)
         reply, calls = post(route, {"user": "x" * INLINE_BODY_BYTES} | body | valid)

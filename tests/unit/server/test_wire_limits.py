@@ -114,6 +114,22 @@ async def test_bad_head_is_refused_in_openais_shape(live, fields, code):
     assert f'"code":"{code}"'.encode() in reply
 
 
+@pytest.mark.parametrize(
+    ("route", "counted"), [("POST /v1/completions?a=b", 1), ("POST /v1/chat/completions", 1), ("GET /health", 0)]
+)
+async def test_bad_head_of_a_request_to_generate_counts_as_refused(live, route, counted):
+    async with connected(live) as (reader, writer):
+        writer.write(head("POST /v1/completions", "content-length: 15") + b'{"prompt":"hi"}')
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(head(route, "no colon"))
+        assert b"invalid_http" in await rest_of(reader)
+    async with connected(live) as (reader, writer):
+        writer.write(b"\0\r\n\r\n")
+        assert b"invalid_http" in await rest_of(reader)
+    text = (await live.http.get("/metrics")).text
+    assert re.search(rf'admission_rejections_total{{[^}}]*reason="invalid_request"}} {counted}\.0', text)
+
+
 async def test_as_many_headers_as_allowed_are_served(live):
     fields = [f"a{i}: b" for i in range(MAX_HEADERS - 2)]
     async with connected(live) as (reader, writer):

@@ -9,12 +9,13 @@ from starlette.types import Message, Receive, Scope, Send
 
 from fastserve.log import get_logger
 from fastserve.server.errors import ApiError, ClientGoneError, to_api_error
+from fastserve.server.formatter import GatheredChoice, ResponseFormatter
 from fastserve.server.generation import Generation
-from fastserve.server.in_flight import Ticket
-from fastserve.server.interleave import Notice
-from fastserve.server.replies import GatheredChoice, ReplyFormat
-from fastserve.server.serving import Serving
+from fastserve.server.in_flight import RequestGuard
+from fastserve.server.schema import StreamOptions
+from fastserve.server.server_state import ServerState
 from fastserve.server.sse import DONE, SSE_HEADERS, comment, event
+from fastserve.types import CompletionDelta, RequestEvent
 
 # An error event to a client that does not read is given up after this.
 ERROR_EVENT_TIMEOUT_S = 1.0
@@ -28,20 +29,23 @@ class GenerationResponse(Response):
     The status line waits for the first token, so that whatever goes wrong before it is a proper HTTP error.
     """
 
-    def __init__(self, serving: Serving, generation: Generation, reply: ReplyFormat) -> None:
+    def __init__(
+        self, state: ServerState, generation: Generation, formatter: ResponseFormatter, stream: StreamOptions | None
+    ) -> None:
+        """Prepare the reply; `stream` None = in one piece."""
         super().__init__()
-        self._serving = serving
+        self._state = state
         self._generation = generation
-        self._plan = generation.plan
-        self._reply = reply
+        self._formatter = formatter
+        self._stream = stream
         self._admitted = False
         self._started = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         error = None
         try:
-            with self._serving.in_flight.enter(self._plan.request_id) as ticket:
-                await self._run(ticket, receive, send)
+            with self._state.in_flight.enter(self._generation.request_id) as guard:
+                await self._run(guard, receive, send)
         except ClientGoneError as failure:
             self._generation.conclude(failure)
             self._log("client left")
@@ -60,58 +64,59 @@ class GenerationResponse(Response):
             self._generation.conclude(failure)
         else:
             self._generation.refused = True
-            self._serving.count_refusal(path, error)
+            self._state.count_refusal(path, error)
 
-    async def _run(self, ticket: Ticket, receive: Receive, send: Send) -> None:
+    async def _run(self, guard: RequestGuard, receive: Receive, send: Send) -> None:
         self._admitted = True
-        plan = self._plan
-        watch = asyncio.create_task(_watch_disconnect(receive, ticket))
+        generation = self._generation
+        watch = asyncio.create_task(_watch_disconnect(receive, guard))
         deadline = None
-        if plan.deadline_s is not None:
-            left_s = plan.arrival_s + plan.deadline_s - time.monotonic()
-            late = self._generation.missed_deadline()
-            deadline = asyncio.get_running_loop().call_later(left_s, ticket.interrupt, late)
+        if generation.scheduling.deadline_s is not None:
+            left_s = generation.arrival_s + generation.scheduling.deadline_s - time.monotonic()
+            late = generation.missed_deadline()
+            deadline = asyncio.get_running_loop().call_later(left_s, guard.interrupt, late)
         try:
-            await (self._stream(send) if plan.stream else self._whole(send))
+            await (self._send_whole(send) if self._stream is None else self._send_stream(self._stream, send))
         finally:
-            ticket.close()
+            guard.close()
             watch.cancel()
             if deadline is not None:
                 deadline.cancel()
         self._log("finished")
 
-    async def _stream(self, send: Send) -> None:
-        plan, reply, usage = self._plan, self._reply, self._generation.usage
-        unopened = set(range(plan.num_choices))
-        async with aclosing(self._generation.items()) as items:
-            async for choice, delta in items:
-                if isinstance(delta, Notice):
+    async def _send_stream(self, stream: StreamOptions, send: Send) -> None:
+        generation, formatter, usage = self._generation, self._formatter, self._generation.usage
+        unopened = set(range(generation.num_choices))
+        async with aclosing(generation.items(watch=stream.include_events)) as items:
+            async for item in items:
+                if isinstance(item, RequestEvent):
                     if self._started:
-                        await send(_body(comment({"index": choice} | delta.facts)))
+                        await send(_body(comment({"index": item.index} | item.facts)))
                     continue
                 if not self._started:
                     await self._start(send, SSE_HEADERS)
-                chunk = reply.chunk(choice, delta, usage.as_json() if plan.continuous_usage else None)
-                if choice in unopened:
-                    unopened.discard(choice)
-                    chunk = reply.opening(choice) + chunk
+                chunk = formatter.chunk(item, usage.as_json() if stream.usage_in_chunks else None)
+                if item.index in unopened:
+                    unopened.discard(item.index)
+                    chunk = formatter.opening(item.index) + chunk
                 if chunk:
                     await send(_body(chunk))
-        tail = reply.usage_chunk(usage.as_json()) + DONE if plan.include_usage else DONE
+        tail = formatter.usage_chunk(usage.as_json()) + DONE if stream.include_usage else DONE
         await send(_body(tail, more=False))
 
-    async def _whole(self, send: Send) -> None:
-        choices = [GatheredChoice() for _ in range(self._plan.num_choices)]
+    async def _send_whole(self, send: Send) -> None:
+        choices = [GatheredChoice() for _ in range(self._generation.num_choices)]
         async with aclosing(self._generation.items()) as items:
-            async for choice, delta in items:
-                choices[choice].add(delta)
-        body = self._reply.whole(choices, self._generation.usage.as_json())
+            async for item in items:
+                if isinstance(item, CompletionDelta):
+                    choices[item.index].add(item)
+        body = self._formatter.whole(choices, self._generation.usage.as_json())
         await self._start(send, {"Content-Type": "application/json", "Content-Length": str(len(body))})
         await send(_body(body, more=False))
 
     async def _start(self, send: Send, headers: dict[str, str]) -> None:
         rows = [(name.lower().encode(), value.encode()) for name, value in headers.items()]
-        rows.append((b"x-request-id", self._plan.request_id.encode()))
+        rows.append((b"x-request-id", self._generation.request_id.encode()))
         await send({"type": "http.response.start", "status": 200, "headers": rows})
         self._started = True
 
@@ -119,7 +124,7 @@ class GenerationResponse(Response):
         if not self._started:
             await error.response()(scope, receive, send)
             return
-        if not self._plan.stream:  # half a JSON reply cannot be mended; the connection is cut
+        if self._stream is None:  # half a JSON reply cannot be mended; the connection is cut
             return
         try:
             await asyncio.wait_for(send(_body(event(error.body()), more=False)), ERROR_EVENT_TIMEOUT_S)
@@ -130,12 +135,12 @@ class GenerationResponse(Response):
         usage = self._generation.usage
         logger.info(
             "%s %s: %d prompt + %d output tokens in %.3f s",
-            self._plan.request_id,
+            self._generation.request_id,
             what,
             usage.prompt_tokens,
             usage.completion_tokens,
-            time.monotonic() - self._plan.arrival_s,
-            extra={"request_id": self._plan.request_id},
+            time.monotonic() - self._generation.arrival_s,
+            extra={"request_id": self._generation.request_id},
         )
 
 
@@ -143,8 +148,8 @@ def _body(data: bytes, *, more: bool = True) -> Message:
     return {"type": "http.response.body", "body": data, "more_body": more}
 
 
-async def _watch_disconnect(receive: Receive, ticket: Ticket) -> None:
+async def _watch_disconnect(receive: Receive, guard: RequestGuard) -> None:
     """The body has been read, so the next message of the client can only be its leaving."""
     while (await receive())["type"] != "http.disconnect":
         pass
-    ticket.interrupt(ClientGoneError())
+    guard.interrupt(ClientGoneError())

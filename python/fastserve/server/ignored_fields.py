@@ -33,9 +33,9 @@ _COMMON: dict[str, tuple[object, ...]] = {
     "guided_grammar": (),
 }
 
-COMPLETION_OFF = _COMMON | {"best_of": (1,), "suffix": ("",)}
+COMPLETION_NOOP_VALUES = _COMMON | {"best_of": (1,), "suffix": ("",)}
 
-CHAT_OFF = _COMMON | {
+CHAT_NOOP_VALUES = _COMMON | {
     "tools": _EMPTY,
     "tool_choice": ("none", "auto"),
     "parallel_tool_calls": (False, True),
@@ -53,7 +53,7 @@ CHAT_OFF = _COMMON | {
 }
 
 # What clients keep with the turns that a server sent them; no chat template knows it.
-MESSAGE_OFF: dict[str, tuple[object, ...]] = {
+MESSAGE_NOOP_VALUES: dict[str, tuple[object, ...]] = {
     "refusal": (_ANY,),
     "annotations": (_ANY,),
     "cache_control": (_ANY,),
@@ -65,24 +65,26 @@ MESSAGE_OFF: dict[str, tuple[object, ...]] = {
 }
 
 
-def drop_off_fields(body: Mapping[str, object], off: Mapping[str, tuple[object, ...]], where: str = "") -> dict:
-    """Return the body without the fields of `off`; null is always off, and the null of any field is dropped.
+def drop_noop_fields(
+    body: Mapping[str, object], noop_values: Mapping[str, tuple[object, ...]], where: str = ""
+) -> dict:
+    """Return the body without the fields of `noop_values`; a null means "not used" in any field and is dropped.
 
     Raises:
-        ApiError: 400 that names a field of `off` with a value that asks for something.
+        ApiError: 400 that names a field of `noop_values` whose value asks for something.
     """
     kept = {}
     for name, value in body.items():
         if value is None:
             continue
-        if name not in off:
+        if name not in noop_values:
             kept[name] = value
-        elif not _is_off(value, off[name]):
+        elif not _is_noop(value, noop_values[name]):
             raise bad_request(f"{where}{name} is not supported; leave it out", param=where + name, code="unsupported")
     return kept
 
 
-def _is_off(value: object, accepted: tuple[object, ...]) -> bool:
+def _is_noop(value: object, accepted: tuple[object, ...]) -> bool:
     return any(
         item is _ANY or ((type(item) is type(value) or _is_number(item, value)) and item == value) for item in accepted
     )

@@ -3,16 +3,16 @@
 from starlette.requests import Request
 
 from fastserve.server.json_body import parse_object, read_body
-from fastserve.server.schema import BodyT, parse_request
-from fastserve.server.serving import Serving
+from fastserve.server.server_state import ServerState
+from fastserve.server.validation import BodyT, parse_request
 
 # Reading the worst body of this size takes a few milliseconds; a side process and the way to it take less than one.
 INLINE_BODY_BYTES = 16 * 1024
 
 
-def serving_of(request: Request) -> Serving:
+def state_of(request: Request) -> ServerState:
     """The state that `build_app` put into the app."""
-    return request.app.state.serving
+    return request.app.state.server
 
 
 async def read_request(request: Request, model: type[BodyT]) -> BodyT:
@@ -23,11 +23,11 @@ async def read_request(request: Request, model: type[BodyT]) -> BodyT:
         ClientGoneError: the client left first.
         OverloadedError, EngineDeadError, RequestFailedError: it cannot be checked now.
     """
-    serving = serving_of(request)
-    body = await read_body(request.scope, request.receive, serving.config.max_body_bytes)
+    state = state_of(request)
+    body = await read_body(request.scope, request.receive, state.config.max_body_bytes)
     if len(body) <= INLINE_BODY_BYTES:
         return parse_request(model, parse_object(body))
-    return await serving.body_reader.read(model, body, serving.ready_engine().info.max_model_len)
+    return await state.body_reader.read(model, body, state.ready_engine().info.max_model_len)
 
 
 def body_schema(model: type[BodyT]) -> dict[str, object]:

@@ -1,12 +1,13 @@
-"""The replies of the two generation routes: whole JSON objects and stream chunks."""
+"""The words of the two generation routes: whole JSON objects and stream chunks."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from fastserve.server.engine_face import TokenizerFace
-from fastserve.server.generation import GenerationPlan
+from fastserve.server.generation import Generation
 from fastserve.server.logprobs import ChatLogprobs, CompletionLogprobs
+from fastserve.server.schema import StreamOptions
+from fastserve.server.server_state import ServerState
 from fastserve.server.sse import ChunkEncoder, to_json
 from fastserve.types import CompletionDelta, FinishReason, TokenLogprobs
 
@@ -30,14 +31,14 @@ class GatheredChoice:
         self.stop_reason = delta.stop_reason
 
 
-class ReplyFormat(Protocol):
+class ResponseFormatter(Protocol):
     """How one route words its reply. Usage objects are those of `UsageTally.as_json`."""
 
     def opening(self, choice: int) -> bytes:
         """The chunk before a choice's first text; empty when there is none."""
         ...
 
-    def chunk(self, choice: int, delta: CompletionDelta, usage: dict[str, object] | None) -> bytes:
+    def chunk(self, delta: CompletionDelta, usage: dict[str, object] | None) -> bytes:
         """The chunk of one delta; empty when it has nothing to tell."""
         ...
 
@@ -50,33 +51,41 @@ class ReplyFormat(Protocol):
         ...
 
 
-class CompletionReply:
+class CompletionFormatter:
     """`text_completion` objects.
 
     Args:
+        state: has the model's name and tokenizer.
+        generation: to be worded.
+        stream: None = one piece.
         echoes: the prompt's text per prompt, to be put before the output; None without `echo`.
     """
 
     def __init__(
-        self, plan: GenerationPlan, model: str, tokenizer: TokenizerFace, echoes: Sequence[str] | None = None
+        self,
+        state: ServerState,
+        generation: Generation,
+        stream: StreamOptions | None,
+        echoes: Sequence[str] | None = None,
     ) -> None:
-        self._envelope = _envelope(plan, model, "text_completion")
+        num_choices, tokenizer = generation.num_choices, state.ready_engine().tokenizer
+        self._envelope = _envelope(state, generation, "text_completion")
         self._chunks = ChunkEncoder(
-            self._envelope, plan.num_choices, text_open=b'"text":', text_close=b"", usage_null=plan.include_usage
+            self._envelope, num_choices, text_open=b'"text":', text_close=b"", usage_null=_usage_null(stream)
         )
-        self._echoes = [echo for echo in echoes for _ in range(plan.choices_per_prompt)] if echoes else None
-        self._logprobs = [CompletionLogprobs(tokenizer) for _ in range(plan.num_choices)]
+        self._echoes = [echo for echo in echoes for _ in range(generation.sampling.n)] if echoes else None
+        self._logprobs = [CompletionLogprobs(tokenizer) for _ in range(num_choices)]
 
     def opening(self, choice: int) -> bytes:
         return self._chunks.text(choice, self._echoes[choice]) if self._echoes else b""
 
-    def chunk(self, choice: int, delta: CompletionDelta, usage: dict[str, object] | None) -> bytes:
+    def chunk(self, delta: CompletionDelta, usage: dict[str, object] | None) -> bytes:
         if delta.finish_reason is None and usage is None and not delta.logprobs:
-            return self._chunks.text(choice, delta.text) if delta.text else b""
+            return self._chunks.text(delta.index, delta.text) if delta.text else b""
         return self._chunks.full(
-            choice,
+            delta.index,
             self._chunks.wrap(delta.text),
-            logprobs=self._logprobs[choice].format(delta.token_ids, delta.logprobs) if delta.logprobs else None,
+            logprobs=self._logprobs[delta.index].format(delta.token_ids, delta.logprobs) if delta.logprobs else None,
             finish_reason=delta.finish_reason,
             stop_reason=delta.stop_reason,
             usage=usage,
@@ -95,28 +104,28 @@ class CompletionReply:
         return to_json(self._envelope | {"choices": rows, "usage": usage})
 
 
-class ChatReply:
+class ChatFormatter:
     """`chat.completion` objects and `chat.completion.chunk` events."""
 
-    def __init__(self, plan: GenerationPlan, model: str, tokenizer: TokenizerFace) -> None:
-        self._envelope = _envelope(plan, model, "chat.completion")
+    def __init__(self, state: ServerState, generation: Generation, stream: StreamOptions | None) -> None:
+        self._envelope = _envelope(state, generation, "chat.completion")
         self._chunks = ChunkEncoder(
-            _envelope(plan, model, "chat.completion.chunk"),
-            plan.num_choices,
+            _envelope(state, generation, "chat.completion.chunk"),
+            generation.num_choices,
             text_open=b'"delta":{"content":',
             text_close=b"}",
-            usage_null=plan.include_usage,
+            usage_null=_usage_null(stream),
         )
-        self._logprobs = ChatLogprobs(tokenizer)
+        self._logprobs = ChatLogprobs(state.ready_engine().tokenizer)
 
     def opening(self, choice: int) -> bytes:
         return self._chunks.full(choice, b'"delta":{"role":"assistant","content":""}')
 
-    def chunk(self, choice: int, delta: CompletionDelta, usage: dict[str, object] | None) -> bytes:
+    def chunk(self, delta: CompletionDelta, usage: dict[str, object] | None) -> bytes:
         if delta.finish_reason is None and usage is None and not delta.logprobs:
-            return self._chunks.text(choice, delta.text) if delta.text else b""
+            return self._chunks.text(delta.index, delta.text) if delta.text else b""
         return self._chunks.full(
-            choice,
+            delta.index,
             self._chunks.wrap(delta.text) if delta.text else b'"delta":{}',
             logprobs=self._logprobs.format(delta.token_ids, delta.logprobs) if delta.logprobs else None,
             finish_reason=delta.finish_reason,
@@ -136,8 +145,12 @@ class ChatReply:
         return to_json(self._envelope | {"choices": rows, "usage": usage})
 
 
-def _envelope(plan: GenerationPlan, model: str, kind: str) -> dict[str, object]:
-    return {"id": plan.request_id, "object": kind, "created": plan.created, "model": model}
+def _envelope(state: ServerState, generation: Generation, kind: str) -> dict[str, object]:
+    return {"id": generation.request_id, "object": kind, "created": generation.created, "model": state.model_name}
+
+
+def _usage_null(stream: StreamOptions | None) -> bool:
+    return stream is not None and stream.include_usage
 
 
 def _ending(choice: GatheredChoice, logprobs: dict[str, object] | None) -> dict[str, object]:

@@ -1,13 +1,21 @@
 """What the server asks of an engine; `fastserve.engine.async_engine.AsyncEngine` is the real one."""
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Sequence
 from typing import Protocol
 
 from fastserve.tokenizer import ChatTemplates
-from fastserve.types import CompletionDelta, EngineInfo, EngineStats, SamplingDefaults, SamplingParams
+from fastserve.types import (
+    CompletionDelta,
+    EngineInfo,
+    EngineStats,
+    RequestEvent,
+    SamplingDefaults,
+    SamplingParams,
+    SchedulingParams,
+)
 
 
-class TokenizerFace(Protocol):
+class TokenizerProtocol(Protocol):
     """Text to ids and back; every method may be called from any thread."""
 
     chat_templates: ChatTemplates
@@ -25,21 +33,11 @@ class TokenizerFace(Protocol):
     def decode_token_bytes(self, token_id: int) -> bytes: ...
 
 
-class EventFace(Protocol):
-    """The scheduler has moved a completion: its index among the n, and what `explain` says of it."""
-
-    @property
-    def index(self) -> int: ...
-
-    @property
-    def facts(self) -> dict[str, object]: ...
-
-
-class EngineFace(Protocol):
+class EngineProtocol(Protocol):
     """A running engine, used from one event loop."""
 
     info: EngineInfo
-    tokenizer: TokenizerFace
+    tokenizer: TokenizerProtocol
     sampling_defaults: SamplingDefaults
 
     @property
@@ -52,18 +50,14 @@ class EngineFace(Protocol):
 
     def generate(
         self,
-        prompt_token_ids: list[int],
+        prompts: Sequence[Sequence[int]],
         sampling: SamplingParams,
+        scheduling: SchedulingParams | None = None,
         *,
         request_id: str,
-        priority: int = 0,
-        cache_salt: str = "",
-        length_class: str = "",
-        deadline_s: float | None = None,
-        max_pause_s: float | None = None,
-        on_event: Callable[[EventFace], None] | None = None,
-    ) -> AsyncIterator[CompletionDelta]:
-        """Stream the n completions, interleaved; closing the iterator aborts the request.
+        watch: bool = False,
+    ) -> AsyncGenerator[CompletionDelta | RequestEvent, None]:
+        """Stream the completions of all prompts, interleaved; closing the iterator aborts them.
 
         Deltas that the caller has not taken yet are merged, so a slow caller holds at most one per completion.
         """

@@ -7,22 +7,22 @@ from fastserve.errors import EngineDeadError
 from fastserve.metrics import MetricsExporter, RequestMetrics
 from fastserve.server.body_reader import BodyReader
 from fastserve.server.chat_renderer import ChatRenderer
-from fastserve.server.engine_face import EngineFace
 from fastserve.server.errors import ApiError, DrainingError, LoadingError, RestartingError, refusal_reason
 from fastserve.server.in_flight import InFlight
 from fastserve.server.prompts import PromptReader, TextThreads
+from fastserve.server.protocols import EngineProtocol
 from fastserve.server.recorder import Recorder
 
 GENERATION_PATHS = frozenset({"/v1/completions", "/v1/chat/completions"})
 
 
-class Serving:
+class ServerState:
     """Engine, configuration and life cycle of a server; used from its event loop only.
 
     The engine may be attached after the server listens: until then requests are answered with 503.
     """
 
-    def __init__(self, config: ServerConfig, model_name: str, engine: EngineFace | None = None) -> None:
+    def __init__(self, config: ServerConfig, model_name: str, engine: EngineProtocol | None = None) -> None:
         self.config = config
         self.model_name = model_name
         self.created = int(time.time())
@@ -34,13 +34,13 @@ class Serving:
         self.body_reader = BodyReader()
         self.draining = False
         self.restarting = False
-        self.engine: EngineFace | None = None
+        self.engine: EngineProtocol | None = None
         self._reader: PromptReader | None = None
         self._renderer: ChatRenderer | None = None
         if engine is not None:
             self.attach(engine)
 
-    def attach(self, engine: EngineFace) -> None:
+    def attach(self, engine: EngineProtocol) -> None:
         """Start serving with this engine."""
         self.engine = engine
         self.exporter.start_engine()
@@ -67,7 +67,7 @@ class Serving:
             self._renderer.close()
             self._renderer = None
 
-    def ready_engine(self) -> EngineFace:
+    def ready_engine(self) -> EngineProtocol:
         """The engine, for work that needs it alive.
 
         Raises:
