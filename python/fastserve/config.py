@@ -259,6 +259,9 @@ class ServerConfig:
     )
     api_keys_file: str | None = option(None, "CSV file of more keys; its first line is name,key")
     served_model_name: str | None = option(None, "name of the model in the API; default: the model argument")
+    strict_fields: bool = option(
+        False, "refuse requests with fields that are not known; without it they are ignored, with a Warning header"
+    )
     max_body_bytes: int = option(4 * MIB, "largest request body", unit="bytes")
     shutdown_timeout: float = option(
         25.0, "on SIGTERM, all is over within this time; running requests may finish until 3 s before", unit="seconds"

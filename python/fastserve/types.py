@@ -5,10 +5,10 @@ from enum import StrEnum
 
 from fastserve.errors import InvalidArgumentError
 
-MAX_STOP_STRINGS = 4
+MAX_STOP_STRINGS = 16
 MAX_STOP_TOKEN_IDS = 64
 MAX_LOGPROBS = 20
-MAX_SEQUENCES = 16
+MAX_SEQUENCES = 128
 MIN_REPETITION_PENALTY = 1e-6  # a logit divided by less may be infinite, and much less is 0 as a float32
 MAX_REPETITION_PENALTY = 10.0
 # What the sampler gives in place of a token that could not be chosen.
@@ -67,8 +67,10 @@ class SamplingParams:
         frequency_penalty: the same, times its number of occurrences.
         seed: random stream of the request; None = chosen by the engine. The same seed gives the same tokens however
             often the request is preempted.
-        stop: strings that end the output and are cut from it.
+        stop: strings that end the output and are cut from its text.
         stop_token_ids: tokens that end the output and are cut from its text.
+        include_stop_str_in_output: keep the stop string, or the text of the stop token, at the end of the text.
+        skip_special_tokens: leave special tokens out of the text.
         ignore_eos: go on after the end-of-sequence token.
         logprobs: number of likeliest tokens to report per position besides the chosen one; None = no logprobs.
         n: independent completions of the prompt.
@@ -86,6 +88,8 @@ class SamplingParams:
     seed: int | None = None
     stop: tuple[str, ...] = ()
     stop_token_ids: tuple[int, ...] = ()
+    include_stop_str_in_output: bool = False
+    skip_special_tokens: bool = True
     ignore_eos: bool = False
     logprobs: int | None = None
     n: int = 1

@@ -73,6 +73,7 @@ BAD = [
     (ServerConfig, "max_engine_restarts", [0, -1], "must be between 1 and 1000000 restarts"),
     (ServerConfig, "metrics_compat", ["openai"], "must be one of none, vllm"),
     (ServerConfig, "log_level", ["INFO", "trace"], "must be one of debug, info, warning, error"),
+    (ServerConfig, "strict_fields", ["true"], "must be true or false"),
     (ServerConfig, "json_logs", ["true"], "must be true or false"),
     (ServerConfig, "record", [7], "must be a text"),
     (ServerConfig, "record_prompts", [1], "must be true or false"),

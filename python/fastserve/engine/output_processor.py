@@ -358,4 +358,11 @@ class OutputProcessor:
             request.wake_up()
 
     def _detokenizer(self, prompt: Sequence[int], sampling: SamplingParams) -> IncrementalDetokenizer:
-        return IncrementalDetokenizer(self._tokenizer, prompt, stop=sampling.stop, min_tokens=sampling.min_tokens)
+        return IncrementalDetokenizer(
+            self._tokenizer,
+            prompt,
+            stop=sampling.stop,
+            min_tokens=sampling.min_tokens,
+            keep_stop=sampling.include_stop_str_in_output,
+            skip_special_tokens=sampling.skip_special_tokens,
+        )

@@ -44,7 +44,9 @@ def build_app(engine: EngineProtocol | None, config: ServerConfig, served_model_
         app.add_exception_handler(kind, _answer_error)
     app.add_middleware(HeadAsGetMiddleware)
     app.state.keys = ApiKeys(config)
-    app.openapi = functools.cache(functools.partial(describe, app, with_key=bool(app.state.keys)))
+    app.openapi = functools.cache(
+        functools.partial(describe, app, with_key=bool(app.state.keys), strict_fields=config.strict_fields)
+    )
     if app.state.keys:
         app.add_middleware(ApiKeyMiddleware, keys=app.state.keys)
     return app

@@ -1,7 +1,8 @@
 """The side process that reads long request bodies: parsing and validation hold the GIL, and may take a second.
 
-The request is msgpack: `[name of the body's model, max_model_len, body]`. So is the answer: `[fields, rows]`, in JSON what was
-sent but for the messages, and these as `Conversation.template_rows` has them; or what `ApiError` is made of.
+The request is msgpack: `[name of the body's model, max_model_len, strict_fields, body]`. So is the answer: `[fields, rows, ignored]`,
+in JSON what was sent but for the messages, these as `Conversation.template_rows` has them, and the names of unknown fields; or
+what `ApiError` is made of.
 """
 
 import os
@@ -36,9 +37,9 @@ def start(setup: bytes) -> Work:
 
 def read(request: bytes) -> bytes:
     """Check a body as the server would, and that no list in it is longer than what the server should build."""
-    name, max_model_len, body = msgspec.msgpack.decode(request)
+    name, max_model_len, strict_fields, body = msgspec.msgpack.decode(request)
     try:
-        return _read(name, max_model_len, body)
+        return _read(name, max_model_len, body, strict_fields=strict_fields)
     except ApiError as error:
         refusal = error
     except MemoryError:
@@ -47,12 +48,12 @@ def read(request: bytes) -> bytes:
     return msgspec.msgpack.encode(parts)
 
 
-def _read(name: str, max_model_len: int, body: bytes) -> bytes:
-    model = parse_request(MODELS[name], parse_object(body))
+def _read(name: str, max_model_len: int, body: bytes, *, strict_fields: bool) -> bytes:
+    model = parse_request(MODELS[name], parse_object(body), strict_fields=strict_fields)
     model.check_lengths(max_model_len)
     rows = model.template_rows() if isinstance(model, Conversation) and model.messages else b""
     fields = model.model_dump(exclude_unset=True, exclude={"messages"})
-    return msgspec.msgpack.encode((msgspec.json.encode(fields), rows))
+    return msgspec.msgpack.encode((msgspec.json.encode(fields), rows, model.ignored_fields))
 
 
 if __name__ == "__main__":

@@ -10,9 +10,9 @@ from starlette.responses import Response
 from fastserve.server.errors import bad_request
 from fastserve.server.formatter import ChatFormatter, CompletionFormatter
 from fastserve.server.generation import Generation
-from fastserve.server.request_body import body_schema, read_request, state_of
+from fastserve.server.request_body import body_schema, read_request, state_of, warning_headers
 from fastserve.server.response import GenerationResponse
-from fastserve.server.schema import ChatRequest, CompletionRequest, GenerationRequest, TokenIds
+from fastserve.server.schema import MAX_CHOICES, ChatRequest, CompletionRequest, GenerationRequest, TokenIds
 from fastserve.server.server_state import ServerState
 from fastserve.types import SamplingParams
 
@@ -32,10 +32,16 @@ async def create_completion(request: Request) -> Response:
     stream = body.stream_settings()
     sampling = body.sampling_params(state.ready_engine().sampling_defaults)
     reader, texts = state.prompt_reader(), body.prompts()
-    prompts = [await reader.read(text, add_special_tokens=body.add_special_tokens) for text in texts]
+    _check_choices(len(texts), sampling.n)
+    keep_last = reader.truncation(body.truncate_prompt_tokens, sampling.max_tokens)
+    prompts = [
+        await reader.read(text, add_special_tokens=body.add_special_tokens, keep_last=keep_last) for text in texts
+    ]
     generation = _generation(state, body, prompts, sampling, arrival_s)
-    echoes = [await _echo(state, text) for text in texts] if body.echo else None
-    return GenerationResponse(state, generation, CompletionFormatter(state, generation, stream, echoes), stream)
+    shown = texts if keep_last is None else prompts
+    echoes = [await _echo(state, text) for text in shown] if body.echo else None
+    formatter = CompletionFormatter(state, generation, body, echoes)
+    return GenerationResponse(state, generation, formatter, stream, warning_headers(body))
 
 
 @router.post("/v1/chat/completions", openapi_extra=body_schema(ChatRequest))
@@ -48,13 +54,21 @@ async def create_chat_completion(request: Request) -> Response:
     state.check_model(body.model)
     stream = body.stream_settings()
     sampling = body.sampling_params(state.ready_engine().sampling_defaults)
-    prompt = await state.prompt_reader().read_chat(
+    reader = state.prompt_reader()
+    prompt = await reader.read_chat(
         body.template_rows(),
         add_generation_prompt=body.add_generation_prompt,
         add_special_tokens=body.add_special_tokens,
+        keep_last=reader.truncation(body.truncate_prompt_tokens, sampling.max_tokens),
     )
     generation = _generation(state, body, [prompt], sampling, arrival_s)
-    return GenerationResponse(state, generation, ChatFormatter(state, generation, stream), stream)
+    return GenerationResponse(state, generation, ChatFormatter(state, generation, body), stream, warning_headers(body))
+
+
+def _check_choices(num_prompts: int, num_samples: int) -> None:
+    if num_prompts * num_samples > MAX_CHOICES:
+        message = f"prompt and n must ask for at most {MAX_CHOICES} completions, got {num_prompts} x {num_samples}"
+        raise bad_request(f"{message}; send several requests", "n", "invalid_value")
 
 
 def _generation(

@@ -96,6 +96,10 @@ class Generation:
         self._metrics.prompt_tokens_histogram.observe(self.usage.prompt_tokens)
         self._record()
 
+    def prompt_of(self, choice: int) -> TokenIds:
+        """The prompt that a choice continues."""
+        return self.prompts[choice // self.sampling.n]
+
     def missed_deadline(self) -> DeadlineError:
         """The error of a request whose deadline has passed."""
         return DeadlineError(f"the request did not finish within its deadline_s of {self.scheduling.deadline_s:g} s")
@@ -127,7 +131,7 @@ class Generation:
         """Leave the request in the trace, when it has ended or its client has left."""
         if self._recorder is not None:
             for choice, output_ids in enumerate(self._output_ids):
-                prompt_ids = self.prompts[choice // self.sampling.n]
+                prompt_ids = self.prompt_of(choice)
                 self._recorder.record(self.arrival_s, prompt_ids, output_ids, priority=self.scheduling.priority)
 
 

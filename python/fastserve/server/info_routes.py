@@ -11,7 +11,7 @@ from fastserve.metrics.exposition import CONTENT_TYPE
 from fastserve.server.errors import RETRY_AFTER_S, ApiError, bad_request
 from fastserve.server.prompts import INLINE_TOKENS
 from fastserve.server.protocols import EngineProtocol, TokenizerProtocol
-from fastserve.server.request_body import body_schema, read_request, state_of
+from fastserve.server.request_body import body_schema, read_request, state_of, warning_headers
 from fastserve.server.schema import DetokenizeRequest, TokenIds, TokenizeRequest
 from fastserve.server.server_state import ServerState
 from fastserve.server.sse import to_json
@@ -80,7 +80,7 @@ async def tokenize(request: Request) -> Response:
         reply = await state.text_threads.run(
             "writing the reply", _tokens_reply, ids, engine.info.max_model_len, tokenizer
         )
-    return Response(reply, media_type="application/json")
+    return Response(reply, headers=warning_headers(body), media_type="application/json")
 
 
 def _tokens_reply(ids: TokenIds, max_model_len: int, tokenizer: TokenizerProtocol | None) -> bytes:
@@ -98,7 +98,8 @@ async def detokenize(request: Request) -> Response:
     state.check_model(body.model)
     if body.tokens:
         reader.check_vocabulary(body.tokens, "tokens")
-    return JSONResponse({"prompt": await reader.decode(body.tokens, skip_special_tokens=False)})
+    text = await reader.decode(body.tokens, skip_special_tokens=False)
+    return JSONResponse({"prompt": text}, headers=warning_headers(body))
 
 
 @router.get("/v1/requests/{request_id}/explain")

@@ -89,12 +89,13 @@ _ERROR: Json = {
 _STATUS: Json = {"type": "object", "required": ["status"], "properties": {"status": {"type": "string"}}}
 
 
-def describe(app: FastAPI, *, with_key: bool) -> Json:
+def describe(app: FastAPI, *, with_key: bool, strict_fields: bool) -> Json:
     """Build the OpenAPI document of an app's routes.
 
     Args:
         app: has its routes.
         with_key: a key is asked for.
+        strict_fields: unknown fields are refused.
     """
     document = get_openapi(title=app.title, version=app.version, routes=app.routes)
     for path, operations in document["paths"].items():
@@ -105,6 +106,8 @@ def describe(app: FastAPI, *, with_key: bool) -> Json:
                 operation["security"] = [{"key": []}]
             for schema in _bodies(operation):
                 _add_ranges(schema)
+                if not strict_fields:
+                    _allow_more_fields(schema)
     document["components"] = {"schemas": {"Error": _ERROR, "Status": _STATUS}}
     if with_key:
         document["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
@@ -140,3 +143,14 @@ def _add_ranges(schema: Json) -> None:
         if name not in schema.get("required", ()) and not any(form.get("type") == "null" for form in forms):
             title = {key: field.pop(key) for key in ("title", "default") if key in field}
             schema["properties"][name] = {"anyOf": [*forms, {"type": "null"}]} | title
+
+
+def _allow_more_fields(schema: object) -> None:
+    """Unknown fields are ignored, in the body and in the objects within."""
+    if isinstance(schema, dict):
+        if schema.get("additionalProperties") is False:
+            del schema["additionalProperties"]
+        schema = list(schema.values())
+    if isinstance(schema, list):
+        for item in schema:
+            _allow_more_fields(item)

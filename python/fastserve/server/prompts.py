@@ -62,29 +62,42 @@ class PromptReader:
         self._threads = threads
         self._renderer = renderer
 
-    async def read(self, prompt: str | TokenIds, *, add_special_tokens: bool) -> TokenIds:
+    def truncation(self, asked: int | None, max_tokens: int | None) -> int | None:
+        """Tokens of the prompt that `truncate_prompt_tokens` keeps: -1 = what leaves room for the output; None = all."""
+        return max(1, self._info.max_model_len - (max_tokens or 1)) if asked == -1 else asked
+
+    async def read(self, prompt: str | TokenIds, *, add_special_tokens: bool, keep_last: int | None = None) -> TokenIds:
         """Token ids of a text or id prompt, checked with `check`.
+
+        Args:
+            prompt: as the client sent it.
+            add_special_tokens: those that the tokenizer puts around a text.
+            keep_last: leave out all tokens before the last so many.
 
         Raises:
             ApiError: 400; a text that is too long whatever it says is refused before it is tokenized.
         """
         if isinstance(prompt, str):
-            self._check_chars(len(prompt), "prompt")
+            self._check_chars(len(prompt), "prompt", truncated=keep_last is not None)
             ids = await self._encode(prompt, add_special_tokens=add_special_tokens)
         else:
             ids = prompt
             if len(ids) > INLINE_TOKENS:
                 await asyncio.sleep(0)  # dozens of such prompts may come in one request: others may go between
+        ids = _last(ids, keep_last)
         self.check(ids, "prompt")
         return ids
 
-    async def read_chat(self, rows: bytes, *, add_generation_prompt: bool, add_special_tokens: bool) -> TokenIds:
+    async def read_chat(
+        self, rows: bytes, *, add_generation_prompt: bool, add_special_tokens: bool, keep_last: int | None = None
+    ) -> TokenIds:
         """Render the chat template and tokenize.
 
         Args:
             rows: see `Conversation.template_rows`.
             add_generation_prompt: a variable of the template.
             add_special_tokens: as for a prompt; templates write them themselves.
+            keep_last: as for a prompt.
 
         Raises:
             ApiError: 400, no template, refused by the template, or too long.
@@ -92,10 +105,10 @@ class PromptReader:
         text, num_chars = await self._renderer.render(
             rows,
             add_generation_prompt=add_generation_prompt,
-            max_chars=self._max_chars,
+            max_chars=self._max_chars if keep_last is None else MAX_TOKENIZED_CHARS,
         )
-        self._check_chars(num_chars, "messages")
-        ids = await self._encode(text, add_special_tokens=add_special_tokens)
+        self._check_chars(num_chars, "messages", truncated=keep_last is not None)
+        ids = _last(await self._encode(text, add_special_tokens=add_special_tokens), keep_last)
         self.check(ids, "messages")
         return ids
 
@@ -141,8 +154,10 @@ class PromptReader:
         per_token = self._tokenizer.max_chars_per_token or MAX_PROMPT_CHARS
         return min(per_token * (self._info.max_model_len - 1), MAX_PROMPT_CHARS)
 
-    def _check_chars(self, num_chars: int, param: str) -> None:
-        if num_chars > self._max_chars:
+    def _check_chars(self, num_chars: int, param: str, *, truncated: bool) -> None:
+        if truncated:
+            _check_countable(num_chars, param)
+        elif num_chars > self._max_chars:
             length = f"{num_chars} characters"
             if per_token := self._tokenizer.max_chars_per_token:
                 length += f", which are at least {-(-num_chars // per_token)} tokens"
@@ -192,6 +207,10 @@ class PromptReader:
                 f"{len(ids)} prompt tokens leave room for {room} output tokens, and min_tokens asks for {min_tokens}"
             )
             raise context_overflow(limit, f"{however}; shorten the prompt or lower min_tokens", "min_tokens")
+
+
+def _last(ids: TokenIds, count: int | None) -> TokenIds:
+    return ids if count is None or len(ids) <= count else ids[len(ids) - count :]
 
 
 def _check_countable(num_chars: int, param: str) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections.abc import Mapping
 from contextlib import aclosing
 
 from starlette.responses import Response
@@ -30,10 +31,16 @@ class GenerationResponse(Response):
     """
 
     def __init__(
-        self, state: ServerState, generation: Generation, formatter: ResponseFormatter, stream: StreamOptions | None
+        self,
+        state: ServerState,
+        generation: Generation,
+        formatter: ResponseFormatter,
+        stream: StreamOptions | None,
+        headers: Mapping[str, str],
     ) -> None:
-        """Prepare the reply; `stream` None = in one piece."""
+        """Prepare the reply; `stream` None = in one piece. `headers` come on top of those of its form."""
         super().__init__()
+        self._headers = headers
         self._state = state
         self._generation = generation
         self._formatter = formatter
@@ -115,7 +122,7 @@ class GenerationResponse(Response):
         await send(_body(body, more=False))
 
     async def _start(self, send: Send, headers: dict[str, str]) -> None:
-        rows = [(name.lower().encode(), value.encode()) for name, value in headers.items()]
+        rows = [(name.lower().encode(), value.encode()) for name, value in ({**headers, **self._headers}).items()]
         rows.append((b"x-request-id", self._generation.request_id.encode()))
         await send({"type": "http.response.start", "status": 200, "headers": rows})
         self._started = True

@@ -3,11 +3,13 @@
 Ranges of the sampling fields are checked where they are defined, by `SamplingParams`.
 """
 
+from collections.abc import Iterable
 from dataclasses import fields
 from typing import Annotated, ClassVar, Literal
 
 import msgspec
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PrivateAttr, StringConstraints
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, StringConstraints
+from pydantic_core import PydanticKnownError
 
 from fastserve.errors import InvalidArgumentError
 from fastserve.server.body_shape import MAX_MESSAGES
@@ -23,10 +25,23 @@ from fastserve.types import (
     SchedulingParams,
 )
 
+# Completions of one request, over all its prompts.
+MAX_CHOICES = 1024
 # Token ids that /detokenize takes at a time, or those of a whole context where that is longer.
 MAX_DETOKENIZED = 1 << 17
 DEFAULT_COMPLETION_TOKENS = 16
 
+
+def _refuse_bool(value: object) -> object:
+    if isinstance(value, bool):
+        raise PydanticKnownError("int_type")
+    return value
+
+
+# Clients write numbers as texts, and whole ones as floats: "5", 5.0.
+_NUMBER = BeforeValidator(_refuse_bool)
+Integer = Annotated[int, Field(strict=False), _NUMBER]
+Number = Annotated[float, Field(strict=False, allow_inf_nan=False), _NUMBER]
 # A list stops at its first bad item: a megabyte of bad items must not become a megabyte of complaints.
 TokenIds = Annotated[list[int], Field(fail_fast=True)]
 Texts = Annotated[list[str], Field(fail_fast=True)]
@@ -34,9 +49,10 @@ StopStrings = Annotated[str | Texts, AfterValidator(lambda stop: [stop] if isins
 RequestId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._:\-]{1,128}$")]
 LengthClass = Annotated[str, StringConstraints(max_length=256)]
 CacheSalt = Annotated[str, StringConstraints(max_length=256)]
-Deadline = Annotated[float, Field(gt=0, le=MAX_DEADLINE_S)]
-Pause = Annotated[float, Field(ge=MIN_PAUSE_S, le=MAX_DEADLINE_S)]
-Priority = Annotated[int, Field(ge=-(2**31), lt=2**31)]
+Deadline = Annotated[float, Field(strict=False, gt=0, le=MAX_DEADLINE_S, allow_inf_nan=False), _NUMBER]
+Pause = Annotated[float, Field(strict=False, ge=MIN_PAUSE_S, le=MAX_DEADLINE_S, allow_inf_nan=False), _NUMBER]
+Priority = Annotated[int, Field(strict=False, ge=-(2**31), lt=2**31), _NUMBER]
+Truncation = Annotated[int, Field(strict=False, ge=-1, lt=2**31), _NUMBER]
 
 
 class RequestBody(BaseModel):
@@ -44,6 +60,16 @@ class RequestBody(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True)
     noop_values: ClassVar[dict[str, tuple[object, ...]]] = {}
+    _ignored_fields: tuple[str, ...] = PrivateAttr(())
+
+    @property
+    def ignored_fields(self) -> tuple[str, ...]:
+        """Names of the fields that the client sent and no rule knows."""
+        return self._ignored_fields
+
+    def note_ignored(self, names: Iterable[str]) -> None:
+        """Remember such names."""
+        self._ignored_fields = tuple(names)
 
     def check_lengths(self, max_model_len: int) -> None:
         """Refuse lists of token ids that no context could hold, before anything more is done with them.
@@ -76,21 +102,23 @@ class GenerationRequest(RequestBody):
     id_prefix: ClassVar[str]  # of the ids that the server gives
 
     model: str | None = None
-    max_tokens: int | None = None
-    min_tokens: int = 0
+    max_tokens: Integer | None = None
+    min_tokens: Integer = 0
     # None = not given: the model's default stands.
-    temperature: float | None = None
-    top_p: float | None = None
-    top_k: int | None = None
-    min_p: float | None = None
-    presence_penalty: float = 0.0
-    frequency_penalty: float = 0.0
-    repetition_penalty: float | None = None
-    seed: int | None = None
+    temperature: Number | None = None
+    top_p: Number | None = None
+    top_k: Integer | None = None
+    min_p: Number | None = None
+    presence_penalty: Number = 0.0
+    frequency_penalty: Number = 0.0
+    repetition_penalty: Number | None = None
+    seed: Integer | None = None
     stop: StopStrings = Field(default_factory=list)
     stop_token_ids: TokenIds = Field(default_factory=list)
+    include_stop_str_in_output: bool = False
+    skip_special_tokens: bool = True
     ignore_eos: bool = False
-    n: int = 1
+    n: Integer = 1
     stream: bool = False
     stream_options: StreamOptions | None = None
     priority: Priority = 0
@@ -99,6 +127,8 @@ class GenerationRequest(RequestBody):
     length_class: LengthClass = ""
     deadline_s: Deadline | None = None
     max_pause_s: Pause | None = None
+    truncate_prompt_tokens: Truncation | None = None
+    return_token_ids: bool = False
 
     def sampling_params(self, defaults: SamplingDefaults) -> SamplingParams:
         """The sampling fields; `defaults` stands for those that were not given.
@@ -161,7 +191,7 @@ class CompletionRequest(GenerationRequest):
     id_prefix: ClassVar[str] = "cmpl-"
 
     prompt: str | TokenIds | Texts | Annotated[list[TokenIds], Field(fail_fast=True)]
-    logprobs: int | None = None
+    logprobs: Integer | None = None
     echo: bool = False
     add_special_tokens: bool = True
 
@@ -186,7 +216,7 @@ class CompletionRequest(GenerationRequest):
         return self.logprobs
 
     def check_lengths(self, max_model_len: int) -> None:
-        for prompt in self.prompts():
+        for prompt in self.prompts() if self.truncate_prompt_tokens is None else ():
             if isinstance(prompt, list) and len(prompt) >= max_model_len:
                 raise prompt_overflow(max_model_len, f"{len(prompt)} tokens", "prompt")
 
@@ -212,9 +242,9 @@ class ChatRequest(GenerationRequest, Conversation):
     id_prefix: ClassVar[str] = "chatcmpl-"
 
     messages: Messages = Field(min_length=1, max_length=MAX_MESSAGES)
-    max_completion_tokens: int | None = None
+    max_completion_tokens: Integer | None = None
     logprobs: bool = False
-    top_logprobs: int = 0
+    top_logprobs: Integer = 0
     add_generation_prompt: bool = True
     add_special_tokens: bool = False
 

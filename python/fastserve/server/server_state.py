@@ -1,9 +1,11 @@
 """The state that all routes of one server share."""
 
 import time
+from collections.abc import Iterable
 
 from fastserve.config import ServerConfig
 from fastserve.errors import EngineDeadError
+from fastserve.log import get_logger
 from fastserve.metrics import MetricsExporter, RequestMetrics
 from fastserve.server.body_reader import BodyReader
 from fastserve.server.chat_renderer import ChatRenderer
@@ -13,6 +15,9 @@ from fastserve.server.prompts import PromptReader, TextThreads
 from fastserve.server.protocols import EngineProtocol
 from fastserve.server.recorder import Recorder
 
+logger = get_logger(__name__)
+
+MAX_NAMES_LOGGED = 256
 GENERATION_PATHS = frozenset({"/v1/completions", "/v1/chat/completions"})
 
 
@@ -34,6 +39,7 @@ class ServerState:
         self.body_reader = BodyReader()
         self.draining = False
         self.restarting = False
+        self._names_logged: set[str] = set()
         self.engine: EngineProtocol | None = None
         self._reader: PromptReader | None = None
         self._renderer: ChatRenderer | None = None
@@ -92,6 +98,15 @@ class ServerState:
         """Count a request to generate that was refused; other routes have no such counter."""
         if path in GENERATION_PATHS:
             self.metrics.count_rejection(refusal_reason(error))
+
+    def log_ignored(self, names: Iterable[str]) -> None:
+        """Log the names of unknown fields that requests had, each once."""
+        for name in names:
+            if name not in self._names_logged and len(self._names_logged) < MAX_NAMES_LOGGED:
+                self._names_logged.add(name)
+                logger.warning(
+                    "requests have a field %.100r that is not known and is ignored (--strict-fields refuses it)", name
+                )
 
     def check_model(self, name: str | None) -> None:
         """Refuse a request for another model than ours.

@@ -19,6 +19,11 @@ def event(payload: bytes) -> bytes:
     return b"data: " + payload + b"\n\n"
 
 
+def json_fields(**fields: object) -> bytes:
+    """The fields as the inside of an object, each with a comma before it."""
+    return b"".join(b',"%s":%s' % (name.encode(), to_json(value)) for name, value in fields.items())
+
+
 def comment(facts: dict[str, object]) -> bytes:
     """A comment line: clients that do not know it skip it."""
     return b": " + to_json(facts) + b"\n\n"
@@ -41,7 +46,8 @@ class ChunkEncoder:
         self._start = b"data: " + to_json(envelope)[:-1] + b',"choices":['
         self._text_open = text_open
         self._text_close = text_close
-        self._end = b'],"usage":null}\n\n' if usage_null else b"]}\n\n"
+        self._usage_null = b',"usage":null' if usage_null else b""
+        self._end = b"]" + self._usage_null + b"}\n\n"
         self._heads = [self._start + b'{"index":%d,' % i + text_open for i in range(num_choices)]
         self._plain_tail = text_close + b',"logprobs":null,"finish_reason":null}' + self._end
 
@@ -58,15 +64,24 @@ class ChunkEncoder:
         finish_reason: FinishReason | None = None,
         stop_reason: int | str | None = None,
         usage: dict[str, object] | None = None,
+        choice_fields: bytes = b"",
+        chunk_fields: bytes = b"",
     ) -> bytes:
-        """Any other chunk; `payload` is the JSON from `text_open` to `text_close`."""
+        """Any other chunk.
+
+        Args:
+            choice: its index.
+            payload: the JSON from `text_open` to `text_close`.
+            logprobs, finish_reason, stop_reason, usage: null or left out when None.
+            choice_fields: more fields of the choice, from `json_fields`; chunk_fields: of the chunk.
+        """
         chunk = self._start + b'{"index":%d,' % choice + payload
         chunk += b',"logprobs":' + to_json(logprobs) + b',"finish_reason":' + to_json(finish_reason)
         if finish_reason is not None:
             chunk += b',"stop_reason":' + to_json(stop_reason)
-        if usage is None:
-            return chunk + b"}" + self._end
-        return chunk + b'}],"usage":' + to_json(usage) + b"}\n\n"
+        chunk += choice_fields + b"}]"
+        chunk += self._usage_null if usage is None else b',"usage":' + to_json(usage)
+        return chunk + chunk_fields + b"}\n\n"
 
     def wrap(self, text: str) -> bytes:
         """A text as `full`'s payload."""

@@ -1,5 +1,6 @@
-"""From a parsed JSON object to a checked body: unknown fields and wrong types are 400s that name the field."""
+"""From a parsed JSON object to a checked body: wrong types are 400s that name the field, and so may be unknown fields."""
 
+from collections.abc import Mapping
 from typing import TypeVar
 
 from pydantic import ValidationError
@@ -8,36 +9,66 @@ from fastserve.errors import InvalidArgumentError
 from fastserve.server.body_shape import check_shape
 from fastserve.server.errors import ApiError, bad_request, to_api_error
 from fastserve.server.ignored_fields import MESSAGE_NOOP_VALUES, drop_noop_fields
-from fastserve.server.schema import RequestBody
+from fastserve.server.messages import ChatMessage
+from fastserve.server.schema import RequestBody, StreamOptions
 
 MAX_COMPLAINTS = 256
 # Names of fields are quoted up to here: they may be as long as the body.
 MAX_NAME_CHARS = 64
+# Names of unknown fields that are remembered.
+MAX_UNKNOWN = 64
 
 BodyT = TypeVar("BodyT", bound=RequestBody)
 
 
-def parse_request(model: type[BodyT], body: dict[str, object]) -> BodyT:
+def parse_request(model: type[BodyT], body: dict[str, object], *, strict_fields: bool = True) -> BodyT:
     """Check a parsed JSON object against a model.
+
+    Args:
+        model: of the body.
+        body: is not changed.
+        strict_fields: refuse unknown fields; else they are left out and their names are in `RequestBody.ignored_fields`.
 
     Raises:
         ApiError: 400 that names the field.
     """
     check_shape(body)
-    fields = drop_noop_fields(body, model.noop_values)
+    unknown: dict[str, None] | None = None if strict_fields else {}
+    fields = _known(drop_noop_fields(body, model.noop_values), model.model_fields, "", unknown)
     if isinstance(messages := fields.get("messages"), list):
         fields["messages"] = [
-            drop_noop_fields(row, MESSAGE_NOOP_VALUES, f"messages[{i}].") if isinstance(row, dict) else row
+            _known(_used(row, f"messages[{i}]."), ChatMessage.model_fields, "messages[].", unknown)
+            if isinstance(row, dict)
+            else row
             for i, row in enumerate(messages)
         ]
     if isinstance(options := fields.get("stream_options"), dict):
-        fields["stream_options"] = drop_noop_fields(options, {})
+        used = drop_noop_fields(options, {})
+        fields["stream_options"] = _known(used, StreamOptions.model_fields, "stream_options.", unknown)
     try:
-        return model.model_validate(fields)
+        checked = model.model_validate(fields)
     except ValidationError as error:
         raise _describe(error) from None
     except InvalidArgumentError as error:
         raise to_api_error(error) from None
+    checked.note_ignored(unknown or ())
+    return checked
+
+
+def _used(message: Mapping[str, object], where: str) -> dict[str, object]:
+    return drop_noop_fields(message, MESSAGE_NOOP_VALUES, where)
+
+
+def _known(
+    fields: dict[str, object], known: Mapping[str, object], where: str, unknown: dict[str, None] | None
+) -> dict[str, object]:
+    """The fields of known names; the other names go to `unknown`, unless it is None: then all are kept, to be refused."""
+    if unknown is None or fields.keys() <= known.keys():
+        return fields
+    for name in fields:
+        if name not in known and len(unknown) < MAX_UNKNOWN:
+            unknown[where + name[:MAX_NAME_CHARS]] = None
+    return {name: value for name, value in fields.items() if name in known}
 
 
 _FORMS = {

@@ -24,7 +24,7 @@ class Delta:
 
     Attributes:
         text: new text.
-        stop_string: the stop string that ended the output, cut from the text.
+        stop_string: the stop string that ended the output; cut from the text unless it is to be kept.
         num_tokens: tokens of this push that belong to the output; those after a stop string do not.
     """
 
@@ -50,6 +50,7 @@ class IncrementalDetokenizer:
         *,
         stop: tuple[str, ...] = (),
         min_tokens: int = 0,
+        keep_stop: bool = False,
         skip_special_tokens: bool = True,
     ) -> None:
         """Start after a prompt.
@@ -59,12 +60,14 @@ class IncrementalDetokenizer:
             prompt_token_ids: only the last few are read.
             stop: strings that end the output.
             min_tokens: stop strings complete before this many tokens are let through.
+            keep_stop: the string or token that ends the output is part of the text.
             skip_special_tokens: leave special tokens out of the text.
         """
         source = _ByteText if tokenizer.decode_rule else _WindowText
         self._source: _Text = source(tokenizer, prompt_token_ids, skip_special_tokens)
         self._matcher = StopMatcher(stop) if stop else None
         self._min_tokens = min_tokens
+        self._keep_stop = keep_stop
         self._num_tokens = 0
         self._ended = False
 
@@ -74,12 +77,12 @@ class IncrementalDetokenizer:
         Args:
             token_ids: new tokens, in order.
             finished: no more will come: text held back is given out.
-            stop_token: the last of them ended the output and has no text.
+            stop_token: the last of them ended the output, and has no text unless `keep_stop`.
         """
         if self._ended:
             return Delta("", None, 0)
         self._ended = finished
-        visible = token_ids[:-1] if stop_token else token_ids
+        visible = token_ids[:-1] if stop_token and not self._keep_stop else token_ids
         if self._matcher is None:
             text = self._source.push(visible)
             return Delta(text + self._source.flush() if finished else text, None, len(token_ids))
@@ -99,7 +102,7 @@ class IncrementalDetokenizer:
         if not text or self._matcher is None:
             return None
         text, stop_string = self._matcher.feed(text, honour=self._num_tokens >= self._min_tokens)
-        parts.append(text)
+        parts.append(text + stop_string if stop_string and self._keep_stop else text)
         self._ended |= stop_string is not None
         return stop_string
 

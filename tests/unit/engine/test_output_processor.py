@@ -166,6 +166,34 @@ def test_a_stop_token_is_reported_unless_it_is_the_end_of_sequence(
     assert (delta.text, delta.token_ids, delta.stop_reason) == ("a", (*ids_of("a"), token), stop_reason)
 
 
+def test_a_stop_string_may_be_kept_in_the_text(processor: OutputProcessor) -> None:
+    request = add(processor, stop=("##",), include_stop_str_in_output=True)
+    processor.process([output(request, "a#")])
+    assert processor.process([output(request, "#b")]).to_stop == [(request.sequences[0].request_id, 3)]
+    processor.process([end(request, reason=FinishReason.ABORT)])
+    delta = only(request)
+    assert (delta.text, delta.token_ids, delta.stop_reason) == ("a##", ids_of("a##"), "##")
+
+
+@pytest.mark.parametrize(
+    ("skip", "keep", "text"),
+    [(True, False, "a"), (True, True, "a"), (False, False, "a</s>"), (False, True, "a</s></s>")],
+)
+def test_special_tokens_are_shown_when_they_are_not_skipped(
+    processor: OutputProcessor, skip: bool, keep: bool, text: str
+) -> None:
+    request = add(processor, skip_special_tokens=skip, include_stop_str_in_output=keep)
+    tokens = (*ids_of("a"), EOS, EOS)
+    last = EngineOutput(
+        request_id=request.sequences[0].request_id,
+        token_ids=tokens,
+        finish_reason=FinishReason.STOP,
+        stop_token_id=EOS,
+    )
+    processor.process([last])
+    assert only(request).text == text
+
+
 def test_an_error_of_the_engine_reaches_the_delta(processor: OutputProcessor) -> None:
     request = add(processor)
     processor.process([end(request, reason=FinishReason.ERROR, error="no memory")])

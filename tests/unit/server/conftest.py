@@ -90,7 +90,21 @@ async def live(engine: FakeEngine) -> AsyncIterator[Live]:
 @pytest.fixture
 async def direct(engine: FakeEngine) -> AsyncIterator[Live]:
     """The same app called in process: for what needs no socket."""
-    app = build_app(engine, ServerConfig(max_body_bytes=64 * 1024), "fake")
+    async with called_in_process(engine, ServerConfig(max_body_bytes=64 * 1024)) as server:
+        yield server
+
+
+@pytest.fixture
+async def strict(engine: FakeEngine) -> AsyncIterator[Live]:
+    """As `direct`, with strict_fields."""
+    async with called_in_process(engine, ServerConfig(max_body_bytes=64 * 1024, strict_fields=True)) as server:
+        yield server
+
+
+@asynccontextmanager
+async def called_in_process(engine: FakeEngine, config: ServerConfig) -> AsyncIterator[Live]:
+    """An app without a socket."""
+    app = build_app(engine, config, "fake")
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
     async with httpx.AsyncClient(base_url="http://server", transport=transport, timeout=20) as http:
         yield Live(engine, app.state.server, 0, http, None)

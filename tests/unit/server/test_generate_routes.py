@@ -113,6 +113,8 @@ async def test_sampling_fields_reach_the_engine(live, path, body):
         "seed": 7,
         "stop_token_ids": [3],
         "ignore_eos": True,
+        "include_stop_str_in_output": True,
+        "skip_special_tokens": False,
         "n": 2,
     }
     names = {

@@ -97,3 +97,9 @@ async def test_key_is_described_where_it_is_asked_for(engine):
             (operation,) = operations.values()
             refused = (await live.http.request(next(iter(operations)), path)).status_code == 401
             assert ("401" in operation["responses"]) == refused == ("security" in operation)
+
+
+def test_unknown_fields_are_described_as_they_are_treated():
+    assert "additionalProperties': False" not in str(DOCUMENT)
+    strict = build_app(None, ServerConfig(strict_fields=True), "fake").openapi()
+    assert "additionalProperties': False" in str(strict)

@@ -96,7 +96,7 @@ def test_no_body_makes_a_500_and_accepted_ones_are_in_range(post, body, valid, r
     reply, calls = post(route, body | valid)
     assert reply.status_code < 500
     for call in calls:
-        assert 1 <= call.sampling.n <= 16
+        assert 1 <= call.sampling.n <= 128
         assert call.sampling.max_tokens is None or 1 <= call.sampling.max_tokens <= 512
         for prompt in call.prompts:
             assert len(prompt) + call.sampling.min_tokens <= 512

@@ -24,7 +24,7 @@ KEY = {"Authorization": "Bearer secret"}
 FREE_PORT = free_port("127.0.0.2")
 FLAGS = ("--host", "127.0.0.2", "--port", str(FREE_PORT),
          "--api-key", "secret", "--served-model-name", "public",
-         "--max-body-bytes", "2048", "--heartbeat-limit-s", "0.5", "--metrics-compat", "vllm")  # fmt: skip
+         "--max-body-bytes", "2048", "--heartbeat-limit-s", "0.5", "--metrics-compat", "vllm", "--strict-fields")  # fmt: skip
 
 
 def until_loaded(client: httpx.Client) -> httpx.Client:
@@ -107,6 +107,11 @@ def test_max_body_bytes_limits_the_body(plain, flagged):
     assert complete(plain, **long).status_code == 200
     reply = complete(flagged, **long)
     assert reply.status_code == 413 and "2048 bytes" in reply.json()["error"]["message"]
+
+
+def test_strict_fields_refuses_what_is_else_ignored(plain, flagged):
+    assert "nonsense" in complete(plain, nonsense=1).headers["warning"]
+    assert complete(flagged, nonsense=1).status_code == 400
 
 
 def test_heartbeat_limit_decides_when_livez_fails(plain, flagged):

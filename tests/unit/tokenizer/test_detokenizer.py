@@ -244,3 +244,22 @@ def test_the_cost_of_a_token_does_not_grow_with_the_output(tokenizer: Tokenizer,
     cost_s(6000)
     # Quadratic work would make these tokens at least five times dearer than the first.
     assert cost_s(1500) < 4 * first + 0.02
+
+
+@pytest.mark.parametrize("stop", [("##",), ("b##", "#")])
+@given(sizes=chunk_sizes)
+def test_a_stop_string_that_is_to_be_kept_ends_the_text(stop: tuple[str, ...], sizes) -> None:
+    ids = BYTE_LEVEL.encode("ab##c", add_special_tokens=False)
+    text, found, _ = run_matcher(BYTE_LEVEL, ids, sizes, stop=stop, keep_stop=True)
+    cut, same, _ = run_matcher(BYTE_LEVEL, ids, sizes, stop=stop)
+    assert found == same and text == cut + found
+
+
+def test_a_stop_token_that_is_to_be_kept_has_its_text() -> None:
+    ids = BYTE_LEVEL.encode("ab", add_special_tokens=False)
+    kept = IncrementalDetokenizer(BYTE_LEVEL, [], keep_stop=True)
+    assert kept.push(ids, finished=True, stop_token=True).text == "ab"
+    end = BYTE_LEVEL.encode("</s>", add_special_tokens=False)
+    for skip, text in ((True, "ab"), (False, "ab</s>")):
+        shown = IncrementalDetokenizer(BYTE_LEVEL, [], keep_stop=True, skip_special_tokens=skip)
+        assert shown.push(ids + end, finished=True, stop_token=True).text == text
