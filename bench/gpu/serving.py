@@ -2,7 +2,7 @@
 
 `python -m bench.gpu.serving --shape llama-3-8b [--layers 8] [--batches 16,256] [--policies skip-join-mlfq,fcfs] [--loads 0.8,1.1]`
 
-Drives EngineCore in this process, as the offline face does, so that nothing of HTTP is needed, with one loaded model for all runs.
+Drives EngineCore in this process, as the offline API does, so that nothing of HTTP is needed, with one loaded model for all runs.
 For every batch size: a full batch of decodes against the time in which memory can be read; then requests that arrive
 over time, at shares of the rate that this batch could bear, the same for every policy. Token latency: (end - arrival) /
 output tokens, mean and 90th percentile.

@@ -1,1 +1,1 @@
-"""The step loop (core), its process and the faces in front of it (async_engine, llm)."""
+"""The step loop (core), its process, and the two APIs on top of it (async_engine, llm)."""

@@ -45,7 +45,7 @@ Facts = dict[str, object]
 
 @dataclass(frozen=True, slots=True)
 class EngineListener:
-    """What the client tells of; called in the event loop.
+    """What the client reports; called in the event loop.
 
     Attributes:
         on_outputs: the outputs of one step came.
@@ -84,7 +84,7 @@ class EngineClient:
         return await self._ready
 
     def listen(self, listener: EngineListener) -> None:
-        """Tell `listener` from now on; nothing is missed before a sequence was sent."""
+        """Report to `listener` from now on; nothing is missed before a sequence was sent."""
         self._listener = listener
 
     @property

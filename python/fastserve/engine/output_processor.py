@@ -335,7 +335,7 @@ class OutputProcessor:
                 self._fail(request, failure)
 
     def remove(self, request: LiveRequest) -> list[int]:
-        """Forget a request; return the sequences that the engine must be told to end."""
+        """Forget a request; return the sequences that the engine must end."""
         self._requests.pop(request.request_id, None)
         open_ids = self.open_sequences(request)
         for sequence_id in open_ids:

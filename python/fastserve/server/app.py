@@ -35,7 +35,7 @@ def build_app(engine: EngineProtocol | None, config: ServerConfig, served_model_
     Raises:
         InvalidArgumentError: the keys cannot be used; see `ApiKeys`.
     """
-    # No /docs: its page would load scripts from elsewhere. /openapi.json is behind the key like everything else.
+    # No /docs: its page would load scripts from elsewhere. /openapi.json needs the key like every other route.
     app = FastAPI(title="FastServe", version=__version__, docs_url=None, redoc_url=None)
     app.state.server = ServerState(config, served_model_name, engine)
     for routes in (generate_routes, info_routes, health_routes):

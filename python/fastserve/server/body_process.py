@@ -49,11 +49,12 @@ def read(request: bytes) -> bytes:
 
 
 def _read(name: str, max_model_len: int, body: bytes, *, strict_fields: bool) -> bytes:
-    model = parse_request(MODELS[name], parse_object(body), strict_fields=strict_fields)
+    ignored: list[str] | None = None if strict_fields else []
+    model = parse_request(MODELS[name], parse_object(body), ignored)
     model.check_lengths(max_model_len)
     rows = model.template_rows() if isinstance(model, Conversation) and model.messages else b""
     fields = model.model_dump(exclude_unset=True, exclude={"messages"})
-    return msgspec.msgpack.encode((msgspec.json.encode(fields), rows, model.ignored_fields))
+    return msgspec.msgpack.encode((msgspec.json.encode(fields), rows, ignored or ()))
 
 
 if __name__ == "__main__":

@@ -22,14 +22,16 @@ class BodyReader:
     def __init__(self) -> None:
         self._pool = SidePool("fastserve.server.body_process", NUM_PROCESSES, what="reading the body")
 
-    async def read(self, model: type[BodyT], body: bytes, max_model_len: int, *, strict_fields: bool) -> BodyT:
-        """Return the checked body; none of its lists of token ids is longer than a context.
+    async def read(
+        self, model: type[BodyT], body: bytes, max_model_len: int, ignored: list[str] | None = None
+    ) -> BodyT:
+        """Return the checked body; none of its lists of token ids is longer than a context. `ignored`: see `parse_request`.
 
         Raises:
             ApiError: 400 that says what is wrong.
             OverloadedError, RequestFailedError: see `SidePool.ask`.
         """
-        request = msgspec.msgpack.encode((model.__name__, max_model_len, strict_fields, body))
+        request = msgspec.msgpack.encode((model.__name__, max_model_len, ignored is None, body))
         try:
             answer = msgspec.msgpack.decode(await self._pool.ask(request, READ_LIMIT_S))
         except TimeoutError:
@@ -39,10 +41,11 @@ class BodyReader:
             status, message, kind, param, code, headers = answer
             raise ApiError(status, message, kind=kind, param=param, code=code, headers=headers)
         fields = msgspec.json.decode(answer[0])
-        rows, ignored = answer[1:]
+        rows = answer[1]
+        if ignored is not None:
+            ignored += answer[2]
         await asyncio.sleep(0)  # a million ids take 10 ms up to here, and 10 ms from here: others may go between
         built = model.model_validate(fields | {"messages": _STAND_IN} if rows else fields)
-        built.note_ignored(ignored)
         if rows and isinstance(built, Conversation):
             built.put_rows(rows)
         return built

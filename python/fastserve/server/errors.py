@@ -82,7 +82,7 @@ class DeadlineError(RequestFailedError):
 
 
 class ClientGoneError(Exception):
-    """The client closed the connection; there is nobody to answer."""
+    """The client closed the connection; no reply can reach it."""
 
 
 def bad_request(message: str, param: str | None = None, code: str | None = None) -> ApiError:
@@ -117,7 +117,7 @@ def to_api_error(error: Exception) -> ApiError:
         case ApiError():
             return error
         case ClientGoneError():
-            return ApiError(499, "the client closed the connection")  # nobody reads this
+            return ApiError(499, "the client closed the connection")  # is not sent
         case HTTPException():
             return _from_http(error)
         case DrainingError():
@@ -130,7 +130,7 @@ def to_api_error(error: Exception) -> ApiError:
             retry = {"Retry-After": str(RETRY_AFTER_S)}
             return ApiError(429, str(error), kind="rate_limit_error", code="overloaded", headers=retry)
         case EngineDeadError():
-            # Whoever restarts the engine, this server or what watches over it, will have done so by then, or not.
+            # By then the server or its supervisor has either restarted the engine or given up.
             retry = {"Retry-After": str(DRAIN_RETRY_AFTER_S)}
             return ApiError(503, str(error), kind="server_error", code="engine_dead", headers=retry)
         case DeadlineError():

@@ -41,7 +41,7 @@ async def create_completion(request: Request) -> Response:
     shown = texts if keep_last is None else prompts
     echoes = [await _echo(state, text) for text in shown] if body.echo else None
     formatter = CompletionFormatter(state, generation, body, echoes)
-    return GenerationResponse(state, generation, formatter, stream, warning_headers(body))
+    return GenerationResponse(state, generation, formatter, stream, warning_headers(request))
 
 
 @router.post("/v1/chat/completions", openapi_extra=body_schema(ChatRequest))
@@ -62,7 +62,9 @@ async def create_chat_completion(request: Request) -> Response:
         keep_last=reader.truncation(body.truncate_prompt_tokens, sampling.max_tokens),
     )
     generation = _generation(state, body, [prompt], sampling, arrival_s)
-    return GenerationResponse(state, generation, ChatFormatter(state, generation, body), stream, warning_headers(body))
+    return GenerationResponse(
+        state, generation, ChatFormatter(state, generation, body), stream, warning_headers(request)
+    )
 
 
 def _check_choices(num_prompts: int, num_samples: int) -> None:

@@ -1,4 +1,4 @@
-"""Is it alive, is it ready: answered without the engine's help, and never behind the API key."""
+"""Is it alive, is it ready: answered without the engine's help, and without an API key."""
 
 from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, Response

@@ -119,7 +119,7 @@ class GuardedHttpProtocol(HttpToolsProtocol):
             self.parser.feed_data(data)
         except httptools.HttpParserUpgrade as upgrade:
             # The client offers to change the protocol (Java's does in every first request). It stays HTTP/1.1: the parser,
-            # which gives up behind such a head, is replaced by one that has seen a head of the same framing without it.
+            # which gives up after such a head, is replaced by one that has seen a head of the same framing without it.
             framing = [row for row in self.headers if row[0] in (b"content-length", b"transfer-encoding")]
             self.parser = httptools.HttpRequestParser(self)
             self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
@@ -201,7 +201,7 @@ class GuardedHttpProtocol(HttpToolsProtocol):
         self._peer_timer = self.loop.call_later(timeout_s, self._on_late_peer, timeout_s)
 
     def _on_late_peer(self, timeout_s: float) -> None:
-        # While reading is paused, or while the next head comes in behind a reply under way, the client is not late.
+        # While reading is paused, or while the next head comes in during a reply, the client is not late.
         if self.flow.read_paused or (self._in_head and self._answering()):
             self._await_peer(timeout_s)
         else:

@@ -80,7 +80,7 @@ async def tokenize(request: Request) -> Response:
         reply = await state.text_threads.run(
             "writing the reply", _tokens_reply, ids, engine.info.max_model_len, tokenizer
         )
-    return Response(reply, headers=warning_headers(body), media_type="application/json")
+    return Response(reply, headers=warning_headers(request), media_type="application/json")
 
 
 def _tokens_reply(ids: TokenIds, max_model_len: int, tokenizer: TokenizerProtocol | None) -> bytes:
@@ -99,7 +99,7 @@ async def detokenize(request: Request) -> Response:
     if body.tokens:
         reader.check_vocabulary(body.tokens, "tokens")
     text = await reader.decode(body.tokens, skip_special_tokens=False)
-    return JSONResponse({"prompt": text}, headers=warning_headers(body))
+    return JSONResponse({"prompt": text}, headers=warning_headers(request))
 
 
 @router.get("/v1/requests/{request_id}/explain")

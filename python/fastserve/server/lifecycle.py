@@ -97,7 +97,7 @@ class LiveServer:
             logger.error("cannot listen on %s port %d: %s", self._config.host, self._config.port, error)
             return EXIT_FAILED
         for sock in sockets:
-            # Printed whatever the log level: nobody should have to guess what this process exposes.
+            # Printed whatever the log level: what this process exposes must not be a guess.
             print(f"listening on http://{_address(sock)}", flush=True)
         if not self._has_keys and not all(_is_loopback(sock) for sock in sockets):
             logger.warning(

@@ -5,13 +5,13 @@ import re
 from starlette.requests import Request
 
 from fastserve.server.json_body import parse_object, read_body
-from fastserve.server.schema import RequestBody
 from fastserve.server.server_state import ServerState
 from fastserve.server.validation import BodyT, parse_request
 
 # Reading the worst body of this size takes a few milliseconds; a side process and the way to it take less than one.
 INLINE_BODY_BYTES = 16 * 1024
 MAX_NAMES = 8  # in a header
+_IGNORED = "fastserve.ignored_fields"  # of a scope: names of unknown fields
 _NO_NAME = re.compile(r"[^A-Za-z0-9_.\[\]-]")
 
 
@@ -30,21 +30,23 @@ async def read_request(request: Request, model: type[BodyT]) -> BodyT:
     """
     state = state_of(request)
     body = await read_body(request.scope, request.receive, state.config.max_body_bytes)
+    ignored: list[str] | None = None if state.config.strict_fields else []
     if len(body) <= INLINE_BODY_BYTES:
-        checked = parse_request(model, parse_object(body), strict_fields=state.config.strict_fields)
+        checked = parse_request(model, parse_object(body), ignored)
     else:
-        checked = await state.body_reader.read(
-            model, body, state.ready_engine().info.max_model_len, strict_fields=state.config.strict_fields
-        )
-    state.log_ignored(checked.ignored_fields)
+        checked = await state.body_reader.read(model, body, state.ready_engine().info.max_model_len, ignored)
+    if ignored:
+        state.log_ignored(ignored)
+        request.scope[_IGNORED] = ignored
     return checked
 
 
-def warning_headers(body: RequestBody) -> dict[str, str]:
+def warning_headers(request: Request) -> dict[str, str]:
     """The header that names the unknown fields of a body which were ignored, if any."""
-    if not body.ignored_fields:
+    ignored = request.scope.get(_IGNORED)
+    if not ignored:
         return {}
-    names = [_NO_NAME.sub("?", name) for name in body.ignored_fields]
+    names = [_NO_NAME.sub("?", name) for name in ignored]
     shown = ", ".join(names[:MAX_NAMES]) + (f" and {len(names) - MAX_NAMES} more" if len(names) > MAX_NAMES else "")
     return {"Warning": f'299 fastserve "ignored unknown fields: {shown}"'}
 

@@ -5,11 +5,10 @@ Ranges of the sampling fields are checked where they are defined, by `SamplingPa
 
 from collections.abc import Iterable
 from dataclasses import fields
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import msgspec
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, StringConstraints
-from pydantic_core import PydanticKnownError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PrivateAttr, StringConstraints
 
 from fastserve.errors import InvalidArgumentError
 from fastserve.server.body_shape import MAX_MESSAGES
@@ -32,16 +31,9 @@ MAX_DETOKENIZED = 1 << 17
 DEFAULT_COMPLETION_TOKENS = 16
 
 
-def _refuse_bool(value: object) -> object:
-    if isinstance(value, bool):
-        raise PydanticKnownError("int_type")
-    return value
-
-
-# Clients write numbers as texts, and whole ones as floats: "5", 5.0.
-_NUMBER = BeforeValidator(_refuse_bool)
-Integer = Annotated[int, Field(strict=False), _NUMBER]
-Number = Annotated[float, Field(strict=False, allow_inf_nan=False), _NUMBER]
+# Clients write numbers as texts, and whole ones as floats: "5", 5.0. `validation` refuses true and false.
+Integer = Annotated[int, Field(strict=False)]
+Number = Annotated[float, Field(strict=False, allow_inf_nan=False)]
 # A list stops at its first bad item: a megabyte of bad items must not become a megabyte of complaints.
 TokenIds = Annotated[list[int], Field(fail_fast=True)]
 Texts = Annotated[list[str], Field(fail_fast=True)]
@@ -49,10 +41,10 @@ StopStrings = Annotated[str | Texts, AfterValidator(lambda stop: [stop] if isins
 RequestId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._:\-]{1,128}$")]
 LengthClass = Annotated[str, StringConstraints(max_length=256)]
 CacheSalt = Annotated[str, StringConstraints(max_length=256)]
-Deadline = Annotated[float, Field(strict=False, gt=0, le=MAX_DEADLINE_S, allow_inf_nan=False), _NUMBER]
-Pause = Annotated[float, Field(strict=False, ge=MIN_PAUSE_S, le=MAX_DEADLINE_S, allow_inf_nan=False), _NUMBER]
-Priority = Annotated[int, Field(strict=False, ge=-(2**31), lt=2**31), _NUMBER]
-Truncation = Annotated[int, Field(strict=False, ge=-1, lt=2**31), _NUMBER]
+Deadline = Annotated[float, Field(strict=False, gt=0, le=MAX_DEADLINE_S, allow_inf_nan=False)]
+Pause = Annotated[float, Field(strict=False, ge=MIN_PAUSE_S, le=MAX_DEADLINE_S, allow_inf_nan=False)]
+Priority = Annotated[int, Field(strict=False, ge=-(2**31), lt=2**31)]
+Truncation = Annotated[int, Field(strict=False, ge=-1, lt=2**31)]
 
 
 class RequestBody(BaseModel):
@@ -60,16 +52,6 @@ class RequestBody(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True)
     noop_values: ClassVar[dict[str, tuple[object, ...]]] = {}
-    _ignored_fields: tuple[str, ...] = PrivateAttr(())
-
-    @property
-    def ignored_fields(self) -> tuple[str, ...]:
-        """Names of the fields that the client sent and no rule knows."""
-        return self._ignored_fields
-
-    def note_ignored(self, names: Iterable[str]) -> None:
-        """Remember such names."""
-        self._ignored_fields = tuple(names)
 
     def check_lengths(self, max_model_len: int) -> None:
         """Refuse lists of token ids that no context could hold, before anything more is done with them.
@@ -137,13 +119,13 @@ class GenerationRequest(RequestBody):
             InvalidArgumentError: a value is out of its range.
             ApiError: 400, two fields contradict each other.
         """
-        asked = _given(self, SamplingParams)
+        asked = _given(self, _SAMPLING)
         asked |= {"max_tokens": defaults.cap(self._max_tokens(defaults)), "logprobs": self.num_logprobs()}
         return SamplingParams(**defaults.given() | asked)
 
     def scheduling_params(self) -> SchedulingParams:
         """The scheduling fields."""
-        return SchedulingParams(**_given(self, SchedulingParams))
+        return SchedulingParams(**_given(self, _SCHEDULING))
 
     def stream_settings(self) -> StreamOptions | None:
         """The options of the stream; None = the reply comes in one piece.
@@ -176,12 +158,17 @@ class GenerationRequest(RequestBody):
         return self.default_max_tokens(defaults) if asked is None else asked
 
 
-def _given(body: GenerationRequest, params: type[SamplingParams] | type[SchedulingParams]) -> dict[str, object]:
-    """The fields of the parameters that the body has a value for."""
-    values = {field.name: getattr(body, field.name) for field in fields(params)}
+def _given(body: GenerationRequest, names: Iterable[str]) -> dict[str, Any]:
+    """The values that the body has under these names."""
     return {
-        name: tuple(value) if isinstance(value, list) else value for name, value in values.items() if value is not None
+        name: tuple(value) if isinstance(value, list) else value
+        for name in names
+        if (value := getattr(body, name)) is not None
     }
+
+
+_SAMPLING = tuple(field.name for field in fields(SamplingParams))
+_SCHEDULING = tuple(field.name for field in fields(SchedulingParams))
 
 
 class CompletionRequest(GenerationRequest):

@@ -1,9 +1,10 @@
 """From a parsed JSON object to a checked body: wrong types are 400s that name the field, and so may be unknown fields."""
 
 from collections.abc import Mapping
-from typing import TypeVar
+from typing import TypeVar, get_args, get_origin
 
 from pydantic import ValidationError
+from pydantic.fields import FieldInfo
 
 from fastserve.errors import InvalidArgumentError
 from fastserve.server.body_shape import check_shape
@@ -21,38 +22,52 @@ MAX_UNKNOWN = 64
 BodyT = TypeVar("BodyT", bound=RequestBody)
 
 
-def parse_request(model: type[BodyT], body: dict[str, object], *, strict_fields: bool = True) -> BodyT:
+def parse_request(model: type[BodyT], body: dict[str, object], ignored: list[str] | None = None) -> BodyT:
     """Check a parsed JSON object against a model.
 
     Args:
         model: of the body.
         body: is not changed.
-        strict_fields: refuse unknown fields; else they are left out and their names are in `RequestBody.ignored_fields`.
+        ignored: gets the names of unknown fields, each once, which are left out; None = unknown fields are refused.
 
     Raises:
         ApiError: 400 that names the field.
     """
     check_shape(body)
-    unknown: dict[str, None] | None = None if strict_fields else {}
-    fields = _known(drop_noop_fields(body, model.noop_values), model.model_fields, "", unknown)
+    fields = _known(drop_noop_fields(body, model.noop_values), model.model_fields, "", ignored)
     if isinstance(messages := fields.get("messages"), list):
         fields["messages"] = [
-            _known(_used(row, f"messages[{i}]."), ChatMessage.model_fields, "messages[].", unknown)
+            _known(_used(row, f"messages[{i}]."), ChatMessage.model_fields, "messages[].", ignored)
             if isinstance(row, dict)
             else row
             for i, row in enumerate(messages)
         ]
     if isinstance(options := fields.get("stream_options"), dict):
         used = drop_noop_fields(options, {})
-        fields["stream_options"] = _known(used, StreamOptions.model_fields, "stream_options.", unknown)
+        fields["stream_options"] = _known(used, StreamOptions.model_fields, "stream_options.", ignored)
+    _refuse_booleans(fields, model)
     try:
-        checked = model.model_validate(fields)
+        return model.model_validate(fields)
     except ValidationError as error:
         raise _describe(error) from None
     except InvalidArgumentError as error:
         raise to_api_error(error) from None
-    checked.note_ignored(unknown or ())
-    return checked
+
+
+def _refuse_booleans(fields: Mapping[str, object], model: type[RequestBody]) -> None:
+    """Refuse true and false for numbers: pydantic takes them for 1 and 0 where it takes texts for numbers."""
+    for name, value in fields.items():
+        if (value is True or value is False) and name in model.model_fields and _is_number(model.model_fields[name]):
+            raise bad_request(f"{name} must be a number, got {str(value).lower()}", name, "invalid_value")
+
+
+def _is_number(field: FieldInfo) -> bool:
+    if get_origin(field.annotation) is list:
+        return False
+    forms = get_args(field.annotation) or (
+        field.annotation,
+    )  # of Integer | None: Integer, which is Annotated, and None
+    return any(get_args(form)[:1] in ((int,), (float,)) or form in (int, float) for form in forms)
 
 
 def _used(message: Mapping[str, object], where: str) -> dict[str, object]:
@@ -60,14 +75,16 @@ def _used(message: Mapping[str, object], where: str) -> dict[str, object]:
 
 
 def _known(
-    fields: dict[str, object], known: Mapping[str, object], where: str, unknown: dict[str, None] | None
+    fields: dict[str, object], known: Mapping[str, object], where: str, ignored: list[str] | None
 ) -> dict[str, object]:
-    """The fields of known names; the other names go to `unknown`, unless it is None: then all are kept, to be refused."""
-    if unknown is None or fields.keys() <= known.keys():
+    """The fields of known names; the other names go to `ignored`, unless it is None: then all are kept, to be refused."""
+    if ignored is None or fields.keys() <= known.keys():
         return fields
     for name in fields:
-        if name not in known and len(unknown) < MAX_UNKNOWN:
-            unknown[where + name[:MAX_NAME_CHARS]] = None
+        if name not in known:
+            shown = where + name[:MAX_NAME_CHARS]
+            if len(ignored) < MAX_UNKNOWN and shown not in ignored:
+                ignored.append(shown)
     return {name: value for name, value in fields.items() if name in known}
 
 

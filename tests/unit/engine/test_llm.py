@@ -1,4 +1,4 @@
-"""The offline face with a fake core."""
+"""The offline API with a fake core."""
 
 import os
 import signal
