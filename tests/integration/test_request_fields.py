@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from fastserve._C.sched import RequestOptions
+from fastserve.engine import core
 from fastserve.engine.core import EngineCore
 from fastserve.types import EngineOutput, FinishReason, SamplingParams
 from tests.checkpoints import copy_checkpoint, edit_config, tiny_checkpoint
@@ -135,3 +137,18 @@ def test_deadline_ends_a_request_with_an_error(driver):
     driver.run()
     assert driver.last[request_id].finish_reason is FinishReason.DEADLINE
     assert "deadline" in driver.last[request_id].error
+
+
+@pytest.mark.parametrize(("asked", "given"), [(None, 256 - 8), (1000, 256 - 8), (7, 7)])
+def test_the_scheduler_gets_the_limit_cut_to_what_the_prompt_leaves(driver, monkeypatch, asked, given):
+    limits = []
+
+    def options(**fields: object) -> object:
+        limits.append(fields["max_tokens"])
+        return RequestOptions(**fields)
+
+    monkeypatch.setattr(core, "RequestOptions", options)
+    driver.add(request_id := len(driver.tokens), PROMPT, replace(GREEDY, max_tokens=asked))
+    driver.core.abort(request_id)
+    driver.run()
+    assert limits == [given]

@@ -177,7 +177,6 @@ class GuardedHttpProtocol(HttpToolsProtocol):
         if self.parser.should_upgrade():  # says the parser, without a look at the body; see `_feed`
             return
         super().on_message_complete()
-        self.url = b""
         self._in_head = True
         self._framing_bytes = self._message_bytes = 0
         self._stop_awaiting_peer()

@@ -123,7 +123,9 @@ async def test_bad_head_of_a_request_to_generate_counts_as_refused(live, route, 
         await reader.readuntil(b"\r\n\r\n")
         writer.write(head(route, "no colon"))
         assert b"invalid_http" in await rest_of(reader)
-    async with connected(live) as (reader, writer):
+    async with connected(live) as (reader, writer):  # what comes after a request names no path
+        writer.write(head("POST /v1/completions", "content-length: 15") + b'{"prompt":"hi"}')
+        await read_reply(reader)
         writer.write(b"\0\r\n\r\n")
         assert b"invalid_http" in await rest_of(reader)
     text = (await live.http.get("/metrics")).text
