@@ -27,20 +27,25 @@ const TensorView* pointer_to(const OptionalTensor& tensor) { return tensor ? &*t
 
 void register_linear(py::module_& module) {
   module.attr("linear_panel_width") = kernels::kPanelWidth;
+  module.attr("linear_bf16_input_unit") = kernels::kLinearInputUnit;
   module.def(
       "pack_linear_weight",
       [](const TensorView& packed, const TensorView& weight) {
         kernels::pack_linear_weight(packed, weight, compute_pool());
       },
       py::arg("packed"), py::arg("weight"), ReleaseGil(),
-      "Copy weight [N, K] into packed [ceil(N / 32), K, 32], the layout that `linear` reads.");
+      "Copy weight [N, K] into packed [ceil(N / 32), K, 32], the layout that `linear` reads; bf16: K rounded up to a "
+      "multiple of linear_bf16_input_unit.");
   module.def(
       "linear",
-      [](const TensorView& out, const TensorView& x, const TensorView& packed, const OptionalTensor& bias) {
-        kernels::linear(out, x, packed, pointer_to(bias), compute_pool());
+      [](const TensorView& out, const TensorView& x, const TensorView& packed, const OptionalTensor& bias,
+         int num_segments) {
+        kernels::linear(out, x, packed, pointer_to(bias), num_segments, compute_pool());
       },
-      py::arg("out"), py::arg("x"), py::arg("packed"), py::arg("bias") = py::none(), ReleaseGil(),
-      "out [T, N] = x [T, K] @ weight.T + bias; a row of out does not depend on the other rows.");
+      py::arg("out"), py::arg("x"), py::arg("packed"), py::arg("bias") = py::none(), py::arg("num_segments") = 1,
+      ReleaseGil(),
+      "out [T, N] = x [T, K] @ weight.T + bias; a row of out does not depend on the other rows. The inputs are summed in "
+      "num_segments (1, 2, 4, 8) segments, and these added up as a binary tree.");
 }
 
 void register_memory_roof(py::module_& module) {

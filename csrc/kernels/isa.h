@@ -14,6 +14,7 @@
 #define FS_DISPATCH_CPU(function, ...)     \
   do {                                     \
     switch (::fastserve::cpu_isa()) {      \
+      case ::fastserve::CpuIsa::kAmx:      \
       case ::fastserve::CpuIsa::kAvx512:   \
         avx512::function(__VA_ARGS__);     \
         break;                             \

@@ -19,25 +19,27 @@ void require_packed(const TensorView& packed) {
   require_contiguous(packed, "packed");
 }
 
-template <typename Element>
+/// Write a panel whose inputs lie kGroup by kGroup beside each other.
+template <int kGroup, typename Element>
 void pack_panel(Element* panel, const Element* weight, std::int64_t weight_stride, std::int64_t rows,
-                std::int64_t inputs) {
-  for (std::int64_t k = 0; k < inputs; ++k) {
+                std::int64_t inputs, std::int64_t padded_inputs) {
+  for (std::int64_t k = 0; k < padded_inputs; ++k) {
+    Element* at = panel + k / kGroup * kGroup * kPanelWidth + k % kGroup;
     for (std::int64_t n = 0; n < kPanelWidth; ++n) {
-      panel[k * kPanelWidth + n] = n < rows ? weight[n * weight_stride + k] : Element{0};
+      at[n * kGroup] = n < rows && k < inputs ? weight[n * weight_stride + k] : Element{0};
     }
   }
 }
 
-template <typename Element>
+template <int kGroup, typename Element>
 void pack(const TensorView& packed, const TensorView& weight, ThreadPool& pool) {
   const std::int64_t outputs = weight.size(0);
-  const std::int64_t inputs = weight.size(1);
   pool.parallel_for(packed.size(0), kPackGrain, [&](std::int64_t begin, std::int64_t end) {
     for (std::int64_t p = begin; p < end; ++p) {
       const std::int64_t row = p * kPanelWidth;
-      pack_panel(packed.as<Element>() + row * inputs, weight.as<const Element>() + row * weight.stride(0),
-                 weight.stride(0), std::min(kPanelWidth, outputs - row), inputs);
+      pack_panel<kGroup>(packed.as<Element>() + row * packed.size(1),
+                         weight.as<const Element>() + row * weight.stride(0), weight.stride(0),
+                         std::min(kPanelWidth, outputs - row), weight.size(1), packed.size(1));
     }
   });
 }
@@ -50,20 +52,29 @@ void pack_linear_weight(const TensorView& packed, const TensorView& weight, Thre
   require_ndim(weight, 2, "weight");
   require_dense_rows(weight, "weight");
   require_dtype(weight, packed.dtype, "weight");
-  require_shape(packed, {(weight.size(0) + kPanelWidth - 1) / kPanelWidth, weight.size(1), kPanelWidth}, "packed");
-  if (dtype_bytes(weight.dtype) == 4) {
-    pack<std::uint32_t>(packed, weight, pool);
-  } else {
-    pack<std::uint16_t>(packed, weight, pool);
+  require_shape(packed, {(weight.size(0) + kPanelWidth - 1) / kPanelWidth,
+                         packed_inputs(weight.dtype, weight.size(1)), kPanelWidth}, "packed");
+  switch (weight.dtype) {
+    case DType::kFloat32:
+      return pack<1, std::uint32_t>(packed, weight, pool);
+    case DType::kBFloat16:
+      return pack<2, std::uint16_t>(packed, weight, pool);
+    case DType::kFloat16:
+      return pack<1, std::uint16_t>(packed, weight, pool);
+    default:
+      break;
   }
 }
 
 void linear(const TensorView& out, const TensorView& x, const TensorView& packed, const TensorView* bias,
-            ThreadPool& pool) {
+            int num_segments, ThreadPool& pool) {
   require_packed(packed);
   require_cpu(x, "x");
   require_ndim(x, 2, "x");
-  require_matrix(x, x.size(0), packed.size(1), packed.dtype, "x");
+  const bool fits = packed_inputs(x.dtype, x.size(1)) == packed.size(1);  // in bf16 as exactly as it is known here
+  require_matrix(x, x.size(0), fits ? x.size(1) : packed.size(1), packed.dtype, "x");
+  FS_REQUIRE(num_segments == 1 || num_segments == 2 || num_segments == 4 || num_segments == kLinearMaxSegments,
+             "num_segments must be 1, 2, 4 or ", kLinearMaxSegments, ", got ", num_segments);
   require_cpu(out, "out");
   require_ndim(out, 2, "out");
   require_dense_rows(out, "out");
@@ -88,8 +99,12 @@ void linear(const TensorView& out, const TensorView& x, const TensorView& packed
       .num_tokens = x.size(0),
       .in_features = x.size(1),
       .out_features = out.size(1),
+      .num_segments = num_segments,
   };
   if (params.num_tokens == 0 || params.out_features == 0) return;
+#if defined(__x86_64__)
+  if (x.dtype == DType::kBFloat16 && cpu_isa() == CpuIsa::kAmx) return amx::linear_bf16(params, pool);
+#endif
   FS_DISPATCH_CPU(linear, params, pool);
 }
 

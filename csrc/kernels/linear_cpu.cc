@@ -1,12 +1,11 @@
-#include "kernels/linear.h"
+#include "kernels/linear_sums.h"
 #include "kernels/parallel.h"
-#include "kernels/simd.h"
 
 // One work item is a block of rows times a few panels; its pieces are (panel, block of inputs). The rows are converted
 // to fp32 in a scratch on the stack, one block of inputs at a time, and a register tile of a group of rows x kTileWidth
 // outputs runs over every piece, while the next piece is prefetched. Between two blocks of inputs a tile rests in fp32
-// in a second scratch, which changes no bit. Every output is one fused multiply-add per input, in order: neither the
-// tile, nor the block, nor the thread shows in the result.
+// in a second scratch, which changes no bit. Within a segment an output is one fused multiply-add per input, in order:
+// neither the tile, nor the block, nor the thread shows in the result.
 namespace fastserve::kernels::FS_ISA {
 namespace {
 
@@ -29,7 +28,7 @@ constexpr std::uintptr_t kCacheLine = 64;
 
 struct Scratch {
   alignas(64) float x[kBlockRows][kInputStride];
-  alignas(64) float sums[kItemPanels][kBlockRows][kPanelWidth];
+  alignas(64) float sums[kItemPanels][kMaxSumDepth][kBlockRows][kPanelWidth];
 };
 
 /// What to prefetch during one pass over a piece: two cache lines at next, next + step, ... Addresses, not pointers:
@@ -39,8 +38,46 @@ struct Prefetch {
   std::uintptr_t step_bytes;
 };
 
+/// The weights of `Weights::kInputs` neighbouring inputs for a tile's outputs.
+template <typename T>
+struct Weights {
+  static constexpr int kInputs = 1;
+  Vec at[1][kTileVecs];
+
+  FS_INLINE explicit Weights(const T* panel) {
+#pragma GCC unroll 2
+    for (int v = 0; v < kTileVecs; ++v) at[0][v] = load(panel + v * Vec::kLanes);
+  }
+};
+
+template <>
+struct Weights<BFloat16> {
+  static constexpr int kInputs = 2;
+  Vec at[2][kTileVecs];
+
+  FS_INLINE explicit Weights(const BFloat16* panel) {
+#pragma GCC unroll 2
+    for (int v = 0; v < kTileVecs; ++v) {
+      const BFloat16* pairs = panel + v * 2 * Vec::kLanes;
+#if defined(FS_ISA_avx512)
+      const __m512i bits = _mm512_loadu_si512(pairs);
+      at[0][v] = {_mm512_castsi512_ps(_mm512_slli_epi32(bits, 16))};
+      at[1][v] = {_mm512_castsi512_ps(_mm512_and_si512(bits, _mm512_set1_epi32(static_cast<int>(0xffff0000u))))};
+#elif defined(FS_ISA_avx2)
+      const __m256i bits = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(pairs));
+      at[0][v] = {_mm256_castsi256_ps(_mm256_slli_epi32(bits, 16))};
+      at[1][v] = {_mm256_castsi256_ps(_mm256_and_si256(bits, _mm256_set1_epi32(static_cast<int>(0xffff0000u))))};
+#else
+      for (int i = 0; i < 2; ++i) {
+        at[i][v] = {Lanes{to_float(pairs[i]), to_float(pairs[2 + i]), to_float(pairs[4 + i]), to_float(pairs[6 + i])}};
+      }
+#endif
+    }
+  }
+};
+
 /// sums[kRows][kTileWidth] += x[kRows][inputs] * panel[inputs][kTileWidth]; rows of sums and panel are kPanelWidth
-/// apart.
+/// apart. `inputs` is a multiple of Weights<T>::kInputs.
 template <int kRows, typename T>
 __attribute__((noinline)) void run_tile(float* sums, const float* x, const T* panel, std::int64_t inputs,
                                         Prefetch prefetch) {
@@ -51,18 +88,19 @@ __attribute__((noinline)) void run_tile(float* sums, const float* x, const T* pa
     for (int v = 0; v < kTileVecs; ++v) tile[r][v] = load(sums + r * kPanelWidth + v * Vec::kLanes);
   }
 #pragma GCC unroll 2
-  for (std::int64_t k = 0; k < inputs; ++k) {
-    __builtin_prefetch(reinterpret_cast<const void*>(prefetch.next), 0, 2);
-    __builtin_prefetch(reinterpret_cast<const void*>(prefetch.next + kCacheLine), 0, 2);
-    prefetch.next += prefetch.step_bytes;
-    Vec weight[kTileVecs];
+  for (std::int64_t k = 0; k < inputs; k += Weights<T>::kInputs) {
+    const Weights<T> weights(panel + k * kPanelWidth);
 #pragma GCC unroll 2
-    for (int v = 0; v < kTileVecs; ++v) weight[v] = load(panel + k * kPanelWidth + v * Vec::kLanes);
+    for (int i = 0; i < Weights<T>::kInputs; ++i) {
+      __builtin_prefetch(reinterpret_cast<const void*>(prefetch.next), 0, 2);
+      __builtin_prefetch(reinterpret_cast<const void*>(prefetch.next + kCacheLine), 0, 2);
+      prefetch.next += prefetch.step_bytes;
 #pragma GCC unroll 16
-    for (int r = 0; r < kRows; ++r) {
-      const Vec input = set1(x[r * kInputStride + k]);
+      for (int r = 0; r < kRows; ++r) {
+        const Vec input = set1(x[r * kInputStride + k + i]);
 #pragma GCC unroll 2
-      for (int v = 0; v < kTileVecs; ++v) tile[r][v] = fma(input, weight[v], tile[r][v]);
+        for (int v = 0; v < kTileVecs; ++v) tile[r][v] = fma(input, weights.at[i][v], tile[r][v]);
+      }
     }
   }
 #pragma GCC unroll 16
@@ -87,7 +125,7 @@ void run_rows(std::int64_t rows, float* sums, const float* x, const T* panel, st
 /// One piece for all rows of the block, prefetching a piece of the same size at `next_piece` during the first two
 /// passes.
 template <typename T>
-void run_piece(Scratch& scratch, int panel, std::int64_t rows, const T* piece, std::int64_t inputs,
+void run_piece(Scratch& scratch, int panel, int depth, std::int64_t rows, const T* piece, std::int64_t inputs,
                std::uintptr_t next_piece) {
   const std::int64_t groups = ceil_div(rows, kMaxRows);
   const auto prefetching = static_cast<std::uintptr_t>(min_of(groups * kTilesPerPanel, 2));  // passes
@@ -99,50 +137,63 @@ void run_piece(Scratch& scratch, int panel, std::int64_t rows, const T* piece, s
     for (int column = 0; column < kPanelWidth; column += kTileWidth, ++pass) {
       Prefetch prefetch{next_piece + pass * step_bytes * static_cast<std::uintptr_t>(inputs), step_bytes};
       if (pass >= prefetching) prefetch = {reinterpret_cast<std::uintptr_t>(scratch.x), 0};  // there already
-      run_rows<kMaxRows>(group_rows, scratch.sums[panel][row] + column, scratch.x[row], piece + column, inputs,
-                         prefetch);
+      run_rows<kMaxRows>(group_rows, scratch.sums[panel][depth][row] + column, scratch.x[row],
+                         piece + column * Weights<T>::kInputs, inputs, prefetch);
     }
   }
 }
 
-/// Convert `rows` rows of `inputs` elements to fp32 rows kInputStride apart.
+/// Convert `rows` rows of `inputs` elements to fp32 rows kInputStride apart, with a zero behind where that is odd.
 template <typename T>
 void load_inputs(float* out, const T* x, std::int64_t x_stride, std::int64_t rows, std::int64_t inputs) {
   const std::int64_t whole = inputs / Vec::kLanes * Vec::kLanes;
   for (std::int64_t r = 0; r < rows; ++r, x += x_stride, out += kInputStride) {
     for (std::int64_t k = 0; k < whole; k += Vec::kLanes) store(out + k, load(x + k));
     for (std::int64_t k = whole; k < inputs; ++k) out[k] = to_float(x[k]);
+    if (inputs % 2 != 0) out[inputs] = 0.0f;
   }
-}
-
-/// out[columns] = sums[columns] + bias[columns]
-template <typename T, typename Out>
-void finish_row(Out* out, const float* sums, const T* bias, std::int64_t columns) {
-  std::int64_t n = 0;
-  for (; n + Vec::kLanes <= columns; n += Vec::kLanes) {
-    const Vec sum = load(sums + n);
-    store(out + n, bias == nullptr ? sum : sum + load(bias + n));
-  }
-  for (; n < columns; ++n) out[n] = from_float<Out>(bias == nullptr ? sums[n] : sums[n] + to_float(bias[n]));
 }
 
 struct Plan {
   const LinearParams* params;
   std::int64_t num_panels;
   std::int64_t items_per_block;
-  std::int64_t input_block;  // inputs per piece
+  std::int64_t panel_inputs;  // of a packed panel
   std::int64_t next_item;    // how far away the next item of a thread probably is
 };
 
-/// The piece that follows panel `i` of an item at input block `k`: the next panel, the next inputs, or the next item.
+/// The piece that follows panel `i` of an item at input `k`: the next panel, the next inputs, or the next item.
 template <typename T>
-std::uintptr_t piece_after(const Plan& plan, const T* weight, int i, int panels, std::int64_t k) {
-  const std::int64_t inputs = plan.params->in_features;
-  std::int64_t offset = (i + 1) * inputs + k;  // in rows of a panel
+std::uintptr_t piece_after(const Plan& plan, const T* weight, int i, int panels, std::int64_t k, std::int64_t inputs) {
+  std::int64_t offset = (i + 1) * plan.panel_inputs + k;  // in rows of a panel
   if (i + 1 == panels) {
-    offset = k + plan.input_block < inputs ? k + plan.input_block : plan.next_item * kItemPanels * inputs;
+    offset = k + inputs < plan.params->in_features ? k + inputs : plan.next_item * kItemPanels * plan.panel_inputs;
   }
   return reinterpret_cast<std::uintptr_t>(weight) + static_cast<std::uintptr_t>(offset * kPanelWidth) * sizeof(T);
+}
+
+/// The inputs [begin, end) of a segment for all panels of an item, in blocks as equal as may be.
+template <typename T>
+void run_segment(const Plan& plan, Scratch& scratch, int segment, std::int64_t begin, std::int64_t end,
+                 std::int64_t rows, const T* x, const T* weight, int panels) {
+  const int depth = sum_depth(segment);
+  const std::int64_t blocks = max_of(ceil_div(end - begin, kInputBlock), 1);
+  const std::int64_t block = ceil_div(ceil_div(end - begin, blocks), 16) * 16;
+  for (int i = 0; i < panels; ++i) {
+    __builtin_memset(scratch.sums[i][depth], 0, static_cast<std::size_t>(rows) * sizeof(scratch.sums[i][depth][0]));
+  }
+  for (std::int64_t k = begin; k < end; k += block) {
+    const std::int64_t inputs = min_of(block, end - k);
+    load_inputs(scratch.x[0], x + k, plan.params->x_stride, rows, inputs);
+    for (int i = 0; i < panels; ++i) {
+      run_piece(scratch, i, depth, rows, weight + (i * plan.panel_inputs + k) * kPanelWidth,
+                ceil_div(inputs, Weights<T>::kInputs) * Weights<T>::kInputs,
+                piece_after(plan, weight, i, panels, k, inputs));
+    }
+  }
+  for (int i = 0; i < panels; ++i) {
+    merge_sums(scratch.sums[i][0][0], kBlockRows * kPanelWidth, rows, segment);
+  }
 }
 
 template <typename T, typename Out>
@@ -150,24 +201,17 @@ void run_item(const Plan& plan, std::int64_t row, std::int64_t rows, std::int64_
   const LinearParams& p = *plan.params;
   const int panels = static_cast<int>(min_of(kItemPanels, plan.num_panels - panel));
   const T* x = static_cast<const T*>(p.x) + row * p.x_stride;
-  const T* weight = static_cast<const T*>(p.weight) + panel * p.in_features * kPanelWidth;
+  const T* weight = static_cast<const T*>(p.weight) + panel * plan.panel_inputs * kPanelWidth;
   Scratch scratch;
-  for (int i = 0; i < panels; ++i) {
-    __builtin_memset(scratch.sums[i], 0, static_cast<std::size_t>(rows) * sizeof(scratch.sums[i][0]));
-  }
-  for (std::int64_t k = 0; k < p.in_features; k += plan.input_block) {
-    const std::int64_t inputs = min_of(plan.input_block, p.in_features - k);
-    load_inputs(scratch.x[0], x + k, p.x_stride, rows, inputs);
-    for (int i = 0; i < panels; ++i) {
-      run_piece(scratch, i, rows, weight + (i * p.in_features + k) * kPanelWidth, inputs,
-                piece_after(plan, weight, i, panels, k));
-    }
+  for (int segment = 0; segment < p.num_segments; ++segment) {
+    run_segment(plan, scratch, segment, segment_begin(p, segment), segment_begin(p, segment + 1), rows, x, weight,
+                panels);
   }
   for (int i = 0; i < panels; ++i) {
     const std::int64_t n = (panel + i) * kPanelWidth;
     const T* bias = p.bias == nullptr ? nullptr : static_cast<const T*>(p.bias) + n;
     for (std::int64_t r = 0; r < rows; ++r) {
-      finish_row(static_cast<Out*>(p.out) + (row + r) * p.out_stride + n, scratch.sums[i][r], bias,
+      finish_row(static_cast<Out*>(p.out) + (row + r) * p.out_stride + n, scratch.sums[i][0][r], bias,
                  min_of(kPanelWidth, p.out_features - n));
     }
   }
@@ -194,12 +238,11 @@ ParallelTask task_of(const LinearParams& params) {
 
 void linear(const LinearParams& params, ThreadPool& pool) {
   const std::int64_t num_panels = ceil_div(params.out_features, kPanelWidth);
-  const std::int64_t input_blocks = max_of(ceil_div(params.in_features, kInputBlock), 1);
   Plan plan{
       .params = &params,
       .num_panels = num_panels,
       .items_per_block = ceil_div(num_panels, kItemPanels),
-      .input_block = ceil_div(ceil_div(params.in_features, input_blocks), 16) * 16,
+      .panel_inputs = packed_inputs(params.dtype, params.in_features),
       .next_item = num_threads(pool),
   };
   ParallelTask task = task_of<float>(params);

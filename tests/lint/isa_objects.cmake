@@ -2,7 +2,7 @@
 # Fail when an object compiled for one instruction set defines a weak or unique symbol outside its own namespace: the
 # linker keeps one copy of such a symbol, and might keep the one that an older machine cannot run.
 foreach(object IN LISTS OBJECTS)
-  string(REGEX MATCH "fastserve_kernels_(scalar|avx2|avx512)" found "${object}")
+  string(REGEX MATCH "fastserve_kernels_(scalar|avx2|avx512|amx)" found "${object}")
   set(isa "${CMAKE_MATCH_1}")
   execute_process(COMMAND "${NM}" --demangle --defined-only "${object}"
     OUTPUT_VARIABLE symbols COMMAND_ERROR_IS_FATAL ANY)

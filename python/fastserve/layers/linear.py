@@ -7,6 +7,10 @@ import torch
 from fastserve.layers.weights import WeightSource
 from fastserve.ops.linear import linear, pack_weight
 
+# Segments in which a CPU sums the inputs of a projection whose inputs several ranks may share: each rank then has whole
+# segments, and the sum over the ranks has the bits of one rank's.
+SHARED_INPUT_SEGMENTS = 8
+
 
 class Linear:
     """y = x @ weight.T + bias, with weight [out_features, in_features].
@@ -14,9 +18,10 @@ class Linear:
     On a CPU the weight is packed for the kernel and the plain one is dropped; elsewhere torch's GEMM takes it as it is.
     """
 
-    def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None = None) -> None:
+    def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None = None, *, num_segments: int = 1) -> None:
         self.out_features, self.in_features = weight.shape
         self._bias = bias
+        self._num_segments = num_segments
         self._packed = pack_weight(weight) if weight.device.type == "cpu" else None
         self._weight = weight if self._packed is None else None
 
@@ -30,7 +35,7 @@ class Linear:
             out_dtype: of a new tensor, that of x (default) or float32.
         """
         if self._packed is not None:
-            return linear(x, self._packed, self._bias, out=out, out_dtype=out_dtype)
+            return linear(x, self._packed, self._bias, out=out, out_dtype=out_dtype, num_segments=self._num_segments)
         if out is None:
             out = x.new_empty((len(x), self.out_features), dtype=out_dtype or x.dtype)
         return self._multiply(x, out)
@@ -54,12 +59,14 @@ def load_linear(
     bias: bool,
     dtype: torch.dtype,
     device: torch.device,
+    num_segments: int = 1,
 ) -> Linear:
     """Load a linear layer whose outputs are those of the parts, one after the other.
 
     Args:
         parts: name in the checkpoint (without .weight) and output features of each.
         bias: whether every part has a bias.
+        num_segments: see `ops.linear`.
     """
     for name, size in parts:
         source.expect(f"{name}.weight", (size, in_features))
@@ -74,4 +81,4 @@ def load_linear(
         if bias_vector is not None:
             source.read_into(f"{name}.bias", bias_vector[begin : begin + size])
         begin += size
-    return Linear(weight, bias_vector)
+    return Linear(weight, bias_vector, num_segments=num_segments)

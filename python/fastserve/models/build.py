@@ -3,7 +3,7 @@
 import torch
 
 from fastserve.layers.attention import HeadNorms, SelfAttention
-from fastserve.layers.linear import Linear, load_linear
+from fastserve.layers.linear import SHARED_INPUT_SEGMENTS, Linear, load_linear
 from fastserve.layers.mlp import Mlp
 from fastserve.layers.norm import Norm, load_norm
 from fastserve.layers.rotary import rope_table
@@ -30,8 +30,19 @@ class _Builder:
     def tensor(self, name: str, *shape: int) -> torch.Tensor:
         return load_tensor(self.source, name, shape, dtype=self.dtype, device=self.device)
 
-    def linear(self, parts: list[tuple[str, int]], in_features: int, *, bias: bool = False) -> Linear:
-        return load_linear(self.source, parts, in_features, bias=bias, dtype=self.dtype, device=self.device)
+    def linear(
+        self, parts: list[tuple[str, int]], in_features: int, *, bias: bool = False, shared: bool = False
+    ) -> Linear:
+        """A projection; `shared` where ranks of tensor parallelism would share its inputs."""
+        return load_linear(
+            self.source,
+            parts,
+            in_features,
+            bias=bias,
+            dtype=self.dtype,
+            device=self.device,
+            num_segments=SHARED_INPUT_SEGMENTS if shared else 1,
+        )
 
     def norm(self, name: str) -> Norm:
         spec = self.spec
@@ -73,7 +84,7 @@ class _Builder:
         down = [(prefix + self.names.mlp_down, spec.hidden_size)]
         return Mlp(
             self.linear(up, spec.hidden_size, bias=spec.mlp_bias),
-            self.linear(down, spec.intermediate_size, bias=spec.mlp_bias),
+            self.linear(down, spec.intermediate_size, bias=spec.mlp_bias, shared=True),
             kind=spec.activation,
             gated=spec.gated,
         )
@@ -83,7 +94,7 @@ class _Builder:
         out_parts = [(prefix + names.attention_out, spec.hidden_size)]
         return DecoderLayer(
             self.attention(index, table),
-            self.linear(out_parts, spec.query_size, bias=spec.attention_out_bias),
+            self.linear(out_parts, spec.query_size, bias=spec.attention_out_bias, shared=True),
             self.mlp(index),
             attention_norm=self.norm(prefix + names.attention_norm),
             mlp_norm=self.norm(prefix + names.mlp_norm),

@@ -19,7 +19,7 @@ class CoreDescription:
     """Build and machine, as the core sees them.
 
     Attributes:
-        cpu_isa: instruction set of the CPU kernels in use: scalar, avx2 or avx512.
+        cpu_isa: instruction set of the CPU kernels in use: scalar, avx2, avx512 or amx.
         num_threads: compute threads of this process.
         cuda_build_version, cuda_architectures: of the build; empty without CUDA.
         cuda_devices: empty without a driver.

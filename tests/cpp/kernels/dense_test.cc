@@ -40,7 +40,7 @@ class DenseKernels : public testing::TestWithParam<CpuIsa> {
   CpuIsa before_ = cpu_isa();
 };
 
-INSTANTIATE_TEST_SUITE_P(EveryIsa, DenseKernels, testing::Values(CpuIsa::kScalar, CpuIsa::kAvx2, CpuIsa::kAvx512),
+INSTANTIATE_TEST_SUITE_P(EveryIsa, DenseKernels, testing::Values(CpuIsa::kScalar, CpuIsa::kAvx2, CpuIsa::kAvx512, CpuIsa::kAmx),
                          [](const auto& test) { return cpu_isa_name(test.param); });
 
 TEST_P(DenseKernels, LinearSumsOnesOverTheInputs) {
@@ -53,8 +53,10 @@ TEST_P(DenseKernels, LinearSumsOnesOverTheInputs) {
         auto bias = floats({outputs}, 0.5f);
         auto out = floats({tokens, outputs});
         pack_linear_weight(packed.view, weight.view, pool_);
-        linear(out.view, x.view, packed.view, &bias.view, pool_);
-        for (const float sum : out.data) ASSERT_EQ(sum, static_cast<float>(inputs) + 0.5f);
+        for (const int segments : {1, 8}) {
+          linear(out.view, x.view, packed.view, &bias.view, segments, pool_);
+          for (const float sum : out.data) ASSERT_EQ(sum, static_cast<float>(inputs) + 0.5f);
+        }
       }
     }
   }
@@ -62,11 +64,11 @@ TEST_P(DenseKernels, LinearSumsOnesOverTheInputs) {
 
 TEST_P(DenseKernels, LinearOfBFloat16WritesFloat32) {
   auto weight = halves({45, 70}, kBFloat16One);
-  auto packed = halves({2, 70, 32});
+  auto packed = halves({2, 96, 32});
   auto x = halves({17, 70}, kBFloat16One);
   auto out = floats({17, 45});
   pack_linear_weight(packed.view, weight.view, pool_);
-  linear(out.view, x.view, packed.view, nullptr, pool_);
+  linear(out.view, x.view, packed.view, nullptr, 2, pool_);
   for (const float sum : out.data) ASSERT_EQ(sum, 70.0f);
 }
 

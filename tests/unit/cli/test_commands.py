@@ -156,7 +156,7 @@ def test_env_names_version_cpu_and_devices(capsys):
     assert main(["env", "--json"]) == 0
     facts = json.loads(capsys.readouterr().out)
     assert facts["fastserve"] == __version__
-    assert facts["cpu isa"] in ("scalar", "avx2", "avx512") and facts["threads"] >= 1
+    assert facts["cpu isa"] in ("scalar", "avx2", "avx512", "amx") and facts["threads"] >= 1
     assert isinstance(facts["cuda devices"], list)
     assert main(["env"]) == 0
     assert "cuda build" in capsys.readouterr().out

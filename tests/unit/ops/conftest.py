@@ -9,7 +9,7 @@ from fastserve import _C
 from tests.devices import device  # noqa: F401 (a fixture)
 
 
-@pytest.fixture(params=["scalar", "avx2", "avx512"])
+@pytest.fixture(params=["scalar", "avx2", "avx512", "amx"])
 def isa(request: pytest.FixtureRequest) -> Iterator[str]:
     """Run the kernels of one instruction set, skipping those that the machine does not have."""
     before = _C.cpu_isa()

@@ -97,9 +97,13 @@ def test_pack_weight_pads_the_last_panel_with_zeros(dtype):
     weight = torch.randn(37, 5).to(dtype)
     packed = ops.pack_weight(weight)
     assert (packed.out_features, packed.in_features, packed.dtype) == (37, 5, dtype)
-    panels = packed.data.transpose(1, 2).reshape(64, 5)
-    assert torch.equal(panels[:37], weight)
+    panels = packed.data.transpose(1, 2)
+    if dtype == torch.bfloat16:  # pairs of inputs lie beside each other
+        panels = packed.data.view(2, 16, 32, 2).transpose(1, 2)
+    panels = panels.reshape(64, -1)
+    assert torch.equal(panels[:37, :5], weight)
     assert torch.all(panels[37:] == 0)
+    assert torch.all(panels[:, 5:] == 0)
 
 
 def test_infinite_and_nan_inputs_stay_in_their_row(isa, dtype):
@@ -131,3 +135,26 @@ def test_linear_names_the_operand_that_does_not_fit():
         ops.linear(torch.randn(2, 64), packed, out_dtype=torch.float16)
     with pytest.raises(InvalidArgumentError, match="packed must be float32, bfloat16 or float16"):
         ops.pack_weight(torch.zeros(4, 4, dtype=torch.int32))
+
+
+@pytest.mark.parametrize("in_features", [256, 1024, 11264])
+@pytest.mark.parametrize("num_tokens", [1, 40])
+def test_the_sum_of_products_over_shares_of_the_inputs_has_the_bits_of_the_whole(isa, dtype, num_tokens, in_features):
+    x = torch.randn(num_tokens, in_features).to(dtype)
+    weight = torch.randn(70, in_features).to(dtype)
+    whole = ops.linear(x, ops.pack_weight(weight), out_dtype=torch.float32, num_segments=8)
+    assert_rounded(whole, truth(x, weight), error=fp32_error(x, weight))
+    for shares in [2, 4, 8]:
+        parts = [
+            ops.linear(a, ops.pack_weight(b), out_dtype=torch.float32, num_segments=8 // shares)
+            for a, b in zip(x.chunk(shares, dim=1), weight.chunk(shares, dim=1), strict=True)
+        ]
+        while len(parts) > 1:
+            parts = [a + b for a, b in zip(parts[::2], parts[1::2], strict=True)]
+        assert torch.equal(parts[0], whole), shares
+
+
+def test_other_numbers_of_segments_are_refused():
+    packed = ops.pack_weight(torch.randn(4, 64))
+    with pytest.raises(InvalidArgumentError, match="num_segments must be 1, 2, 4 or 8, got 3"):
+        ops.linear(torch.randn(1, 64), packed, num_segments=3)
