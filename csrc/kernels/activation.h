@@ -3,12 +3,8 @@
 #include <cstdint>
 
 #include "base/dtype.h"
+#include "base/forward.h"
 #include "kernels/isa.h"
-
-namespace fastserve {
-class ThreadPool;
-struct TensorView;
-}  // namespace fastserve
 
 namespace fastserve::kernels {
 
@@ -38,9 +34,7 @@ ActivationKind parse_activation(const char* name);
 void activation(const TensorView& out, const TensorView& x, ActivationKind kind, bool gated, std::int64_t stream,
                 ThreadPool& pool);
 
-#ifdef FASTSERVE_WITH_CUDA
 /// Queue the kernel on `stream` (a cudaStream_t); throws DeviceError when the launch fails.
 void activation_cuda(const ActivationParams& params, void* stream);
-#endif
 
 }  // namespace fastserve::kernels

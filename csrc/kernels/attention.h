@@ -3,6 +3,7 @@
 #include <cstdint>
 
 #include "base/dtype.h"
+#include "base/forward.h"
 #include "kernels/isa.h"
 
 // Attention of query tokens over a paged KV cache, causal, with grouped query heads.
@@ -12,11 +13,6 @@
 // tiles of kAttentionTileTokens counted from position 0, accumulate every product in the same order (scores over
 // head_dim, values over tokens, one fused multiply-add each) and start a new online softmax every kAttentionSplitTokens
 // tokens, merged from left to right. Only the vector width, so the instruction set, changes a bit.
-
-namespace fastserve {
-class ThreadPool;
-struct TensorView;
-}  // namespace fastserve
 
 namespace fastserve::kernels {
 

@@ -52,7 +52,6 @@ struct KernelResidency {
   int binary_version = 0;  // 90: machine code for compute capability 9.0
 };
 
-#ifdef FASTSERVE_WITH_CUDA
 // Queue one kernel on `stream`, a cudaStream_t; throw DeviceError when the launch fails. decode and prefill are for
 // what fits tensor cores.
 void attention_naive_cuda(const AttentionLaunch& launch, void* stream);
@@ -65,6 +64,5 @@ void attention_hopper_cuda(const AttentionLaunch& launch, void* stream);
 KernelResidency attention_decode_residency(const AttentionParams& params);
 KernelResidency attention_prefill_residency(const AttentionParams& params);
 KernelResidency attention_hopper_residency(const AttentionParams& params);
-#endif
 
 }  // namespace fastserve::kernels

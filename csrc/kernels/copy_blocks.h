@@ -4,10 +4,7 @@
 #include <cstdint>
 #include <span>
 
-namespace fastserve {
-class ThreadPool;
-struct TensorView;
-}  // namespace fastserve
+#include "base/forward.h"
 
 namespace fastserve::kernels {
 
@@ -52,10 +49,8 @@ using HashBlocksOnGpu = void (*)(const std::byte* cache, std::int64_t block_byte
 /// The above for whoever may not know this room; null in a build without CUDA.
 HashBlocksOnGpu hash_blocks_on_gpu();
 
-#ifdef FASTSERVE_WITH_CUDA
 /// Queue the copy on `stream` (a cudaStream_t); throws DeviceError when the launch fails.
 void copy_blocks_cuda(const CopyBlocksParams& params, void* stream);
 void checksum_blocks_cuda(const ChecksumBlocksParams& params, void* stream);
-#endif
 
 }  // namespace fastserve::kernels

@@ -2,10 +2,7 @@
 
 #include <cstdint>
 
-namespace fastserve {
-class ThreadPool;
-struct TensorView;
-}  // namespace fastserve
+#include "base/forward.h"
 
 namespace fastserve::kernels {
 
@@ -30,9 +27,7 @@ struct EmbeddingParams {
 void embedding(const TensorView& out, const TensorView& ids, const TensorView& weight, std::int64_t stream,
                ThreadPool& pool);
 
-#ifdef FASTSERVE_WITH_CUDA
 /// Queue the kernel on `stream` (a cudaStream_t); throws DeviceError when the launch fails.
 void embedding_cuda(const EmbeddingParams& params, void* stream);
-#endif
 
 }  // namespace fastserve::kernels

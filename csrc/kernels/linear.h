@@ -3,12 +3,8 @@
 #include <cstdint>
 
 #include "base/dtype.h"
+#include "base/forward.h"
 #include "kernels/isa.h"
-
-namespace fastserve {
-class ThreadPool;
-struct TensorView;
-}  // namespace fastserve
 
 namespace fastserve::kernels {
 

@@ -2,12 +2,8 @@
 
 #include <cstdint>
 
+#include "base/forward.h"
 #include "kernels/isa.h"
-
-namespace fastserve {
-class ThreadPool;
-struct TensorView;
-}  // namespace fastserve
 
 namespace fastserve::kernels {
 
@@ -26,9 +22,7 @@ FS_DECLARE_CPU(void memory_roof(const MemoryRoofParams& params, ThreadPool& pool
 /// as an integer; 0 on the CPU). Throws InvalidArgumentError when the tensors do not fit.
 void memory_roof(const TensorView& x, const TensorView& out, std::int64_t stream, ThreadPool& pool);
 
-#ifdef FASTSERVE_WITH_CUDA
 /// Queue the kernel on `stream` (a cudaStream_t) with a CTA per sum; throws DeviceError when the launch fails.
 void memory_roof_cuda(const float* x, std::int64_t size, float* out, std::int64_t num_sums, void* stream);
-#endif
 
 }  // namespace fastserve::kernels

@@ -3,12 +3,8 @@
 #include <cstdint>
 
 #include "base/dtype.h"
+#include "base/forward.h"
 #include "kernels/isa.h"
-
-namespace fastserve {
-class ThreadPool;
-struct TensorView;
-}  // namespace fastserve
 
 namespace fastserve::kernels {
 
@@ -43,10 +39,8 @@ void rms_norm(const TensorView& out, const TensorView& x, const TensorView& weig
 void layer_norm(const TensorView& out, const TensorView& x, const TensorView& weight, const TensorView& bias,
                 const TensorView* residual, float eps, std::int64_t stream, ThreadPool& pool);
 
-#ifdef FASTSERVE_WITH_CUDA
 /// Queue the kernel on `stream` (a cudaStream_t); throw DeviceError when the launch fails.
 void rms_norm_cuda(const NormParams& params, void* stream);
 void layer_norm_cuda(const NormParams& params, void* stream);
-#endif
 
 }  // namespace fastserve::kernels

@@ -2,9 +2,7 @@
 
 #include <cstdint>
 
-namespace fastserve {
-class ThreadPool;
-}
+#include "base/forward.h"
 
 namespace fastserve::kernels {
 

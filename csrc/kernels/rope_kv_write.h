@@ -3,12 +3,8 @@
 #include <cstdint>
 
 #include "base/dtype.h"
+#include "base/forward.h"
 #include "kernels/isa.h"
-
-namespace fastserve {
-class ThreadPool;
-struct TensorView;
-}  // namespace fastserve
 
 namespace fastserve::kernels {
 
@@ -65,9 +61,7 @@ struct RopeKvWriteOperands {
 void rope_kv_write(const RopeKvWriteOperands& operands, std::int64_t layer, bool interleaved, float norm_eps,
                    std::int64_t stream, ThreadPool& pool);
 
-#ifdef FASTSERVE_WITH_CUDA
 /// Queue the kernel on `stream` (a cudaStream_t); throws DeviceError when the launch fails.
 void rope_kv_write_cuda(const RopeKvWriteParams& params, void* stream);
-#endif
 
 }  // namespace fastserve::kernels

@@ -2,13 +2,10 @@
 
 #include <cstdint>
 
+#include "base/forward.h"
 #include "base/tensor_view.h"
 #include "kernels/cuda/vocab_rows.h"
 #include "kernels/simt.h"
-
-namespace fastserve {
-class ThreadPool;
-}
 
 namespace fastserve::kernels {
 
@@ -88,9 +85,7 @@ void sample(const SamplingInputs& inputs, std::int64_t stream, ThreadPool& pool)
 /// calls. `changes_logits` is whether any row may have history or banned tokens, which takes 8 bytes per logit.
 std::int64_t sampling_workspace_bytes(std::int64_t num_rows, std::int64_t vocab_size, bool changes_logits);
 
-#ifdef FASTSERVE_WITH_CUDA
 /// Queue the kernels on `stream` (a cudaStream_t); throws DeviceError when a launch fails.
 void sample_cuda(const SamplingParams& params, void* stream);
-#endif
 
 }  // namespace fastserve::kernels

@@ -1,11 +1,8 @@
 #pragma once
 
+#include "base/forward.h"
 #include "base/tensor_view.h"
 #include "kernels/cuda/vocab_rows.h"
-
-namespace fastserve {
-class ThreadPool;
-}
 
 namespace fastserve::kernels {
 
@@ -39,9 +36,7 @@ struct TokenLogprobsParams {
 /// num_top is at most kMaxTopLogprobs.
 void token_logprobs(const TokenLogprobsInputs& inputs, std::int64_t stream, ThreadPool& pool);
 
-#ifdef FASTSERVE_WITH_CUDA
 /// Queue the kernels on `stream` (a cudaStream_t); throws DeviceError when a launch fails.
 void token_logprobs_cuda(const TokenLogprobsParams& params, void* stream);
-#endif
 
 }  // namespace fastserve::kernels

@@ -4,9 +4,7 @@
 #include <span>
 #include <vector>
 
-namespace fastserve {
-class ThreadPool;
-}
+#include "base/forward.h"
 
 namespace fastserve::kernels {
 

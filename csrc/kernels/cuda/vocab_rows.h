@@ -2,9 +2,7 @@
 
 #include <cstdint>
 
-namespace fastserve {
-struct TensorView;
-}
+#include "base/forward.h"
 
 namespace fastserve::kernels::cuda {
 
