@@ -152,17 +152,17 @@ stage_smoke() {
 }
 
 stage_build() {
-  local check='from fastserve import _C; print(_C.__file__, _C.cuda_devices(), _C.cuda_problem())'
+  local check='from fastserve import _C; from tests import core_internals; print(_C.__file__, _C.cuda_devices(), _C.cuda_problem())'
   if [ "$DEVICE" = cpu ]; then
-    "$PYTHON" -c "$check" || { build _C && "$PYTHON" -c "$check"; }
+    "$PYTHON" -c "$check" || { build _C core_internals && "$PYTHON" -c "$check"; }
     return
   fi
   check+='; assert _C.cuda_compiled()'
-  if carried sources && cp "$CARRY"/_C.*.so python/fastserve/ && "$PYTHON" -c "$check"; then
+  if carried sources && cp "$CARRY"/_C.*.so python/fastserve/ && cp "$CARRY"/core_internals.*.so tests/ && "$PYTHON" -c "$check"; then
     echo "carried, not built"
   else
-    rm -f python/fastserve/_C.*.so
-    build _C gpu_smoke && "$PYTHON" -c "$check"
+    rm -f python/fastserve/_C.*.so tests/core_internals.*.so
+    build _C core_internals gpu_smoke && "$PYTHON" -c "$check"
   fi
 }
 

@@ -13,7 +13,8 @@ import numpy as np
 
 from bench.lib.report import write_json
 from bench.lib.timing import interleave
-from fastserve._C.kv import KvManager, Tier
+from fastserve._C.kv import Tier
+from tests.core_internals import KvManager
 
 BLOCK_SIZE = 16
 

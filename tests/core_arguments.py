@@ -16,10 +16,11 @@ from pathlib import Path
 import numpy as np
 
 import fastserve
-from fastserve._C.kv import KvManager
+from fastserve._C.kv import KvManager, Tier
 from fastserve._C.offload import Direction, HostArena, OffloadEngine
 from fastserve._C.sched import LatencyModel, RequestOptions, Scheduler, StepPlan
 from fastserve.errors import DeviceError, InvalidArgumentError
+from tests import core_internals
 
 SPARE_BYTES = 1 << 30
 FLOATS = [math.nan, math.inf, -math.inf, -1.0, 0.0, 5e-324, 1e-300, 1e-40, 1e-6, 1.0, 1e9, 1e300]
@@ -34,22 +35,14 @@ def ints(*values: int) -> np.ndarray:
 
 
 def make_kv(**changes: object) -> KvManager:
-    kv = KvManager(**{"block_size": 4, "num_device_blocks": 16, "num_host_blocks": 8} | changes)
-    kv.begin(1, ints(*range(10)))
-    if kv.try_reserve(1, 10):
-        kv.commit_computed(1, ints(*range(10)), 10)
-        kv.try_mirror(1, 1)
-    kv.begin(3, ints(5, 6, 7))
-    if kv.try_reserve(3, 3) and (moved := kv.try_offload(3)):
-        kv.complete(moved.id, True)
-    return kv
+    return KvManager(**{"block_size": 4, "num_device_blocks": 16, "num_host_blocks": 8} | changes)
 
 
 def use_kv(kv: KvManager) -> None:
-    kv.begin(-5, ints(*range(10)))
-    if kv.try_reserve(-5, 10):
-        kv.try_offload(-5)
-    kv.check_integrity()
+    scheduler = Scheduler(kv, LatencyModel(), max_num_seqs=4, max_model_len=40)
+    if kv.usage(Tier.DEVICE).total >= 40:
+        use_scheduler(scheduler)
+    scheduler.check_integrity()
 
 
 def make_scheduler(**changes: object) -> Scheduler:
@@ -93,7 +86,7 @@ def make_offload(**changes: object) -> OffloadEngine:
 
 
 def use_offload(engine: OffloadEngine) -> None:
-    engine.check_integrity()
+    core_internals.check_integrity(engine)
     engine.close()
 
 
@@ -108,25 +101,22 @@ MAKERS: dict[str, Callable[..., object]] = {
 }
 USERS: dict[str, Callable[..., None]] = {"KvManager": use_kv, "Scheduler": use_scheduler, "OffloadEngine": use_offload}
 ARGUMENTS: dict[str, object] = {
-    "seq": 1, "tokens": ints(*range(10)), "salt": 0, "num_tokens": 12, "num_computed": 10, "max_blocks": 1, "transfer": 1,
-    "ok": True, "request_id": 0, "prompt": ints(1, 2), "options": RequestOptions(), "now_s": 1.0, "step": 0,
+    "num_tokens": 12, "ok": True, "request_id": 0, "prompt": ints(1, 2), "options": RequestOptions(), "now_s": 1.0, "step": 0,
     "sampled": ints(5), "iteration_s": 0.1, "ids": np.empty(0, np.int64), "hold": True, "offload_bytes_per_s": 1e9,
     "upload_bytes_per_s": 1e9, "batch": 1.0, "total_ctx": 10.0, "ctx": 0.0, "prefill_tokens": 1.0, "prefill_pairs": 1.0,
     "num_decodes": 1.0, "decode_ctx": 1.0, "seconds": 0.1, "first": 0, "end": 1, "direction": Direction.DEVICE_TO_HOST,
-    "count": 1, "max_seconds": 0.1, "seed": 1, "ticket": 1, "timeout_s": 0.0, "offsets": np.zeros(1, np.int64),
+    "ticket": 1, "timeout_s": 0.0, "offsets": np.zeros(1, np.int64),
     "sizes": np.ones(1, np.int64), "stream": 0, "source": np.zeros(8, np.uint8), "target": np.zeros(8, np.uint8),
     "source_blocks": ints(0), "target_blocks": ints(0), "samples": np.ones((6, 5)), "coefficients": [1e-3] * 5,
     "max_tokens": 3, "eos_token_ids": [1], "stop_token_ids": [1],
 }  # fmt: skip
 """Good values, for the arguments that are not being varied."""
 SPECIAL: dict[tuple[str, str], dict[str, object]] = {
-    ("KvManager", "begin"): {"seq": 2},
-    ("KvManager", "try_upload"): {"seq": 3},
     ("Scheduler", "add"): {"request_id": 1},
     ("Scheduler", "stop"): {"request_id": 9},  # unknown: request 0 has no outputs to stop at
     ("Scheduler", "complete_transfers"): {"ok": np.empty(0, np.uint8)},
 }
-VARIED_ARRAYS = {"tokens", "prompt", "sampled", "ids", "offsets", "sizes", "source_blocks", "target_blocks", "samples",
+VARIED_ARRAYS = {"prompt", "sampled", "ids", "offsets", "sizes", "source_blocks", "target_blocks", "samples",
                  "coefficients", "eos_token_ids", "stop_token_ids"}  # fmt: skip
 
 

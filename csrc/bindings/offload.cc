@@ -1,3 +1,5 @@
+#include "bindings/offload_handle.h"
+
 #include <pybind11/native_enum.h>
 #include <pybind11/stl.h>
 
@@ -32,27 +34,6 @@ py::object hold(const py::object& arena) {
   return held;
 }
 
-/// An engine and what it copies from; the engine goes first.
-struct EngineHandle {
-  py::object device_owner;
-  std::unique_ptr<OffloadEngine> engine;
-
-  EngineHandle(const py::object& device_arena, std::shared_ptr<const HostArena> host_arena,
-               const OffloadOptions& options) {
-    TensorView view;
-    if (!view_of(device_arena, view)) {
-      throw py::type_error("device_arena must be a torch tensor or an array with the buffer protocol");
-    }
-    device_owner = hold(device_arena);
-    engine = make_offload_engine(view, std::move(host_arena), options);
-  }
-
-  ~EngineHandle() {
-    const py::gil_scoped_release release;
-    engine.reset();
-  }
-};
-
 std::span<const std::int32_t> ids(const TensorView& blocks, const char* name) {
   require_ndim(blocks, 1, name);
   require_dtype(blocks, DType::kInt32, name);
@@ -84,13 +65,6 @@ void register_values(py::module_& module) {
                direction_name(self.direction) + ", " + (self.ok ? "ok" : self.error) + ", " +
                std::to_string(self.bytes) + " bytes)";
       });
-
-  py::class_<DirectionCounters>(module, "DirectionCounters", "What one direction has done since the engine started.")
-      .def_readonly("num_transfers", &DirectionCounters::num_transfers, "Ended, failures and cancellations included.")
-      .def_readonly("num_failed", &DirectionCounters::num_failed)
-      .def_readonly("num_blocks", &DirectionCounters::num_blocks, "Copied by transfers that ended ok.")
-      .def_readonly("num_copies", &DirectionCounters::num_copies, "Contiguous copies these blocks took.")
-      .def_readonly("bytes", &DirectionCounters::bytes, "Copied by transfers that ended ok.");
 }
 
 void register_host_arena(py::module_& module) {
@@ -116,8 +90,6 @@ void register_host_arena(py::module_& module) {
       .def_property_readonly("num_blocks", &HostArena::num_blocks)
       .def_property_readonly("block_bytes", &HostArena::block_bytes)
       .def_property_readonly("num_bytes", &HostArena::num_bytes)
-      .def_property_readonly("advises_huge_pages", &HostArena::advises_huge_pages,
-                             "The kernel took the advice to use huge pages.")
       .def_property_readonly("pinned", &HostArena::pinned, "Page-locked: a GPU can copy to and from it by itself.");
 }
 
@@ -131,12 +103,6 @@ void register_transfers(py::class_<EngineHandle>& engine) {
            "Queue a transfer of block source_blocks[i] onto target_blocks[i] (int32 [num_blocks] each, copied) and "
            "return its ticket; waits only while the direction's queue is full. InvalidArgumentError: lengths differ, "
            "an id out of range, a target twice, a block in use by a transfer in flight, engine closed.")
-      .def("try_submit", [](EngineHandle& self, Direction way, const TensorView& source, const TensorView& target) {
-             const auto ticket = self.engine->try_submit(transfer_of(way, source, target));
-             return ticket ? std::optional(static_cast<std::int64_t>(*ticket)) : std::nullopt;
-           },
-           py::arg("direction"), py::arg("source_blocks"), py::arg("target_blocks"), release_gil,
-           "The same, but None where submit would wait.")
       .def("poll", [](EngineHandle& self) { return self.engine->poll(); }, release_gil,
            "The completions not reported yet, in order of completion; never waits. Each is reported once.")
       .def("wait_any", [](EngineHandle& self, double timeout_s) { return self.engine->wait_any(timeout_s); },
@@ -157,40 +123,10 @@ void register_state(py::class_<EngineHandle>& engine) {
       .def("link_bytes_per_s",
            [](const EngineHandle& self, Direction direction) { return self.engine->link_bytes_per_s(direction); },
            py::arg("direction"), "Smoothed rate of recent copies; 10e9 before the first one.")
-      .def("counters", [](const EngineHandle& self, Direction direction) { return self.engine->counters(direction); },
-           py::arg("direction"))
-      .def("num_in_flight", [](const EngineHandle& self) { return self.engine->num_in_flight(); },
-           "Transfers submitted and not yet reported by poll or wait.")
-      .def("check_integrity", [](const EngineHandle& self) { self.engine->check_integrity(); },
-           "InternalError when queues, tickets and block uses contradict each other.")
-      .def_property_readonly("num_verified", [](const EngineHandle& self) { return self.engine->num_verified(); },
-                             "Blocks whose hashes were compared.")
-      .def_property_readonly("num_mismatches", [](const EngineHandle& self) { return self.engine->num_mismatches(); },
-                             "Of these, the ones that differed.")
       .def_property_readonly("device_fault", [](const EngineHandle& self) { return self.engine->device_fault(); },
                              "Why the device is lost, known before the transfer that met it is reported; empty while "
                              "it works. Once set, nothing that lies on the device can be trusted.")
       .def_property_readonly("block_bytes", [](const EngineHandle& self) { return self.engine->block_bytes(); });
-}
-
-void register_fault_injection(py::class_<EngineHandle>& engine) {
-  engine
-      .def("inject_delay", [](EngineHandle& self, Direction direction, double seconds) {
-             self.engine->fault_injector().inject_delay(direction, seconds);
-           },
-           py::arg("direction"), py::arg("seconds"),
-           "Fault injection: every transfer of the direction takes this much longer from now on.")
-      .def("inject_random_delay", [](EngineHandle& self, double max_seconds, std::uint64_t seed) {
-             self.engine->fault_injector().inject_random_delay(max_seconds, seed);
-           },
-           py::arg("max_seconds"), py::arg("seed"),
-           "Fault injection: every transfer takes a random time below max_seconds longer.")
-      .def("inject_failure", [](EngineHandle& self, Direction direction, std::int64_t count) {
-             self.engine->fault_injector().inject_failure(direction, count);
-           },
-           py::arg("direction"), py::arg("count"), "Fault injection: the next count transfers of the direction fail.")
-      .def("inject_device_fault", [](EngineHandle& self) { self.engine->fault_injector().inject_device_fault(); },
-           "Fault injection: every transfer from now on fails, as on a device that is lost.");
 }
 
 void register_host_memory(py::module_& module) {
@@ -208,6 +144,21 @@ void register_fragments(py::module_& module) {
 }
 
 }  // namespace
+
+EngineHandle::EngineHandle(const py::object& device_arena, std::shared_ptr<const HostArena> host_arena,
+                           const OffloadOptions& options) {
+  TensorView view;
+  if (!view_of(device_arena, view)) {
+    throw py::type_error("device_arena must be a torch tensor or an array with the buffer protocol");
+  }
+  device_owner = hold(device_arena);
+  engine = make_offload_engine(view, std::move(host_arena), options);
+}
+
+EngineHandle::~EngineHandle() {
+  const py::gil_scoped_release release;
+  engine.reset();
+}
 
 void register_offload(py::module_& module) {
   register_values(module);
@@ -239,7 +190,6 @@ void register_offload(py::module_& module) {
              "host_arena must be pinned unless allow_pageable; batch_copies hands many pieces to the driver at once.");
   register_transfers(engine);
   register_state(engine);
-  register_fault_injection(engine);
 }
 
 }  // namespace fastserve::bindings

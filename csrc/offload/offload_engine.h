@@ -2,12 +2,13 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <optional>
 #include <span>
 #include <string>
 #include <vector>
 
-#include "offload/fault_injector.h"
+#include "offload/copy_hook.h"
 #include "offload/transfer.h"
 
 namespace fastserve::offload {
@@ -89,8 +90,8 @@ class OffloadEngine {
   virtual std::string device_fault() const = 0;
   /// Bytes of one block.
   virtual std::int64_t block_bytes() const = 0;
-  /// Faults to inject, for tests.
-  virtual FaultInjector& fault_injector() = 0;
+  /// Call `hook` around every copy that starts from now on; null (the default): none. The engine closes its hook with itself.
+  virtual void set_copy_hook(std::shared_ptr<CopyHook> hook) = 0;
 
   /// Throw InternalError when the queues, tickets and block uses contradict each other.
   virtual void check_integrity() const = 0;

@@ -56,7 +56,7 @@ void ThreadedOffloadEngine::start() {
 void ThreadedOffloadEngine::close() {
   std::lock_guard lock(close_mutex_);
   board_.close();
-  fault_injector_.stop_delays();
+  if (const auto hook = copy_hook()) hook->close();
   for (std::thread& worker : workers_) {
     if (worker.joinable()) worker.join();
   }
@@ -99,11 +99,12 @@ void ThreadedOffloadEngine::work(Direction direction) {
 
 CopyOutcome ThreadedOffloadEngine::perform(const QueuedTransfer& transfer) {
   CopyOutcome outcome;
+  const auto hook = copy_hook();
   const double start_s = now_s();
   double copy_start_s = start_s;
   try {
     if (checksums_) forget_targets(transfer);
-    fault_injector_.before_copy(transfer.direction);
+    if (hook) hook->before_copy(transfer.direction);
     copy_start_s = now_s();
     const auto runs = coalesce(transfer.source_blocks, transfer.target_blocks);
     const CopyReport report = copy(transfer.direction, runs, transfer.after);
@@ -114,7 +115,7 @@ CopyOutcome ThreadedOffloadEngine::perform(const QueuedTransfer& transfer) {
   } catch (const std::exception& error) {
     outcome.error = error.what();
     outcome.seconds = now_s() - start_s;
-    if (fault_injector_.device_is_lost() || device_is_lost(transfer.direction)) note_device_fault(outcome.error);
+    if ((hook && hook->device_is_lost()) || device_is_lost(transfer.direction)) note_device_fault(outcome.error);
   }
   return outcome;
 }
@@ -122,6 +123,16 @@ CopyOutcome ThreadedOffloadEngine::perform(const QueuedTransfer& transfer) {
 void ThreadedOffloadEngine::note_device_fault(const std::string& reason) {
   std::lock_guard lock(fault_mutex_);
   if (device_fault_.empty()) device_fault_ = reason;
+}
+
+void ThreadedOffloadEngine::set_copy_hook(std::shared_ptr<CopyHook> hook) {
+  std::lock_guard lock(hook_mutex_);
+  hook_ = std::move(hook);
+}
+
+std::shared_ptr<CopyHook> ThreadedOffloadEngine::copy_hook() const {
+  std::lock_guard lock(hook_mutex_);
+  return hook_;
 }
 
 std::string ThreadedOffloadEngine::device_fault() const {

@@ -18,7 +18,7 @@
 
 namespace fastserve::offload {
 
-/// What the backends share: the board, one copy thread per direction, checksums and fault injection. A backend says how
+/// What the backends share: the board, one copy thread per direction, checksums and the copy hook. A backend says how
 /// bytes move; it calls `start` at the end of its constructor and `close` in its destructor, since the threads call it.
 class ThreadedOffloadEngine : public OffloadEngine {
  public:
@@ -34,7 +34,7 @@ class ThreadedOffloadEngine : public OffloadEngine {
   std::int64_t num_mismatches() const override { return checksums_ ? checksums_->num_mismatches() : 0; }
   std::int64_t block_bytes() const override { return host_arena_->block_bytes(); }
   std::string device_fault() const override;
-  FaultInjector& fault_injector() override { return fault_injector_; }
+  void set_copy_hook(std::shared_ptr<CopyHook> hook) override;
   void check_integrity() const override { board_.check_integrity(); }
   void close() override;
 
@@ -78,15 +78,17 @@ class ThreadedOffloadEngine : public OffloadEngine {
   CopyOutcome perform(const QueuedTransfer& transfer);
   /// Remember why the device is lost; the first reason stands.
   void note_device_fault(const std::string& reason);
+  std::shared_ptr<CopyHook> copy_hook() const;
   void forget_targets(const QueuedTransfer& transfer);
   /// "" when every block arrived, else the first mismatch and how many there are.
   std::string verify(const QueuedTransfer& transfer);
 
-  FaultInjector fault_injector_;
   std::optional<BlockChecksums> checksums_;  // present when options.verify_checksums
   TransferBoard board_;
   mutable std::mutex fault_mutex_;
   std::string device_fault_;
+  mutable std::mutex hook_mutex_;
+  std::shared_ptr<CopyHook> hook_;
   std::mutex close_mutex_;
   std::array<std::thread, kNumDirections> workers_;
 };

@@ -23,7 +23,9 @@ from fastserve.worker import worker as worker_module
 from fastserve.worker.attention_choice import AttentionChoice
 from fastserve.worker.device import MEMORY_ALLOCATION_ERROR
 from fastserve.worker.device_runner import DeviceRunner
+from tests import core_internals
 from tests.checkpoints import tiny_checkpoint
+from tests.core_internals import FaultInjector
 from tests.devices import is_pretended
 from tests.fake_device import FakeDevice, use_device
 from tests.integration.engine_driver import GREEDY, Driver, engine_config, park_every, random_prompts, run_prompts
@@ -194,7 +196,7 @@ def test_a_fault_that_a_copy_meets_ends_the_engine(greedy_tokens, device):
             driver.add(request_id, prompt)
         for _ in range(6):
             driver.step()
-        core.executor.worker.transfers.engine.inject_device_fault()
+        FaultInjector(core.executor.worker.transfers.engine).inject_device_fault()
         with pytest.raises(DeviceLostError, match=r"cannot be used any more: injected fault of the device in a copy"):
             driver.run(park_every(1))
         for request_id, tokens in driver.tokens.items():
@@ -391,14 +393,15 @@ def test_forced_parking_over_a_link_of_random_speed_changes_no_token(k, run_on, 
     engines = []
 
     def slow_down(core: EngineCore) -> None:
-        engines.append((core.executor.worker.transfers.engine, core.executor.worker.transfers.engine.num_verified))
-        engines[0][0].inject_random_delay(0.002, k)
+        engine = core.executor.worker.transfers.engine
+        engines.append((engine, core_internals.num_verified(engine)))
+        FaultInjector(engine).inject_random_delay(0.002, k)
 
     parking = {"between_steps": park_every(k), "prepare": slow_down, "num_gpu_blocks_override": 16}
     assert run_prompts(PROMPTS, GREEDY, **parking, **changes) == unparked
     ((engine, verified_at_start),) = engines
-    assert engine.num_verified > verified_at_start
-    assert engine.num_mismatches == 0
+    assert core_internals.num_verified(engine) > verified_at_start
+    assert core_internals.num_mismatches(engine) == 0
 
 
 @pytest.mark.gpu

@@ -9,6 +9,7 @@ import pytest
 from fastserve.engine.core import EngineCore
 from fastserve.errors import DeviceError, InvalidArgumentError, OverloadedError
 from fastserve.types import FinishReason, SamplingParams
+from tests.core_internals import FaultInjector
 from tests.integration.engine_driver import GREEDY, Driver, engine_config, random_prompts
 
 ABORT_PROBABILITY = {"offloading": 0.01, "uploading": 0.5}  # so that enough requests live to be uploaded
@@ -16,7 +17,7 @@ ABORT_PROBABILITY = {"offloading": 0.01, "uploading": 0.5}  # so that enough req
 
 def test_random_aborts_in_every_state_leave_both_pools_empty(make_driver):
     driver = make_driver(num_gpu_blocks_override=20, num_host_blocks_override=40, preemption_mode="swap")
-    driver.core.executor.worker.transfers.engine.inject_random_delay(0.005, 2)
+    FaultInjector(driver.core.executor.worker.transfers.engine).inject_random_delay(0.005, 2)
     rng = np.random.default_rng(0)
     states, wanted = set(), {"waiting", "running", "offloading", "parked", "uploading"}
     for round_number in range(60):  # how long a request stays in a state depends on the machine

@@ -8,6 +8,8 @@ import pytest
 from fastserve._C.offload import Direction
 from fastserve.engine.core import EngineCore
 from fastserve.types import SamplingParams
+from tests import core_internals
+from tests.core_internals import FaultInjector
 from tests.integration.engine_driver import GREEDY, Driver, engine_config, park_every, random_prompts, run_prompts
 
 TIMED = ("skip-join-mlfq", "learned", "mlfq")
@@ -23,7 +25,7 @@ def unparked() -> list[list[int]]:
 
 
 def delay_copies(core: EngineCore) -> None:
-    core.executor.worker.transfers.engine.inject_random_delay(0.004, 1)
+    FaultInjector(core.executor.worker.transfers.engine).inject_random_delay(0.004, 1)
 
 
 @pytest.mark.parametrize("policy", POLICIES)
@@ -42,8 +44,8 @@ def test_tokens_are_the_same_when_every_request_is_parked_every_k_steps(unparked
     engine, stats = cores[0].executor.worker.transfers.engine, cores[0].scheduler.stats()
     assert stats.offload_blocks > 0
     assert stats.upload_blocks > 0
-    assert engine.num_verified >= stats.upload_blocks  # hashes at park and at resume were compared
-    assert engine.num_mismatches == 0
+    assert core_internals.num_verified(engine) >= stats.upload_blocks  # hashes at park and at resume were compared
+    assert core_internals.num_mismatches(engine) == 0
 
 
 @pytest.mark.parametrize("async_scheduling", [True, False])
@@ -93,7 +95,7 @@ def test_failed_copies_cost_time_but_no_tokens(unparked, direction):
     tokens = run_prompts(
         PROMPTS,
         between_steps=park_every(8),
-        prepare=lambda core: core.executor.worker.transfers.engine.inject_failure(direction, 5),
+        prepare=lambda core: FaultInjector(core.executor.worker.transfers.engine).inject_failure(direction, 5),
     )
     assert tokens == unparked
 
@@ -118,7 +120,7 @@ def test_a_flipped_byte_in_parked_kv_turns_the_canary_red_and_reaches_no_client(
         for request_id in victims:
             core.scheduler.unpark(request_id, time.monotonic())
         driver.run()
-        assert core.executor.worker.transfers.engine.num_mismatches > 0
+        assert core_internals.num_mismatches(core.executor.worker.transfers.engine) > 0
         assert [driver.tokens[i] for i in range(len(PROMPTS))] == unparked
         driver.check_drained()
     finally:

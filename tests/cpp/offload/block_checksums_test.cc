@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include "arenas.h"
+#include "internals/fault_injector.h"
 
 namespace fastserve::offload {
 namespace {
@@ -45,7 +46,7 @@ TEST_F(KvCanaryTest, AHostBlockThatNoOffloadFilledIsNotTrusted) {
   EXPECT_EQ(run(upload_of({2}, {0})).error,
             "checksum unknown: host block 2 was not filled by an offload that ended ok");
   run(offload_of({1}, {2}));
-  engine.fault_injector().inject_failure(Direction::kDeviceToHost, 1);
+  FaultInjector::install(engine)->inject_failure(Direction::kDeviceToHost, 1);
   run(offload_of({3}, {2}));
   EXPECT_FALSE(run(upload_of({2}, {0})).ok);
 }

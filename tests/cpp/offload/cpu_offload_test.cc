@@ -10,6 +10,7 @@
 #include "base/error.h"
 #include "offload/factory.h"
 #include "arenas.h"
+#include "internals/fault_injector.h"
 
 namespace fastserve::offload {
 namespace {
@@ -23,6 +24,7 @@ class CpuOffloadTest : public testing::Test {
 
   Arenas arenas{16, 24, 70'000};
   CpuOffloadEngine engine{arenas.device, arenas.host, {.queue_capacity = 4}};
+  const std::shared_ptr<FaultInjector> faults = FaultInjector::install(engine);
 };
 
 TEST_F(CpuOffloadTest, BlocksGoToTheHostAndComeBackElsewhere) {
@@ -50,7 +52,7 @@ TEST_F(CpuOffloadTest, AdjacentBlocksAreCopiedTogether) {
 
 TEST_F(CpuOffloadTest, TheIdsMayChangeOnceSubmitReturned) {
   Ids device{2}, host{2};
-  engine.fault_injector().inject_delay(kOffload, 0.01);
+  faults->inject_delay(kOffload, 0.01);
   const Ticket ticket = engine.submit(offload_of(device, host));
   device = {5};
   host = {6};
@@ -62,7 +64,7 @@ TEST_F(CpuOffloadTest, EachDirectionRunsWhileTheOtherIsBusy) {
   for (const Direction slow : kDirections) {
     Arenas own(4, 4, 4096);
     CpuOffloadEngine both(own.device, own.host, {});
-    both.fault_injector().inject_delay(slow, kBeyondAnyTestS);
+    FaultInjector::install(both)->inject_delay(slow, kBeyondAnyTestS);
     both.submit({slow, Ids{0}, Ids{0}});
     const Direction fast = slow == kOffload ? kUpload : kOffload;
     EXPECT_TRUE(both.wait(both.submit({fast, Ids{1}, Ids{1}}), kForeverS)->ok);
@@ -72,7 +74,7 @@ TEST_F(CpuOffloadTest, EachDirectionRunsWhileTheOtherIsBusy) {
 }
 
 TEST_F(CpuOffloadTest, TransfersOfOneDirectionCompleteInOrder) {
-  engine.fault_injector().inject_random_delay(0.002, 11);
+  faults->inject_random_delay(0.002, 11);
   std::vector<Ticket> submitted;
   for (std::int32_t i = 0; i < 12; ++i) submitted.push_back(engine.submit(offload_of({i}, {i})));
   std::vector<Ticket> completed;
@@ -83,7 +85,7 @@ TEST_F(CpuOffloadTest, TransfersOfOneDirectionCompleteInOrder) {
 }
 
 TEST_F(CpuOffloadTest, AnInjectedFailureFailsItsTransferAndNoOther) {
-  engine.fault_injector().inject_failure(kOffload, 1);
+  faults->inject_failure(kOffload, 1);
   const Ticket failing = engine.submit(offload_of({0}, {0}));
   const Ticket other = engine.submit(offload_of({1}, {1}));
   const Ticket upload = engine.submit(upload_of({5}, {5}));
@@ -100,7 +102,7 @@ TEST_F(CpuOffloadTest, AnInjectedFailureFailsItsTransferAndNoOther) {
 
 TEST_F(CpuOffloadTest, AnInjectedFaultOfTheDeviceIsKnownBeforeTheTransferThatMetIt) {
   EXPECT_EQ(engine.device_fault(), "");
-  engine.fault_injector().inject_device_fault();
+  faults->inject_device_fault();
   const auto failed = engine.wait(engine.submit(upload_of({0}, {0})), kForeverS);
   EXPECT_FALSE(failed->ok);
   EXPECT_EQ(engine.device_fault(), "injected fault of the device in a copy host to device");
@@ -109,14 +111,14 @@ TEST_F(CpuOffloadTest, AnInjectedFaultOfTheDeviceIsKnownBeforeTheTransferThatMet
 }
 
 TEST_F(CpuOffloadTest, ADelayIsPartOfTheMeasuredLink) {
-  engine.fault_injector().inject_delay(kUpload, 0.02);
+  faults->inject_delay(kUpload, 0.02);
   EXPECT_EQ(engine.link_bytes_per_s(kUpload), 10e9);
   EXPECT_GE(engine.wait(engine.submit(upload_of({0}, {0})), kForeverS)->seconds, 0.02);
   EXPECT_LE(engine.link_bytes_per_s(kUpload), 70'000 / 0.02);
 }
 
 TEST_F(CpuOffloadTest, CloseCancelsTheQueueAndIsDoneSoonDespiteADelay) {
-  engine.fault_injector().inject_delay(kOffload, kBeyondAnyTestS);
+  faults->inject_delay(kOffload, kBeyondAnyTestS);
   for (std::int32_t i = 0; i < 4; ++i) engine.submit(offload_of({i}, {i}));
   EXPECT_EQ(engine.try_submit(offload_of({4}, {4})), std::nullopt);
   std::thread second([&] { engine.close(); });

@@ -5,6 +5,7 @@
 #include <map>
 
 #include "arenas.h"
+#include "internals/fault_injector.h"
 
 namespace fastserve::offload {
 namespace {
@@ -108,11 +109,12 @@ class OffloadStress : public testing::Test {
 };
 
 TEST_F(OffloadStress, TenThousandRandomTransfersMatchTheModel) {
-  engine.fault_injector().inject_random_delay(50e-6, 5);
+  const auto faults = FaultInjector::install(engine);
+  faults->inject_random_delay(50e-6, 5);
   std::int64_t num_submitted = 0;
   while (num_submitted < kTransfers || !in_flight.empty()) {
-    if (num_submitted % 100 == 0) engine.fault_injector().inject_failure(Direction::kDeviceToHost, 1);
-    if (num_submitted % 130 == 0) engine.fault_injector().inject_failure(Direction::kHostToDevice, 2);
+    if (num_submitted % 100 == 0) faults->inject_failure(Direction::kDeviceToHost, 1);
+    if (num_submitted % 130 == 0) faults->inject_failure(Direction::kHostToDevice, 2);
     const bool submitted = num_submitted < kTransfers && submit_one();
     num_submitted += submitted ? 1 : 0;
     if (!submitted) {

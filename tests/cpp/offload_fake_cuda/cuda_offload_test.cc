@@ -12,6 +12,7 @@
 #include "base/block_hash.h"
 #include "base/error.h"
 #include "fake_cuda/fake_cuda.h"
+#include "internals/fault_injector.h"
 #include "offload/factory.h"
 
 namespace fastserve::offload {
@@ -260,7 +261,7 @@ TEST_F(CudaOffloadTest, ARefusedSubmissionKeepsNoEvent) {
   const Ids twice{1, 1};
   const Ids two{0, 1};
   for (int i = 0; i < 3; ++i) EXPECT_THROW(engine->submit({kOffload, two, twice}), InvalidArgumentError);
-  engine->fault_injector().inject_delay(kOffload, 3600);
+  FaultInjector::install(*engine)->inject_delay(kOffload, 3600);
   const Ids one{0};
   engine->submit({kOffload, one, one});
   const Ids other{1};

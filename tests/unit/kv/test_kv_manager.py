@@ -3,10 +3,9 @@
 import numpy as np
 import pytest
 
-from fastserve import _C
+from fastserve._C.kv import Tier
 from fastserve.errors import InvalidArgumentError
-
-kv = _C.kv
+from tests.core_internals import KvManager, Residency, TransferKind
 
 
 def tokens(count: int, first: int = 0) -> np.ndarray:
@@ -14,18 +13,18 @@ def tokens(count: int, first: int = 0) -> np.ndarray:
 
 
 @pytest.fixture
-def manager() -> kv.KvManager:
-    return kv.KvManager(block_size=4, num_device_blocks=4, num_host_blocks=4)
+def manager() -> KvManager:
+    return KvManager(block_size=4, num_device_blocks=4, num_host_blocks=4)
 
 
-def run(manager: kv.KvManager, seq: int, prompt: np.ndarray) -> int:
+def run(manager: KvManager, seq: int, prompt: np.ndarray) -> int:
     cached = manager.begin(seq, prompt)
     assert manager.try_reserve(seq, len(prompt))
     manager.commit_computed(seq, prompt, len(prompt))
     return cached
 
 
-def counts(manager: kv.KvManager, tier: kv.Tier) -> tuple[int, int, int, int]:
+def counts(manager: KvManager, tier: Tier) -> tuple[int, int, int, int]:
     usage = manager.usage(tier)
     assert usage.free + usage.used + usage.in_transfer == usage.total
     assert usage.free == manager.num_free(tier)
@@ -35,10 +34,10 @@ def counts(manager: kv.KvManager, tier: kv.Tier) -> tuple[int, int, int, int]:
 def test_a_sequence_lives_from_begin_to_end(manager):
     assert manager.begin(7, tokens(6)) == 0
     assert 7 in manager and 8 not in manager
-    assert manager.residency(7) is kv.Residency.NONE
+    assert manager.residency(7) is Residency.NONE
     assert manager.num_blocks_to_reserve(7, 6) == 2
     assert manager.try_reserve(7, 6)
-    assert manager.residency(7) is kv.Residency.DEVICE
+    assert manager.residency(7) is Residency.DEVICE
     assert not manager.try_reserve(7, 100)
     manager.commit_computed(7, tokens(6), 5)
     assert manager.num_computed(7) == 5
@@ -47,9 +46,9 @@ def test_a_sequence_lives_from_begin_to_end(manager):
     assert manager.num_computed(7) == 0
     manager.end(7)
     assert 7 not in manager
-    assert counts(manager, kv.Tier.DEVICE) == (4, 0, 0, 1)
+    assert counts(manager, Tier.DEVICE) == (4, 0, 0, 1)
     manager.clear_prefix_cache()
-    assert counts(manager, kv.Tier.DEVICE) == (4, 0, 0, 0)
+    assert counts(manager, Tier.DEVICE) == (4, 0, 0, 0)
 
 
 def test_block_ids_come_as_int32_copies(manager):
@@ -71,31 +70,31 @@ def test_a_sequence_moves_to_the_host_and_back(manager):
     run(manager, 1, tokens(6))
     assert manager.num_blocks_to_offload(1) == 2
     offload = manager.try_offload(1)
-    assert offload.seq == 1 and offload.kind is kv.TransferKind.OFFLOAD and len(offload) == 2
+    assert offload.seq == 1 and offload.kind is TransferKind.OFFLOAD and len(offload) == 2
     assert offload.source.dtype == offload.target.dtype == np.int32
     assert offload.source.tolist() == manager.device_blocks(1).tolist()
-    assert manager.residency(1) is kv.Residency.OFFLOADING
-    assert counts(manager, kv.Tier.HOST) == (2, 0, 2, 0)
+    assert manager.residency(1) is Residency.OFFLOADING
+    assert counts(manager, Tier.HOST) == (2, 0, 2, 0)
     manager.complete(offload.id, True)
-    assert manager.residency(1) is kv.Residency.HOST
+    assert manager.residency(1) is Residency.HOST
     run(manager, 2, tokens(16, 100))
     assert manager.try_upload(1) is None
     manager.end(2)
     assert manager.num_blocks_to_upload(1) == 2
     upload = manager.try_upload(1)
-    assert upload.kind is kv.TransferKind.UPLOAD and len(upload) == 2
+    assert upload.kind is TransferKind.UPLOAD and len(upload) == 2
     manager.complete(upload.id, ok=False)
-    assert manager.residency(1) is kv.Residency.HOST
+    assert manager.residency(1) is Residency.HOST
     upload = manager.try_upload(1)
     manager.complete(upload.id, ok=True)
-    assert manager.residency(1) is kv.Residency.DEVICE
+    assert manager.residency(1) is Residency.DEVICE
     manager.check_integrity()
 
 
 def test_mirrors_need_full_blocks_and_space(manager):
     run(manager, 1, tokens(6))
     mirror = manager.try_mirror(1, 8)
-    assert mirror.kind is kv.TransferKind.MIRROR and len(mirror) == 1
+    assert mirror.kind is TransferKind.MIRROR and len(mirror) == 1
     assert manager.try_mirror(1, max_blocks=8) is None
     manager.complete(mirror.id, True)
     assert manager.num_blocks_to_offload(1) == 1
@@ -111,7 +110,7 @@ def test_mirrors_need_full_blocks_and_space(manager):
 )
 def test_a_manager_needs_blocks(arguments):
     with pytest.raises(InvalidArgumentError, match="must"):
-        kv.KvManager(**arguments)
+        KvManager(**arguments)
 
 
 @pytest.mark.parametrize(
@@ -133,10 +132,10 @@ def test_a_manager_needs_blocks(arguments):
 )
 def test_a_broken_contract_raises_and_changes_nothing(manager, call, message):
     run(manager, 1, tokens(6))
-    before = counts(manager, kv.Tier.DEVICE), counts(manager, kv.Tier.HOST)
+    before = counts(manager, Tier.DEVICE), counts(manager, Tier.HOST)
     with pytest.raises(ValueError, match=message) as error:
         call(manager)
     assert isinstance(error.value, InvalidArgumentError)
-    assert (counts(manager, kv.Tier.DEVICE), counts(manager, kv.Tier.HOST)) == before
+    assert (counts(manager, Tier.DEVICE), counts(manager, Tier.HOST)) == before
     assert 5 not in manager
     manager.check_integrity()

@@ -8,10 +8,8 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from fastserve import _C
-
-kv = _C.kv
-Tier, Residency, TransferKind = kv.Tier, kv.Residency, kv.TransferKind
+from fastserve._C.kv import Tier
+from tests.core_internals import KvManager, Residency, Transfer, TransferKind
 
 BLOCK_SIZE = 2
 NUM_DEVICE_BLOCKS = 5
@@ -30,7 +28,7 @@ class Sequence:
 
 @dataclass
 class Copy:
-    transfer: kv.Transfer
+    transfer: Transfer
     source: tuple[Tier, list[int]] = field(init=False)
     target: tuple[Tier, list[int]] = field(init=False)
 
@@ -47,7 +45,7 @@ class KvMachine(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.manager = kv.KvManager(
+        self.manager = KvManager(
             block_size=BLOCK_SIZE,
             num_device_blocks=NUM_DEVICE_BLOCKS,
             num_host_blocks=NUM_HOST_BLOCKS,
@@ -114,7 +112,7 @@ class KvMachine(RuleBasedStateMachine):
         self.manager.commit_computed(seq, np.array(model.tokens, dtype=np.int32), target)
         model.num_computed = target
 
-    def start(self, call: Callable[[], kv.Transfer | None]) -> None:
+    def start(self, call: Callable[[], Transfer | None]) -> None:
         before = self.usage()
         transfer = call()
         if transfer is None:

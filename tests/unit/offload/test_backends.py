@@ -8,6 +8,8 @@ import torch
 
 from fastserve._C import DeviceError, InvalidArgumentError, cuda_compiled
 from fastserve._C.offload import Direction, HostArena, OffloadEngine
+from tests import core_internals
+from tests.core_internals import FaultInjector
 
 TO_HOST = Direction.DEVICE_TO_HOST
 TO_DEVICE = Direction.HOST_TO_DEVICE
@@ -58,8 +60,9 @@ def test_blocks_come_back_bit_for_bit(device, block_bytes):
     after = backend.kv.cpu()
     assert torch.equal(after[0::2], before[0::2].flip(0))
     assert torch.equal(after[1::2], before[1::2])
-    assert (backend.engine.num_verified, backend.engine.num_mismatches) == (40, 0)
-    backend.engine.check_integrity()
+    assert core_internals.num_verified(backend.engine) == 40
+    assert core_internals.num_mismatches(backend.engine) == 0
+    core_internals.check_integrity(backend.engine)
 
 
 def test_a_flipped_byte_on_the_host_turns_the_canary_red(device):
@@ -73,7 +76,7 @@ def test_a_flipped_byte_on_the_host_turns_the_canary_red(device):
 
 def test_an_injected_failure_fails_one_transfer_only(device):
     backend = Backend(device, 4, 4096)
-    backend.engine.inject_failure(TO_HOST, 1)
+    FaultInjector(backend.engine).inject_failure(TO_HOST, 1)
     failed = backend.engine.wait(backend.engine.submit(TO_HOST, np.array([0], np.int32), np.array([0], np.int32)))
     assert failed.error == "injected failure of a copy device to host"
     backend.run(TO_HOST, [0], [0])
@@ -144,7 +147,7 @@ def steps_with_parking(backend: Backend, num_steps: int) -> int:
         How often a step found a byte that the owner's step before had not written.
     """
     owners = ParkedOwners(backend, seed=11)
-    backend.engine.inject_random_delay(0.0005, seed=12)
+    FaultInjector(backend.engine).inject_random_delay(0.0005, seed=12)
     with backend.compute():
         wrong = torch.zeros((), dtype=torch.int64, device=backend.kv.device)
         backend.kv.zero_()

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fastserve._C.kv import KvManager
+from fastserve._C.kv import KvManager, Tier
 from fastserve._C.sched import LatencyModel, RequestOptions, Scheduler, StepPlan
 
 POLICIES = ("learned", "skip-join-mlfq", "mlfq", "fcfs", "priority")
@@ -184,7 +184,9 @@ class Search:
         self.longest_share = max(self.longest_share, 1.0 - wait.allowed / wait.bound)
         if wait.allowed < 0:
             view = self.scheduler.explain(i, self.now_s)
-            raise AssertionError(f"request {i} starves: {view}; {self.config}; {self.kv.num_device_blocks=}")
+            raise AssertionError(
+                f"request {i} starves: {view}; {self.config}; device blocks {self.kv.usage(Tier.DEVICE).total}"
+            )
 
     def _work_before(self, i: int) -> int:
         """Turns that serving those takes that are there now, in its own class or a higher one, itself included."""

@@ -9,6 +9,7 @@ from fastserve._C.offload import Direction, HostArena
 from fastserve.errors import DeviceError
 from fastserve.worker import transfers as transfers_module
 from fastserve.worker.transfers import Transfers
+from tests import core_internals
 
 GPU = torch.device("cuda", 0)
 
@@ -24,14 +25,14 @@ def transfers() -> Iterator[Transfers]:
 def test_measuring_the_link_gives_rates_and_leaves_nothing_to_report(transfers):
     transfers.measure_link()
     assert all(1e6 < rate < 1e12 for rate in transfers.link_bytes_per_s())
-    assert transfers.engine.counters(Direction.HOST_TO_DEVICE).num_transfers > 1
-    assert transfers.engine.num_in_flight() == 0
+    assert core_internals.counters(transfers.engine, Direction.HOST_TO_DEVICE).num_transfers > 1
+    assert core_internals.num_in_flight(transfers.engine) == 0
     assert not transfers.take_results().ids.size
-    assert transfers.engine.num_mismatches == 0
+    assert core_internals.num_mismatches(transfers.engine) == 0
 
 
 def test_a_link_that_does_not_copy_is_refused_at_start(transfers):
-    transfers.engine.inject_failure(Direction.HOST_TO_DEVICE, 1)
+    core_internals.FaultInjector(transfers.engine).inject_failure(Direction.HOST_TO_DEVICE, 1)
     with pytest.raises(DeviceError, match="KV cannot be copied between the GPU and the host: injected failure"):
         transfers.measure_link()
 

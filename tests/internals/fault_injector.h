@@ -3,17 +3,22 @@
 #include <array>
 #include <condition_variable>
 #include <cstdint>
+#include <memory>
 #include <mutex>
 #include <random>
 
-#include "offload/transfer.h"
+#include "offload/copy_hook.h"
+#include "offload/offload_engine.h"
 
 namespace fastserve::offload {
 
-/// Fault injection for tests of what stands above the engine: slow links and failing copies. Without a call of an
-/// `inject_*` method it does nothing. Thread-safe.
-class FaultInjector {
+/// Slow links and failing copies, for tests of the engine and of what stands above it. Without a call of an `inject_*`
+/// method it does nothing. Thread-safe.
+class FaultInjector final : public CopyHook {
  public:
+  /// A new injector as the hook of `engine`, which keeps it.
+  static std::shared_ptr<FaultInjector> install(OffloadEngine& engine);
+
   /// Every transfer of `direction` takes `seconds` longer from now on; 0 ends it.
   void inject_delay(Direction direction, double seconds);
   /// Every transfer takes a random time in [0, max_seconds) longer, of one reproducible sequence per direction; 0 ends
@@ -24,13 +29,9 @@ class FaultInjector {
 
   /// Every transfer that starts from now on fails, as on a device that is lost.
   void inject_device_fault();
-  /// Whether a device fault was injected.
-  bool device_is_lost() const;
-
-  /// For backends, at the start of a transfer: sleep the injected delay, then throw DeviceError if it is to fail.
-  void before_copy(Direction direction);
-  /// For backends, on closing: end the sleep going on and every later one.
-  void stop_delays();
+  void before_copy(Direction direction) override;
+  bool device_is_lost() const override;
+  void close() override;
 
  private:
   struct Faults {

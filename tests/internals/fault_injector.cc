@@ -1,4 +1,4 @@
-#include "offload/fault_injector.h"
+#include "internals/fault_injector.h"
 
 #include <chrono>
 #include <cmath>
@@ -16,6 +16,12 @@ void require_delay(double seconds, const char* name) {
 }
 
 }  // namespace
+
+std::shared_ptr<FaultInjector> FaultInjector::install(OffloadEngine& engine) {
+  const auto injector = std::make_shared<FaultInjector>();
+  engine.set_copy_hook(injector);
+  return injector;
+}
 
 void FaultInjector::inject_delay(Direction direction, double seconds) {
   require_delay(seconds, "an injected delay");
@@ -64,7 +70,7 @@ void FaultInjector::before_copy(Direction direction) {
   }
 }
 
-void FaultInjector::stop_delays() {
+void FaultInjector::close() {
   {
     std::lock_guard lock(mutex_);
     stopping_ = true;

@@ -1,0 +1,11 @@
+#pragma once
+
+#include <pybind11/pybind11.h>
+
+namespace fastserve::internals {
+
+// One registering function per room; module.cc only lists them.
+void register_kv(pybind11::module_& module);
+void register_offload(pybind11::module_& module);
+
+}  // namespace fastserve::internals
