@@ -41,6 +41,7 @@ lock:
 lint: $(STAMP)
 	$(BIN)/ruff check python tests bench third_party
 	$(BIN)/ruff format --check python tests bench third_party
+	$(BIN)/mypy
 
 test-cpp: $(STAMP) test-sanitizers
 
@@ -68,7 +69,7 @@ demo: build
 
 # The type stubs of the C++ core, after a change of its bindings.
 stubs: build
-	$(BIN)/python -m pybind11_stubgen fastserve._C --output-dir build/stubs --exit-code
+	$(BIN)/python third_party/write_stubs.py build/stubs
 	cp build/stubs/fastserve/_C/*.pyi python/fastserve/_C/
 
 # Registers, spills and shared memory of every CUDA kernel; needs nvcc, no GPU. Fails when a kernel spills.

@@ -5,8 +5,10 @@
 #include <pybind11/stl.h>
 
 #include <array>
+#include <deque>
 #include <memory>
 #include <span>
+#include <string>
 #include <string_view>
 #include <tuple>
 #include <type_traits>
@@ -54,10 +56,34 @@ PyObject* get_array(PyObject* self, void* closure) {
   return new_view(*reinterpret_cast<const std::vector<T>*>(owner + reinterpret_cast<std::ptrdiff_t>(closure)), self);
 }
 
+template <typename T>
+constexpr const char* kDtypeName = nullptr;
+template <>
+constexpr const char* kDtypeName<std::uint8_t> = "uint8";
+template <>
+constexpr const char* kDtypeName<std::int32_t> = "int32";
+template <>
+constexpr const char* kDtypeName<std::int64_t> = "int64";
+template <>
+constexpr const char* kDtypeName<std::uint64_t> = "uint64";
+template <>
+constexpr const char* kDtypeName<float> = "float32";
+
+/// "int32 [n], ...": dtype, then what the caller says of shape and meaning. third_party/write_stubs.py takes the type of
+/// an array from it.
+template <typename T>
+const char* array_doc(const char* shape_and_meaning) {
+  static_assert(kDtypeName<T> != nullptr, "an array of a type without a name");
+  static std::deque<std::string> docs;  // live as long as the types
+  docs.push_back(std::string(kDtypeName<T>) + " " + shape_and_meaning);
+  return docs.back().c_str();
+}
+
 /// Define `name` on the type as a view of the member at `offset`. A C getter: half the cost of a bound property.
 template <typename Owner, typename T>
-void define_array(const py::handle& type, const char* name, std::ptrdiff_t offset, const char* doc) {
-  auto* const definition = new PyGetSetDef{name, &get_array<Owner, T>, nullptr, doc, reinterpret_cast<void*>(offset)};
+void define_array(const py::handle& type, const char* name, std::ptrdiff_t offset, const char* shape_and_meaning) {
+  auto* const definition = new PyGetSetDef{name, &get_array<Owner, T>, nullptr, array_doc<T>(shape_and_meaning),
+                                           reinterpret_cast<void*>(offset)};
   const auto descriptor = py::reinterpret_steal<py::object>(
       PyDescr_NewGetSet(reinterpret_cast<PyTypeObject*>(type.ptr()), definition));  // lives as long as the type
   if (!descriptor) throw py::error_already_set();
@@ -108,7 +134,7 @@ void register_step_plan(py::module_& module) {
   StepPlan::for_each_array(layout, [&](const char* name, const auto& member) {
     using T = typename std::remove_cvref_t<decltype(member)>::value_type;
     const auto offset = reinterpret_cast<const char*>(&member) - reinterpret_cast<const char*>(&layout);
-    define_array<StepPlan, T>(plan, name, offset, "Read-only view, see csrc/sched/step_plan.h.");
+    define_array<StepPlan, T>(plan, name, offset, "[n], read-only; see csrc/sched/step_plan.h.");
   });
 }
 
@@ -120,11 +146,11 @@ void register_events(py::module_& module) {
     define_array<StepEvents, T>(events, name,
                                 reinterpret_cast<const char*>(&member) - reinterpret_cast<const char*>(&layout), doc);
   };
-  array("request_ids", layout.request_ids, "int64 [n].");
-  array("sample_indices", layout.sample_indices, "int32 [n], sampling entry of the committed step, -1 = none.");
-  array("token_ids", layout.token_ids, "int32 [n], -1 = no token.");
-  array("finish_reasons", layout.finish_reasons, "uint8 [n], FinishReason; NONE while it goes on.");
-  array("num_cached_tokens", layout.num_cached_tokens, "int32 [n], prompt tokens from the prefix cache.");
+  array("request_ids", layout.request_ids, "[n].");
+  array("sample_indices", layout.sample_indices, "[n], sampling entry of the committed step, -1 = none.");
+  array("token_ids", layout.token_ids, "[n], -1 = no token.");
+  array("finish_reasons", layout.finish_reasons, "[n], FinishReason; NONE while it goes on.");
+  array("num_cached_tokens", layout.num_cached_tokens, "[n], prompt tokens from the prefix cache.");
 }
 
 void register_enums(py::module_& module) {

@@ -39,7 +39,8 @@ def _hints(config_class: type) -> dict[str, Any]:
 
 def _check_types(config: object) -> None:
     """Refuse what is not of its field's type or not one of its choices: from Python any value may come."""
-    for name, hint in _hints(type(config)).items():
+    config_class: Any = type(config)
+    for name, hint in _hints(config_class).items():
         kinds = get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
         value, kind = getattr(config, name), kinds[0]
         if value is None and types.NoneType in kinds:

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from typing import Any
 
 from fastserve.errors import InvalidArgumentError
 
@@ -187,7 +188,7 @@ class SamplingDefaults:
         if self.max_tokens_limit is not None:
             _require_int("max_tokens_limit", self.max_tokens_limit, 1, 2**31 - 1)
 
-    def given(self) -> dict[str, float | int]:
+    def given(self) -> dict[str, Any]:
         """The fields of `SamplingParams` that have a recommendation."""
         values = {name: getattr(self, name) for name in _RECOMMENDABLE}
         return {name: value for name, value in values.items() if value is not None}

@@ -32,7 +32,7 @@ def cuda_compiled() -> bool:
     """
     Whether this build carries CUDA code.
     """
-def cuda_devices() -> list:
+def cuda_devices() -> list[typing.Any]:
     """
     CUDA devices seen by the driver: a list of {name, compute_capability, memory_bytes}; empty without a driver.
     """

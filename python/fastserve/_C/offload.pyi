@@ -6,16 +6,13 @@ import enum
 import numpy
 import torch
 import typing
-__all__: list[str] = ['Completion', 'Direction', 'DirectionCounters', 'HostArena', 'OffloadEngine', 'available_host_bytes', 'copy_fragments']
+__all__: list[str] = ['Completion', 'Direction', 'HostArena', 'OffloadEngine', 'available_host_bytes', 'copy_fragments']
 class Direction(enum.Enum):
     """
     Which way blocks move.
     """
-    DEVICE_TO_HOST: typing.ClassVar[Direction]
-    HOST_TO_DEVICE: typing.ClassVar[Direction]
-    @classmethod
-    def __new__(cls, value):
-        ...
+    DEVICE_TO_HOST = 0
+    HOST_TO_DEVICE = 1
 class Completion:
     """
     How a transfer ended; a failed one leaves unspecified bytes.
@@ -48,33 +45,6 @@ class Completion:
         """
         What submit returned.
         """
-class DirectionCounters:
-    """
-    What one direction has done since the engine started.
-    """
-    @property
-    def bytes(self) -> int:
-        """
-        Copied by transfers that ended ok.
-        """
-    @property
-    def num_blocks(self) -> int:
-        """
-        Copied by transfers that ended ok.
-        """
-    @property
-    def num_copies(self) -> int:
-        """
-        Contiguous copies these blocks took.
-        """
-    @property
-    def num_failed(self) -> int:
-        ...
-    @property
-    def num_transfers(self) -> int:
-        """
-        Ended, failures and cancellations included.
-        """
 class HostArena:
     """
     Host memory for offloaded blocks: 2 MiB aligned, zero-filled. Has the buffer protocol, uint8 [num_blocks, block_bytes]: numpy.asarray(arena) is a writable view that keeps it alive.
@@ -82,11 +52,6 @@ class HostArena:
     def __init__(self, num_blocks: typing.SupportsInt | typing.SupportsIndex, block_bytes: typing.SupportsInt | typing.SupportsIndex, *, num_threads: typing.SupportsInt | typing.SupportsIndex = 0, prefault: bool = True, pin: bool = False, device: typing.SupportsInt | typing.SupportsIndex = 0) -> None:
         """
         Map the memory; with prefault, num_threads touch it first (0: one per core, at most 16); with pin it is touched and page-locked, near GPU `device`. InvalidArgumentError for sizes below 1 and for pin without CUDA in the build, DeviceError when the memory cannot be had or locked.
-        """
-    @property
-    def advises_huge_pages(self) -> bool:
-        """
-        The kernel took the advice to use huge pages.
         """
     @property
     def block_bytes(self) -> int:
@@ -110,39 +75,13 @@ class OffloadEngine:
         """
         device_arena [num_blocks, ...] is a contiguous, writable tensor whose blocks have host_arena.block_bytes bytes; both arenas are kept alive. queue_capacity: transfers per direction queued or running. On a GPU: a copy begins after what compute_stream (a cudaStream_t as an integer) was given before its submission; host_arena must be pinned unless allow_pageable; batch_copies hands many pieces to the driver at once.
         """
-    def check_integrity(self) -> None:
-        """
-        InternalError when queues, tickets and block uses contradict each other.
-        """
     def close(self) -> None:
         """
         Cancel what is queued, let running transfers end, join the threads; completions can still be polled.
         """
-    def counters(self, direction: Direction) -> DirectionCounters:
-        ...
-    def inject_delay(self, direction: Direction, seconds: typing.SupportsFloat | typing.SupportsIndex) -> None:
-        """
-        Fault injection: every transfer of the direction takes this much longer from now on.
-        """
-    def inject_device_fault(self) -> None:
-        """
-        Fault injection: every transfer from now on fails, as on a device that is lost.
-        """
-    def inject_failure(self, direction: Direction, count: typing.SupportsInt | typing.SupportsIndex) -> None:
-        """
-        Fault injection: the next count transfers of the direction fail.
-        """
-    def inject_random_delay(self, max_seconds: typing.SupportsFloat | typing.SupportsIndex, seed: typing.SupportsInt | typing.SupportsIndex) -> None:
-        """
-        Fault injection: every transfer takes a random time below max_seconds longer.
-        """
     def link_bytes_per_s(self, direction: Direction) -> float:
         """
         Smoothed rate of recent copies; 10e9 before the first one.
-        """
-    def num_in_flight(self) -> int:
-        """
-        Transfers submitted and not yet reported by poll or wait.
         """
     def poll(self) -> list[Completion]:
         """
@@ -151,10 +90,6 @@ class OffloadEngine:
     def submit(self, direction: Direction, source_blocks: numpy.ndarray | torch.Tensor, target_blocks: numpy.ndarray | torch.Tensor) -> int:
         """
         Queue a transfer of block source_blocks[i] onto target_blocks[i] (int32 [num_blocks] each, copied) and return its ticket; waits only while the direction's queue is full. InvalidArgumentError: lengths differ, an id out of range, a target twice, a block in use by a transfer in flight, engine closed.
-        """
-    def try_submit(self, direction: Direction, source_blocks: numpy.ndarray | torch.Tensor, target_blocks: numpy.ndarray | torch.Tensor) -> int | None:
-        """
-        The same, but None where submit would wait.
         """
     def wait(self, ticket: typing.SupportsInt | typing.SupportsIndex, timeout_s: typing.SupportsFloat | typing.SupportsIndex = ...) -> Completion | None:
         """
@@ -171,16 +106,6 @@ class OffloadEngine:
     def device_fault(self) -> str:
         """
         Why the device is lost, known before the transfer that met it is reported; empty while it works. Once set, nothing that lies on the device can be trusted.
-        """
-    @property
-    def num_mismatches(self) -> int:
-        """
-        Of these, the ones that differed.
-        """
-    @property
-    def num_verified(self) -> int:
-        """
-        Blocks whose hashes were compared.
         """
 def available_host_bytes() -> int:
     """

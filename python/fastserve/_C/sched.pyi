@@ -19,17 +19,12 @@ class FinishReason(enum.IntEnum):
     """
     Why a request ended.
     """
-    ABORT: typing.ClassVar[FinishReason]
-    DEADLINE: typing.ClassVar[FinishReason]
-    ERROR: typing.ClassVar[FinishReason]
-    LENGTH: typing.ClassVar[FinishReason]
-    NONE: typing.ClassVar[FinishReason]
-    STOP: typing.ClassVar[FinishReason]
-    @classmethod
-    def __new__(cls, value):
-        ...
-    def __format__(self, format_spec):
-        ...
+    ABORT = 3
+    DEADLINE = 5
+    ERROR = 4
+    LENGTH = 2
+    NONE = 0
+    STOP = 1
 class StepPlan:
     """
     One iteration as the workers need it. Every array is a read-only numpy view that keeps the plan alive; the fields are described in csrc/sched/step_plan.h.
@@ -48,8 +43,63 @@ class StepPlan:
         The plan for another process of the same build, little-endian.
         """
     @property
+    def banned_start(self) -> numpy.typing.NDArray[numpy.int32]:
+        """
+        int32 [n], read-only; see csrc/sched/step_plan.h.
+        """
+    @property
+    def banned_tokens(self) -> numpy.typing.NDArray[numpy.int32]:
+        """
+        int32 [n], read-only; see csrc/sched/step_plan.h.
+        """
+    @property
+    def block_ids(self) -> numpy.typing.NDArray[numpy.int32]:
+        """
+        int32 [n], read-only; see csrc/sched/step_plan.h.
+        """
+    @property
+    def block_start(self) -> numpy.typing.NDArray[numpy.int32]:
+        """
+        int32 [n], read-only; see csrc/sched/step_plan.h.
+        """
+    @property
+    def counters(self) -> numpy.typing.NDArray[numpy.int64]:
+        """
+        int64 [n], read-only; see csrc/sched/step_plan.h.
+        """
+    @property
+    def frequency_penalty(self) -> numpy.typing.NDArray[numpy.float32]:
+        """
+        float32 [n], read-only; see csrc/sched/step_plan.h.
+        """
+    @property
+    def history_prompt_len(self) -> numpy.typing.NDArray[numpy.int32]:
+        """
+        int32 [n], read-only; see csrc/sched/step_plan.h.
+        """
+    @property
+    def history_start(self) -> numpy.typing.NDArray[numpy.int32]:
+        """
+        int32 [n], read-only; see csrc/sched/step_plan.h.
+        """
+    @property
+    def history_tokens(self) -> numpy.typing.NDArray[numpy.int32]:
+        """
+        int32 [n], read-only; see csrc/sched/step_plan.h.
+        """
+    @property
+    def min_p(self) -> numpy.typing.NDArray[numpy.float32]:
+        """
+        float32 [n], read-only; see csrc/sched/step_plan.h.
+        """
+    @property
     def num_decode_rows(self) -> int:
         ...
+    @property
+    def num_logprobs(self) -> numpy.typing.NDArray[numpy.int32]:
+        """
+        int32 [n], read-only; see csrc/sched/step_plan.h.
+        """
     @property
     def num_rows(self) -> int:
         ...
@@ -63,17 +113,137 @@ class StepPlan:
     def num_transfers(self) -> int:
         ...
     @property
+    def positions(self) -> numpy.typing.NDArray[numpy.int32]:
+        """
+        int32 [n], read-only; see csrc/sched/step_plan.h.
+        """
+    @property
+    def presence_penalty(self) -> numpy.typing.NDArray[numpy.float32]:
+        """
+        float32 [n], read-only; see csrc/sched/step_plan.h.
+        """
+    @property
+    def query_start(self) -> numpy.typing.NDArray[numpy.int32]:
+        """
+        int32 [n], read-only; see csrc/sched/step_plan.h.
+        """
+    @property
+    def repetition_penalty(self) -> numpy.typing.NDArray[numpy.float32]:
+        """
+        float32 [n], read-only; see csrc/sched/step_plan.h.
+        """
+    @property
+    def request_ids(self) -> numpy.typing.NDArray[numpy.int64]:
+        """
+        int64 [n], read-only; see csrc/sched/step_plan.h.
+        """
+    @property
+    def sample_rows(self) -> numpy.typing.NDArray[numpy.int32]:
+        """
+        int32 [n], read-only; see csrc/sched/step_plan.h.
+        """
+    @property
+    def seeds(self) -> numpy.typing.NDArray[numpy.uint64]:
+        """
+        uint64 [n], read-only; see csrc/sched/step_plan.h.
+        """
+    @property
+    def seq_lens(self) -> numpy.typing.NDArray[numpy.int32]:
+        """
+        int32 [n], read-only; see csrc/sched/step_plan.h.
+        """
+    @property
     def shape(self) -> tuple[float, float, float, float]:
         """
         What the time of the iteration depends on: (prefill_tokens, prefill_pairs, num_decodes, decode_ctx), the arguments of LatencyModel.iteration_s.
         """
     @property
+    def slots(self) -> numpy.typing.NDArray[numpy.int64]:
+        """
+        int64 [n], read-only; see csrc/sched/step_plan.h.
+        """
+    @property
     def step(self) -> int:
         ...
+    @property
+    def temperature(self) -> numpy.typing.NDArray[numpy.float32]:
+        """
+        float32 [n], read-only; see csrc/sched/step_plan.h.
+        """
+    @property
+    def token_ids(self) -> numpy.typing.NDArray[numpy.int32]:
+        """
+        int32 [n], read-only; see csrc/sched/step_plan.h.
+        """
+    @property
+    def token_sources(self) -> numpy.typing.NDArray[numpy.int32]:
+        """
+        int32 [n], read-only; see csrc/sched/step_plan.h.
+        """
+    @property
+    def top_k(self) -> numpy.typing.NDArray[numpy.int32]:
+        """
+        int32 [n], read-only; see csrc/sched/step_plan.h.
+        """
+    @property
+    def top_p(self) -> numpy.typing.NDArray[numpy.float32]:
+        """
+        float32 [n], read-only; see csrc/sched/step_plan.h.
+        """
+    @property
+    def transfer_ids(self) -> numpy.typing.NDArray[numpy.int64]:
+        """
+        int64 [n], read-only; see csrc/sched/step_plan.h.
+        """
+    @property
+    def transfer_sources(self) -> numpy.typing.NDArray[numpy.int32]:
+        """
+        int32 [n], read-only; see csrc/sched/step_plan.h.
+        """
+    @property
+    def transfer_start(self) -> numpy.typing.NDArray[numpy.int32]:
+        """
+        int32 [n], read-only; see csrc/sched/step_plan.h.
+        """
+    @property
+    def transfer_targets(self) -> numpy.typing.NDArray[numpy.int32]:
+        """
+        int32 [n], read-only; see csrc/sched/step_plan.h.
+        """
+    @property
+    def transfer_to_host(self) -> numpy.typing.NDArray[numpy.uint8]:
+        """
+        uint8 [n], read-only; see csrc/sched/step_plan.h.
+        """
 class StepEvents:
     """
     Tokens and ends of requests, in the order of happening; read-only numpy views.
     """
+    @property
+    def finish_reasons(self) -> numpy.typing.NDArray[numpy.uint8]:
+        """
+        uint8 [n], FinishReason; NONE while it goes on.
+        """
+    @property
+    def num_cached_tokens(self) -> numpy.typing.NDArray[numpy.int32]:
+        """
+        int32 [n], prompt tokens from the prefix cache.
+        """
+    @property
+    def request_ids(self) -> numpy.typing.NDArray[numpy.int64]:
+        """
+        int64 [n].
+        """
+    @property
+    def sample_indices(self) -> numpy.typing.NDArray[numpy.int32]:
+        """
+        int32 [n], sampling entry of the committed step, -1 = none.
+        """
+    @property
+    def token_ids(self) -> numpy.typing.NDArray[numpy.int32]:
+        """
+        int32 [n], -1 = no token.
+        """
 class RequestStats:
     """
     Where the time of a request went, seconds.
@@ -280,7 +450,7 @@ class Scheduler:
         """
         Transfers ended: ids int64 [n], ok uint8 [n], 0 = failed.
         """
-    def explain(self, request_id: typing.SupportsInt | typing.SupportsIndex, now_s: typing.SupportsFloat | typing.SupportsIndex) -> dict:
+    def explain(self, request_id: typing.SupportsInt | typing.SupportsIndex, now_s: typing.SupportsFloat | typing.SupportsIndex) -> dict[str, typing.Any]:
         """
         Why a request is where it is, as a dict.
         """
@@ -292,7 +462,7 @@ class Scheduler:
         """
         Fail every request of the oldest plan in flight.
         """
-    def length_classes(self) -> list:
+    def length_classes(self) -> list[typing.Any]:
         """
         What the policy learned knows of output lengths: a dict per class, in the order of length_class.
         """

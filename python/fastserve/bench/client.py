@@ -107,7 +107,7 @@ async def find_model(base_url: str, api_key: str | None) -> str:
         except (aiohttp.ClientError, OSError, ValueError) as error:
             raise FastServeError(f"{base_url} does not answer /v1/models: {error}") from None
     try:
-        return listed["data"][0]["id"]
+        return str(listed["data"][0]["id"])
     except (KeyError, IndexError, TypeError):
         raise FastServeError(f"{base_url} lists no model; name it with --model, got {listed!r:.200}") from None
 

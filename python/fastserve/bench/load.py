@@ -106,7 +106,7 @@ class _Sender:
         return LoadRun(results=tuple(results), duration_s=max((r.finished_s for r in results), default=0.0))
 
     async def _run_one(
-        self, session: aiohttp.ClientSession, i: int, due_s: float, held_by: asyncio.Task | None
+        self, session: aiohttp.ClientSession, i: int, due_s: float, held_by: asyncio.Task[RequestResult] | None
     ) -> RequestResult:
         start_s = due_s
         if held_by is not None and not held_by.done():

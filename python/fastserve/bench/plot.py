@@ -9,6 +9,7 @@ matplotlib.use("Agg")  # files only: no display is needed, and none is looked fo
 
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.figure import Figure
 
 from fastserve.bench.load import LoadRun
 from fastserve.bench.metrics import samples_ms
@@ -68,6 +69,6 @@ def plot_sweep(path: Path, curves: Mapping[str, Sequence[tuple[float, float]]], 
     _save(figure, path)
 
 
-def _save(figure: plt.Figure, path: Path) -> None:
+def _save(figure: Figure, path: Path) -> None:
     figure.savefig(path, dpi=150)
     plt.close(figure)

@@ -56,6 +56,7 @@ class RateSearch:
     def record(self, excess: float) -> None:
         """Take the result for the rate last asked for: measured value over limit; above 1 = missed, inf = failed."""
         number = self._next_number()
+        assert number is not None, "the search has ended"
         self.excess[self._grid.rate(number)] = excess
         if excess <= 1.0:
             self._met = number
@@ -78,7 +79,8 @@ class RateSearch:
         if below <= 0 or math.isinf(above):
             return low
         share = -math.log(below) / (math.log(above) - math.log(below))
-        return low * (high / low) ** share
+        rate: float = low * (high / low) ** share
+        return rate
 
     @property
     def is_bounded(self) -> bool:

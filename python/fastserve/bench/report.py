@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from fastserve.bench.load import LoadRun
 from fastserve.bench.metrics import MAX_SEND_LATENESS_S
@@ -31,7 +32,7 @@ _ROWS = (
 _WIDTH = 44
 
 
-def text_report(summary: Mapping[str, object], metrics: Sequence[str]) -> str:
+def text_report(summary: Mapping[str, Any], metrics: Sequence[str]) -> str:
     """A table of a summary; rows that were not asked for are left out."""
     lines = [_row(title, summary[key], form) for title, key, form in _ROWS if summary.get(key) is not None]
     for metric in metrics:
@@ -45,7 +46,7 @@ def text_report(summary: Mapping[str, object], metrics: Sequence[str]) -> str:
     return "\n".join(lines)
 
 
-def lateness_warning(run: LoadRun, summary: Mapping[str, object]) -> str:
+def lateness_warning(run: LoadRun, summary: Mapping[str, Any]) -> str:
     """What to say when requests were not sent when they should have been; empty when they were."""
     if summary.get("kept_offered_rate", True):
         return ""

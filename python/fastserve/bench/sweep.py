@@ -5,6 +5,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from fastserve.bench.client import Target
 from fastserve.bench.load import LoadOptions, run_load
@@ -52,13 +53,13 @@ class Slo:
     @property
     def percentiles(self) -> tuple[float, ...]:
         """The percentile that the figure is, to be computed."""
-        found = _FIGURE.fullmatch(self.figure)["percentile"]
-        return (float(found),) if found else ()
+        found = _FIGURE.fullmatch(self.figure)
+        return (float(found["percentile"]),) if found and found["percentile"] else ()
 
-    def excess(self, summary: Mapping[str, object]) -> float:
+    def excess(self, summary: Mapping[str, Any]) -> float:
         """The figure over its limit; inf when a request failed or the figure does not exist."""
         value = summary[self.figure]
-        return math.inf if summary["failed"] or value is None else value / self.limit_ms
+        return math.inf if summary["failed"] or value is None else float(value) / self.limit_ms
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,7 +90,7 @@ class Contender:
     name: str
     target: Target
     search: RateSearch
-    runs: dict[float, dict[str, object]] = field(default_factory=dict)
+    runs: dict[float, dict[str, Any]] = field(default_factory=dict)
 
 
 def sweep(contenders: Sequence[Contender], plan: SweepPlan, options: LoadOptions, make_workload: MakeWorkload) -> None:

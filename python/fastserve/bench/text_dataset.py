@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -48,15 +49,15 @@ def read_custom(path: Path, tokenizer: Tokenizer, default_output_tokens: int) ->
     return _trace(path, rows)
 
 
-def _first_turns(conversation: object) -> tuple[str, str] | None:
+def _first_turns(conversation: Any) -> tuple[str, str] | None:
     turns = conversation.get("conversations") if isinstance(conversation, dict) else None
     if not isinstance(turns, list) or len(turns) < 2:
         return None
-    texts = [turn.get("value") if isinstance(turn, dict) else None for turn in turns[:2]]
-    return (texts[0], texts[1]) if all(isinstance(text, str) and text for text in texts) else None
+    first, second = (turn.get("value") if isinstance(turn, dict) else None for turn in turns[:2])
+    return (first, second) if isinstance(first, str) and isinstance(second, str) and first and second else None
 
 
-def _json_lines(path: Path) -> Iterator[tuple[int, object]]:
+def _json_lines(path: Path) -> Iterator[tuple[int, Any]]:
     for number, line in enumerate(_read_text(path).splitlines(), 1):
         if line.strip():
             yield number, _parse(path, number, line)

@@ -100,6 +100,6 @@ def _stream_reply(client: httpx.Client, body: dict[str, object]) -> Iterator[str
 
 def _error_text(body: bytes) -> str:
     try:
-        return json.loads(body)["error"]["message"]
+        return str(json.loads(body)["error"]["message"])
     except (ValueError, KeyError, TypeError):
         return body[:200].decode(errors="replace")

@@ -6,11 +6,12 @@ import json
 import types
 import typing
 from collections.abc import Collection, Iterator
-from typing import Any
+from typing import Any, TypeVar
 
-from fastserve.config import CacheConfig, EngineConfig, ModelConfig, SchedulerConfig
+from fastserve.config import CacheConfig, EngineConfig, ModelConfig, SchedulerConfig, ServerConfig
 
 POSITIONAL = "model"
+Config = TypeVar("Config", ModelConfig, CacheConfig, SchedulerConfig, ServerConfig)
 
 
 def add_config_flags(parser: argparse.ArgumentParser, config_class: type, *, skip: Collection[str] = ()) -> None:
@@ -31,13 +32,14 @@ def add_engine_flags(parser: argparse.ArgumentParser) -> None:
     add_config_flags(parser, SchedulerConfig)
 
 
-def config_of(config_class: type, args: argparse.Namespace) -> Any:
+def config_of(config_class: type[Config], args: argparse.Namespace) -> Config:
     """The dataclass with the parsed values.
 
     Raises:
         InvalidArgumentError: a value is out of its range.
     """
-    return config_class(**{field.name: getattr(args, field.name) for field in dataclasses.fields(config_class)})
+    names = [field.name for field in dataclasses.fields(config_class)]
+    return config_class(**{name: getattr(args, name) for name in names})
 
 
 def engine_config_of(args: argparse.Namespace) -> EngineConfig:
@@ -62,18 +64,18 @@ class _Extend(argparse.Action):
         setattr(namespace, self.dest, (*getattr(namespace, self.dest), *values))
 
 
-def _names(field: dataclasses.Field) -> Iterator[str]:
+def _names(field: dataclasses.Field[Any]) -> Iterator[str]:
     yield "--" + field.name.replace("_", "-")
     if alias := field.metadata.get("alias"):
         yield "--" + alias
 
 
-def _settings(field: dataclasses.Field, hint: object) -> dict[str, object]:
+def _settings(field: dataclasses.Field[Any], hint: Any) -> dict[str, Any]:
     kind = _without_none(hint)
     if typing.get_origin(kind) is tuple:
         names = {"dest": field.name, "default": field.default, "help": _help(field), "metavar": "TEXT"}
         return names | {"nargs": "+", "action": _Extend}
-    settings: dict[str, object] = {"dest": field.name, "default": field.default, "help": _help(field)}
+    settings: dict[str, Any] = {"dest": field.name, "default": field.default, "help": _help(field)}
     if kind is bool:
         return settings | {"action": argparse.BooleanOptionalAction}
     choices = field.metadata.get("choices") or (typing.get_args(kind) if _is_literal(kind) else ())
@@ -95,12 +97,12 @@ def _json_object(text: str) -> dict[str, Any]:
     return value
 
 
-def _help(field: dataclasses.Field) -> str:
+def _help(field: dataclasses.Field[Any]) -> str:
     unit = field.metadata.get("unit")
     text = field.metadata["help"] + (f" [{unit}]" if unit else "")
     # A None default is worded in the help itself, where it means something.
     if field.default not in (None, ()):
-        shown = {True: "on", False: "off"}.get(field.default, field.default) if field.type is bool else field.default
+        shown = ("on" if field.default else "off") if field.type is bool else field.default
         text += f" (default: {shown})"
     return _escape(text)
 
@@ -109,7 +111,7 @@ def _escape(text: str) -> str:
     return text.replace("%", "%%")
 
 
-def _without_none(hint: object) -> object:
+def _without_none(hint: Any) -> Any:
     if typing.get_origin(hint) in (typing.Union, types.UnionType):
         return next(part for part in typing.get_args(hint) if part is not types.NoneType)
     return hint

@@ -4,6 +4,7 @@ import argparse
 import dataclasses
 import json
 import sys
+from typing import Any
 
 from fastserve.cli.flags import add_engine_flags, engine_config_of
 from fastserve.cli.lazy import load
@@ -37,7 +38,7 @@ def run(args: argparse.Namespace) -> int:
     given |= {"n": args.n, "stop": tuple(args.stop), "ignore_eos": args.ignore_eos}
     SamplingParams(**given)  # complains before the model is loaded
     config = engine_config_of(args)
-    values = {}
+    values: dict[str, Any] = {}
     for part in (config.model, config.cache, config.scheduler):
         values |= {field.name: getattr(part, field.name) for field in dataclasses.fields(part)}
     model = values.pop("model")

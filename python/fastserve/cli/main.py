@@ -8,7 +8,7 @@ import argparse
 import importlib
 import sys
 from collections.abc import Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from fastserve import __version__
 from fastserve.errors import FastServeError, InvalidArgumentError
@@ -32,7 +32,7 @@ EXIT_INTERRUPTED = 130
 class OneLineParser(argparse.ArgumentParser):
     """A parser whose errors are one line; flags are never abbreviated, so that a new one breaks no script."""
 
-    def __init__(self, **kwargs: object) -> None:
+    def __init__(self, **kwargs: Any) -> None:
         super().__init__(allow_abbrev=False, **kwargs)
 
     def error(self, message: str) -> NoReturn:
@@ -49,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         command = importlib.import_module(f"fastserve.cli.{name}")
         command.add_arguments(parser)
-        return command.run(parser.parse_args(words[1:]))
+        return int(command.run(parser.parse_args(words[1:])))
     except InvalidArgumentError as error:
         return _say(parser.prog, str(error), EXIT_USAGE)
     except (FastServeError, OSError) as error:

@@ -19,4 +19,4 @@ def run(args: argparse.Namespace) -> int:
     """Serve until a signal; returns the server's exit code."""
     engine_config, server_config = engine_config_of(args), config_of(ServerConfig, args)
     server_config = replace(server_config, api_key=(*server_config.api_key, *take_server_keys()))
-    return load("fastserve.server.run:run_server")(engine_config, server_config)
+    return int(load("fastserve.server.run:run_server")(engine_config, server_config))

@@ -15,18 +15,57 @@ _LATENCIES = (
 )
 
 
+class _Distribution(Protocol):
+    mean: float
+    p50: float
+    p95: float
+    p99: float
+    max: float
+
+
+class _Summary(Protocol):
+    num_requests: int
+    num_refused: int
+    duration_s: float
+    requests_per_s: float
+    output_tokens_per_s: float
+    goodput_per_s: float | None
+    normalized_latency_s: _Distribution
+    e2e_s: _Distribution
+    ttft_s: _Distribution
+    gap_s: _Distribution
+    longest_pause_s: _Distribution
+    queue_s: float
+    swap_s: float
+    parked_s: float
+    run_s: float
+    iterations: int
+    busy_share: float
+    preemptions: int
+    promotions: int
+    demotions: int
+    swaps: int
+    recomputes: int
+    recomputed_tokens: int
+    offload_blocks: int
+    mirror_blocks: int
+    upload_blocks: int
+    cached_tokens: int
+    thrash_governor_trips: int
+
+
 class _Result(Protocol):
     workload: str
     deployment: str
     policy: str
 
     @property
-    def summary(self) -> object: ...
+    def summary(self) -> _Summary: ...
 
 
 class _Trial(Protocol):
     scheduler: SchedulerConfig
-    summary: object
+    summary: _Summary
 
 
 class _Suggestion(Protocol):
@@ -97,7 +136,7 @@ def comparison(results: Sequence[tuple[float | None, _Result]]) -> str:
         seconds = [n.mean, n.p50, n.p95, n.p99, s.e2e_s.mean, s.e2e_s.p99]
         seconds += [first_token.mean, first_token.p50, first_token.p95, first_token.p99]
         seconds += [gap.p50, gap.p95, gap.p99, pause.p50, pause.p95, pause.p99, pause.max]
-        seconds += [s.goodput_per_s] if with_goodput else []
+        seconds += [s.goodput_per_s] if s.goodput_per_s is not None else []
         row = [result.policy, *(f"{value:.4g}" for value in seconds), f"{s.output_tokens_per_s:.5g}"]
         row += [str(s.preemptions), str(s.swaps), str(s.recomputes)]
         rows.append([f"{rate:g}", *row] if with_rate else row)

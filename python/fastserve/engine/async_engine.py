@@ -192,7 +192,10 @@ class AsyncEngine:
             for sequence in request.sequences:
                 self._client.send(sequence)
             while True:
-                if updates := [*request.take_events(), *request.take()] if watch else request.take():
+                updates: list[CompletionDelta | RequestEvent] = [*request.take()]
+                if watch:
+                    updates = [*request.take_events(), *updates]
+                if updates:
                     for update in updates:
                         yield update
                 elif request.failure is not None:

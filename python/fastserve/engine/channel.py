@@ -16,13 +16,17 @@ _MAX_MESSAGES_PER_TURN = 64
 _ROOM_FOR = f"/fastserve-xxxxxxxx/{SOCKET}"
 
 
-def _pair(context: zmq.Context) -> zmq.Socket:
-    socket = context.socket(zmq.PAIR)
+def _pair(context: zmq.Context[zmq.Socket[bytes]]) -> zmq.Socket[bytes]:
+    socket: zmq.Socket[bytes] = context.socket(zmq.PAIR)
     # No limit: neither side may ever block on the other. What can be in flight is bounded by the requests admitted.
     socket.setsockopt(zmq.SNDHWM, 0)
     socket.setsockopt(zmq.RCVHWM, 0)
     socket.setsockopt(zmq.LINGER, _LINGER_MS)
     return socket
+
+
+def _has_messages(socket: zmq.Socket[bytes]) -> bool:
+    return bool(int(socket.getsockopt(zmq.EVENTS)) & zmq.POLLIN)
 
 
 class FrontendChannel:
@@ -44,7 +48,7 @@ class FrontendChannel:
             self._context.destroy(linger=0)
             self._folder.remove()
             raise InvalidArgumentError(
-                f"the socket to the engine cannot be made at {self.path}: {os.strerror(error.errno)}; set TMPDIR to a folder with a"
+                f"the socket to the engine cannot be made at {self.path}: {error.strerror}; set TMPDIR to a folder with a"
                 f" path of at most {zmq.IPC_PATH_MAX_LEN - len(_ROOM_FOR)} bytes that can hold sockets"
             ) from error
         finally:
@@ -56,13 +60,13 @@ class FrontendChannel:
         """Call `on_message` in the running loop for each message received."""
         self._loop = asyncio.get_running_loop()
         self._on_message = on_message
-        self._loop.add_reader(self._socket.getsockopt(zmq.FD), self.receive)
+        self._loop.add_reader(int(self._socket.getsockopt(zmq.FD)), self.receive)
         self._loop.call_soon(self.receive)
 
     def receive(self) -> None:
         """Handle the messages that have come; after many, let the loop do other things first."""
         for _ in range(_MAX_MESSAGES_PER_TURN):
-            if self._on_message is None or not self._socket.getsockopt(zmq.EVENTS) & zmq.POLLIN:
+            if self._on_message is None or not _has_messages(self._socket):
                 return
             self._on_message(self._socket.recv())
         if self._loop is not None:
@@ -76,13 +80,13 @@ class FrontendChannel:
             self._socket.send(encode(message), zmq.NOBLOCK)
         except zmq.Again as error:
             raise EngineDeadError("the engine process has gone") from error
-        if self._socket.getsockopt(zmq.EVENTS) & zmq.POLLIN:
+        if _has_messages(self._socket):
             self._loop.call_soon(self.receive)
 
     def close(self) -> None:
         """Close the socket and remove its folder; may be called again."""
         if self._loop is not None:
-            self._loop.remove_reader(self._socket.getsockopt(zmq.FD))
+            self._loop.remove_reader(int(self._socket.getsockopt(zmq.FD)))
         self._loop = self._on_message = None
         self._context.destroy(linger=0)
         self._folder.remove()
@@ -102,7 +106,7 @@ class EngineChannel:
         received: list[bytes] = []
         if wait_s >= 0.001:
             self._socket.poll(int(wait_s * 1000))
-        while self._socket.getsockopt(zmq.EVENTS) & zmq.POLLIN:
+        while _has_messages(self._socket):
             received.append(self._socket.recv())
         return received
 

@@ -30,7 +30,9 @@ class EngineProcess:
             stdin=subprocess.PIPE,
             env=_ONE_THREAD | child_environment(),
         )
-        with contextlib.suppress(BrokenPipeError), self._process.stdin as stdin:
+        stdin = self._process.stdin
+        assert stdin is not None, "it is a pipe"
+        with contextlib.suppress(BrokenPipeError), stdin:
             stdin.write(encode(start))
         threading.Thread(target=self._wait, name="fastserve-engine-watch", daemon=True).start()
 

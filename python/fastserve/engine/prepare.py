@@ -36,7 +36,7 @@ def prepare(config: EngineConfig) -> Prepared:
     """
     tokenizer = tokenizer_files(config.model)
     model = model_files(config.model, need_tokenizer=tokenizer is None)
-    return _read(config, model.get(), tokenizer and tokenizer.get())
+    return _read(config, model.get(), None if tokenizer is None else tokenizer.get())
 
 
 async def prepare_async(config: EngineConfig) -> Prepared:

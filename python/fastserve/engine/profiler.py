@@ -37,7 +37,7 @@ def measured_latency_model(
         progress: called as progress("profile", done, total) when it has to be measured.
     """
     info = executor.info
-    how = [
+    how: list[str | int | bool] = [
         info.dtype,
         info.device,
         num_threads(),

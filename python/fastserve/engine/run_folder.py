@@ -28,7 +28,7 @@ class RunFolder:
             self.path = Path(tempfile.mkdtemp(prefix=_PREFIX))
             lock = _locked(self.path, os.O_CREAT)
             if lock is not None:  # else another start was quicker and took it for a left one
-                self._lock = lock
+                self._lock: int | None = lock
                 return
 
     def remove(self) -> None:
@@ -46,7 +46,7 @@ def sweep() -> None:
                 _remove(Path(entry.path), lock)
 
 
-def _is_mine(entry: os.DirEntry) -> bool:
+def _is_mine(entry: os.DirEntry[str]) -> bool:
     with contextlib.suppress(OSError):
         found = entry.stat(follow_symlinks=False)
         # A user may have folders of such a name as well: only one that holds what ours do, and no more, is ours.

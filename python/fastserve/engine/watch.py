@@ -41,7 +41,7 @@ class RequestWatch:
             if facts is None:
                 del self._last[request_id]
                 continue
-            texts = {name: value for name, value in facts.items() if isinstance(value, str)}
+            texts: Facts = {name: value for name, value in facts.items() if isinstance(value, str)}
             if texts != last:
                 self._last[request_id] = texts
                 yield request_id, facts

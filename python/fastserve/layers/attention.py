@@ -73,7 +73,7 @@ class SelfAttention:
         """Allocate for a forward pass; layers of the same shape share them."""
         num_kv_heads = self._num_kv_heads
         qkv = like.new_empty((num_tokens, self._num_heads + 2 * num_kv_heads, self._head_dim))
-        query, key, value = qkv.split((self._num_heads, num_kv_heads, num_kv_heads), dim=1)
+        query, key, value = torch.split(qkv, [self._num_heads, num_kv_heads, num_kv_heads], dim=1)
         heads = like.new_empty((num_tokens, self._num_heads, self._head_dim))
         return HeadBuffers(qkv.flatten(1), query, key, value, heads, heads.flatten(1))
 

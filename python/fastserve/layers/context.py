@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import torch
 
-from fastserve.ops.attention import AttentionBatch
+from fastserve.ops.attention_batch import AttentionBatch
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 
 from fastserve.layers.weights import WeightSource
-from fastserve.ops.linear import linear, pack_weight
+from fastserve.ops.linear import PackedWeight, linear, pack_weight
 
 # Segments in which a CPU sums the inputs of a projection whose inputs several ranks may share: each rank then has whole
 # segments, and the sum over the ranks has the bits of one rank's.
@@ -22,8 +22,12 @@ class Linear:
         self.out_features, self.in_features = weight.shape
         self._bias = bias
         self._num_segments = num_segments
-        self._packed = pack_weight(weight) if weight.device.type == "cpu" else None
-        self._weight = weight if self._packed is None else None
+        self._packed: PackedWeight | None = None
+        self._plain: torch.Tensor | None = None
+        if weight.device.type == "cpu":
+            self._packed = pack_weight(weight)
+        else:
+            self._plain = weight
 
     def __call__(
         self, x: torch.Tensor, *, out: torch.Tensor | None = None, out_dtype: torch.dtype | None = None
@@ -36,13 +40,13 @@ class Linear:
         """
         if self._packed is not None:
             return linear(x, self._packed, self._bias, out=out, out_dtype=out_dtype, num_segments=self._num_segments)
+        assert self._plain is not None, "a layer has its weight in one of two forms"
         if out is None:
             out = x.new_empty((len(x), self.out_features), dtype=out_dtype or x.dtype)
-        return self._multiply(x, out)
+        return self._multiply(x, self._plain.t(), out)
 
-    def _multiply(self, x: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
+    def _multiply(self, x: torch.Tensor, weight: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
         """By torch, straight into `out`, which may be wider than x: the sums are then not rounded on the way."""
-        weight = self._weight.t()
         if not len(x):
             return out
         if out.dtype != x.dtype:

@@ -4,8 +4,8 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
+from io import FileIO
 from pathlib import Path
-from typing import BinaryIO
 
 import torch
 
@@ -56,7 +56,7 @@ class CheckpointWeights:
         self._unread = set(self._entries)
         self._bytes_total = sum(entry.end - entry.begin for _, entry in self._entries.values())
         self._bytes_done = 0
-        self._open_files: dict[Path, BinaryIO] = {}
+        self._open_files: dict[Path, FileIO] = {}
         self._stack = ExitStack()
         self._stage: torch.Tensor | None = None
 
@@ -127,7 +127,7 @@ class CheckpointWeights:
         except OSError as error:
             raise CheckpointError(f"cannot read {path}: {error.strerror}") from error
 
-    def _fill_converted(self, path: Path, file: BinaryIO, dtype: torch.dtype, out: torch.Tensor) -> None:
+    def _fill_converted(self, path: Path, file: FileIO, dtype: torch.dtype, out: torch.Tensor) -> None:
         if self._stage is None:
             self._stage = torch.empty(STAGE_BYTES, dtype=torch.uint8)
         stage = self._stage.view(dtype)
@@ -139,8 +139,8 @@ class CheckpointWeights:
                 raise CheckpointError(f"{path} holds values that float16 cannot: use --dtype bfloat16 or float32")
 
     @staticmethod
-    def _fill(path: Path, file: BinaryIO, out: torch.Tensor) -> None:
-        view = memoryview(out.view(torch.uint8).numpy())
+    def _fill(path: Path, file: FileIO, out: torch.Tensor) -> None:
+        view = memoryview(out.view(torch.uint8).numpy().data)
         while view:
             count = file.readinto(view)
             if not count:

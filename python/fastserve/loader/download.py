@@ -55,7 +55,7 @@ def main() -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     if not die_with_parent(int(sys.argv[1])):
         return
-    from huggingface_hub.utils import disable_progress_bars
+    from huggingface_hub.utils.tqdm import disable_progress_bars
 
     request = json.load(sys.stdin)
     level, json_lines = request["log"]

@@ -99,8 +99,8 @@ def load_model(
     check_memory(folder, spec, max_model_len, dtype, device)
     with torch.inference_mode():
         if model_config.load_format == "dummy":
-            source = DummyWeights(model_config.seed)
-            decoder = build_decoder(spec, source, max_model_len=max_model_len, dtype=dtype, device=device)
+            dummy = DummyWeights(model_config.seed)
+            decoder = build_decoder(spec, dummy, max_model_len=max_model_len, dtype=dtype, device=device)
         else:
             with CheckpointWeights(folder, ignored=spec.names.ignored, progress=progress) as source:
                 decoder = build_decoder(spec, source, max_model_len=max_model_len, dtype=dtype, device=device)

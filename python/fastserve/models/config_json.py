@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import TypeGuard
 
 from fastserve.errors import CheckpointError
 from fastserve.models.json_file import read_json_object
@@ -10,7 +11,7 @@ MAX_SIZE = 2**31 - 1
 NO_TOKEN = -1  # how some checkpoints say that there is no such token
 
 
-def _is_int(value: object) -> bool:
+def _is_int(value: object) -> TypeGuard[int]:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
@@ -98,7 +99,7 @@ class ConfigJson:
         value = self.raw(name)
         if value is None and default is not None:
             return default
-        if not (_is_int(value) or isinstance(value, float)) or not 0.0 < value < 1e30:
+        if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0.0 < value < 1e30:
             raise self.error(name, "must be a positive number")
         return float(value)
 

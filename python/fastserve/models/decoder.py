@@ -115,7 +115,10 @@ class Decoder:
         for layer in self._layers[:-1]:
             residual, update = layer(residual, update, ctx, buffers)
         residual, update = self._layers[-1](residual, update, ctx, buffers, rows)
-        hidden = residual if self._final_norm is None else self._final_norm(update, residual=residual)
+        hidden = residual
+        if self._final_norm is not None:
+            assert update is not None, "a decoder with a final norm has layers that norm first"
+            hidden = self._final_norm(update, residual=residual)
         if self._project_out is not None:
             hidden = self._project_out(hidden)
         return self._lm_head(hidden, out=out, out_dtype=torch.float32)

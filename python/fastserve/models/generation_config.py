@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from fastserve.config import ModelConfig
 from fastserve.errors import CheckpointError, InvalidArgumentError
@@ -101,8 +102,8 @@ def read_sampling_defaults(config: ModelConfig, path: Path | None) -> SamplingDe
     return defaults
 
 
-def _defaults(values: Mapping[str, object], *, limit: object = None) -> SamplingDefaults:
-    found = {name: values[name] for name in FIELDS if values.get(name) is not None}
+def _defaults(values: Mapping[str, object], *, limit: Any = None) -> SamplingDefaults:
+    found: dict[str, Any] = {name: values[name] for name in FIELDS if values.get(name) is not None}
     if "max_new_tokens" in found:
         found["max_tokens"] = found.pop("max_new_tokens")
     return SamplingDefaults(**found, max_tokens_limit=limit)

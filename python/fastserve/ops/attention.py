@@ -1,5 +1,7 @@
 """Attention over the paged KV cache."""
 
+from typing import Any
+
 import torch
 
 from fastserve._C import kernels
@@ -46,7 +48,7 @@ def attention(
     num_rows = batch.num_rows
     arrays = (batch.query_start, batch.seq_lens, batch.block_start, batch.block_ids)
     split = batch.num_decode_rows
-    common = {
+    common: dict[str, Any] = {
         "layer": layer,
         "scale": scale,
         "max_seq_len": batch.max_seq_len,

@@ -68,7 +68,8 @@ def _gather(
 
 
 def _to_list(array: IndexArray) -> list[int]:
-    return (array.cpu().numpy() if isinstance(array, torch.Tensor) else np.asarray(array)).tolist()
+    numbers: list[int] = (array.cpu().numpy() if isinstance(array, torch.Tensor) else np.asarray(array)).tolist()
+    return numbers
 
 
 def _to_tensor(array: IndexArray, device: torch.device) -> torch.Tensor:

@@ -11,7 +11,7 @@ from fastserve.engine.core import EngineCore, Turn
 from fastserve.engine.pacing import LONGEST_WAIT_S
 from fastserve.engine.request import EngineRequest
 from fastserve.executor.base import Executor
-from fastserve.sim.cost import Coefficients
+from fastserve.sim.cost import Coefficients, as_coefficients
 from fastserve.types import SamplingParams
 
 LOOP_BUDGET_S = 3.0
@@ -31,7 +31,7 @@ def loop_coefficients(
     """
     samples = loop_samples(config, executor, latency, budget_s=budget_s)
     if len(samples) < FEWEST_SAMPLES:
-        return tuple(latency.coefficients())
+        return as_coefficients(latency.coefficients())
     return fitted_coefficients(samples)
 
 
@@ -46,7 +46,7 @@ def fitted_coefficients(samples: np.ndarray) -> Coefficients:
     model = LatencyModel()
     model.fit(samples)
     scale = samples[:, 4].sum() / sum(model.iteration_s(*shape) for shape in samples[:, :4].tolist())
-    return tuple(scale * coefficient for coefficient in model.coefficients())
+    return as_coefficients(scale * coefficient for coefficient in model.coefficients())
 
 
 def loop_samples(config: EngineConfig, executor: Executor, latency: LatencyModel, *, budget_s: float) -> np.ndarray:
@@ -105,9 +105,12 @@ def _run_out(core: EngineCore, deadline_s: float, num_requests: int) -> list[tup
             time.sleep(min(delay_s, LONGEST_WAIT_S))
         turn = core.turn()
         now_s = time.monotonic()
-        if turn.output is not None and former is not None and turn.plan.num_rows:
-            rows.append((*turn.plan.shape, turn.output.elapsed_s, now_s - former_s - turn.output.elapsed_s))
-        former, former_s = (turn, now_s) if turn.output is not None and turn.plan.num_rows else (None, 0.0)
+        if turn.output is None or turn.plan is None or not turn.plan.num_rows:
+            former = None
+        else:
+            if former is not None:
+                rows.append((*turn.plan.shape, turn.output.elapsed_s, now_s - former_s - turn.output.elapsed_s))
+            former, former_s = turn, now_s
         core.outputs_of(turn, now_s)  # as step() does, at the same time
         if now_s > deadline_s:
             for request_id in range(num_requests):

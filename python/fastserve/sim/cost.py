@@ -1,5 +1,6 @@
 """What a cost model is: seconds of an iteration from its shape."""
 
+from collections.abc import Iterable
 from typing import Protocol
 
 from fastserve._C.sched import LatencyModel
@@ -7,6 +8,12 @@ from fastserve.engine.profiler import profile_samples
 
 # Of a latency model: base, per prefill token, per prefill pair, per decode, per token of decode context; seconds.
 Coefficients = tuple[float, float, float, float, float]
+
+
+def as_coefficients(values: Iterable[float]) -> Coefficients:
+    """The five values of an iterable."""
+    base, per_token, per_pair, per_decode, per_context = values
+    return base, per_token, per_pair, per_decode, per_context
 
 
 class CostModel(Protocol):

@@ -39,7 +39,8 @@ class TokenGaps:
             return Distribution.of(np.empty(0))
         ranks = np.searchsorted(np.cumsum(self._counts), np.ceil(np.array([0.5, 0.95, 0.99]) * total))
         percentiles = np.minimum(_SHORTEST_S * 2.0 ** ((ranks + 1) / _BINS_PER_OCTAVE), self._max_s)
-        return Distribution(self._sum_s / total, *percentiles.tolist(), self._max_s)
+        p50, p95, p99 = percentiles.tolist()
+        return Distribution(self._sum_s / total, p50, p95, p99, self._max_s)
 
     def _fold(self) -> None:
         if not self._recent:

@@ -12,6 +12,7 @@ from fastserve.config import EngineConfig
 from fastserve.engine.profiler import measured_latency_model
 from fastserve.executor.inproc import InprocExecutor
 from fastserve.sim.calibrate import loop_coefficients
+from fastserve.sim.cost import as_coefficients
 from fastserve.sim.profile import Profile
 from fastserve.worker.info import Progress
 from fastserve.worker.transfers import Transfers
@@ -49,7 +50,7 @@ def measure_profile(config: EngineConfig, progress: Progress | None = None) -> P
         num_device_blocks=info.pools.num_device_blocks,
         num_host_blocks=info.pools.num_host_blocks,
         coefficients=coefficients,
-        latency_coefficients=tuple(latency.coefficients()),
+        latency_coefficients=as_coefficients(latency.coefficients()),
         offload_bytes_per_s=offload,
         upload_bytes_per_s=upload,
         duplex_share=share,
@@ -60,7 +61,7 @@ def measure_profile(config: EngineConfig, progress: Progress | None = None) -> P
 def _copy_rates(transfers: Transfers, num_device_blocks: int) -> tuple[float, float, float]:
     """Bytes per second out and in, each alone; share of the rate that is left with both at once."""
     engine, arena = transfers.engine, transfers.arena
-    if engine is None or min(num_device_blocks, arena.num_blocks) < 2:
+    if engine is None or arena is None or min(num_device_blocks, arena.num_blocks) < 2:
         return 0.0, 0.0, 1.0
     count = min(max(1, _COPY_BYTES // engine.block_bytes), num_device_blocks // 2, arena.num_blocks // 2)
     first, second = np.arange(count, dtype=np.int32), np.arange(count, 2 * count, dtype=np.int32)

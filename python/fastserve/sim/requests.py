@@ -58,23 +58,27 @@ class RequestTable:
     @property
     def is_finished(self) -> np.ndarray:
         """bool[n]: it ran to its end; the others were refused as too long."""
-        return ~np.isnan(self.finish_s)
+        values: np.ndarray = np.logical_not(np.isnan(self.finish_s))
+        return values
 
     @property
     def e2e_s(self) -> np.ndarray:
         """float64[n]: arrival to last token."""
-        return self.finish_s - self.arrival_s
+        values: np.ndarray = np.subtract(self.finish_s, self.arrival_s)
+        return values
 
     @property
     def ttft_s(self) -> np.ndarray:
         """float64[n]: arrival to first token."""
-        return self.first_token_s - self.arrival_s
+        values: np.ndarray = np.subtract(self.first_token_s, self.arrival_s)
+        return values
 
     @property
     def tpot_s(self) -> np.ndarray:
         """float64[n]: mean time between output tokens after the first; NaN with a single one."""
         gaps = np.where(self.output_tokens > 1, self.output_tokens - 1, np.nan)
-        return (self.finish_s - self.first_token_s) / gaps
+        values: np.ndarray = np.divide(self.finish_s - self.first_token_s, gaps)
+        return values
 
     @property
     def normalized_latency_s(self) -> np.ndarray:

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 from fastserve.errors import InvalidArgumentError
 from fastserve.models.registry import read_spec
@@ -126,8 +127,8 @@ def _grouped(name: str, *, layers: int, hidden: int, mlp: int, heads: int, vocab
     )
 
 
-_LLAMA_3 = {"vocab": 128256, "max_model_len": 8192}
-_QWEN_3 = {"vocab": 151936, "max_model_len": 40960}
+_LLAMA_3: dict[str, Any] = {"vocab": 128256, "max_model_len": 8192}
+_QWEN_3: dict[str, Any] = {"vocab": 151936, "max_model_len": 40960}
 _NAMED = (
     _opt("opt-13b", 40, 5120, 40),
     _opt("opt-66b", 64, 9216, 72),

@@ -144,7 +144,9 @@ class _Run:
     def draw(self, timeline: Timeline) -> None:
         """Give every iteration and copy to a timeline."""
         scheduler = self._core.scheduler
-        self._executor.tell(lambda *step: timeline.add(*step, scheduler.stats()))
+        self._executor.tell(
+            lambda plan, start_s, end_s, copies: timeline.add(plan, start_s, end_s, copies, scheduler.stats())
+        )
 
     def counters(self) -> RunCounters:
         """Of the run so far."""

@@ -3,11 +3,12 @@
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from types import MappingProxyType
+from typing import Any
 
 from fastserve.config import SchedulerConfig
 from fastserve.errors import InvalidArgumentError
 from fastserve.sim.deployment import Deployment
-from fastserve.sim.simulation import simulate
+from fastserve.sim.simulation import Endings, simulate
 from fastserve.sim.summary import Summary
 from fastserve.workload import Workload
 
@@ -81,7 +82,7 @@ def suggest(
     if objective not in OBJECTIVES:
         raise InvalidArgumentError(f"objective must be one of {', '.join(OBJECTIVES)}, got {objective}")
     first = scheduler or SchedulerConfig()
-    endings = (
+    endings: Endings = (
         "stop-token" if first.scheduling_policy == "learned" else "known"
     )  # in all of them alike: each hidden end costs a row
     total = 2 + sum(map(len, CANDIDATES.values()))
@@ -96,7 +97,7 @@ def suggest(
         return trial
 
     def cost(trial: Trial) -> float:
-        return getattr(trial.summary, objective).mean
+        return float(getattr(trial.summary, objective).mean)
 
     start = run(first)
     fcfs = run(replace(start.scheduler, scheduling_policy="fcfs"))
@@ -107,7 +108,8 @@ def suggest(
             if value == getattr(fixed, name):
                 total -= 1
                 continue
-            trials.append(run(replace(fixed, **{name: value})))
+            changed: dict[str, Any] = {name: value}
+            trials.append(run(replace(fixed, **changed)))
             if cost(trials[-1]) < (1.0 - MIN_GAIN) * cost(best):
                 best = trials[-1]
     return Suggestion(objective=objective, start=start, best=best, fcfs=fcfs, trials=tuple(trials))

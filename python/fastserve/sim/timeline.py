@@ -1,6 +1,7 @@
 """A run as a trace of events for Perfetto or chrome://tracing: iterations, levels, copies."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Self, TextIO
 
@@ -74,7 +75,7 @@ class Timeline:
             }
         )
 
-    def _counter(self, name: str, time_s: float, values: dict[str, float]) -> None:
+    def _counter(self, name: str, time_s: float, values: Mapping[str, float]) -> None:
         self._write({"ph": "C", "name": name, "pid": 1, "ts": time_s * 1e6, "args": values})
 
     def _write(self, event: dict[str, object]) -> None:

@@ -61,12 +61,13 @@ class _BlankWithEnds(_Blank):
 
     def __init__(self, workload: Workload, vocab_size: int) -> None:
         super().__init__(workload)
-        self.stop_token = vocab_size  # no token of any prompt
+        self._end = vocab_size  # no token of any prompt
+        self.stop_token = self._end
         self._last_position = workload.prompt_tokens.astype(np.int64) + workload.output_tokens - 1
 
     def sample(self, plan: StepPlan) -> np.ndarray:
         ids = plan.request_ids[plan.sample_rows]
-        return np.where(plan.counters == self._last_position[ids], np.int32(self.stop_token), np.int32(0))
+        return np.where(plan.counters == self._last_position[ids], np.int32(self._end), np.int32(0))
 
 
 class _Real:
@@ -75,7 +76,7 @@ class _Real:
     def __init__(self, workload: Workload, vocab_size: int, end_by_token: bool) -> None:
         self._workload = workload
         self._vocab_size = vocab_size
-        self.stop_token = vocab_size if end_by_token else None
+        self.stop_token: int | None = vocab_size if end_by_token else None
         lengths = workload.output_tokens.astype(np.int64)
         starts = np.cumsum(lengths) - lengths
         self._starts = starts.tolist()
@@ -92,4 +93,6 @@ class _Real:
     def sample(self, plan: StepPlan) -> np.ndarray:
         ids = plan.request_ids[plan.sample_rows]
         # A row planned before the end of its request was known lies behind its last output; nobody reads what it samples.
-        return self._outputs.take(self._first_of_position[ids] + plan.counters, mode="clip")
+        indices: np.ndarray = self._first_of_position[ids] + plan.counters
+        sampled: np.ndarray = self._outputs.take(indices, mode="clip")
+        return sampled

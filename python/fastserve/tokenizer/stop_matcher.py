@@ -105,7 +105,7 @@ def _prepare(stop: tuple[str, ...]) -> tuple[tuple[_StopString, ...], frozenset[
     return tuple(map(_StopString, stop)), frozenset(text[0] for text in stop)
 
 
-def _failure_table(stop: str) -> array:
+def _failure_table(stop: str) -> "array[int]":
     """Entry k: length of the longest proper prefix of `stop` that is a suffix of its first k characters."""
     table = array("I", bytes(4 * (len(stop) + 1)))
     length = 0

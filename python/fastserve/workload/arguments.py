@@ -184,13 +184,17 @@ def _drawn(args: argparse.Namespace, read_dataset: Callable[[argparse.Namespace]
         rate=args.request_rate, burstiness=args.burstiness, think_time_s=args.think_time_s, ramp_up=_ramp_up(args)
     )
     name = source if args.dataset_path is None else Path(args.dataset_path).stem
-    if source in _DRAWN:
-        trace = _made_up(args, source, count)
-    else:
-        trace = read_trace(args.dataset_path) if source == "trace" else read_dataset(args)
+    trace = _made_up(args, source, count) if source in _DRAWN else _read(args, source, read_dataset)
     trace = _short(trace, args)
     draw = draw_conversations if args.multi_turn else draw_requests
     return draw(trace, count, arrivals, name=name, seed=args.seed)
+
+
+def _read(args: argparse.Namespace, source: str, read_dataset: Callable[[argparse.Namespace], Trace] | None) -> Trace:
+    if source == "trace":
+        return read_trace(args.dataset_path)
+    assert read_dataset is not None, "a command that adds kinds of files also reads them"
+    return read_dataset(args)
 
 
 def _source(args: argparse.Namespace) -> str:

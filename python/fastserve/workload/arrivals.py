@@ -43,7 +43,8 @@ def replayed_arrivals(arrival_s: np.ndarray, *, speed: float = 1.0) -> np.ndarra
     """
     if not 0.0 < speed < np.inf:
         raise InvalidArgumentError(f"the speed of a replay must be above 0 and finite, got {speed}")
-    return (arrival_s - arrival_s[:1]) / speed
+    times_s: np.ndarray = (arrival_s - arrival_s[:1]) / speed
+    return times_s
 
 
 def turn_arrivals(
@@ -65,7 +66,8 @@ def turn_arrivals(
     waited = np.cumsum(gaps)
     rows = np.arange(len(turn))
     first = np.maximum.accumulate(np.where(turn == 0, rows, 0))
-    return start_s + waited - waited[first]
+    times_s: np.ndarray = start_s + waited - waited[first]
+    return times_s
 
 
 def _require_rate(rate: float) -> None:

@@ -59,8 +59,8 @@ def replay(trace: Trace, *, name: str, seed: int, count: int | None = None, spee
     """
     if trace.arrival_s is None:
         raise InvalidArgumentError("a replay needs a trace with arrival times; give the others a request rate")
-    trace = trace.take(np.arange(len(trace))[:count])
-    return _workload(name, seed, replayed_arrivals(trace.arrival_s, speed=speed), trace)
+    rows = np.arange(len(trace))[:count]
+    return _workload(name, seed, replayed_arrivals(trace.arrival_s[rows], speed=speed), trace.take(rows))
 
 
 def draw_requests(trace: Trace, count: int, arrivals: Arrivals, *, name: str, seed: int) -> Workload:

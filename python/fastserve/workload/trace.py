@@ -135,7 +135,7 @@ def _read_ours(path: Path, header: list[str]) -> Trace:
 
 def _read_prompts(path: Path, prompt_tokens: np.ndarray) -> tuple[np.ndarray, ...]:
     """Token ids, separated by spaces, as many as the prompt has."""
-    prompts = []
+    prompts: list[np.ndarray] = []
     for line, text in read_texts(path, PROMPT_COLUMN):
         try:
             ids = np.array(text.split(), np.int32)

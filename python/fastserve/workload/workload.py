@@ -182,7 +182,7 @@ def _column(name: str, values: np.ndarray, dtype: type, rows: int) -> np.ndarray
         _require(np.issubdtype(given.dtype, np.integer), f"{name} must hold integers, got {given.dtype}")
         limits = np.iinfo(dtype)
         _require_rows((given >= limits.min) & (given <= limits.max), given, f"{name} must fit {np.dtype(dtype)}")
-    column = given.astype(dtype)
+    column: np.ndarray = given.astype(dtype)
     column.setflags(write=False)
     return column
 

@@ -21,4 +21,4 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the chosen benchmark; returns its exit code."""
-    return BENCHMARKS[args.benchmark][0].run(args)
+    return int(BENCHMARKS[args.benchmark][0].run(args))

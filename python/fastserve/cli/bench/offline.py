@@ -12,13 +12,13 @@ from fastserve.cli.lazy import load
 def open_llm(args: argparse.Namespace) -> Any:
     """The `LLM` of the engine's flags; raises as its constructor."""
     config = engine_config_of(args)
-    values = {}
+    values: dict[str, Any] = {}
     for part in (config.model, config.cache, config.scheduler):
         values |= {field.name: getattr(part, field.name) for field in dataclasses.fields(part)}
     return load("fastserve.engine.llm:LLM")(values.pop("model"), **values)
 
 
-def add_output_argument(parser: argparse.ArgumentParser) -> None:
+def add_output_argument(parser: argparse._ActionsContainer) -> None:
     """Add --output-json."""
     parser.add_argument("--output-json", type=Path, metavar="FILE", help="write the figures as JSON")
 

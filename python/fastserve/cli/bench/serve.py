@@ -47,7 +47,8 @@ def run(args: argparse.Namespace) -> int:
     target = target_of(args)
     options = load_options_of(args, max_concurrency=args.max_concurrency)
     workload = workload_from(args, read_dataset=read_text_dataset)
-    return load("fastserve.bench.serve:bench_serve")(target, workload, options, report, num_warmups=args.num_warmups)
+    bench = load("fastserve.bench.serve:bench_serve")
+    return int(bench(target, workload, options, report, num_warmups=args.num_warmups))
 
 
 def read_text_dataset(args: argparse.Namespace) -> Trace:
@@ -56,7 +57,8 @@ def read_text_dataset(args: argparse.Namespace) -> Trace:
         raise InvalidArgumentError(f"--dataset-name {args.dataset_name} needs --tokenizer to count tokens")
     read = load(f"fastserve.bench.text_dataset:read_{args.dataset_name}")
     tokenizer = load("fastserve.bench.text_dataset:open_tokenizer")(args.tokenizer)
-    return read(Path(args.dataset_path), tokenizer, round(args.random_output_len))
+    trace: Trace = read(Path(args.dataset_path), tokenizer, round(args.random_output_len))
+    return trace
 
 
 def parse_percentiles(text: str) -> tuple[float, ...]:

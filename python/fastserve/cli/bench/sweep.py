@@ -64,7 +64,7 @@ def run(args: argparse.Namespace) -> int:
     if args.compare_url is not None:
         # Another server has another name for the model; it is asked for it.
         targets["compare"] = dataclasses.replace(target_of(args, args.compare_url), model="")
-    return load("fastserve.bench.sweep:bench_sweep")(
+    status = load("fastserve.bench.sweep:bench_sweep")(
         targets,
         plan,
         load_options_of(args),
@@ -73,6 +73,7 @@ def run(args: argparse.Namespace) -> int:
         result=args.result_filename,
         plot=args.plot,
     )
+    return int(status)
 
 
 def _workload(args: argparse.Namespace, rate: float, count: int) -> Workload:

@@ -91,8 +91,9 @@ def load_options_of(args: argparse.Namespace, *, max_concurrency: int | None = N
 
 def _vocab_size(args: argparse.Namespace) -> int | None:
     if args.vocab_size is not None or args.tokenizer is None:
-        return args.vocab_size
-    return load("fastserve.bench.text_dataset:open_tokenizer")(args.tokenizer).vocab_size
+        size: int | None = args.vocab_size
+        return size
+    return int(load("fastserve.bench.text_dataset:open_tokenizer")(args.tokenizer).vocab_size)
 
 
 def _extra_body(text: str | None) -> dict[str, object]:
