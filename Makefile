@@ -12,7 +12,7 @@ export CMAKE_BUILD_PARALLEL_LEVEL ?= $(shell nproc)
 # Where nvcc is found, developers build the CUDA backend as well; a plain `pip install` does so only when asked.
 export FASTSERVE_CUDA ?= AUTO
 
-.PHONY: build test test-python test-cpp test-ptx test-newest lint lock demo stubs cuda-report wheel clean test-sanitizers
+.PHONY: build test test-all test-python test-cpp test-ptx test-newest lint lock demo stubs cuda-report wheel clean test-sanitizers
 
 $(STAMP): pyproject.toml third_party/install_requirements.py $(wildcard third_party/lock/*.txt)
 	$(PYTHON) -m venv $(VENV)
@@ -23,8 +23,12 @@ $(STAMP): pyproject.toml third_party/install_requirements.py $(wildcard third_pa
 build: $(STAMP)
 	$(BIN)/pip install -q --no-build-isolation --no-deps -C build-dir=$(BUILD) -e .
 
-# The order is: what is cheap and tells most first.
-test: build lint test-cpp test-python
+# What every change needs. The order is: what is cheap and tells most first.
+test: build lint test-cpp
+	$(BIN)/python -m pytest -m "not slow"
+
+# Besides: the tests marked `slow`, the C++ tests under sanitizers and, where nvcc is, the compiled kernels without a GPU.
+test-all: build lint test-cpp test-sanitizers test-python
 	if command -v nvcc >/dev/null; then $(MAKE) test-ptx; fi
 
 test-python: build
@@ -43,13 +47,16 @@ lint: $(STAMP)
 	$(BIN)/ruff format --check python tests bench third_party
 	$(BIN)/mypy
 
-test-cpp: $(STAMP) test-sanitizers
+# The C++ tests, optimised: in the build folder of the package, so that nothing is compiled twice.
+test-cpp: build
+	third_party/require_gtest.sh
+	cmake -B $(BUILD) -DFASTSERVE_TESTS=ON >/dev/null && cmake --build $(BUILD) --target cpp_tests && ctest --test-dir $(BUILD) --output-on-failure -j 2
 
 # The C++ tests under AddressSanitizer + UndefinedBehaviorSanitizer, then ThreadSanitizer.
 test-sanitizers: $(STAMP)
 	third_party/require_gtest.sh
 	for preset in asan tsan; do \
-	  cmake --preset $$preset >/dev/null && cmake --build build/$$preset && ctest --test-dir build/$$preset --output-on-failure -j 2 || exit 1; \
+	  cmake --preset $$preset >/dev/null && cmake --build build/$$preset --target cpp_tests && ctest --test-dir build/$$preset --output-on-failure -j 2 || exit 1; \
 	done
 
 # The tests marked `gpu` without a GPU: the compiled PTX of every kernel, run by tests/cpp/ptx_machine. Needs nvcc.

@@ -54,6 +54,7 @@ def write_results(path: Path, **stages: list[tuple[str, str]]) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_the_first_call_runs_on_a_cpu(tmp_path):
     done = run("call1", "--device", "cpu", "--out", tmp_path, GPU_SMOKE="/nowhere")
     assert done.returncode == 0, done.stdout + done.stderr
@@ -69,6 +70,7 @@ def test_the_first_call_runs_on_a_cpu(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["log.txt", "report.txt", "results.json"]
 
 
+@pytest.mark.slow
 def test_the_second_call_after_a_green_one_runs_on_a_cpu(tmp_path):
     after = write_results(tmp_path / "first.json", smoke=[("decode", "ok")], tests=[("tests/a.py::test_b", "passed")])
     out = tmp_path / "out"
@@ -80,6 +82,7 @@ def test_the_second_call_after_a_green_one_runs_on_a_cpu(tmp_path):
     assert "rate at 100 ms per token" in (out / "report.txt").read_text()
 
 
+@pytest.mark.slow
 def test_the_second_call_after_a_red_one_looks_for_the_cause(tmp_path):
     test = "tests/unit/ops/test_memory_roof.py::test_that_has_failed"
     shape = "decode bf16 8/2 d128 p16 300:1,17:1"
@@ -131,6 +134,7 @@ def test_stages_for_which_no_time_is_left_say_so(tmp_path):
     assert results(tmp_path)["batches"]["result"] == "no time left"
 
 
+@pytest.mark.slow
 def test_a_stage_that_hangs_costs_itself_alone(tmp_path):
     """Also when what hangs keeps its output open."""
     program = tmp_path / "gpu_smoke"
@@ -195,6 +199,7 @@ def test_a_kernel_whose_result_differs_is_told():
     assert faults_of(wrong, "cpu", torch.float32) == ["wrong torch.float32: result 0 differs from the CPU's"]
 
 
+@pytest.mark.slow
 def test_a_stage_that_fails_does_not_hide_the_others(tmp_path):
     environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
     (tmp_path / "timeout").write_text('#!/bin/bash\n[[ $* == *stage_race* ]] && exit 3\nexec /usr/bin/timeout "$@"\n')

@@ -113,6 +113,7 @@ def outcomes_of(tmp_path, monkeypatch):
     return run
 
 
+@pytest.mark.slow
 def test_each_test_has_its_outcome_whatever_the_others_do(outcomes_of, capsys):
     finished, items = outcomes_of(TESTS)
     assert finished
