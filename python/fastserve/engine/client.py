@@ -7,7 +7,7 @@ import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import overload
+from typing import Any, overload
 
 from fastserve.config import EngineConfig
 from fastserve.engine.channel import FrontendChannel
@@ -71,7 +71,7 @@ class EngineClient:
         self._process: EngineProcess | None = None
         self._ready: asyncio.Future[EngineInfo] = asyncio.get_running_loop().create_future()
         self._last_heard_s = time.monotonic()
-        self._calls: dict[int, asyncio.Future] = {}
+        self._calls: dict[int, asyncio.Future[Any]] = {}
         self._call_ids = itertools.count()
         self._dead: FastServeError | None = None
 

@@ -4,7 +4,7 @@ from collections import deque
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from typing import Self
+from typing import Self, cast
 
 from fastserve.engine.admission import check_prompt
 from fastserve.engine.console import BatchProgress, StartProgress, deferred_interrupt
@@ -116,7 +116,7 @@ class LLM:
         if not self.tokenizer.has_chat_template:
             raise InvalidArgumentError("the model has no chat template; use generate with a prompt instead")
         one = bool(messages) and isinstance(messages[0], dict)
-        conversations = [messages] if one else list(messages)
+        conversations = cast(Sequence[Sequence[Message]], [messages] if one else messages)
         jobs = [_Job(params) for params in self._per_prompt(sampling, len(conversations))]
         for job, conversation in zip(jobs, conversations, strict=True):
             try:

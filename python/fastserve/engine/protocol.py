@@ -37,7 +37,7 @@ class _Message(msgspec.Struct, frozen=True, array_like=True, tag=True, forbid_un
     """Base of all other messages: the class name, then the fields."""
 
 
-class EngineStart(_Message):
+class EngineStart(_Message, frozen=True):
     """What an engine process is started with, on its standard input.
 
     Attributes:
@@ -55,37 +55,37 @@ class EngineStart(_Message):
     json_logs: bool
 
 
-class Abort(_Message):
+class Abort(_Message, frozen=True):
     """End a sequence; its last output still comes."""
 
     request_id: int
 
 
-class Stop(_Message):
+class Stop(_Message, frozen=True):
     """End a sequence at a stop string, up to which it has `num_tokens` outputs; its last output still comes."""
 
     request_id: int
     num_tokens: int
 
 
-class Explain(_Message):
+class Explain(_Message, frozen=True):
     """Ask for `ExplainReply`."""
 
     request_id: int
     call_id: int
 
 
-class GetStats(_Message):
+class GetStats(_Message, frozen=True):
     """Ask for `StatsReply`."""
 
     call_id: int
 
 
-class Shutdown(_Message):
+class Shutdown(_Message, frozen=True):
     """Close the core and exit."""
 
 
-class Progress(_Message):
+class Progress(_Message, frozen=True):
     """A step of the start is done."""
 
     stage: str
@@ -93,40 +93,40 @@ class Progress(_Message):
     total: int
 
 
-class Ready(_Message):
+class Ready(_Message, frozen=True):
     """The engine takes requests."""
 
     info: EngineInfo
 
 
-class Outputs(_Message):
+class Outputs(_Message, frozen=True):
     """All outputs of one step."""
 
     outputs: list[EngineOutput]
 
 
-class Event(_Message):
+class Event(_Message, frozen=True):
     """A watched request changed its place in the scheduler."""
 
     request_id: int
     facts: dict[str, object]
 
 
-class StatsReply(_Message):
+class StatsReply(_Message, frozen=True):
     """Answer to `GetStats`."""
 
     call_id: int
     stats: EngineStats
 
 
-class ExplainReply(_Message):
+class ExplainReply(_Message, frozen=True):
     """Answer to `Explain`; None = not in the engine."""
 
     call_id: int
     facts: dict[str, object] | None
 
 
-class Heartbeat(_Message):
+class Heartbeat(_Message, frozen=True):
     """The engine loop turned; sent when nothing else was for a while."""
 
 
@@ -141,7 +141,7 @@ class ErrorKind(StrEnum):
     FAILED = "failed"
 
 
-class Error(_Message):
+class Error(_Message, frozen=True):
     """Something failed: a call, a request, a message that names neither, or (`fatal`) the engine, which then exits."""
 
     kind: ErrorKind
@@ -182,7 +182,8 @@ def decode_start(raw: bytes) -> EngineStart:
 
 def plain_facts(facts: Mapping[str, object]) -> dict[str, object]:
     """Return what the scheduler says of a request with every value in a type that messages can carry."""
-    return msgspec.to_builtins(dict(facts), enc_hook=str, str_keys=True)
+    plain: dict[str, object] = msgspec.to_builtins(dict(facts), enc_hook=str, str_keys=True)
+    return plain
 
 
 def request_id_of(raw: bytes) -> int | None:

@@ -44,7 +44,7 @@ def build_app(engine: EngineProtocol | None, config: ServerConfig, served_model_
         app.add_exception_handler(kind, _answer_error)
     app.add_middleware(HeadAsGetMiddleware)
     app.state.keys = ApiKeys(config)
-    app.openapi = functools.cache(
+    app.openapi = functools.cache(  # type: ignore[method-assign]  # as FastAPI says to do it
         functools.partial(describe, app, with_key=bool(app.state.keys), strict_fields=config.strict_fields)
     )
     if app.state.keys:
@@ -60,7 +60,7 @@ class HeadAsGetMiddleware:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and scope["method"] == "HEAD":
-            scope = scope | {"method": "GET"}
+            scope = {**scope, "method": "GET"}
         await self._app(scope, receive, send)
 
 

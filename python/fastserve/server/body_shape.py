@@ -5,6 +5,7 @@ few nanoseconds per byte or item, many times less than what they spare.
 """
 
 from collections.abc import Iterable
+from typing import Any
 
 from fastserve.server.errors import ApiError, bad_request
 from fastserve.types import MAX_STOP_STRINGS, MAX_STOP_TOKEN_IDS
@@ -45,7 +46,7 @@ def check_depth(value: object) -> None:
     Raises:
         ApiError: 400.
     """
-    level = [value]
+    level: list[Any] = [value]
     for _ in range(MAX_JSON_DEPTH):
         level = [child for item in level for child in _containers(item.values() if isinstance(item, dict) else item)]
         if not level:

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
+from typing import Any
 
 import httptools
 from uvicorn.protocols.http.flow_control import FlowControl
@@ -48,11 +49,11 @@ class GuardedHttpProtocol(HttpToolsProtocol):
 
     def __init__(
         self,
-        *args: object,
+        *args: Any,
         max_body_bytes: int,
         descriptors: DescriptorWatch | None = None,
         on_refused: Callable[[str, ApiError], None] | None = None,
-        **kwargs: object,
+        **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
         self._on_refused = on_refused
@@ -69,7 +70,7 @@ class GuardedHttpProtocol(HttpToolsProtocol):
         self._peer_timer: asyncio.TimerHandle | None = None
         self._stall_timer: asyncio.TimerHandle | None = None
 
-    def connection_made(self, transport: asyncio.Transport) -> None:
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn declares it
         super().connection_made(transport)
         self.flow = _HoldingFlow(transport, self._read_on_soon)
         if self._descriptors is not None:

@@ -63,7 +63,7 @@ MESSAGE_NOOP_VALUES: dict[str, tuple[object, ...]] = {
 
 def drop_noop_fields(
     body: Mapping[str, object], noop_values: Mapping[str, tuple[object, ...]], where: str = ""
-) -> dict:
+) -> dict[str, object]:
     """Return the body without the fields of `noop_values`; a null means "not used" in any field and is dropped.
 
     Raises:

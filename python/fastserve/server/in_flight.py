@@ -52,7 +52,9 @@ class InFlight:
         except asyncio.CancelledError:
             if guard.reason is None:
                 raise
-            asyncio.current_task().uncancel()
+            task = asyncio.current_task()
+            assert task is not None, "it was cancelled"
+            task.uncancel()
             raise guard.reason from None
         finally:
             guard.close()

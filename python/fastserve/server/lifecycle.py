@@ -64,7 +64,7 @@ class LiveServer:
         self._http = _HttpServer(
             uvicorn.Config(
                 app,
-                http=functools.partial(
+                http=functools.partial(  # type: ignore[arg-type]  # called as the class is
                     GuardedHttpProtocol,
                     max_body_bytes=config.max_body_bytes,
                     descriptors=self._descriptors,

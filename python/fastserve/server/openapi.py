@@ -6,6 +6,7 @@ them with what the server does.
 
 from collections.abc import Iterator
 from http import HTTPStatus
+from typing import Any
 
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
@@ -21,7 +22,7 @@ from fastserve.types import (
     MIN_REPETITION_PENALTY,
 )
 
-Json = dict[str, object]
+Json = dict[str, Any]
 
 _BODY_ERRORS = (400, 404, 408, 413, 429, 500, 503)
 _JSON, _EVENTS, _TEXT = "application/json", "text/event-stream", "text/plain"

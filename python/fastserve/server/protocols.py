@@ -18,8 +18,11 @@ from fastserve.types import (
 class TokenizerProtocol(Protocol):
     """Text to ids and back; every method may be called from any thread."""
 
-    chat_templates: ChatTemplates
-    max_chars_per_token: int | None
+    @property
+    def chat_templates(self) -> ChatTemplates: ...
+
+    @property
+    def max_chars_per_token(self) -> int | None: ...
 
     @property
     def vocab_size(self) -> int: ...
@@ -36,9 +39,14 @@ class TokenizerProtocol(Protocol):
 class EngineProtocol(Protocol):
     """A running engine, used from one event loop."""
 
-    info: EngineInfo
-    tokenizer: TokenizerProtocol
-    sampling_defaults: SamplingDefaults
+    @property
+    def info(self) -> EngineInfo: ...
+
+    @property
+    def tokenizer(self) -> TokenizerProtocol: ...
+
+    @property
+    def sampling_defaults(self) -> SamplingDefaults: ...
 
     @property
     def is_alive(self) -> bool: ...

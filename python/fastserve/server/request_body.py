@@ -17,7 +17,8 @@ _NO_NAME = re.compile(r"[^A-Za-z0-9_.\[\]-]")
 
 def state_of(request: Request) -> ServerState:
     """The state that `build_app` put into the app."""
-    return request.app.state.server
+    state: ServerState = request.app.state.server
+    return state
 
 
 async def read_request(request: Request, model: type[BodyT]) -> BodyT:

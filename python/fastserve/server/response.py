@@ -40,7 +40,7 @@ class GenerationResponse(Response):
     ) -> None:
         """Prepare the reply; `stream` None = in one piece. `headers` come on top of those of its form."""
         super().__init__()
-        self._headers = headers
+        self._extra_headers = headers
         self._state = state
         self._generation = generation
         self._formatter = formatter
@@ -122,7 +122,7 @@ class GenerationResponse(Response):
         await send(_body(body, more=False))
 
     async def _start(self, send: Send, headers: dict[str, str]) -> None:
-        rows = [(name.lower().encode(), value.encode()) for name, value in ({**headers, **self._headers}).items()]
+        rows = [(name.lower().encode(), value.encode()) for name, value in ({**headers, **self._extra_headers}).items()]
         rows.append((b"x-request-id", self._generation.request_id.encode()))
         await send({"type": "http.response.start", "status": 200, "headers": rows})
         self._started = True

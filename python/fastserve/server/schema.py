@@ -211,6 +211,7 @@ class CompletionRequest(GenerationRequest):
 class Conversation(RequestBody):
     """Messages, for the chat template."""
 
+    messages: Messages | None
     _rows: bytes = PrivateAttr(b"")
 
     def template_rows(self) -> bytes:

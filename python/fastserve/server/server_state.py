@@ -92,6 +92,7 @@ class ServerState:
     def prompt_reader(self) -> PromptReader:
         """What turns prompts into token ids; raises as `ready_engine` does."""
         self.ready_engine()
+        assert self._reader is not None, "it comes with the engine"
         return self._reader
 
     def count_refusal(self, path: str, error: ApiError) -> None:

@@ -133,7 +133,7 @@ class _Child:
         self._socket, theirs = socket.socketpair()
         with theirs:  # it is the child's standard input; nothing else is inherited but its output
             self._process = subprocess.Popen(
-                [sys.executable, "-P", "-m", module, str(os.getpid())], stdin=theirs, env=child_environment()
+                [sys.executable, "-P", "-m", module, str(os.getpid())], stdin=theirs.fileno(), env=child_environment()
             )
 
     @property
