@@ -12,20 +12,28 @@ class WeightSource(Protocol):
         """Whether a tensor of this name exists."""
 
     def expect(self, name: str, shape: tuple[int, ...]) -> None:
-        """Raise CheckpointError unless `read_into` can fill a tensor of this shape; asked before its memory is taken."""
+        """Raise CheckpointError unless the tensor can be read and has this shape; asked before memory for it is taken."""
 
-    def read_into(self, name: str, out: torch.Tensor) -> None:
-        """Fill `out` (contiguous, any device) with the tensor, converted to its dtype.
+    def read_into(
+        self, name: str, out: torch.Tensor, *, rows: range | None = None, columns: range | None = None
+    ) -> None:
+        """Fill `out` (contiguous, any device) with the tensor or a slice of it, converted to the dtype of `out`.
 
+        Args:
+            rows: range of step 1 in the first dimension; None = all.
+            columns: range of step 1 in the second dimension of a matrix; None = all.
         Raises:
-            CheckpointError: the tensor is missing, has another shape, or cannot be read.
+            CheckpointError: the tensor is missing, has another shape or no such slice, or cannot be read.
         """
+
+    def leave(self, name: str) -> None:
+        """Note that the tensor, which `expect` has checked, is read by other ranks and not by this one."""
 
 
 def load_tensor(
     source: WeightSource, name: str, shape: tuple[int, ...], *, dtype: torch.dtype, device: torch.device
 ) -> torch.Tensor:
-    """Return the named tensor in memory of its own."""
+    """Return the named tensor, of this shape, in memory of its own."""
     source.expect(name, shape)
     out = torch.empty(shape, dtype=dtype, device=device)
     source.read_into(name, out)

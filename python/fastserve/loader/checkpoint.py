@@ -1,5 +1,6 @@
 """Weights of a checkpoint folder, read tensor by tensor into memory that the layers own."""
 
+import math
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from fastserve.errors import CheckpointError
+from fastserve.errors import CheckpointError, InvalidArgumentError
 from fastserve.loader.kind import INDEX, listed
 from fastserve.loader.safetensors import TensorEntry, read_header
 from fastserve.loader.weight_files import weight_files
@@ -17,7 +18,8 @@ from fastserve.loader.weight_files import weight_files
 STAGE_BYTES = 32 << 20
 READABLE = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 
-# Called after every tensor with its name, the bytes read so far and those of all tensors.
+# Called after every tensor with its name, the bytes of the tensors done so far, of which other ranks may read a part, and
+# the bytes of all.
 Progress = Callable[[str, int, int], None]
 
 
@@ -96,15 +98,49 @@ class CheckpointWeights:
                 f" checkpoints are not supported"
             )
 
-    def read_into(self, name: str, out: torch.Tensor) -> None:
-        """Fill `out` with the named tensor; see `WeightSource`."""
-        self.expect(name, tuple(out.shape))
+    def read_into(
+        self, name: str, out: torch.Tensor, *, rows: range | None = None, columns: range | None = None
+    ) -> None:
+        """Fill `out` with the named tensor or a slice of it; see `WeightSource`. No more of it is in memory at a time
+        than the slice and a stage of STAGE_BYTES."""
+        if rows is None and columns is None:
+            self.expect(name, tuple(out.shape))
+        else:
+            self._expect_slice(name, tuple(out.shape), rows, columns)
         path, entry = self._entries[name]
-        self._read(path, entry, out.view(-1))
-        self._unread.discard(name)
-        self._bytes_done += entry.end - entry.begin
+        self._read(path, entry, out, rows.start if rows is not None else 0, columns)
+        self._count(name)
+
+    def leave(self, name: str) -> None:
+        """Count the named tensor as read; see `WeightSource`."""
+        self._count(name)
+
+    def _count(self, name: str) -> None:
+        if name in self._unread:
+            _, entry = self._entries[name]
+            self._unread.discard(name)
+            self._bytes_done += entry.end - entry.begin
         if self._progress is not None:
             self._progress(name, self._bytes_done, self._bytes_total)
+
+    def _expect_slice(self, name: str, out: tuple[int, ...], rows: range | None, columns: range | None) -> None:
+        """Refuse a slice that the tensor does not have, or that is not of the shape `out`."""
+        if name not in self._entries:
+            self.expect(name, out)
+        path, entry = self._entries[name]
+        self.expect(name, entry.shape)
+        shape = list(entry.shape)
+        for what, dim, part in (("rows", 0, rows), ("columns", 1, columns)):
+            if part is None:
+                continue
+            size = shape[dim] if dim < len(shape) else 0
+            if part.step != 1 or not 0 <= part.start <= part.stop <= size or (dim == 1 and len(shape) != 2):
+                raise CheckpointError(
+                    f"{path}: {name} of shape {entry.shape} has no {what} {part.start} to {part.stop}, which this rank needs"
+                )
+            shape[dim] = len(part)
+        if tuple(shape) != out:
+            raise InvalidArgumentError(f"the slice of {name} has the shape {tuple(shape)}, that to fill has {out}")
 
     def check_all_read(self) -> None:
         """Raise CheckpointError when tensors were left unread: the weights are of another model than config.json."""
@@ -114,32 +150,58 @@ class CheckpointWeights:
                 f" {listed(self._unread)}; config.json and weights are not of the same model"
             )
 
-    def _read(self, path: Path, entry: TensorEntry, out: torch.Tensor) -> None:
+    def _read(self, path: Path, entry: TensorEntry, out: torch.Tensor, first_row: int, columns: range | None) -> None:
         file = self._open_files.get(path)
         try:
             if file is None:
                 file = self._open_files[path] = self._stack.enter_context(path.open("rb", buffering=0))
-            file.seek(entry.begin)
-            if out.dtype == entry.dtype and out.device.type == "cpu":
-                self._fill(path, file, out)
+            file.seek(entry.begin + first_row * math.prod(entry.shape[1:]) * entry.dtype.itemsize)
+            if columns is None:
+                self._fill(path, file, entry.dtype, out.view(-1))
             else:
-                self._fill_converted(path, file, entry.dtype, out)
+                self._fill_columns(path, file, entry, out, columns)
         except OSError as error:
             raise CheckpointError(f"cannot read {path}: {error.strerror}") from error
 
-    def _fill_converted(self, path: Path, file: FileIO, dtype: torch.dtype, out: torch.Tensor) -> None:
+    def _fill_columns(self, path: Path, file: FileIO, entry: TensorEntry, out: torch.Tensor, columns: range) -> None:
+        """Read whole rows into the stage, as many as it holds, and cut the columns out of them."""
+        width, stage = entry.shape[1], self._stage_of(entry.dtype)
+        rows_at_once = stage.numel() // max(width, 1)
+        if rows_at_once == 0:  # a row is longer than the stage
+            first_byte = file.tell()
+            for i, row in enumerate(out):
+                file.seek(first_byte + (i * width + columns.start) * entry.dtype.itemsize)
+                self._fill(path, file, entry.dtype, row)
+            return
+        for part in torch.split(out, rows_at_once):
+            rows = stage[: len(part) * width]
+            self._fill_exactly(path, file, rows)
+            self._convert(path, rows.view(len(part), width)[:, columns.start : columns.stop], part)
+
+    def _fill(self, path: Path, file: FileIO, dtype: torch.dtype, out: torch.Tensor) -> None:
+        """Fill a contiguous vector with what comes next in the file."""
+        if out.dtype == dtype and out.device.type == "cpu":
+            self._fill_exactly(path, file, out)
+            return
+        stage = self._stage_of(dtype)
+        for part in torch.split(out, stage.numel()):
+            values = stage[: part.numel()]
+            self._fill_exactly(path, file, values)
+            self._convert(path, values, part)
+
+    def _stage_of(self, dtype: torch.dtype) -> torch.Tensor:
         if self._stage is None:
             self._stage = torch.empty(STAGE_BYTES, dtype=torch.uint8)
-        stage = self._stage.view(dtype)
-        for begin in range(0, out.numel(), stage.numel()):
-            piece = stage[: min(stage.numel(), out.numel() - begin)]
-            self._fill(path, file, piece)
-            converted = out[begin : begin + piece.numel()].copy_(piece)
-            if out.dtype == torch.float16 and not converted.isfinite().all():
-                raise CheckpointError(f"{path} holds values that float16 cannot: use --dtype bfloat16 or float32")
+        return self._stage.view(dtype)
 
     @staticmethod
-    def _fill(path: Path, file: FileIO, out: torch.Tensor) -> None:
+    def _convert(path: Path, values: torch.Tensor, out: torch.Tensor) -> None:
+        out.copy_(values)
+        if out.dtype == torch.float16 and values.dtype != torch.float16 and not out.isfinite().all():
+            raise CheckpointError(f"{path} holds values that float16 cannot: use --dtype bfloat16 or float32")
+
+    @staticmethod
+    def _fill_exactly(path: Path, file: FileIO, out: torch.Tensor) -> None:
         view = memoryview(out.view(torch.uint8).numpy().data)
         while view:
             count = file.readinto(view)

@@ -21,6 +21,7 @@ class DummyWeights:
 
     def __init__(self, seed: int) -> None:
         generator = torch.Generator().manual_seed(seed & MAX_SEED)
+        self._shapes: dict[str, tuple[int, ...]] = {}
         self._pool = torch.empty(POOL_SIZE).uniform_(-1.0, 1.0, generator=generator)
 
     def has(self, name: str) -> bool:
@@ -28,20 +29,32 @@ class DummyWeights:
         return False
 
     def expect(self, name: str, shape: tuple[int, ...]) -> None:
-        """Agree: any tensor can be made up."""
+        """Agree: any tensor can be made up. A slice is one of the shape named last."""
+        self._shapes[name] = shape
 
-    def read_into(self, name: str, out: torch.Tensor) -> None:
-        """Fill `out` with values that depend on the seed and the name."""
-        if out.dim() >= 2:
-            self._fill(name, out.view(-1), math.sqrt(3.0 / out.shape[-1]))
-        elif name.endswith(".bias"):
-            self._fill(name, out.view(-1), MAX_BIAS)
-        else:
+    def read_into(
+        self, name: str, out: torch.Tensor, *, rows: range | None = None, columns: range | None = None
+    ) -> None:
+        """Fill `out` with values that depend on the seed and the name, the same in a slice as in the whole."""
+        if out.dim() < 2 and not name.endswith(".bias"):
             out.fill_(1.0)
+            return
+        shape = tuple(out.shape) if rows is None and columns is None else self._shapes[name]
+        row_size = math.prod(shape[1:])
+        bound = math.sqrt(3.0 / shape[-1]) if out.dim() >= 2 else MAX_BIAS
+        position = zlib.crc32(name.encode()) + (rows.start if rows is not None else 0) * row_size
+        if columns is None:
+            self._fill(position, out.view(-1), bound)
+            return
+        for i, row in enumerate(out):
+            self._fill(position + i * row_size + columns.start, row, bound)
 
-    def _fill(self, name: str, out: torch.Tensor, bound: float) -> None:
+    def leave(self, name: str) -> None:
+        """Nothing is to be noted: no tensor is ever left over."""
+
+    def _fill(self, position: int, out: torch.Tensor, bound: float) -> None:
         self._pool = self._pool.to(out.device)
-        position, begin = zlib.crc32(name.encode()) % POOL_SIZE, 0
+        position, begin = position % POOL_SIZE, 0
         while begin < out.numel():
             piece = self._pool[position : position + out.numel() - begin]
             torch.mul(piece, bound, out=out[begin : begin + piece.numel()])

@@ -21,10 +21,20 @@ class Tensors:
     def expect(self, name: str, shape: tuple[int, ...]) -> None:
         assert self.tensors[name].shape == shape
 
-    def read_into(self, name: str, out: torch.Tensor) -> None:
+    def read_into(
+        self, name: str, out: torch.Tensor, *, rows: range | None = None, columns: range | None = None
+    ) -> None:
         if name not in self.tensors:
             raise CheckpointError(name)
-        out.copy_(self.tensors[name])
+        values = self.tensors[name]
+        if rows is not None:
+            values = values[rows.start : rows.stop]
+        if columns is not None:
+            values = values[:, columns.start : columns.stop]
+        out.copy_(values)
+
+    def leave(self, name: str) -> None:
+        assert name in self.tensors
 
 
 def rand(*shape: int) -> torch.Tensor:

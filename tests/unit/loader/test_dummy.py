@@ -32,3 +32,17 @@ def test_a_matrix_keeps_the_size_of_what_it_multiplies() -> None:
 def test_norms_are_one_and_biases_small() -> None:
     assert torch.equal(filled(0, "norm.weight", 16), torch.ones(16))
     assert 0.0 < filled(0, "q_proj.bias", 16).abs().max().item() <= 0.02
+
+
+def test_a_slice_has_the_values_of_the_whole() -> None:
+    weights = DummyWeights(3)
+    for shape in ((6, 10), (6,)):
+        name = "q.weight" if len(shape) == 2 else "q.bias"
+        whole = filled(3, name, *shape)
+        weights.expect(name, shape)
+        rows = torch.empty(2, *shape[1:])
+        weights.read_into(name, rows, rows=range(3, 5))
+        assert torch.equal(rows, whole[3:5])
+    whole, part = filled(3, "q.weight", 6, 10), torch.empty(4, 3)
+    weights.read_into("q.weight", part, rows=range(1, 5), columns=range(6, 9))
+    assert torch.equal(part, whole[1:5, 6:9])
