@@ -11,7 +11,7 @@ from fastserve._C import kernels
 from fastserve.errors import InvalidArgumentError
 from fastserve.loader.load import LoadedModel, ModelOutline
 from fastserve.log import get_logger
-from fastserve.ops.attention import AttentionBackend
+from fastserve.ops.attention_batch import AttentionBackend
 from fastserve.ops.attention_check import check_attention
 from fastserve.worker.attention_trial import AttentionTrial
 
@@ -91,10 +91,10 @@ def _faults_of(
     trial: AttentionTrial | None,
 ) -> str:
     started_s = time.perf_counter()
-    apart = trial is not None and backend is AttentionBackend.NATIVE
+    apart = trial if backend is AttentionBackend.NATIVE else None
     try:
-        if apart:
-            faults = trial.faults()
+        if apart is not None:
+            faults = apart.faults()
         else:
             faults = check_attention(device, model.dtype, **_shape(model, block_size), backend=backend)
     except InvalidArgumentError as error:
@@ -104,7 +104,7 @@ def _faults_of(
         logger.info(
             "the %s attention kernels agree with torch on this GPU: compared in %.2f s, for which the start waited %.2f s",
             backend,
-            trial.seconds if apart else waited_s,
+            waited_s if apart is None else apart.seconds,
             waited_s,
         )
     return "; ".join(faults)

@@ -76,7 +76,7 @@ class AttentionTrial:
             return [f"the process of the check ended with {status}: {text.rpartition(chr(10))[2]}"]
         verdict = json.loads(text.rpartition(VERDICT)[2].partition("\n")[0])
         self.seconds = verdict["seconds"]
-        return verdict["faults"]
+        return [str(fault) for fault in verdict["faults"]]
 
     def close(self) -> None:
         """End the process if it still runs; may be called again."""

@@ -72,12 +72,14 @@ class Transfers:
         Raises:
             DeviceError: a copy failed.
         """
-        if self._engine is None:
+        engine, arena = self._engine, self.arena
+        if engine is None or arena is None:
             return
-        most = min(self._num_device_blocks, self.arena.num_blocks)
-        blocks = np.arange(min(most, -(-MEASURED_BYTES // self.arena.block_bytes)), dtype=np.int32)
+        most = min(self._num_device_blocks, arena.num_blocks)
+        blocks = np.arange(min(most, -(-MEASURED_BYTES // arena.block_bytes)), dtype=np.int32)
         for direction in (Direction.DEVICE_TO_HOST, Direction.HOST_TO_DEVICE) * MEASURED_ROUNDS:
-            completion = self._engine.wait(self._engine.submit(direction, blocks, blocks))
+            completion = engine.wait(engine.submit(direction, blocks, blocks))
+            assert completion is not None, "this wait has no limit"
             if not completion.ok:
                 raise DeviceError(f"KV cannot be copied between the GPU and the host: {completion.error}")
 
@@ -94,6 +96,7 @@ class Transfers:
         """Start every transfer of the plan; returns without waiting for a copy."""
         bounds = plan.transfer_start
         for j in range(plan.num_transfers):
+            assert self._engine is not None, "only a host pool brings transfers"
             blocks = slice(bounds[j], bounds[j + 1])
             with self._mutex:
                 ticket = self._engine.submit(
@@ -105,12 +108,12 @@ class Transfers:
 
     def wait(self, timeout_s: float) -> None:
         """Wait until a transfer in flight ends, at most `timeout_s`."""
-        if self._id_of_ticket:
+        if self._engine is not None and self._id_of_ticket:
             self._engine.wait_any(timeout_s)
 
     def take_results(self) -> TransferResults:
         """The transfers that ended since the last call."""
-        if not self._id_of_ticket:
+        if self._engine is None or not self._id_of_ticket:
             return TransferResults()
         with self._mutex:
             done = self._engine.poll()
