@@ -12,7 +12,7 @@ export CMAKE_BUILD_PARALLEL_LEVEL ?= $(shell nproc)
 # Where nvcc is found, developers build the CUDA backend as well; a plain `pip install` does so only when asked.
 export FASTSERVE_CUDA ?= AUTO
 
-.PHONY: build test test-all test-python test-cpp test-ptx test-newest lint lock demo stubs cuda-report wheel clean test-sanitizers
+.PHONY: build test test-all test-python test-cpp test-ptx test-newest lint format lock demo stubs cuda-report wheel clean test-sanitizers
 
 $(STAMP): pyproject.toml third_party/install_requirements.py $(wildcard third_party/lock/*.txt)
 	$(PYTHON) -m venv $(VENV)
@@ -42,10 +42,19 @@ test-newest:
 lock:
 	$(PYTHON) third_party/lock.py
 
+# The C++ that clang-format holds (.clang-format).
+CPP_ROOMS := csrc/base csrc/kv csrc/offload tests/internals tests/cpp/base tests/cpp/kv tests/cpp/offload
+CPP_SOURCES := $(shell find $(CPP_ROOMS) -name '*.h' -o -name '*.cc' -o -name '*.cu' -o -name '*.cuh')
+
 lint: $(STAMP)
 	$(BIN)/ruff check python tests bench third_party
 	$(BIN)/ruff format --check python tests bench third_party
+	$(BIN)/clang-format --dry-run --Werror $(CPP_SOURCES)
 	$(BIN)/mypy
+
+format: $(STAMP)
+	$(BIN)/ruff format python tests bench third_party
+	$(BIN)/clang-format -i $(CPP_SOURCES)
 
 # The C++ tests, optimised: in the build folder of the package, so that nothing is compiled twice.
 test-cpp: build

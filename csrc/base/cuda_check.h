@@ -17,9 +17,9 @@ namespace fastserve::detail {
 
 /// FS_CUDA(cudaStreamSynchronize(stream)): DeviceError with file, line, the call and CUDA's text unless it succeeds.
 /// After a launch: FS_CUDA(cudaGetLastError()). Only for files that are compiled with CUDA.
-#define FS_CUDA(call)                                                                                  \
-  do {                                                                                                 \
-    const cudaError_t fs_cuda_status = (call);                                                         \
-    if (fs_cuda_status != cudaSuccess) [[unlikely]]                                                    \
-      ::fastserve::detail::raise_cuda(fs_cuda_status, #call, __FILE__, __LINE__);                      \
+#define FS_CUDA(call)                                                             \
+  do {                                                                            \
+    const cudaError_t fs_cuda_status = (call);                                    \
+    if (fs_cuda_status != cudaSuccess) [[unlikely]]                               \
+      ::fastserve::detail::raise_cuda(fs_cuda_status, #call, __FILE__, __LINE__); \
   } while (false)

@@ -40,8 +40,8 @@ std::vector<CudaDevice> probe_cuda_devices() {
   for (int index = 0; index < count; ++index) {
     cudaDeviceProp properties;
     if (cudaGetDeviceProperties(&properties, index) != cudaSuccess) continue;
-    devices.push_back({properties.name, properties.major, properties.minor,
-                       static_cast<std::int64_t>(properties.totalGlobalMem)});
+    devices.push_back(
+        {properties.name, properties.major, properties.minor, static_cast<std::int64_t>(properties.totalGlobalMem)});
   }
   return devices;
 }

@@ -42,15 +42,15 @@ template <typename Error, typename... Parts>
 }  // namespace fastserve
 
 /// Contract of a caller: FS_REQUIRE(n > 0, "num_blocks must be positive, got ", n).
-#define FS_REQUIRE(condition, ...)                                                  \
-  do {                                                                              \
-    if (!(condition)) [[unlikely]]                                                  \
-      ::fastserve::detail::raise<::fastserve::InvalidArgumentError>(__VA_ARGS__);   \
+#define FS_REQUIRE(condition, ...)                                                \
+  do {                                                                            \
+    if (!(condition)) [[unlikely]]                                                \
+      ::fastserve::detail::raise<::fastserve::InvalidArgumentError>(__VA_ARGS__); \
   } while (false)
 
 /// Invariant of our own: FS_CHECK(refs > 0, "block ", id, " has no owner").
-#define FS_CHECK(condition, ...)                                                                              \
-  do {                                                                                                        \
-    if (!(condition)) [[unlikely]]                                                                            \
-      ::fastserve::detail::raise<::fastserve::InternalError>(__FILE__, ":", __LINE__, ": ", __VA_ARGS__);     \
+#define FS_CHECK(condition, ...)                                                                          \
+  do {                                                                                                    \
+    if (!(condition)) [[unlikely]]                                                                        \
+      ::fastserve::detail::raise<::fastserve::InternalError>(__FILE__, ":", __LINE__, ": ", __VA_ARGS__); \
   } while (false)

@@ -8,36 +8,25 @@ namespace fastserve {
 std::int64_t dtype_bytes(DType dtype) {
   switch (dtype) {
     case DType::kFloat32:
-    case DType::kInt32:
-      return 4;
+    case DType::kInt32: return 4;
     case DType::kFloat16:
-    case DType::kBFloat16:
-      return 2;
-    case DType::kInt64:
-      return 8;
+    case DType::kBFloat16: return 2;
+    case DType::kInt64: return 8;
     case DType::kUInt8:
-    case DType::kBool:
-      return 1;
+    case DType::kBool: return 1;
   }
   detail::raise<InternalError>("unknown dtype ", static_cast<int>(dtype));
 }
 
 const char* dtype_name(DType dtype) {
   switch (dtype) {
-    case DType::kFloat32:
-      return "float32";
-    case DType::kFloat16:
-      return "float16";
-    case DType::kBFloat16:
-      return "bfloat16";
-    case DType::kInt32:
-      return "int32";
-    case DType::kInt64:
-      return "int64";
-    case DType::kUInt8:
-      return "uint8";
-    case DType::kBool:
-      return "bool";
+    case DType::kFloat32: return "float32";
+    case DType::kFloat16: return "float16";
+    case DType::kBFloat16: return "bfloat16";
+    case DType::kInt32: return "int32";
+    case DType::kInt64: return "int64";
+    case DType::kUInt8: return "uint8";
+    case DType::kBool: return "bool";
   }
   return "unknown";
 }
@@ -75,8 +64,8 @@ void require_dtype(const TensorView& tensor, DType dtype, const char* name) {
 }
 
 void require_shape(const TensorView& tensor, std::initializer_list<std::int64_t> shape, const char* name) {
-  const bool fits = tensor.ndim == static_cast<int>(shape.size()) &&
-                    std::equal(shape.begin(), shape.end(), tensor.shape.begin());
+  const bool fits =
+      tensor.ndim == static_cast<int>(shape.size()) && std::equal(shape.begin(), shape.end(), tensor.shape.begin());
   if (fits) return;
   std::ostringstream expected;
   for (const char* comma = ""; const std::int64_t size : shape) {

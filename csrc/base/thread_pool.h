@@ -35,7 +35,8 @@ class ThreadPool {
   template <typename Fn>
   void parallel_for(std::int64_t count, std::int64_t grain, Fn&& fn) {
     run(
-        count, grain, [](void* context, std::int64_t begin, std::int64_t end) { (*static_cast<Fn*>(context))(begin, end); },
+        count, grain,
+        [](void* context, std::int64_t begin, std::int64_t end) { (*static_cast<Fn*>(context))(begin, end); },
         const_cast<void*>(static_cast<const void*>(&fn)));
   }
 

@@ -36,32 +36,40 @@ ThreadPool& compute_pool() {
 
 void register_base(py::module_& module) {
   module.attr("__version__") = FASTSERVE_VERSION;
-  module.def("cpu_isa", [] { return std::string(cpu_isa_name(cpu_isa())); },
-             "Instruction set of the CPU kernels in use: scalar, avx2 or avx512.");
-  module.def("set_cpu_isa", [](const std::string& name) { override_cpu_isa(parse_cpu_isa(name.c_str())); }, py::arg("name"),
-             "Use another instruction set from now on (tests); an error when the machine cannot run it.");
-  module.def("set_num_threads", [](int num_threads) { pool_slot() = std::make_unique<ThreadPool>(num_threads); },
-             py::arg("num_threads"), "Replace the compute threads of this process; not beside a running kernel.");
+  module.def(
+      "cpu_isa", [] { return std::string(cpu_isa_name(cpu_isa())); },
+      "Instruction set of the CPU kernels in use: scalar, avx2 or avx512.");
+  module.def(
+      "set_cpu_isa", [](const std::string& name) { override_cpu_isa(parse_cpu_isa(name.c_str())); }, py::arg("name"),
+      "Use another instruction set from now on (tests); an error when the machine cannot run it.");
+  module.def(
+      "set_num_threads", [](int num_threads) { pool_slot() = std::make_unique<ThreadPool>(num_threads); },
+      py::arg("num_threads"), "Replace the compute threads of this process; not beside a running kernel.");
   module.def("num_threads", [] { return compute_pool().num_threads(); }, "Number of compute threads of this process.");
 
   module.def("cuda_compiled", [] { return probe_cuda_build().compiled; }, "Whether this build carries CUDA code.");
-  module.def("cuda_build_version", [] { return probe_cuda_build().build_version; },
-             "Version of the CUDA runtime linked in, for example 13.0; empty without CUDA.");
-  module.def("cuda_architectures", [] { return probe_cuda_build().architectures; },
-             "Architectures the CUDA code is compiled for, separated by spaces.");
+  module.def(
+      "cuda_build_version", [] { return probe_cuda_build().build_version; },
+      "Version of the CUDA runtime linked in, for example 13.0; empty without CUDA.");
+  module.def(
+      "cuda_architectures", [] { return probe_cuda_build().architectures; },
+      "Architectures the CUDA code is compiled for, separated by spaces.");
   module.def("cuda_problem", &probe_cuda_problem,
              "Why no CUDA device can be used, with the remedy; empty when one can.");
-  module.def("cuda_devices", [] {
-    py::list devices;
-    for (const CudaDevice& device : probe_cuda_devices()) {
-      py::dict row;
-      row["name"] = device.name;
-      row["compute_capability"] = py::make_tuple(device.major, device.minor);
-      row["memory_bytes"] = device.memory_bytes;
-      devices.append(row);
-    }
-    return devices;
-  }, "CUDA devices seen by the driver: a list of {name, compute_capability, memory_bytes}; empty without a driver.");
+  module.def(
+      "cuda_devices",
+      [] {
+        py::list devices;
+        for (const CudaDevice& device : probe_cuda_devices()) {
+          py::dict row;
+          row["name"] = device.name;
+          row["compute_capability"] = py::make_tuple(device.major, device.minor);
+          row["memory_bytes"] = device.memory_bytes;
+          devices.append(row);
+        }
+        return devices;
+      },
+      "CUDA devices seen by the driver: a list of {name, compute_capability, memory_bytes}; empty without a driver.");
 }
 
 }  // namespace fastserve::bindings

@@ -1,5 +1,4 @@
 #include "base/error.h"
-
 #include "bindings/bindings.h"
 
 namespace py = pybind11;
@@ -10,7 +9,8 @@ void register_errors(py::module_& module) {
   // The Python names are re-exported by fastserve.errors. InvalidArgumentError is a ValueError as well.
   static py::handle root = py::exception<FastServeError>(module, "FastServeError").release();
   const py::tuple value_error_bases = py::make_tuple(root, py::handle(PyExc_ValueError));
-  static py::handle invalid = py::exception<InvalidArgumentError>(module, "InvalidArgumentError", value_error_bases).release();
+  static py::handle invalid =
+      py::exception<InvalidArgumentError>(module, "InvalidArgumentError", value_error_bases).release();
   static py::handle device = py::exception<DeviceError>(module, "DeviceError", root).release();
   static py::handle internal = py::exception<InternalError>(module, "InternalError", root).release();
   py::register_exception_translator([](std::exception_ptr pointer) {

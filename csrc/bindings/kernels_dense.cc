@@ -39,18 +39,18 @@ void register_linear(py::module_& module) {
   module.def(
       "linear",
       [](const TensorView& out, const TensorView& x, const TensorView& packed, const OptionalTensor& bias,
-         int num_segments) {
-        kernels::linear(out, x, packed, pointer_to(bias), num_segments, compute_pool());
-      },
+         int num_segments) { kernels::linear(out, x, packed, pointer_to(bias), num_segments, compute_pool()); },
       py::arg("out"), py::arg("x"), py::arg("packed"), py::arg("bias") = py::none(), py::arg("num_segments") = 1,
       ReleaseGil(),
-      "out [T, N] = x [T, K] @ weight.T + bias; a row of out does not depend on the other rows. The inputs are summed in "
+      "out [T, N] = x [T, K] @ weight.T + bias; a row of out does not depend on the other rows. The inputs are summed "
+      "in "
       "num_segments (1, 2, 4, 8) segments, and these added up as a binary tree.");
 }
 
 void register_memory_roof(py::module_& module) {
   module.def(
-      "memory_roof", [](const TensorView& x, const TensorView& out, std::int64_t stream) {
+      "memory_roof",
+      [](const TensorView& x, const TensorView& out, std::int64_t stream) {
         kernels::memory_roof(x, out, stream, compute_pool());
       },
       py::arg("x"), py::arg("out"), py::kw_only(), py::arg("stream") = 0, ReleaseGil(),
@@ -61,9 +61,8 @@ void register_norm(py::module_& module) {
   module.def(
       "rms_norm",
       [](const TensorView& out, const TensorView& x, const TensorView& weight, float eps,
-         const OptionalTensor& residual, std::int64_t stream) {
-        kernels::rms_norm(out, x, weight, pointer_to(residual), eps, stream, compute_pool());
-      },
+         const OptionalTensor& residual,
+         std::int64_t stream) { kernels::rms_norm(out, x, weight, pointer_to(residual), eps, stream, compute_pool()); },
       py::arg("out"), py::arg("x"), py::arg("weight"), py::arg("eps"), py::arg("residual") = py::none(), py::kw_only(),
       py::arg("stream") = 0, ReleaseGil(), "RMSNorm of the rows of x [T, H], or of residual += x.");
   module.def(
@@ -101,8 +100,7 @@ void register_activation(py::module_& module) {
         kernels::activation(out, x, kernels::parse_activation(kind), gated, stream, compute_pool());
       },
       py::arg("out"), py::arg("x"), py::arg("kind"), py::arg("gated"), py::kw_only(), py::arg("stream") = 0,
-      ReleaseGil(),
-      "out = act(x), or act(x[:, :I]) * x[:, I:] when gated; kind is silu, gelu, gelu_tanh or relu.");
+      ReleaseGil(), "out = act(x), or act(x[:, :I]) * x[:, I:] when gated; kind is silu, gelu, gelu_tanh or relu.");
 }
 
 void register_embedding(py::module_& module) {

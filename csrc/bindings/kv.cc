@@ -1,10 +1,9 @@
-#include "kv/kv_manager.h"
-
 #include <pybind11/native_enum.h>
 
 #include <memory>
 
 #include "bindings/bindings.h"
+#include "kv/kv_manager.h"
 
 namespace py = pybind11;
 

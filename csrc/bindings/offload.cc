@@ -1,5 +1,3 @@
-#include "bindings/offload_handle.h"
-
 #include <pybind11/native_enum.h>
 #include <pybind11/stl.h>
 
@@ -10,6 +8,7 @@
 
 #include "base/error.h"
 #include "bindings/bindings.h"
+#include "bindings/offload_handle.h"
 #include "bindings/tensor_caster.h"
 #include "kernels/copy_blocks.h"
 #include "offload/factory.h"
@@ -53,8 +52,9 @@ void register_values(py::module_& module) {
       .finalize();
 
   py::class_<Completion>(module, "Completion", "How a transfer ended; a failed one leaves unspecified bytes.")
-      .def_property_readonly("ticket", [](const Completion& self) { return static_cast<std::int64_t>(self.ticket); },
-                             "What submit returned.")
+      .def_property_readonly(
+          "ticket", [](const Completion& self) { return static_cast<std::int64_t>(self.ticket); },
+          "What submit returned.")
       .def_readonly("direction", &Completion::direction)
       .def_readonly("ok", &Completion::ok)
       .def_readonly("error", &Completion::error, "Empty when ok.")
@@ -81,7 +81,8 @@ void register_host_arena(py::module_& module) {
            py::arg("num_blocks"), py::arg("block_bytes"), py::kw_only(), py::arg("num_threads") = 0,
            py::arg("prefault") = true, py::arg("pin") = false, py::arg("device") = 0,
            "Map the memory; with prefault, num_threads touch it first (0: one per core, at most 16); with pin it is "
-           "touched and page-locked, near GPU `device`. InvalidArgumentError for sizes below 1 and for pin without CUDA in the "
+           "touched and page-locked, near GPU `device`. InvalidArgumentError for sizes below 1 and for pin without "
+           "CUDA in the "
            "build, DeviceError when the memory cannot be had or locked.")
       .def_buffer([](HostArena& self) {
         return py::buffer_info(reinterpret_cast<std::uint8_t*>(self.data()), {self.num_blocks(), self.block_bytes()},
@@ -96,51 +97,62 @@ void register_host_arena(py::module_& module) {
 void register_transfers(py::class_<EngineHandle>& engine) {
   const auto release_gil = py::call_guard<py::gil_scoped_release>();
   engine
-      .def("submit", [](EngineHandle& self, Direction way, const TensorView& source, const TensorView& target) {
-             return static_cast<std::int64_t>(self.engine->submit(transfer_of(way, source, target)));
-           },
-           py::arg("direction"), py::arg("source_blocks"), py::arg("target_blocks"), release_gil,
-           "Queue a transfer of block source_blocks[i] onto target_blocks[i] (int32 [num_blocks] each, copied) and "
-           "return its ticket; waits only while the direction's queue is full. InvalidArgumentError: lengths differ, "
-           "an id out of range, a target twice, a block in use by a transfer in flight, engine closed.")
-      .def("poll", [](EngineHandle& self) { return self.engine->poll(); }, release_gil,
-           "The completions not reported yet, in order of completion; never waits. Each is reported once.")
-      .def("wait_any", [](EngineHandle& self, double timeout_s) { return self.engine->wait_any(timeout_s); },
-           py::arg("timeout_s") = kForeverS, release_gil,
-           "Wait until poll would return something; False after timeout_s seconds, or at once with nothing in flight.")
-      .def("wait", [](EngineHandle& self, std::int64_t ticket, double timeout_s) {
-             return self.engine->wait(Ticket{ticket}, timeout_s);
-           },
-           py::arg("ticket"), py::arg("timeout_s") = kForeverS, release_gil,
-           "Wait for one transfer and report it, so that poll does not; None after timeout_s seconds. "
-           "InvalidArgumentError: unknown ticket, already reported, or another thread waits for it.")
-      .def("close", [](EngineHandle& self) { self.engine->close(); }, release_gil,
-           "Cancel what is queued, let running transfers end, join the threads; completions can still be polled.");
+      .def(
+          "submit",
+          [](EngineHandle& self, Direction way, const TensorView& source, const TensorView& target) {
+            return static_cast<std::int64_t>(self.engine->submit(transfer_of(way, source, target)));
+          },
+          py::arg("direction"), py::arg("source_blocks"), py::arg("target_blocks"), release_gil,
+          "Queue a transfer of block source_blocks[i] onto target_blocks[i] (int32 [num_blocks] each, copied) and "
+          "return its ticket; waits only while the direction's queue is full. InvalidArgumentError: lengths differ, "
+          "an id out of range, a target twice, a block in use by a transfer in flight, engine closed.")
+      .def(
+          "poll", [](EngineHandle& self) { return self.engine->poll(); }, release_gil,
+          "The completions not reported yet, in order of completion; never waits. Each is reported once.")
+      .def(
+          "wait_any", [](EngineHandle& self, double timeout_s) { return self.engine->wait_any(timeout_s); },
+          py::arg("timeout_s") = kForeverS, release_gil,
+          "Wait until poll would return something; False after timeout_s seconds, or at once with nothing in flight.")
+      .def(
+          "wait",
+          [](EngineHandle& self, std::int64_t ticket, double timeout_s) {
+            return self.engine->wait(Ticket{ticket}, timeout_s);
+          },
+          py::arg("ticket"), py::arg("timeout_s") = kForeverS, release_gil,
+          "Wait for one transfer and report it, so that poll does not; None after timeout_s seconds. "
+          "InvalidArgumentError: unknown ticket, already reported, or another thread waits for it.")
+      .def(
+          "close", [](EngineHandle& self) { self.engine->close(); }, release_gil,
+          "Cancel what is queued, let running transfers end, join the threads; completions can still be polled.");
 }
 
 void register_state(py::class_<EngineHandle>& engine) {
   engine
-      .def("link_bytes_per_s",
-           [](const EngineHandle& self, Direction direction) { return self.engine->link_bytes_per_s(direction); },
-           py::arg("direction"), "Smoothed rate of recent copies; 10e9 before the first one.")
-      .def_property_readonly("device_fault", [](const EngineHandle& self) { return self.engine->device_fault(); },
-                             "Why the device is lost, known before the transfer that met it is reported; empty while "
-                             "it works. Once set, nothing that lies on the device can be trusted.")
+      .def(
+          "link_bytes_per_s",
+          [](const EngineHandle& self, Direction direction) { return self.engine->link_bytes_per_s(direction); },
+          py::arg("direction"), "Smoothed rate of recent copies; 10e9 before the first one.")
+      .def_property_readonly(
+          "device_fault", [](const EngineHandle& self) { return self.engine->device_fault(); },
+          "Why the device is lost, known before the transfer that met it is reported; empty while "
+          "it works. Once set, nothing that lies on the device can be trusted.")
       .def_property_readonly("block_bytes", [](const EngineHandle& self) { return self.engine->block_bytes(); });
 }
 
 void register_host_memory(py::module_& module) {
-  module.def("available_host_bytes", &available_host_bytes,
-             "Bytes this process could still fill: what the kernel counts as available, or what is left of its cgroup's "
-             "limit; 2**63 - 1 when the system does not say.");
+  module.def(
+      "available_host_bytes", &available_host_bytes,
+      "Bytes this process could still fill: what the kernel counts as available, or what is left of its cgroup's "
+      "limit; 2**63 - 1 when the system does not say.");
 }
 
 void register_fragments(py::module_& module) {
-  module.def("copy_fragments", &copy_fragments, py::arg("source"), py::arg("target"), py::arg("offsets"),
-             py::arg("sizes"), py::arg("stream") = 0, py::call_guard<py::gil_scoped_release>(),
-             "Copy ranges of bytes (int64 offsets and sizes) of one uint8 tensor to the same places in another. Between "
-             "the CPU (page-locked) and a GPU it is one kernel on `stream`, not a job for a copy engine. "
-             "InvalidArgumentError: sizes differ, a range outside; DeviceError: the launch failed.");
+  module.def(
+      "copy_fragments", &copy_fragments, py::arg("source"), py::arg("target"), py::arg("offsets"), py::arg("sizes"),
+      py::arg("stream") = 0, py::call_guard<py::gil_scoped_release>(),
+      "Copy ranges of bytes (int64 offsets and sizes) of one uint8 tensor to the same places in another. Between "
+      "the CPU (page-locked) and a GPU it is one kernel on `stream`, not a job for a copy engine. "
+      "InvalidArgumentError: sizes differ, a range outside; DeviceError: the launch failed.");
 }
 
 }  // namespace
@@ -170,24 +182,24 @@ void register_offload(py::module_& module) {
       "Copies KV blocks between the device arena and the host arena beside the compute; every method may be called "
       "from any thread. Transfers of one direction complete in order; the directions run at once, and a transfer that "
       "touches blocks of another one in flight is refused.");
-  engine.def(py::init([](const py::object& device_arena, std::shared_ptr<HostArena> host_arena,
-                         std::int64_t queue_capacity, bool verify_checksums, std::uintptr_t compute_stream,
-                         bool allow_pageable, bool batch_copies) {
-               return std::make_unique<EngineHandle>(device_arena, std::move(host_arena),
-                                                     OffloadOptions{.queue_capacity = queue_capacity,
-                                                                    .verify_checksums = verify_checksums,
-                                                                    .compute_stream = compute_stream,
-                                                                    .allow_pageable = allow_pageable,
-                                                                    .batch_copies = batch_copies,
-                                                                    .hash_on_device = kernels::hash_blocks_on_gpu()});
-             }),
-             py::arg("device_arena"), py::arg("host_arena"), py::kw_only(),
-             py::arg("queue_capacity") = OffloadOptions{}.queue_capacity, py::arg("verify_checksums") = false,
-             py::arg("compute_stream") = 0, py::arg("allow_pageable") = false, py::arg("batch_copies") = true,
-             "device_arena [num_blocks, ...] is a contiguous, writable tensor whose blocks have host_arena.block_bytes "
-             "bytes; both arenas are kept alive. queue_capacity: transfers per direction queued or running. On a GPU: "
-             "a copy begins after what compute_stream (a cudaStream_t as an integer) was given before its submission; "
-             "host_arena must be pinned unless allow_pageable; batch_copies hands many pieces to the driver at once.");
+  engine.def(
+      py::init([](const py::object& device_arena, std::shared_ptr<HostArena> host_arena, std::int64_t queue_capacity,
+                  bool verify_checksums, std::uintptr_t compute_stream, bool allow_pageable, bool batch_copies) {
+        return std::make_unique<EngineHandle>(device_arena, std::move(host_arena),
+                                              OffloadOptions{.queue_capacity = queue_capacity,
+                                                             .verify_checksums = verify_checksums,
+                                                             .compute_stream = compute_stream,
+                                                             .allow_pageable = allow_pageable,
+                                                             .batch_copies = batch_copies,
+                                                             .hash_on_device = kernels::hash_blocks_on_gpu()});
+      }),
+      py::arg("device_arena"), py::arg("host_arena"), py::kw_only(),
+      py::arg("queue_capacity") = OffloadOptions{}.queue_capacity, py::arg("verify_checksums") = false,
+      py::arg("compute_stream") = 0, py::arg("allow_pageable") = false, py::arg("batch_copies") = true,
+      "device_arena [num_blocks, ...] is a contiguous, writable tensor whose blocks have host_arena.block_bytes "
+      "bytes; both arenas are kept alive. queue_capacity: transfers per direction queued or running. On a GPU: "
+      "a copy begins after what compute_stream (a cudaStream_t as an integer) was given before its submission; "
+      "host_arena must be pinned unless allow_pageable; batch_copies hands many pieces to the driver at once.");
   register_transfers(engine);
   register_state(engine);
 }

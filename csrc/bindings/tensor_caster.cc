@@ -17,18 +17,14 @@ std::optional<DType> dtype_of(dlpack::DataType type) {
       if (type.bits == 32) return DType::kFloat32;
       if (type.bits == 16) return DType::kFloat16;
       return std::nullopt;
-    case dlpack::kBfloat:
-      return type.bits == 16 ? std::optional(DType::kBFloat16) : std::nullopt;
+    case dlpack::kBfloat: return type.bits == 16 ? std::optional(DType::kBFloat16) : std::nullopt;
     case dlpack::kInt:
       if (type.bits == 32) return DType::kInt32;
       if (type.bits == 64) return DType::kInt64;
       return std::nullopt;
-    case dlpack::kUInt:
-      return type.bits == 8 ? std::optional(DType::kUInt8) : std::nullopt;
-    case dlpack::kBool:
-      return DType::kBool;
-    default:
-      return std::nullopt;
+    case dlpack::kUInt: return type.bits == 8 ? std::optional(DType::kUInt8) : std::nullopt;
+    case dlpack::kBool: return DType::kBool;
+    default: return std::nullopt;
   }
 }
 

@@ -51,9 +51,7 @@ void check_sequence(const Sequence& seq, std::int32_t block_size, std::int32_t n
     case Residency::kNone:
       FS_CHECK(num_device == 0 && num_host == 0 && seq.num_computed == 0, "sequence ", id, " has no KV but holds some");
       return;
-    case Residency::kDevice:
-      FS_CHECK(num_host == 0, "sequence ", id, " on the device holds host blocks");
-      break;
+    case Residency::kDevice: FS_CHECK(num_host == 0, "sequence ", id, " on the device holds host blocks"); break;
     case Residency::kOffloading:
       FS_CHECK(num_host == num_computed_blocks && num_held(seq.host) == num_host, "sequence ", id,
                " lacks host blocks");

@@ -24,7 +24,8 @@ const char* name_of(Residency residency) {
 }
 
 const KvConfig& validated(const KvConfig& config) {
-  const auto within = [](const char* name, std::int32_t value, std::int32_t low, std::int32_t high, const char* remedy) {
+  const auto within = [](const char* name, std::int32_t value, std::int32_t low, std::int32_t high,
+                         const char* remedy) {
     FS_REQUIRE(value >= low && value <= high, name, " must be between ", low, " and ", high, ", got ", value, remedy);
   };
   constexpr const char* kLargerBlocks = ": ask for fewer, or for larger ones";
@@ -242,9 +243,8 @@ std::int32_t KvManager::num_releasable_blocks(SeqId seq) const {
   const Sequence& asked = impl_->at(seq);
   if (!impl_->config_.enable_prefix_caching && asked.residency != Residency::kHost)  // nothing is shared, or missing
     return static_cast<std::int32_t>(asked.device.size());
-  return static_cast<std::int32_t>(std::ranges::count_if(asked.device, [&](BlockId block) {
-    return block != kNoBlock && pool.num_holders(block) == 1;
-  }));
+  return static_cast<std::int32_t>(std::ranges::count_if(
+      asked.device, [&](BlockId block) { return block != kNoBlock && pool.num_holders(block) == 1; }));
 }
 
 std::int32_t KvManager::num_blocks_to_offload(SeqId seq, std::int32_t enough) const {

@@ -168,8 +168,8 @@ void PrefixCache::check_integrity() const {
     const auto& entries = entry_of_[tier];
     for (std::size_t block = 0; block < entries.size(); ++block) {
       if (entries[block] < 0) continue;
-      FS_CHECK(index_of(entries_[entries[block]].blocks[tier]) == static_cast<std::int32_t>(block), "block ",
-               block, " thinks that entry ", entries[block], " names it");
+      FS_CHECK(index_of(entries_[entries[block]].blocks[tier]) == static_cast<std::int32_t>(block), "block ", block,
+               " thinks that entry ", entries[block], " names it");
     }
   }
 }

@@ -100,9 +100,9 @@ class PrefixCache {
   std::uint64_t next_identity_ = 1;
   std::int32_t num_entries_ = 0;
   std::int32_t vacant_ = -1;
-  std::vector<std::int32_t> buckets_;  // power of two
-  std::vector<Entry> entries_;         // grows with use, at most one per block
-  std::vector<std::int32_t> tokens_;   // [entries, block_size]
+  std::vector<std::int32_t> buckets_;            // power of two
+  std::vector<Entry> entries_;                   // grows with use, at most one per block
+  std::vector<std::int32_t> tokens_;             // [entries, block_size]
   PerTier<std::vector<std::int32_t>> entry_of_;  // per tier and block, -1 when none
 };
 

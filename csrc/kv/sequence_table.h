@@ -32,8 +32,8 @@ struct alignas(64) Sequence {
   bool moved = false;        // was offloaded or uploaded: its last, unfinished block may have a copy
   std::vector<BlockId> host{};
   std::uint64_t salt = 0;
-  std::uint64_t life = 0;     // changes whenever the KV is given up, so that late transfers know their owner is gone
-  PrefixCache::Link tail{};   // of the last registered block, or the root
+  std::uint64_t life = 0;    // changes whenever the KV is given up, so that late transfers know their owner is gone
+  PrefixCache::Link tail{};  // of the last registered block, or the root
 };
 
 /// The live sequences by id. Open addressing over reused slots: a look-up costs a few ns, and a table that has reached

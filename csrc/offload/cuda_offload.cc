@@ -11,13 +11,13 @@
 namespace fastserve::offload {
 namespace {
 
-constexpr double kPriorBytesPerS = 20e9;                     // a PCIe 4 x16 link, roughly; until the first copy
+constexpr double kPriorBytesPerS = 20e9;  // a PCIe 4 x16 link, roughly; until the first copy
 constexpr std::int64_t kMaxPieceBytes = std::int64_t{16} << 20;
 constexpr std::size_t kMaxGroupPieces = 512;
-constexpr std::size_t kMostGroups = 4;                       // queued and not ended: a full launch queue would block
+constexpr std::size_t kMostGroups = 4;  // queued and not ended: a full launch queue would block
 constexpr std::int64_t kFragmentBytes = std::int64_t{32} << 10;
-constexpr std::size_t kLeastFragments = 16;                  // fewer are as fast one by one
-constexpr std::size_t kMostHashes = 512;                     // blocks hashed on the device at once
+constexpr std::size_t kLeastFragments = 16;  // fewer are as fast one by one
+constexpr std::size_t kMostHashes = 512;     // blocks hashed on the device at once
 
 int checked_device(const TensorView& device_arena, const HostArena& host_arena, const OffloadOptions& options) {
   FS_REQUIRE(device_arena.device == DeviceType::kCuda, "device_arena must be on a GPU, got ", device_arena.describe());
@@ -59,8 +59,8 @@ CudaOffloadEngine::CudaOffloadEngine(const TensorView& device_arena, std::shared
   fragments_by_kernel_ = host_arena_->pinned() && maps_host_memory(device_);
   std::size_t hashing_bytes = 0;
   if (options.verify_checksums) {
-    hashing_bytes = hash_on_device_ != nullptr ? kMostHashes * sizeof(std::int64_t)
-                                               : static_cast<std::size_t>(block_bytes());
+    hashing_bytes =
+        hash_on_device_ != nullptr ? kMostHashes * sizeof(std::int64_t) : static_cast<std::size_t>(block_bytes());
   }
   for (auto& lane : lanes_) lane = std::make_unique<Lane>(hashing_bytes);
   start();
@@ -88,7 +88,7 @@ ThreadedOffloadEngine::CopyReport CudaOffloadEngine::copy(Direction direction, c
   if (runs.empty()) return {};
   const PooledEvent begin(timing_events_);
   const PooledEvent end(timing_events_);
-  std::deque<PooledEvent> queued;  // one behind each group of pieces that may still be moving
+  std::deque<PooledEvent> queued;   // one behind each group of pieces that may still be moving
   const StreamDrain drain(stream);  // before the events go back to their pools
   const PieceLimits limits{.max_piece_bytes = kMaxPieceBytes, .host_boundary_bytes = HostArena::kPinnedRangeBytes};
   const auto pieces = cut_runs(direction, runs, block_bytes(), limits);
@@ -209,8 +209,7 @@ bool CudaOffloadEngine::device_is_lost(Direction direction) {
   return true;
 }
 
-std::vector<std::uint64_t> CudaOffloadEngine::device_hashes(Direction direction,
-                                                            std::span<const std::int32_t> blocks) {
+std::vector<std::uint64_t> CudaOffloadEngine::device_hashes(Direction direction, std::span<const std::int32_t> blocks) {
   const Lane& own = lane(direction);
   const cudaStream_t stream = own.stream.get();
   const StreamDrain drain(stream);

@@ -19,8 +19,7 @@ TransferBoard::Limits checked_limits(const TensorView& device_arena, const HostA
   require_contiguous(device_arena, "device_arena");
   FS_REQUIRE(device_arena.ndim >= 2 && device_arena.numel() > 0,
              "device_arena must be a non-empty tensor [num_blocks, ...], got ", device_arena.describe());
-  const std::int64_t block_bytes =
-      device_arena.numel() / device_arena.size(0) * dtype_bytes(device_arena.dtype);
+  const std::int64_t block_bytes = device_arena.numel() / device_arena.size(0) * dtype_bytes(device_arena.dtype);
   FS_REQUIRE(block_bytes == host_arena->block_bytes(), "the blocks of the two arenas must have one size, got ",
              block_bytes, " bytes (device_arena ", device_arena.describe(), ") and ", host_arena->block_bytes(),
              " bytes (host_arena)");
@@ -34,8 +33,8 @@ TransferBoard::Limits checked_limits(const TensorView& device_arena, const HostA
 }  // namespace
 
 ThreadedOffloadEngine::ThreadedOffloadEngine(const TensorView& device_arena,
-                                             std::shared_ptr<const HostArena> host_arena,
-                                             const OffloadOptions& options, double prior_bytes_per_s)
+                                             std::shared_ptr<const HostArena> host_arena, const OffloadOptions& options,
+                                             double prior_bytes_per_s)
     : device_arena_(device_arena),
       host_arena_(std::move(host_arena)),
       board_(checked_limits(device_arena, host_arena_.get(), options, prior_bytes_per_s)) {
@@ -153,9 +152,9 @@ std::string ThreadedOffloadEngine::verify(const QueuedTransfer& transfer) {
   for (std::size_t i = 0; i < transfer.source_blocks.size(); ++i) {
     const std::int32_t device = to_host ? transfer.source_blocks[i] : transfer.target_blocks[i];
     const std::int32_t host = to_host ? transfer.target_blocks[i] : transfer.source_blocks[i];
-    std::string error =
-        to_host ? checksums_->offload_ended(device, hashes[i], host, hash_block(host_arena_->block(host)))
-                : checksums_->upload_ended(device, hashes[i], host);
+    std::string error = to_host
+                            ? checksums_->offload_ended(device, hashes[i], host, hash_block(host_arena_->block(host)))
+                            : checksums_->upload_ended(device, hashes[i], host);
     if (!error.empty() && ++num_errors == 1) first_error = std::move(error);
   }
   if (num_errors > 1) first_error += " (and " + std::to_string(num_errors - 1) + " more blocks)";

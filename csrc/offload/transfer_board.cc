@@ -166,9 +166,9 @@ std::optional<Completion> TransferBoard::wait(Ticket ticket, double timeout_s) {
   Lock lock(mutex_);
   const auto number = static_cast<std::int64_t>(ticket);
   const auto entry = unreported_.find(number);
-  FS_REQUIRE(entry != unreported_.end(), "ticket ", number, number >= 1 && number <= last_ticket_
-             ? " was reported already; each completion is reported once"
-             : " was never given out by this engine");
+  FS_REQUIRE(entry != unreported_.end(), "ticket ", number,
+             number >= 1 && number <= last_ticket_ ? " was reported already; each completion is reported once"
+                                                   : " was never given out by this engine");
   FS_REQUIRE(!entry->second, "ticket ", number, " is waited for by another thread; one may wait");
   entry->second = true;  // poll() leaves it to us
   auto found = completions_.end();

@@ -21,16 +21,21 @@ void register_counters(py::module_& module) {
       .def_readonly("num_blocks", &DirectionCounters::num_blocks, "Copied by transfers that ended ok.")
       .def_readonly("num_copies", &DirectionCounters::num_copies, "Contiguous copies these blocks took.")
       .def_readonly("bytes", &DirectionCounters::bytes, "Copied by transfers that ended ok.");
-  module.def("counters", [](const EngineHandle& self, Direction direction) { return self.engine->counters(direction); },
-             py::arg("engine"), py::arg("direction"));
-  module.def("num_in_flight", [](const EngineHandle& self) { return self.engine->num_in_flight(); }, py::arg("engine"),
-             "Transfers submitted and not yet reported by poll or wait.");
-  module.def("num_verified", [](const EngineHandle& self) { return self.engine->num_verified(); }, py::arg("engine"),
-             "Blocks whose hashes were compared.");
-  module.def("num_mismatches", [](const EngineHandle& self) { return self.engine->num_mismatches(); },
-             py::arg("engine"), "Of these, the ones that differed.");
-  module.def("check_integrity", [](const EngineHandle& self) { self.engine->check_integrity(); }, py::arg("engine"),
-             "InternalError when queues, tickets and block uses contradict each other.");
+  module.def(
+      "counters", [](const EngineHandle& self, Direction direction) { return self.engine->counters(direction); },
+      py::arg("engine"), py::arg("direction"));
+  module.def(
+      "num_in_flight", [](const EngineHandle& self) { return self.engine->num_in_flight(); }, py::arg("engine"),
+      "Transfers submitted and not yet reported by poll or wait.");
+  module.def(
+      "num_verified", [](const EngineHandle& self) { return self.engine->num_verified(); }, py::arg("engine"),
+      "Blocks whose hashes were compared.");
+  module.def(
+      "num_mismatches", [](const EngineHandle& self) { return self.engine->num_mismatches(); }, py::arg("engine"),
+      "Of these, the ones that differed.");
+  module.def(
+      "check_integrity", [](const EngineHandle& self) { self.engine->check_integrity(); }, py::arg("engine"),
+      "InternalError when queues, tickets and block uses contradict each other.");
 }
 
 void register_fault_injector(py::module_& module) {

@@ -151,9 +151,7 @@ TEST(BlockPool, RandomOperationsKeepTheBooks) {
       case 4:
         if (!free || cached[index]) pool.hold(block), ++holders[index];
         break;
-      default:
-        cached[index] = random() % 2;
-        pool.set_cached(block, cached[index]);
+      default: cached[index] = random() % 2; pool.set_cached(block, cached[index]);
     }
     pool.check_integrity();
     ASSERT_EQ(pool.num_holders(block), holders[index]);

@@ -42,7 +42,7 @@ TEST(KvManager, AReservationThatDoesNotFitChangesNothing) {
 
 TEST(KvManager, FullBlocksAreSharedByLaterSequencesWithTheSamePrefix) {
   Pools pools(8, 0);
-  pools.run(kA, sequence_of(10));  // blocks 0 and 1 are full
+  pools.run(kA, sequence_of(10));                          // blocks 0 and 1 are full
   EXPECT_EQ(pools.kv.probe_prefix(sequence_of(8), 0), 4);  // one token must remain
   EXPECT_EQ(pools.kv.probe_prefix(sequence_of(9), 0), 8);
   EXPECT_EQ(pools.kv.probe_prefix(sequence_of(9), 1), 0);  // other salt

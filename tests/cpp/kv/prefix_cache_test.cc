@@ -29,9 +29,9 @@ TEST_P(PrefixCacheUnderHash, FindsABlockOnlyByTokensParentAndSalt) {
   const auto b = cache.find_or_insert(a, second, BlockId{1}).link;
   EXPECT_EQ(cache.block(*cache.find(root, first), Tier::kDevice), BlockId{0});
   EXPECT_EQ(cache.block(*cache.find(a, second), Tier::kDevice), BlockId{1});
-  EXPECT_FALSE(cache.find(root, second));                      // other tokens
-  EXPECT_FALSE(cache.find(b, second));                         // other parent
-  EXPECT_FALSE(cache.find(PrefixCache::root(1), first));       // other salt
+  EXPECT_FALSE(cache.find(root, second));                 // other tokens
+  EXPECT_FALSE(cache.find(b, second));                    // other parent
+  EXPECT_FALSE(cache.find(PrefixCache::root(1), first));  // other salt
   EXPECT_FALSE(cache.find(PrefixCache::root(b.identity), first));
   cache.check_integrity();
 }

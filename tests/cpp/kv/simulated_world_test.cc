@@ -23,9 +23,7 @@ std::uint64_t SimulatedWorld::context(const Model& model, std::int64_t position)
   return mixed;
 }
 
-void SimulatedWorld::poison(Tier tier, BlockId block) {
-  std::fill_n(slots(tier, block), config_.block_size, Stamp{});
-}
+void SimulatedWorld::poison(Tier tier, BlockId block) { std::fill_n(slots(tier, block), config_.block_size, Stamp{}); }
 
 /// One of two families, mostly: prefixes are shared, and branch off at any place.
 Tokens SimulatedWorld::random_prompt() {
@@ -257,13 +255,14 @@ struct Setting {
 
 class SimulatedWorldTest : public ::testing::TestWithParam<Setting> {};
 
-INSTANTIATE_TEST_SUITE_P(
-    All, SimulatedWorldTest,
-    ::testing::Values(Setting{"Ample", {4, 64, 64, true}}, Setting{"Tight", {4, 14, 20, true}},
-                      Setting{"TightWithoutCaching", {4, 14, 20, false}}, Setting{"LittleHost", {4, 24, 6, true}},
-                      Setting{"NoHost", {4, 16, 0, true}}, Setting{"BlocksOfOneToken", {1, 48, 64, true}},
-                      Setting{"OddBlocks", {3, 20, 40, true}}, Setting{"OddBlocksWithoutCaching", {3, 20, 12, false}}),
-    [](const auto& setting) { return setting.param.name; });
+INSTANTIATE_TEST_SUITE_P(All, SimulatedWorldTest,
+                         ::testing::Values(Setting{"Ample", {4, 64, 64, true}}, Setting{"Tight", {4, 14, 20, true}},
+                                           Setting{"TightWithoutCaching", {4, 14, 20, false}},
+                                           Setting{"LittleHost", {4, 24, 6, true}}, Setting{"NoHost", {4, 16, 0, true}},
+                                           Setting{"BlocksOfOneToken", {1, 48, 64, true}},
+                                           Setting{"OddBlocks", {3, 20, 40, true}},
+                                           Setting{"OddBlocksWithoutCaching", {3, 20, 12, false}}),
+                         [](const auto& setting) { return setting.param.name; });
 
 TEST_P(SimulatedWorldTest, SequencesFindTheirOwnKvWhateverIsCopiedWhenAndNothingLeaks) {
   const KvConfig& config = GetParam().config;

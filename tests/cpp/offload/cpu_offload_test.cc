@@ -7,10 +7,10 @@
 #include <set>
 #include <thread>
 
-#include "base/error.h"
-#include "offload/factory.h"
 #include "arenas.h"
+#include "base/error.h"
 #include "internals/fault_injector.h"
+#include "offload/factory.h"
 
 namespace fastserve::offload {
 namespace {

@@ -2,8 +2,8 @@
 
 #include <gtest/gtest.h>
 
-#include "base/error.h"
 #include "arenas.h"
+#include "base/error.h"
 
 namespace fastserve::offload {
 namespace {
@@ -30,8 +30,8 @@ TEST_F(InFlightBlocksTest, ATargetGivenTwiceIsRefusedAndNothingIsTaken) {
 TEST_F(InFlightBlocksTest, AWriterExcludesReadersAndWriters) {
   const Ids device{0}, host{3};
   blocks.acquire(offload_of(device, host));
-  EXPECT_THROW(blocks.acquire(upload_of({3}, {1})), InvalidArgumentError);      // reads what is being written
-  EXPECT_THROW(blocks.acquire(offload_of({1}, {3})), InvalidArgumentError);     // writes it too
+  EXPECT_THROW(blocks.acquire(upload_of({3}, {1})), InvalidArgumentError);        // reads what is being written
+  EXPECT_THROW(blocks.acquire(offload_of({1}, {3})), InvalidArgumentError);       // writes it too
   EXPECT_THROW(blocks.acquire(upload_of({4, 5}, {1, 0})), InvalidArgumentError);  // writes what is being read
   blocks.release(offload_of(device, host));
   EXPECT_EQ(blocks, blocks.empty_copy());

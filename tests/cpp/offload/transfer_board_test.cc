@@ -4,8 +4,8 @@
 
 #include <future>
 
-#include "base/error.h"
 #include "arenas.h"
+#include "base/error.h"
 
 namespace fastserve::offload {
 namespace {
