@@ -12,7 +12,7 @@ export CMAKE_BUILD_PARALLEL_LEVEL ?= $(shell nproc)
 # Where nvcc is found, developers build the CUDA backend as well; a plain `pip install` does so only when asked.
 export FASTSERVE_CUDA ?= AUTO
 
-.PHONY: build test test-all test-python test-cpp test-ptx test-newest lint format lock demo stubs cuda-report wheel clean test-sanitizers
+.PHONY: build test test-all test-python test-cpp test-gpu-sim test-newest lint format lock demo stubs cuda-report wheel clean test-sanitizers
 
 $(STAMP): pyproject.toml third_party/install_requirements.py $(wildcard third_party/lock/*.txt)
 	$(PYTHON) -m venv $(VENV)
@@ -29,7 +29,7 @@ test: build lint test-cpp
 
 # Besides: the tests marked `slow`, the C++ tests under sanitizers and, where nvcc is, the compiled kernels without a GPU.
 test-all: build lint test-cpp test-sanitizers test-python
-	if command -v nvcc >/dev/null; then $(MAKE) test-ptx; fi
+	if command -v nvcc >/dev/null; then $(MAKE) test-gpu-sim; fi
 
 test-python: build
 	$(BIN)/python -m pytest
@@ -68,16 +68,17 @@ test-sanitizers: $(STAMP)
 	  cmake --preset $$preset >/dev/null && cmake --build build/$$preset --target cpp_tests && ctest --test-dir build/$$preset --output-on-failure -j 2 || exit 1; \
 	done
 
-# The tests marked `gpu` without a GPU: the compiled PTX of every kernel, run by tests/cpp/ptx_machine. Needs nvcc.
-PTX_TESTS := PYTHONPATH=python $(BIN)/python -m pytest -p tests.ptx_device -m "gpu and not slow"
+# The tests marked `gpu` without a GPU: the compiled PTX of every kernel, run by tests/gpu_simulator. Needs nvcc.
+GPU_SIM := build/gpu-sim
+GPU_SIM_TESTS := PYTHONPATH=python $(BIN)/python -m pytest -p tests.gpu_simulator.plugin -m "gpu and not slow"
 ENGINE_ON_GPU := tests/integration/test_device_runner.py
-test-ptx: $(STAMP)
+test-gpu-sim: $(STAMP)
 	third_party/require_gtest.sh
-	cmake --preset ptx -DPython_EXECUTABLE=$(abspath $(BIN))/python >/dev/null && cmake --build build/ptx
-	build/ptx/tests/cpp/test_ptx_machine --gtest_brief=1
-	GPU_SMOKE=build/ptx/bench/gpu_smoke/gpu_smoke $(BIN)/python -m pytest tests/unit/bench/test_gpu_smoke.py
-	FASTSERVE_PRETENDED_GPU=9.0 $(PTX_TESTS) tests/unit/ops tests/unit/offload tests/unit/layers tests/unit/worker $(ENGINE_ON_GPU)
-	FASTSERVE_PRETENDED_GPU=8.0 $(PTX_TESTS) tests/unit/ops/test_attention_check.py tests/unit/ops/test_sampling.py \
+	cmake -S tests/gpu_simulator --preset gpu-sim -DPython_EXECUTABLE=$(abspath $(BIN))/python >/dev/null && cmake --build $(GPU_SIM)
+	$(GPU_SIM)/test_gpu_simulator --gtest_brief=1
+	GPU_SMOKE=$(GPU_SIM)/fastserve/bench/gpu_smoke/gpu_smoke $(BIN)/python -m pytest tests/unit/bench/test_gpu_smoke.py
+	GPU_SIMULATOR_CAPABILITY=9.0 $(GPU_SIM_TESTS) tests/unit/ops tests/unit/offload tests/unit/layers tests/unit/worker $(ENGINE_ON_GPU)
+	GPU_SIMULATOR_CAPABILITY=8.0 $(GPU_SIM_TESTS) tests/unit/ops/test_attention_check.py tests/unit/ops/test_sampling.py \
 	  tests/unit/ops/test_sampling_devices.py tests/unit/offload/test_copy_fragments.py $(ENGINE_ON_GPU)
 
 demo: build

@@ -118,10 +118,10 @@ build() {
     && cmake --build "build/$DEVICE-check" --target "$@" -j "$(nproc)" -- -k 0
 }
 
-# The program of the smoke test, into SMOKE: the carried one, else one that is built; for the CPU that of the preset ptx.
+# The program of the smoke test, into SMOKE: the carried one, else one that is built; for the CPU that of the GPU simulator.
 find_smoke() {
   if [ "$DEVICE" = cpu ]; then
-    SMOKE=${GPU_SMOKE:-build/ptx/bench/gpu_smoke/gpu_smoke}
+    SMOKE=${GPU_SMOKE:-build/gpu-sim/fastserve/bench/gpu_smoke/gpu_smoke}
     return
   fi
   SMOKE=build/cuda-check/bench/gpu_smoke/gpu_smoke

@@ -8,9 +8,9 @@ import torch
 from fastserve import _C
 
 
-def is_pretended(device: torch.device) -> bool:
-    """Whether this is the GPU of tests/ptx_device.py, which is slow: a few million instructions per second."""
-    return device.type == "cuda" and torch.cuda.get_device_name().startswith("Pretended")
+def is_simulated(device: torch.device) -> bool:
+    """Whether this is the GPU of tests/gpu_simulator/plugin.py, which is slow: a few million instructions per second."""
+    return device.type == "cuda" and torch.cuda.get_device_name().startswith("Simulated")
 
 
 @pytest.fixture(params=["scalar", "avx2", "avx512", pytest.param("cuda", marks=pytest.mark.gpu)])

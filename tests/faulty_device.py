@@ -1,4 +1,4 @@
-"""`python -m tests.faulty_device serve MODEL FLAGS`: `fastserve serve` over a pretended GPU that can be made to fail.
+"""`python -m tests.faulty_device serve MODEL FLAGS`: `fastserve serve` over a simulated GPU that can be made to fail.
 
 The device is lost in the next step once the file named by FASTSERVE_TEST_FAULT exists, which it removes. A step takes a
 few milliseconds, so that a test can act in the middle of a reply.

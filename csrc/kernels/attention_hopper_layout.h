@@ -4,10 +4,9 @@
 
 #include "kernels/attention_gpu.h"
 #include "kernels/attention_hopper_schedule.h"
-#include "kernels/attention_warp.h"
 #include "kernels/hopper.h"
 
-// Where prefill on Hopper keeps what in shared memory, how the copy engine is told to bring it there, and its softmax.
+// Where prefill on Hopper keeps what in shared memory, and how the copy engine is told to bring it there.
 
 namespace fastserve::kernels {
 
@@ -63,44 +62,5 @@ TensorMapSpec hopper_page_map(const AttentionLaunch& launch) {
           .box = {kElements, 8, Layout::kPanels, p.block_size / 8, 1},
           .swizzle_bytes = Layout::kSwizzleBytes};
 }
-
-/// Online softmax of two rows of a lane. Maxima are those of the products, before the scale, which is positive; sums
-/// are of this lane's columns only, until `finish`.
-template <typename Machine>
-struct HopperSoftmax {
-  float max[2] = {minus_infinity(), minus_infinity()};
-  float sum[2] = {0.0f, 0.0f};
-
-  /// Turn products into weights exp2(scale * product - ...); `factor` is what the sums so far must be multiplied with,
-  /// exactly 1 where the maximum stays.
-  template <int kTiles>
-  FS_DEVICE void update(float (&scores)[kTiles][4], float scale, float (&factor)[2]) {
-    FS_UNROLL
-    for (int half = 0; half < 2; ++half) {
-      const float before = max[half];
-      float highest = before;
-      FS_UNROLL
-      for (int n = 0; n < kTiles; ++n) {
-        highest = fmaxf(highest, fmaxf(scores[n][2 * half], scores[n][2 * half + 1]));
-      }
-      highest = fmaxf(highest, Machine::shfl_xor(highest, 1));
-      highest = fmaxf(highest, Machine::shfl_xor(highest, 2));
-      const float offset = highest == minus_infinity() ? 0.0f : highest * scale;  // -inf - -inf would be NaN
-      factor[half] = before == highest ? 1.0f : Machine::exp2(before * scale - offset);
-      max[half] = highest;
-      float added = 0.0f;
-      FS_UNROLL
-      for (int n = 0; n < kTiles; ++n) {
-        scores[n][2 * half] = Machine::exp2(scores[n][2 * half] * scale - offset);
-        scores[n][2 * half + 1] = Machine::exp2(scores[n][2 * half + 1] * scale - offset);
-        added += scores[n][2 * half] + scores[n][2 * half + 1];
-      }
-      sum[half] = sum[half] * factor[half] + added;
-    }
-  }
-
-  /// Add up the columns of the four lanes that share a row.
-  FS_DEVICE void finish() { add_up_columns<Machine>(sum); }
-};
 
 }  // namespace fastserve::kernels

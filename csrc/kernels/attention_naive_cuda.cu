@@ -1,10 +1,8 @@
-// Paged attention in the plainest way; see attention_naive_gpu.h for the thread mapping; no shared memory. Compiled for
-// sm_80 and sm_90a; it has never run on a GPU. It has run as PTX on the machine of tests/cpp/ptx_machine, and
-// its body under the emulator of tests/cpp/kernels.
+// Paged attention in the plainest way; see attention_naive.cuh for the thread mapping; no shared memory.
 
-#include "kernels/attention_naive_gpu.h"
+#include "kernels/attention_naive.cuh"
 #include "kernels/cuda/launch.cuh"
-#include "kernels/cuda/machine.cuh"
+#include "kernels/cuda/gpu.cuh"
 
 namespace fastserve::kernels {
 namespace {
@@ -13,7 +11,7 @@ using namespace cuda;
 
 template <DType kType>
 __global__ void __launch_bounds__(kNaiveThreads) naive_kernel(const __grid_constant__ AttentionLaunch launch) {
-  AttentionNaive<CudaMachine, kType>::run(launch);
+  AttentionNaive<kType>::run(launch);
 }
 
 }  // namespace

@@ -1,10 +1,8 @@
-// Paged prefill attention; see attention_prefill_gpu.h for thread mapping and shared memory. Compiled for sm_80 and
-// sm_90a; it has never run on a GPU. It has run as PTX on the machine of tests/cpp/ptx_machine, and
-// its body under the emulator of tests/cpp/kernels.
+// Paged prefill attention; see attention_prefill.cuh for thread mapping and shared memory.
 
-#include "kernels/attention_prefill_gpu.h"
+#include "kernels/attention_prefill.cuh"
 #include "kernels/cuda/attention_dispatch.cuh"
-#include "kernels/cuda/machine.cuh"
+#include "kernels/cuda/gpu.cuh"
 #include "kernels/cuda/residency.cuh"
 
 namespace fastserve::kernels {
@@ -15,7 +13,7 @@ using namespace cuda;
 template <DType kType, int kHeadDim>
 __global__ void __launch_bounds__(32 * prefill_warps(kHeadDim), kHeadDim > 128 ? 1 : 2)
     prefill_kernel(const __grid_constant__ AttentionLaunch launch) {
-  AttentionPrefill<CudaMachine, kType, kHeadDim>::run(launch);
+  AttentionPrefill<kType, kHeadDim>::run(launch);
 }
 
 }  // namespace
@@ -25,7 +23,7 @@ void attention_prefill_cuda(const AttentionLaunch& launch, void* stream) {
   with_attention_shape(p, [&]<DType kType, int kHeadDim>() {
     constexpr auto kKernel = prefill_kernel<kType, kHeadDim>;
     constexpr int kThreads = 32 * prefill_warps(kHeadDim);
-    constexpr int kSharedBytes = AttentionPrefill<CudaMachine, kType, kHeadDim>::kSharedBytes;
+    constexpr int kSharedBytes = AttentionPrefill<kType, kHeadDim>::kSharedBytes;
     const Site site = FS_SITE("attention_prefill");
     resident_ctas<kKernel, kThreads, kSharedBytes>(site);
     // The host does not know the rows: every one may end with a tile that is not full.
@@ -40,7 +38,7 @@ KernelResidency attention_prefill_residency(const AttentionParams& params) {
   KernelResidency result;
   with_attention_shape(params, [&]<DType kType, int kHeadDim>() {
     result = residency<prefill_kernel<kType, kHeadDim>, 32 * prefill_warps(kHeadDim),
-                       AttentionPrefill<CudaMachine, kType, kHeadDim>::kSharedBytes>(FS_SITE("attention_prefill"));
+                       AttentionPrefill<kType, kHeadDim>::kSharedBytes>(FS_SITE("attention_prefill"));
   });
   return result;
 }

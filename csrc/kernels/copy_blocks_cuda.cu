@@ -1,5 +1,4 @@
-// Copies of whole KV blocks within the memory of one GPU, and their checksums. Compiled for sm_80 and sm_90a; it has
-// never run on a GPU.
+// Copies of whole KV blocks within the memory of one GPU, and their checksums.
 //
 // Thread mapping of the copy: grid (pieces of a block, copies of the launch), 256 threads, each thread 8 vectors of 16
 // bytes, one thread block apart, so a CTA moves 32 KiB; all loads are issued before the first store. No shared memory.

@@ -1,4 +1,4 @@
-// Rows of the embedding table. Compiled for sm_80 and sm_90a; it has never run on a GPU.
+// Rows of the embedding table.
 //
 // Thread mapping: one CTA of 256 threads per token, each thread every 256th vector of 16 bytes of the row (pairs of
 // bytes where rows are not aligned). No shared memory.

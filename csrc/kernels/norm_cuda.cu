@@ -1,4 +1,4 @@
-// RMSNorm and LayerNorm of rows, with the residual added. Compiled for sm_80 and sm_90a; it has never run on a GPU.
+// RMSNorm and LayerNorm of rows, with the residual added.
 //
 // Thread mapping: one CTA per row. Where a row is aligned, each thread holds 1, 2 or 4 vectors of 16 bytes of it in
 // registers, so that each byte moves once. Other rows are read again after the sum,

@@ -1,5 +1,4 @@
-// Rotary embedding of q in place and of k on its way into the KV cache, with v. Compiled for sm_80 and sm_90a; it has
-// never run on a GPU.
+// Rotary embedding of q in place and of k on its way into the KV cache, with v.
 //
 // Thread mapping: grid (tokens, pieces of a token's heads), 128 threads. The heads of a token are its query heads, its
 // key heads and its value heads, in this order. Where the whole head rotates in halves and everything is aligned, a

@@ -1,4 +1,4 @@
-// Choosing a token per row. Compiled for sm_80 and sm_90a; it has never run on a GPU.
+// Choosing a token per row.
 //
 // Four kernels, always the same ones, so that they may be captured: `prepare` (penalties and bans on a copy of the rows
 // that have any), the two passes of vocab_scan_cuda.cu, and `pick`. Thread mapping of prepare and pick: one CTA of 1024

@@ -1,5 +1,4 @@
-// Log-probabilities of chosen tokens, their ranks, and the largest ones. Compiled for sm_80 and sm_90a; it has never
-// run on a GPU.
+// Log-probabilities of chosen tokens, their ranks, and the largest ones.
 //
 // The two passes of vocab_scan_cuda.cu, then one CTA of 1024 threads per row, which reads the blocks that matter only:
 // those with a larger logit than the token's for the rank, those above the num_top-th largest block maximum for the

@@ -1,4 +1,4 @@
-// The passes over rows of logits. Compiled for sm_80 and sm_90a; it has never run on a GPU.
+// The passes over rows of logits.
 //
 // Thread mapping: grid (rows, pieces of a row), 256 threads; 16 lanes take a block of 64 tokens, 4 each, and a CTA 64
 // blocks, so every thread has 16 loads in flight. Lane l adds the tokens l, l + 16, l + 32 and l + 48 of a block and

@@ -1,4 +1,4 @@
-// Owned CUDA streams, events and page-locked buffers. Compiled for sm_80 and sm_90a; never run on a GPU.
+// Owned CUDA streams, events and page-locked buffers.
 #pragma once
 
 #include <cuda_runtime_api.h>

@@ -1,5 +1,4 @@
-// Copies of KV blocks between the memory of a GPU and page-locked host memory. Compiled for sm_80 and sm_90a; never run
-// on a GPU (its logic is tested against a CUDA runtime made of threads, tests/cpp/offload_fake_cuda).
+// Copies of KV blocks between the memory of a GPU and page-locked host memory.
 #pragma once
 
 #include <array>

@@ -1,4 +1,3 @@
-// The CUDA side is never run on a GPU.
 #include "offload/fragments.h"
 
 #include <algorithm>

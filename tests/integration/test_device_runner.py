@@ -26,7 +26,7 @@ from fastserve.worker.device_runner import DeviceRunner
 from tests import core_internals
 from tests.checkpoints import tiny_checkpoint
 from tests.core_internals import FaultInjector
-from tests.devices import is_pretended
+from tests.devices import is_simulated
 from tests.fake_device import FakeDevice, use_device
 from tests.integration.engine_driver import GREEDY, Driver, engine_config, park_every, random_prompts, run_prompts
 
@@ -290,17 +290,17 @@ ON_GPU = [
     pytest.mark.gpu,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device, or torch without CUDA"),
 ]
-PRETENDED, OTHER_SUMS, CUDA = "pretended", "other sums", pytest.param("cuda", marks=ON_GPU)
+SIMULATED, OTHER_SUMS, CUDA = "simulated", "other sums", pytest.param("cuda", marks=ON_GPU)
 BF16 = {"dtype": "bfloat16", "model": str(tiny_checkpoint("llama-64"))}  # heads of a size that tensor cores take
 NEAR_TIE = 0.1  # in bf16: logits carry 8 bits, and errors of some layers add up; half of all gaps are above 0.3
 
 
 @pytest.fixture
 def run_on(request) -> dict[str, object]:
-    """Settings of an engine on a GPU, or on the pretended one; for other sums than the CPU's, torch computes attention."""
+    """Settings of an engine on a GPU, or on the simulated one; for other sums than the CPU's, torch computes attention."""
     if request.param == "cuda":
         unchecked = (
-            {"attention_backend": "native"} if is_pretended(torch.device("cuda")) else {}
+            {"attention_backend": "native"} if is_simulated(torch.device("cuda")) else {}
         )  # the check is too large
         return {"device": "cuda"} | unchecked
     request.getfixturevalue("device")
@@ -376,7 +376,7 @@ def greedy_logprobs() -> list[TokenLogprobs]:
     return logprobs_of()
 
 
-@pytest.mark.parametrize("run_on", [PRETENDED, CUDA], indirect=True)
+@pytest.mark.parametrize("run_on", [SIMULATED, CUDA], indirect=True)
 def test_log_probabilities_are_those_of_the_cpu_worker(greedy_logprobs, run_on):
     found = logprobs_of(**run_on)
     assert [(each.rank, each.top_ids) for each in found] == [(each.rank, each.top_ids) for each in greedy_logprobs]
@@ -384,7 +384,7 @@ def test_log_probabilities_are_those_of_the_cpu_worker(greedy_logprobs, run_on):
         assert [ours.logprob, *ours.top_logprobs] == pytest.approx([theirs.logprob, *theirs.top_logprobs], abs=1e-4)
 
 
-@pytest.mark.parametrize("run_on", [PRETENDED, CUDA], indirect=True)
+@pytest.mark.parametrize("run_on", [SIMULATED, CUDA], indirect=True)
 @pytest.mark.parametrize("enforce_eager", [True, False])
 @pytest.mark.parametrize("k", [1, 2, 7])
 def test_forced_parking_over_a_link_of_random_speed_changes_no_token(k, run_on, enforce_eager):

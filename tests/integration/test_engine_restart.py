@@ -1,4 +1,4 @@
-"""`fastserve serve` whose engine is lost: by a fault of a (pretended) GPU in the middle of a step, and by SIGKILL."""
+"""`fastserve serve` whose engine is lost: by a fault of a (simulated) GPU in the middle of a step, and by SIGKILL."""
 
 import os
 import re

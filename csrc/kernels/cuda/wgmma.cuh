@@ -8,7 +8,7 @@
 #include "base/dtype.h"
 #include "kernels/simt.h"
 
-namespace fastserve::kernels::cuda {
+namespace fastserve::kernels::gpu {
 
 #define FS_NAMES_32 \
   "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, %20, %21, %22" \
@@ -100,4 +100,4 @@ FS_DEFINE_WGMMA_REGISTERS(32, "256", 128, "128", "129", "130", "131", "132")
 #undef FS_NAMES_40
 #undef FS_NAMES_32
 
-}  // namespace fastserve::kernels::cuda
+}  // namespace fastserve::kernels::gpu

@@ -1,6 +1,6 @@
-"""gpu_smoke on a pretended GPU: its kernels run as compiled PTX (preset `ptx`), and one that was spoiled is seen and told.
+"""gpu_smoke on a simulated GPU: its kernels run as compiled PTX (tests/gpu_simulator), and one that was spoiled is seen and told.
 
-GPU_SMOKE names the program; without it nothing here runs: `make test-ptx`.
+GPU_SMOKE names the program; without it nothing here runs: `make test-gpu-sim`.
 """
 
 import json
@@ -14,7 +14,7 @@ import pytest
 from bench.gpu.progress import Progress
 
 PROGRAM = os.environ.get("GPU_SMOKE", "")
-pytestmark = pytest.mark.skipif(not PROGRAM, reason="GPU_SMOKE names no gpu_smoke of the preset ptx")
+pytestmark = pytest.mark.skipif(not PROGRAM, reason="GPU_SMOKE names no gpu_smoke of the GPU simulator")
 
 KERNELS = ("naive ", "decode ", "mma ", "hopper ")
 DEVICE_ITEMS = ["device", "tensor maps", "mapped write", "batched copy", "occupancy"]
@@ -36,7 +36,7 @@ def run(
     """Exit status, and the lines of the items that ended."""
     done = subprocess.run(
         [program, *options, *items],
-        env=os.environ | {"FASTSERVE_PRETENDED_GPU": capability},
+        env=os.environ | {"GPU_SIMULATOR_CAPABILITY": capability},
         capture_output=True,
         text=True,
         check=False,
@@ -49,7 +49,7 @@ def run(
     return done.returncode, ended
 
 
-def test_every_item_is_ok_on_a_pretended_hopper(tmp_path):
+def test_every_item_is_ok_on_a_simulated_hopper(tmp_path):
     path = tmp_path / "items.jsonl"
     code, ended = run(*DEVICE_ITEMS, *RIGHT, options=("--out", str(path)))
     assert {item["end"]: item["outcome"] for item in ended} == dict.fromkeys([*DEVICE_ITEMS, *RIGHT], "ok")
@@ -61,19 +61,19 @@ def test_every_item_is_ok_on_a_pretended_hopper(tmp_path):
 
 
 def test_a_grid_that_does_not_run_at_once_is_seen():
-    """The pretended GPU runs four thread blocks at a time, whatever it says of its processors."""
+    """The simulated GPU runs four thread blocks at a time, whatever it says of its processors."""
     code, (item,) = run("carve-out")
     assert (item["outcome"], item["by_default"], item["when_asked_for"], item["expected"]) == ("differs", 4, 4, 6)
     assert code == 1
 
 
 def is_small(name: str) -> bool:
-    """Whether the pretended GPU has the shape done in seconds, and this machine the memory."""
+    """Whether the simulated GPU has the shape done in seconds, and this machine the memory."""
     large_groups = name.startswith(("mma", "hopper")) and (" 28/4 " in name or " 40/2 " in name)
     return not large_groups and "far" not in name and "9000" not in name
 
 
-def test_the_shapes_of_the_list_are_right_on_a_pretended_hopper():
+def test_the_shapes_of_the_list_are_right_on_a_simulated_hopper():
     names = [name for name in listed() if name.startswith(KERNELS) and is_small(name)]
     code, ended = run(*names, options=("--stall-s", "120"))
     assert {item["end"]: item["outcome"] for item in ended} == dict.fromkeys(names, "ok")

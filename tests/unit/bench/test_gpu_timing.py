@@ -20,7 +20,7 @@ from bench.offload import link
 from fastserve._C.offload import HostArena, OffloadEngine
 from fastserve.errors import DeviceError, InvalidArgumentError
 from tests.fake_device import FakeDevice, use_device
-from tests.unit.bench.pretended_cuda import cuda  # noqa: F401 (a fixture)
+from tests.unit.bench.simulated_cuda import cuda  # noqa: F401 (a fixture)
 
 pytestmark = pytest.mark.usefixtures("cuda")
 
@@ -68,7 +68,7 @@ def test_every_case_is_timed_and_kept(monkeypatch, tmp_path, capsys):
     assert len(row["samples_s"][FASTSERVE]) == len(row["samples_s"]["torch"]) == 2
     assert row["in_graph_s"] >= 0
     assert items["product T=2"]["in_graph_s"] is None
-    assert "Pretended GPU" in capsys.readouterr().out
+    assert "Simulated GPU" in capsys.readouterr().out
     assert len(list(kernel_lines(item for item in items.values()))) == 3
     assert len(json.loads((tmp_path / "kernels.json").read_text())["results"]) == 2
 

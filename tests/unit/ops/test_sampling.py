@@ -8,13 +8,13 @@ import torch
 
 from fastserve.errors import InvalidArgumentError
 from fastserve.types import BAD_LISTS, BAD_SETTINGS
-from tests.devices import is_pretended
+from tests.devices import is_simulated
 from tests.unit.ops.sampling_batch import sample, settings
 
 
 @pytest.fixture
 def num_draws(device):
-    return 400 if is_pretended(device) else 20_000
+    return 400 if is_simulated(device) else 20_000
 
 
 def draw_many(row, count, **changes):
