@@ -8,9 +8,6 @@ import torch
 from fastserve import _C
 from tests.devices import device  # noqa: F401 (a fixture)
 
-# As in the worker: what torch computes here is small, and its threads would spin against those of the kernels.
-torch.set_num_threads(1)
-
 
 @pytest.fixture(params=["scalar", "avx2", "avx512", "amx"])
 def isa(request: pytest.FixtureRequest) -> Iterator[str]:
