@@ -4,7 +4,7 @@ from typing import Literal
 
 import torch
 
-from fastserve.layers.linear import Linear
+from fastserve.layers.linear import Linear, Projection
 from fastserve.ops.activation import activation
 
 ActivationKind = Literal["silu", "relu", "gelu", "gelu_tanh"]
@@ -13,7 +13,7 @@ ActivationKind = Literal["silu", "relu", "gelu", "gelu_tanh"]
 class Mlp:
     """down(act(up(x))); gated: `up` gives gate and up side by side, and the product act(gate) * up goes down."""
 
-    def __init__(self, up: Linear, down: Linear, *, kind: ActivationKind, gated: bool) -> None:
+    def __init__(self, up: Linear, down: Projection, *, kind: ActivationKind, gated: bool) -> None:
         self._up = up
         self._down = down
         self._kind = kind

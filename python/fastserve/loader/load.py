@@ -6,6 +6,9 @@ from pathlib import Path
 import torch
 
 from fastserve.config import ModelConfig
+from fastserve.distributed.group import Group
+from fastserve.distributed.single import SINGLE
+from fastserve.layers.weights import WeightSource
 from fastserve.loader.checkpoint import CheckpointWeights, Progress, stored_dtype
 from fastserve.loader.dummy import DummyWeights
 from fastserve.loader.memory import check_memory
@@ -13,6 +16,7 @@ from fastserve.loader.resolve import model_files
 from fastserve.models.build import build_decoder
 from fastserve.models.decoder import Decoder
 from fastserve.models.registry import read_spec
+from fastserve.models.shard import WHOLE, Shard
 from fastserve.models.spec import DecoderSpec, resolve_max_model_len
 
 CPU = torch.device("cpu")
@@ -40,6 +44,7 @@ class LoadedModel:
     """A decoder and what the rest of the engine asks about it.
 
     Attributes:
+        spec: as this rank has the decoder; see `local_spec`.
         folder: of the checkpoint, where the tokenizer's files lie as well.
         eos_token_ids: tokens that end a sequence; may be empty.
         max_model_len: longest prompt + output, tokens.
@@ -81,28 +86,34 @@ def load_model(
     model_config: ModelConfig,
     *,
     device: torch.device = CPU,
+    shard: Shard = WHOLE,
+    group: Group = SINGLE,
     progress: Progress | None = None,
     outline: ModelOutline | None = None,
 ) -> LoadedModel:
-    """Load the model of a configuration.
+    """Load the model of a configuration, or what one rank has of it.
 
     Args:
         device: where the weights go; `ModelConfig.device` is for the caller, who owns the device.
-        progress: called after each tensor with its name, bytes read and bytes of all; not for dummy weights.
+        shard, group: see `build_decoder`.
+        progress: called after each tensor with its name, bytes done and bytes of all; not for dummy weights.
         outline: of the same configuration, where the caller has it already.
     Raises:
         CheckpointError: the checkpoint cannot be found, is broken or is of a kind that is not supported.
-        InvalidArgumentError: max_model_len is beyond what the model can do.
+        InvalidArgumentError: max_model_len is beyond what the model can do, or the model cannot be shared like this.
     """
     outline = outline or outline_model(model_config)
     folder, spec, max_model_len, dtype = outline.folder, outline.spec, outline.max_model_len, outline.dtype
-    check_memory(folder, spec, max_model_len, dtype, device)
+    check_memory(folder, spec, shard, max_model_len=max_model_len, dtype=dtype, device=device)
+
+    def build(source: WeightSource) -> Decoder:
+        return build_decoder(spec, source, shard, group, max_model_len=max_model_len, dtype=dtype, device=device)
+
     with torch.inference_mode():
         if model_config.load_format == "dummy":
-            dummy = DummyWeights(model_config.seed)
-            decoder = build_decoder(spec, dummy, max_model_len=max_model_len, dtype=dtype, device=device)
+            decoder = build(DummyWeights(model_config.seed))
         else:
             with CheckpointWeights(folder, ignored=spec.names.ignored, progress=progress) as source:
-                decoder = build_decoder(spec, source, max_model_len=max_model_len, dtype=dtype, device=device)
+                decoder = build(source)
                 source.check_all_read()
-    return LoadedModel(decoder, spec, folder, spec.eos_token_ids, max_model_len, dtype, device)
+    return LoadedModel(decoder, decoder.spec, folder, spec.eos_token_ids, max_model_len, dtype, device)

@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 
 from fastserve.errors import CheckpointError
+from fastserve.models.shard import Shard, local_spec
 from fastserve.models.spec import DecoderSpec
 
 MEMINFO = Path("/proc/meminfo")
@@ -21,16 +22,25 @@ class DecoderBytes:
     tables: int
 
 
-def decoder_bytes(spec: DecoderSpec, max_model_len: int, dtype: torch.dtype) -> DecoderBytes:
-    """The memory of a decoder for sequences of up to `max_model_len` tokens, bytes; norms and biases are left out."""
-    attention = spec.hidden_size * (2 * spec.query_size + 2 * spec.kv_size)
-    mlp = spec.hidden_size * spec.intermediate_size * (3 if spec.gated else 2)
-    embedding = spec.vocab_size * spec.embedding_size
-    numbers = spec.num_layers * (attention + mlp) + embedding * (1 if spec.tie_word_embeddings else 2)
-    if spec.rope is None:
-        numbers += (spec.max_position + spec.position_offset) * spec.hidden_size
+def decoder_bytes(spec: DecoderSpec, shard: Shard, max_model_len: int, dtype: torch.dtype) -> DecoderBytes:
+    """The memory of a rank's part of a decoder for sequences of up to `max_model_len` tokens, bytes; norms and biases are
+    left out.
+
+    Args:
+        spec: of the whole decoder.
+    """
+    local = local_spec(spec, shard)
+    attention = local.hidden_size * (2 * local.query_size + 2 * local.kv_size)
+    mlp = local.hidden_size * local.intermediate_size * (3 if local.gated else 2)
+    embedding = len(shard.vocabulary(local.vocab_size)) * local.embedding_size
+    num_embeddings = shard.is_first + shard.is_last
+    if shard.is_first and shard.is_last and local.tie_word_embeddings:
+        num_embeddings = 1
+    numbers = local.num_layers * (attention + mlp) + embedding * num_embeddings
+    if local.rope is None:
+        numbers += (local.max_position + local.position_offset) * local.hidden_size if shard.is_first else 0
         return DecoderBytes(numbers * dtype.itemsize, 0)
-    return DecoderBytes(numbers * dtype.itemsize, max_model_len * spec.rope.rotary_dim * TABLE_BYTES)
+    return DecoderBytes(numbers * dtype.itemsize, max_model_len * local.rope.rotary_dim * TABLE_BYTES)
 
 
 def available_bytes() -> int | None:
@@ -42,8 +52,10 @@ def available_bytes() -> int | None:
         return None
 
 
-def check_memory(folder: Path, spec: DecoderSpec, max_model_len: int, dtype: torch.dtype, device: torch.device) -> None:
-    """Refuse a decoder that the memory of this machine cannot hold: most often config.json is wrong.
+def check_memory(
+    folder: Path, spec: DecoderSpec, shard: Shard, *, max_model_len: int, dtype: torch.dtype, device: torch.device
+) -> None:
+    """Refuse a decoder whose part that the memory of this machine cannot hold: most often config.json is wrong.
 
     Args:
         folder: for the message.
@@ -51,7 +63,7 @@ def check_memory(folder: Path, spec: DecoderSpec, max_model_len: int, dtype: tor
     Raises:
         CheckpointError: with the bytes that are wanted and those that are available.
     """
-    wanted, available = decoder_bytes(spec, max_model_len, dtype), available_bytes()
+    wanted, available = decoder_bytes(spec, shard, max_model_len, dtype), available_bytes()
     weights = wanted.weights if device.type == "cpu" else 0
     if available is not None and weights + wanted.tables > available:
         raise CheckpointError(

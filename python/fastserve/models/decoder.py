@@ -1,14 +1,14 @@
-"""One decoder for every family: embedding, layers, final norm, output projection."""
+"""One decoder for every family: an end before the layers, the layers, and an end behind them."""
 
 import torch
 
 from fastserve.layers.attention import HeadBuffers, SelfAttention
 from fastserve.layers.context import ForwardContext
-from fastserve.layers.linear import Linear
+from fastserve.layers.linear import Projection
 from fastserve.layers.mlp import Mlp
 from fastserve.layers.norm import Norm
+from fastserve.models.ends import InputEnd, OutputEnd
 from fastserve.models.spec import DecoderSpec
-from fastserve.ops.embedding import embedding
 
 
 class DecoderLayer:
@@ -21,7 +21,7 @@ class DecoderLayer:
     def __init__(
         self,
         attention: SelfAttention,
-        attention_out: Linear,
+        attention_out: Projection,
         mlp: Mlp,
         *,
         attention_norm: Norm,
@@ -65,13 +65,13 @@ class DecoderLayer:
 
 
 class Decoder:
-    """A model on one device. Build it with `build_decoder`.
+    """A model on one device, or one rank's part of it. Build it with `build_decoder`.
 
     Args:
-        embedding_table: [vocab_size, embedding_size].
-        position_table: learned positions, row p for position p, [max_model_len, hidden_size]; None = rotary.
-        project_in: embedding_size -> hidden_size; None when they are equal. project_out is its counterpart.
-        final_norm: None when every layer ends in a norm.
+        spec: as this rank has it; see `local_spec`.
+        dtype: of weights, activations and KV.
+        input_end: None where a stage before has it: the hidden states are handed in.
+        output_end: None where a stage behind has it: the hidden states are handed out.
     """
 
     def __init__(
@@ -79,57 +79,49 @@ class Decoder:
         spec: DecoderSpec,
         layers: list[DecoderLayer],
         *,
-        embedding_table: torch.Tensor,
-        position_table: torch.Tensor | None,
-        project_in: Linear | None,
-        project_out: Linear | None,
-        final_norm: Norm | None,
-        lm_head: Linear,
+        dtype: torch.dtype,
+        device: torch.device,
+        input_end: InputEnd | None,
+        output_end: OutputEnd | None,
     ) -> None:
         self.spec = spec
-        self.dtype = embedding_table.dtype
-        self.device = embedding_table.device
+        self.dtype = dtype
+        self.device = device
         self._layers = layers
-        self._embedding_table = embedding_table
-        self._position_table = position_table
-        self._project_in = project_in
-        self._project_out = project_out
-        self._final_norm = final_norm
-        self._lm_head = lm_head
+        self._input_end = input_end
+        self._output_end = output_end
 
     @torch.inference_mode()
-    def forward(self, token_ids: torch.Tensor, ctx: ForwardContext, *, out: torch.Tensor | None = None) -> torch.Tensor:
+    def forward(
+        self,
+        token_ids: torch.Tensor,
+        ctx: ForwardContext,
+        *,
+        hidden: torch.Tensor | None = None,
+        out: torch.Tensor | None = None,
+    ) -> torch.Tensor:
         """Run one batch: write the KV of its tokens and return the logits of the wanted ones.
 
         Args:
             token_ids: int32 [T], each below vocab_size.
             ctx: the batch; see `ForwardContext`.
+            hidden: [T, hidden_size], what the stage before returned; overwritten. None on the first stage.
             out: where to write the logits; a new tensor by default.
         Returns:
-            float32 [S, vocab_size], S = len(ctx.logit_rows), in the order of `ctx.logit_rows`.
+            float32 [S, vocab_size], S = len(ctx.logit_rows), in the order of `ctx.logit_rows`; of a stage that is not
+            the last one the hidden states [T, hidden_size] for the next.
         """
-        residual, update = self._embed(token_ids, ctx)
+        if self._input_end is not None:
+            residual, update = self._input_end(token_ids, ctx)
+        else:
+            assert hidden is not None, "a stage without an embedding continues from the one before"
+            residual, update = hidden, None
         # Ascending rows without repetition: as many as tokens means all of them.
-        rows = ctx.logit_rows if len(ctx.logit_rows) != len(token_ids) else None
+        rows = ctx.logit_rows if len(ctx.logit_rows) != len(token_ids) and self._output_end is not None else None
         buffers = self._layers[0].attention.buffers(len(token_ids), residual)
         for layer in self._layers[:-1]:
             residual, update = layer(residual, update, ctx, buffers)
         residual, update = self._layers[-1](residual, update, ctx, buffers, rows)
-        hidden = residual
-        if self._final_norm is not None:
-            assert update is not None, "a decoder with a final norm has layers that norm first"
-            hidden = self._final_norm(update, residual=residual)
-        if self._project_out is not None:
-            hidden = self._project_out(hidden)
-        return self._lm_head(hidden, out=out, out_dtype=torch.float32)
-
-    def _embed(self, token_ids: torch.Tensor, ctx: ForwardContext) -> tuple[torch.Tensor, torch.Tensor | None]:
-        hidden = embedding(token_ids, self._embedding_table)
-        if self._project_in is not None:
-            hidden = self._project_in(hidden)
-        if self._position_table is None:
-            return hidden, None
-        positions = embedding(ctx.positions, self._position_table)
-        if self.spec.pre_norm:
-            return hidden, positions
-        return hidden.add_(positions), None
+        if self._output_end is not None:
+            return self._output_end(residual, update, out=out)
+        return residual if update is None else residual.add_(update)

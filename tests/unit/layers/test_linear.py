@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from fastserve.errors import CheckpointError
-from fastserve.layers.linear import Linear, load_linear
+from fastserve.layers.linear import Linear, Part, load_linear
 
 CPU = torch.device("cpu")
 
@@ -43,7 +43,7 @@ def rand(*shape: int) -> torch.Tensor:
 
 def test_parts_lie_side_by_side_in_the_output() -> None:
     source = Tensors(q__weight=rand(6, 8), q__bias=rand(6), k__weight=rand(3, 8), k__bias=rand(3))
-    layer = load_linear(source, [("q", 6), ("k", 3)], 8, bias=True, dtype=torch.float32, device=CPU)
+    layer = load_linear(source, [Part("q", 6), Part("k", 3)], 8, bias=True, dtype=torch.float32, device=CPU)
     x = rand(5, 8)
     y = layer(x)
     assert (layer.in_features, layer.out_features) == (8, 9)
