@@ -227,7 +227,8 @@ Outcome time_kernel(const AttentionSpec& spec) {
   outcome.facts.add("least_us", static_cast<double>(times_us.front()));
   outcome.facts.add("most_us", static_cast<double>(times_us.back()));
   if (spec.kernel == "decode") {
-    const double bytes = 2.0 * kv_tokens * spec.num_kv_heads * spec.head_dim * static_cast<double>(problem.value_bytes());
+    const double bytes =
+        2.0 * kv_tokens * spec.num_kv_heads * spec.head_dim * static_cast<double>(problem.value_bytes());
     outcome.facts.add("gb_per_s", 1e-3 * bytes / median_us);
   } else {
     outcome.facts.add("tflop_per_s", 1e-6 * 4.0 * visible * spec.num_q_heads * spec.head_dim / median_us);

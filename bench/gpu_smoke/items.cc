@@ -14,8 +14,8 @@ struct DeviceItem {
   Outcome (*run)();
 };
 constexpr DeviceItem kDeviceItems[] = {
-    {"device", describe_device},          {"tensor maps", make_tensor_maps}, {"mapped write", write_to_host},
-    {"batched copy", copy_in_batches},    {"occupancy", describe_kernels},   {"carve-out", gather_thread_blocks},
+    {"device", describe_device},       {"tensor maps", make_tensor_maps}, {"mapped write", write_to_host},
+    {"batched copy", copy_in_batches}, {"occupancy", describe_kernels},   {"carve-out", gather_thread_blocks},
     {"graph", replay_graph},
 };
 constexpr std::string_view kTime = "time ";

@@ -22,8 +22,10 @@ using namespace fastserve::smoke;
 
 constexpr const char* kUsage =
     "usage: gpu_smoke [--out FILE] [--stall-s SECONDS] [--list] [ITEM...]\n"
-    "Runs the items (default: all of --list) on the first GPU; writes a line of JSON for each to FILE and to the terminal.\n"
-    "An item may be any shape, such as 'decode bf16 32/8 d128 p16 4097:1,1:1*3' or 'time hopper fp16 8/2 d64 p16 512:512'.\n"
+    "Runs the items (default: all of --list) on the first GPU; writes a line of JSON for each to FILE and to the "
+    "terminal.\n"
+    "An item may be any shape, such as 'decode bf16 32/8 d128 p16 4097:1,1:1*3' or 'time hopper fp16 8/2 d64 p16 "
+    "512:512'.\n"
     "gpu_smoke --child ITEM...  runs them in this process, for debuggers and compute-sanitizer.\n"
     "Exit status 0: every item is ok or left out.\n";
 

@@ -34,7 +34,8 @@ __global__ void gathering_kernel(std::uint32_t* arrived, std::uint32_t* seen, st
 }
 
 template <typename... Params>
-void launch(void (*kernel)(Params...), int ctas, int threads, int shared_bytes, cudaStream_t stream, Params... arguments) {
+void launch(void (*kernel)(Params...), int ctas, int threads, int shared_bytes, cudaStream_t stream,
+            Params... arguments) {
   cudaLaunchConfig_t config{};
   config.gridDim = dim3(static_cast<unsigned>(ctas));
   config.blockDim = dim3(static_cast<unsigned>(threads));
@@ -49,8 +50,8 @@ void launch_numbers(std::int32_t* target, int count, std::int32_t seed, cudaStre
   launch(numbers_kernel, (count + kThreads - 1) / kThreads, kThreads, 0, stream, target, count, seed);
 }
 
-void launch_gathering(std::uint32_t* arrived, std::uint32_t* seen, int ctas, int threads, int shared_bytes, int carveout,
-                      std::uint64_t patience_ns, cudaStream_t stream) {
+void launch_gathering(std::uint32_t* arrived, std::uint32_t* seen, int ctas, int threads, int shared_bytes,
+                      int carveout, std::uint64_t patience_ns, cudaStream_t stream) {
   FS_CUDA(cudaFuncSetAttribute(gathering_kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared_bytes));
   FS_CUDA(cudaFuncSetAttribute(gathering_kernel, cudaFuncAttributePreferredSharedMemoryCarveout, carveout));
   launch(gathering_kernel, ctas, threads, shared_bytes, stream, arrived, seen, patience_ns);

@@ -73,7 +73,9 @@ TensorView view_of(void* data, DType dtype, std::initializer_list<std::int64_t> 
 }
 
 AttentionProblem::AttentionProblem(AttentionSpec spec, std::uint64_t seed, bool only_timed)
-    : spec_(std::move(spec)), heads_(index(spec_.num_q_heads)), head_dim_(index(spec_.head_dim)),
+    : spec_(std::move(spec)),
+      heads_(index(spec_.num_q_heads)),
+      head_dim_(index(spec_.head_dim)),
       value_bytes_(index(dtype_bytes(spec_.dtype))) {
   make_queries(seed);
   make_cache(seed + 1, only_timed);
@@ -84,8 +86,8 @@ AttentionProblem::AttentionProblem(AttentionSpec spec, std::uint64_t seed, bool 
   arrays.insert(arrays.end(), block_ids_.begin(), block_ids_.end());
   arrays_ = std::make_unique<DeviceMemory>(4 * arrays.size());
   arrays_->write(arrays.data(), 4 * arrays.size());
-  workspace_ = std::make_unique<DeviceMemory>(index(kernels::attention_workspace_bytes(
-      std::ssize(spec_.rows), spec_.num_q_heads, spec_.head_dim, spec_.longest())));
+  workspace_ = std::make_unique<DeviceMemory>(index(
+      kernels::attention_workspace_bytes(std::ssize(spec_.rows), spec_.num_q_heads, spec_.head_dim, spec_.longest())));
   workspace_->fill(0);
 }
 
@@ -154,9 +156,8 @@ void AttentionProblem::launch(const std::string& kernel, void* out, cudaStream_t
   auto* const array = reinterpret_cast<std::int32_t*>(arrays_->data());
   TensorView q = view_of(queries_->data(), spec_.dtype, {num_tokens, spec_.num_q_heads, spec_.head_dim});
   q.strides[0] = static_cast<std::int64_t>(token_stride());
-  const TensorView cache =
-      view_of(cache_->data(), spec_.dtype,
-              {num_blocks_, kLayers, 2, spec_.num_kv_heads, spec_.page_tokens, spec_.head_dim});
+  const TensorView cache = view_of(cache_->data(), spec_.dtype,
+                                   {num_blocks_, kLayers, 2, spec_.num_kv_heads, spec_.page_tokens, spec_.head_dim});
   const TensorView query_start = view_of(array, DType::kInt32, {num_rows + 1});
   const TensorView block_start = view_of(array + num_rows + 1, DType::kInt32, {num_rows + 1});
   const TensorView seq_lens = view_of(array + 2 * (num_rows + 1), DType::kInt32, {num_rows});

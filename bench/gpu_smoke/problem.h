@@ -45,8 +45,8 @@ class AttentionProblem {
   AttentionSpec spec_;
   std::size_t heads_, head_dim_, value_bytes_;
   std::int64_t num_blocks_ = 0;
-  std::vector<std::uint32_t> query_bits_;               // [num_tokens, token_stride]
-  std::vector<std::vector<std::uint32_t>> page_bits_;   // of every page in use: [2, num_kv_heads, page_tokens, head_dim]
+  std::vector<std::uint32_t> query_bits_;              // [num_tokens, token_stride]
+  std::vector<std::vector<std::uint32_t>> page_bits_;  // of every page in use: [2, num_kv_heads, page_tokens, head_dim]
   std::vector<std::int32_t> block_start_, block_ids_;
   std::unique_ptr<DeviceMemory> queries_, cache_, arrays_, workspace_;
   ThreadPool pool_{1};  // for the signature: nothing is computed on the host

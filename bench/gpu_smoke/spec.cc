@@ -12,18 +12,18 @@ namespace {
 
 // Each shape adds something to those before it. Rows are those of a prefill; decode takes their lengths.
 constexpr const char* kShapes[] = {
-    "bf16 2/2 d64 p16 1:1,15:15,16:16,17:3",              // around a page
-    "bf16 2/2 d128 p16 63:63,64:1,65:65,129:40",          // around a tile; heads of 128
-    "fp16 2/2 d64 p16 70:70,33:2",                        // the other dtype
-    "bf16 8/2 d128 p16 300:37,1:1,200:200 fused",         // grouped heads, chunks behind a prefix, strided queries
-    "bf16 8/2 d128 p32 300:37,1:1,0:1,200:200 fused",     // pages of 32, a row without tokens
-    "bf16 6/2 d80 p16 130:130,90:7",                      // narrower swizzles of the copy engine
+    "bf16 2/2 d64 p16 1:1,15:15,16:16,17:3",           // around a page
+    "bf16 2/2 d128 p16 63:63,64:1,65:65,129:40",       // around a tile; heads of 128
+    "fp16 2/2 d64 p16 70:70,33:2",                     // the other dtype
+    "bf16 8/2 d128 p16 300:37,1:1,200:200 fused",      // grouped heads, chunks behind a prefix, strided queries
+    "bf16 8/2 d128 p32 300:37,1:1,0:1,200:200 fused",  // pages of 32, a row without tokens
+    "bf16 6/2 d80 p16 130:130,90:7",                   // narrower swizzles of the copy engine
     "fp16 4/4 d96 p16 130:130,90:7",
-    "bf16 4/1 d256 p16 190:150,90:7",                     // one stage of queries, short tiles
-    "bf16 28/4 d128 p16 260:260,700:9",                   // a group that does not divide 128
-    "bf16 40/2 d128 p16 260:100,1500:3",                  // more than 16 heads of a KV head: two passes of decode
+    "bf16 4/1 d256 p16 190:150,90:7",                         // one stage of queries, short tiles
+    "bf16 28/4 d128 p16 260:260,700:9",                       // a group that does not divide 128
+    "bf16 40/2 d128 p16 260:100,1500:3",                      // more than 16 heads of a KV head: two passes of decode
     "bf16 32/8 d128 p16 9000:64,2100:600,33:33,900:3 fused",  // many splits, more tiles than processors
-    "bf16 8/2 d128 p16 400:140,1030:20 far",              // offsets beyond 2^31 elements
+    "bf16 8/2 d128 p16 400:140,1030:20 far",                  // offsets beyond 2^31 elements
 };
 
 constexpr const char* kNaiveShapes[] = {
@@ -116,8 +116,8 @@ AttentionSpec parse_spec(std::string_view words) {
   FS_REQUIRE(!spec.rows.empty() && spec.num_kv_heads > 0 && spec.page_tokens > 0, "nothing to attend in '",
              std::string(words), "'");
   while (stream >> word) {
-    FS_REQUIRE(word == "fused" || word == "ordered" || word == "far", "a shape may end with fused, ordered or far, got '",
-               word, "'");
+    FS_REQUIRE(word == "fused" || word == "ordered" || word == "far",
+               "a shape may end with fused, ordered or far, got '", word, "'");
     (word == "fused" ? spec.fused : word == "ordered" ? spec.ordered : spec.far) = true;
   }
   return spec;

@@ -69,14 +69,10 @@ void run_rows(void* context, std::int64_t begin, std::int64_t end) {
 template <typename T>
 ParallelTask task_of(ActivationKind kind) {
   switch (kind) {
-    case ActivationKind::kSilu:
-      return run_rows<T, ActivationKind::kSilu>;
-    case ActivationKind::kGelu:
-      return run_rows<T, ActivationKind::kGelu>;
-    case ActivationKind::kGeluTanh:
-      return run_rows<T, ActivationKind::kGeluTanh>;
-    case ActivationKind::kRelu:
-      return run_rows<T, ActivationKind::kRelu>;
+    case ActivationKind::kSilu: return run_rows<T, ActivationKind::kSilu>;
+    case ActivationKind::kGelu: return run_rows<T, ActivationKind::kGelu>;
+    case ActivationKind::kGeluTanh: return run_rows<T, ActivationKind::kGeluTanh>;
+    case ActivationKind::kRelu: return run_rows<T, ActivationKind::kRelu>;
   }
   __builtin_unreachable();
 }

@@ -69,14 +69,10 @@ void activation_cuda(const ActivationParams& params, void* stream) {
   with_model_type(params.dtype, [&](auto zero) {
     using T = decltype(zero);
     switch (params.kind) {
-      case ActivationKind::kSilu:
-        return launch_kind<T, ActivationKind::kSilu>(params, stream);
-      case ActivationKind::kGelu:
-        return launch_kind<T, ActivationKind::kGelu>(params, stream);
-      case ActivationKind::kGeluTanh:
-        return launch_kind<T, ActivationKind::kGeluTanh>(params, stream);
-      case ActivationKind::kRelu:
-        return launch_kind<T, ActivationKind::kRelu>(params, stream);
+      case ActivationKind::kSilu: return launch_kind<T, ActivationKind::kSilu>(params, stream);
+      case ActivationKind::kGelu: return launch_kind<T, ActivationKind::kGelu>(params, stream);
+      case ActivationKind::kGeluTanh: return launch_kind<T, ActivationKind::kGeluTanh>(params, stream);
+      case ActivationKind::kRelu: return launch_kind<T, ActivationKind::kRelu>(params, stream);
     }
   });
 }

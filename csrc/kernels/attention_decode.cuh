@@ -56,11 +56,18 @@ class AttentionDecode {
   };
 
   FS_DEVICE explicit AttentionDecode(const AttentionLaunch& launch)
-      : launch_(launch), p_(launch.params), num_rows_(static_cast<int>(p_.row_end - p_.row_begin)),
-        group_(p_.num_q_heads / p_.num_kv_heads), passes_((group_ + kDecodeUnitHeads - 1) / kDecodeUnitHeads),
-        num_units_(p_.num_kv_heads * passes_), lane_(gpu::thread() % 32), warp_(gpu::thread() / 32),
-        merge_(reinterpret_cast<float*>(gpu::shared() + kRingBytes)), max_(merge_ + kMergeBytes / 4),
-        sum_(max_ + kStateBytes / 4), note_(reinterpret_cast<int*>(sum_ + kStateBytes / 4)) {}
+      : launch_(launch),
+        p_(launch.params),
+        num_rows_(static_cast<int>(p_.row_end - p_.row_begin)),
+        group_(p_.num_q_heads / p_.num_kv_heads),
+        passes_((group_ + kDecodeUnitHeads - 1) / kDecodeUnitHeads),
+        num_units_(p_.num_kv_heads * passes_),
+        lane_(gpu::thread() % 32),
+        warp_(gpu::thread() / 32),
+        merge_(reinterpret_cast<float*>(gpu::shared() + kRingBytes)),
+        max_(merge_ + kMergeBytes / 4),
+        sum_(max_ + kStateBytes / 4),
+        note_(reinterpret_cast<int*>(sum_ + kStateBytes / 4)) {}
 
   FS_DEVICE auto lengths() const {
     return [this](int row) { return row_length(launch_, row); };
@@ -162,8 +169,8 @@ class AttentionDecode {
   }
 
   FS_DEVICE void fetch_ids(Loader& loader) const {
-    const std::int64_t token = static_cast<std::int64_t>(loader.tile + lane_) * kDecodeTileTokens +
-                               warp_ * kDecodeWarpTokens;
+    const std::int64_t token =
+        static_cast<std::int64_t>(loader.tile + lane_) * kDecodeTileTokens + warp_ * kDecodeWarpTokens;
     const std::int32_t* blocks = p_.block_ids + p_.block_start[p_.row_begin + loader.item.row];
     loader.ids_tile = loader.tile;
     const bool wanted = loader.tile + lane_ < loader.end_tile && token < loader.item.shape.seq_len;
@@ -218,7 +225,7 @@ class AttentionDecode {
     const int key_start = Layout::offset(key_row(lane), key_chunk(lane));
     const int value_start = Layout::offset(value_row(lane), value_chunk(lane));
     float scores[2][4] = {};
-    const auto score = [&](int step, const std::uint32_t(&query)[4]) {
+    const auto score = [&](int step, const std::uint32_t (&query)[4]) {
       std::uint32_t keys[4];
       gpu::ldmatrix(keys, key_tile + key_start + step * 32);
       gpu::mma<kType>(scores[0], query, keys[0], keys[1]);
@@ -369,7 +376,7 @@ class AttentionDecode {
       const auto last = static_cast<std::uint32_t>(item.shape.num_splits() - 1);
       gpu::fence();  // what all threads wrote before the barrier comes before the ticket
       const bool is_last = gpu::fetch_add(ticket, 1) == last;
-      gpu::fence();  // and what others wrote before theirs comes before what we read below
+      gpu::fence();              // and what others wrote before theirs comes before what we read below
       if (is_last) *ticket = 0;  // as the next launch wants it
       note_[6] = is_last ? 1 : 0;
     }
@@ -405,8 +412,7 @@ class AttentionDecode {
         low += weight * gpu::load_fresh(part + split * kHeadDim);
         high += weight * gpu::load_fresh(part + split * kHeadDim + 1);
       }
-      *reinterpret_cast<std::uint32_t*>(output(item.row, unit.first + head) + d) =
-          gpu::pack<kType>(low, high);
+      *reinterpret_cast<std::uint32_t*>(output(item.row, unit.first + head) + d) = gpu::pack<kType>(low, high);
     }
   }
 

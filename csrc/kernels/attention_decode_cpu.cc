@@ -10,7 +10,7 @@ namespace fastserve::kernels::FS_ISA {
 namespace {
 
 constexpr int kTile = kAttentionTileTokens;
-constexpr int kKeyFloats = 4096;   // keys transposed at a time: a third of the first-level cache
+constexpr int kKeyFloats = 4096;    // keys transposed at a time: a third of the first-level cache
 constexpr int kAheadBytes = 16384;  // how far ahead of their use lines are prefetched, of one KV head
 constexpr int kMaxHeads = kAttentionMaxHeadsPerPass;
 constexpr int kMicroVecs = kLanes == 16 ? 4 : 2;  // vectors in registers beside up to 4 heads
@@ -421,12 +421,9 @@ void run(const AttentionParams& params, ThreadPool& pool) {
 
 void attention_decode(const AttentionParams& params, ThreadPool& pool) {
   switch (params.dtype) {
-    case DType::kBFloat16:
-      return run<BFloat16>(params, pool);
-    case DType::kFloat16:
-      return run<Float16>(params, pool);
-    default:
-      return run<float>(params, pool);
+    case DType::kBFloat16: return run<BFloat16>(params, pool);
+    case DType::kFloat16: return run<Float16>(params, pool);
+    default: return run<float>(params, pool);
   }
 }
 

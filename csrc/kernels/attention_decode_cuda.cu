@@ -36,8 +36,8 @@ void attention_decode_cuda(const AttentionLaunch& launch, void* stream) {
 KernelResidency attention_decode_residency(const AttentionParams& params) {
   KernelResidency result;
   with_attention_shape(params, [&]<DType kType, int kHeadDim>() {
-    result = residency<decode_kernel<kType, kHeadDim>, kDecodeThreads,
-                       AttentionDecode<kType, kHeadDim>::kSharedBytes>(FS_SITE("attention_decode"));
+    result = residency<decode_kernel<kType, kHeadDim>, kDecodeThreads, AttentionDecode<kType, kHeadDim>::kSharedBytes>(
+        FS_SITE("attention_decode"));
   });
   return result;
 }

@@ -44,11 +44,11 @@ bool attention_hopper_available();
 /// How a kernel sits on the current device.
 struct KernelResidency {
   const char* kernel = "";
-  int threads = 0;  // of a thread block
-  int registers = 0;  // of a thread
-  int local_bytes = 0;  // of a thread; spilled registers, where there are any
-  int shared_bytes = 0;  // of a thread block
-  int resident_ctas = 0;  // thread blocks that the device runs at once
+  int threads = 0;         // of a thread block
+  int registers = 0;       // of a thread
+  int local_bytes = 0;     // of a thread; spilled registers, where there are any
+  int shared_bytes = 0;    // of a thread block
+  int resident_ctas = 0;   // thread blocks that the device runs at once
   int binary_version = 0;  // 90: machine code for compute capability 9.0
 };
 

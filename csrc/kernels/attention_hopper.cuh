@@ -79,7 +79,10 @@ class AttentionHopper {
 
  private:
   FS_DEVICE AttentionHopper(const AttentionLaunch& launch, const TensorMap& queries, const TensorMap& pages)
-      : launch_(launch), p_(launch.params), query_map_(queries), page_map_(pages),
+      : launch_(launch),
+        p_(launch.params),
+        query_map_(queries),
+        page_map_(pages),
         group_(p_.num_q_heads / p_.num_kv_heads) {
     const std::uint32_t address = gpu::shared_address(gpu::shared());
     base_ = gpu::shared() + (0u - address) % 1024u;  // where the swizzle of the copy engine begins anew
@@ -159,8 +162,8 @@ class AttentionHopper {
     const int tile_queries = hopper_tile_queries(group_);
     const int first = found.tile * tile_queries;
     const int left = found.shape.num_queries - first;
-    return {{p_.query_start[found.row] + first, left < tile_queries ? left : tile_queries,
-             found.shape.lead + first + 1, ticket - number * p_.num_kv_heads},
+    return {{p_.query_start[found.row] + first, left < tile_queries ? left : tile_queries, found.shape.lead + first + 1,
+             ticket - number * p_.num_kv_heads},
             p_.block_start[found.row]};
   }
 
@@ -172,15 +175,14 @@ class AttentionHopper {
       gpu::barrier_expect(full, hopper_tile_queries(group_) * group_ * Layout::kRowBytes);
       for (int panel = 0; panel < Layout::kPanels; ++panel) {
         gpu::copy_box(queries(at.slot) + panel * Layout::kQueryPanelBytes, query_map_,
-                          {0, 0, item.first_token, panel, item.kv_head}, full);
+                      {0, 0, item.first_token, panel, item.kv_head}, full);
       }
     }
     gpu::sync_warp();
   }
 
   /// Fetch keys and values of all tiles of the work, and find the next one as soon as the rings are full.
-  FS_DEVICE Work fetch_tiles(const Work& work, RingPlace<Layout::kStages>& at, HopperOrder& order,
-                             int& ticket) const {
+  FS_DEVICE Work fetch_tiles(const Work& work, RingPlace<Layout::kStages>& at, HopperOrder& order, int& ticket) const {
     Work following{};
     int until_full = Layout::kStages;
     int tile = work.item.num_tiles() - 1;
@@ -203,8 +205,8 @@ class AttentionHopper {
   /// This lane's block of a tile: one outside the cache, so zeros, for tokens that nobody sees.
   FS_DEVICE int block_of(const Work& work, int tile) const {
     const int page = tile * tile_pages() + gpu::fresh_lane();
-    const bool wanted = tile >= 0 && gpu::fresh_lane() < tile_pages() &&
-                        page << launch_.block_shift < work.item.num_tokens();
+    const bool wanted =
+        tile >= 0 && gpu::fresh_lane() < tile_pages() && page << launch_.block_shift < work.item.num_tokens();
     return wanted ? p_.block_ids[work.first_block + page] : static_cast<int>(launch_.num_blocks);
   }
 
@@ -217,7 +219,7 @@ class AttentionHopper {
     gpu::sync_warp();
     if (lane < tile_pages()) {
       gpu::copy_box(target + lane * (p_.block_size * Layout::kRowBytes), page_map_,
-                        {0, 0, 0, head * (p_.block_size / 8), block}, &ring.full[at.slot]);
+                    {0, 0, 0, head * (p_.block_size / 8), block}, &ring.full[at.slot]);
     }
   }
 
@@ -325,8 +327,8 @@ class AttentionHopper {
       const int within = step * 32 % Layout::kSwizzleBytes;
       const std::uint64_t a = wgmma_descriptor(q + panel * Layout::kQueryPanelBytes + within, Layout::kAtomBytes, 16,
                                                Layout::kSwizzleBytes);
-      const std::uint64_t b = wgmma_descriptor(k + panel * Layout::kAtomBytes + within, Layout::kGroupBytes, 16,
-                                               Layout::kSwizzleBytes);
+      const std::uint64_t b =
+          wgmma_descriptor(k + panel * Layout::kAtomBytes + within, Layout::kGroupBytes, 16, Layout::kSwizzleBytes);
       gpu::wgmma<kType>(scores, a, b, step > 0);
     }
     gpu::wgmma_commit();
@@ -339,8 +341,8 @@ class AttentionHopper {
     FS_UNROLL
     for (int part = 0; part < kParts; ++part) {
       gpu::wgmma<kType>(sums, weights[part],
-                                     wgmma_descriptor(v + part * 2 * Layout::kGroupBytes, Layout::kGroupBytes,
-                                                      Layout::kAtomBytes, Layout::kSwizzleBytes));
+                        wgmma_descriptor(v + part * 2 * Layout::kGroupBytes, Layout::kGroupBytes, Layout::kAtomBytes,
+                                         Layout::kSwizzleBytes));
     }
     gpu::wgmma_commit();
   }
@@ -395,16 +397,14 @@ class AttentionHopper {
     for (int part = 0; part < kParts; ++part) {
       FS_UNROLL
       for (int i = 0; i < 4; ++i) {
-        const float(&pair)[4] = scores[2 * part + i / 2];
+        const float (&pair)[4] = scores[2 * part + i / 2];
         weights[part][i] = gpu::pack<kType>(pair[i % 2 * 2], pair[i % 2 * 2 + 1]);
       }
     }
   }
 
   /// This lane's first or second packed row of the tile.
-  static FS_DEVICE int packed_row(int half) {
-    return gpu::thread() / 32 * 16 - 64 + half * 8 + gpu::fresh_lane() / 4;
-  }
+  static FS_DEVICE int packed_row(int half) { return gpu::thread() / 32 * 16 - 64 + half * 8 + gpu::fresh_lane() / 4; }
 
   /// Write the results, 8 bytes at a time: two neighbouring lanes swap halves of two neighbouring chunks.
   FS_DEVICE void write(const Item& item, const HopperSoftmax& softmax, const Sums& sums) const {
@@ -424,7 +424,7 @@ class AttentionHopper {
         std::uint32_t words[2];
         FS_UNROLL
         for (int i = 0; i < 2; ++i) {
-          const float(&pair)[4] = sums[n + i];
+          const float (&pair)[4] = sums[n + i];
           words[i] = gpu::pack<kType>(pair[2 * half] * inverse, pair[2 * half + 1] * inverse);
         }
         const std::uint32_t other = gpu::shfl_xor(odd ? words[0] : words[1], 1);

@@ -62,8 +62,8 @@ void attention_hopper_cuda(const AttentionLaunch& launch, void* stream) {
 KernelResidency attention_hopper_residency(const AttentionParams& params) {
   KernelResidency result;
   with_attention_shape(params, [&]<DType kType, int kHeadDim>() {
-    result = residency<hopper_kernel<kType, kHeadDim>, kHopperThreads,
-                       AttentionHopper<kType, kHeadDim>::kSharedBytes>(FS_SITE("attention_hopper"));
+    result = residency<hopper_kernel<kType, kHeadDim>, kHopperThreads, AttentionHopper<kType, kHeadDim>::kSharedBytes>(
+        FS_SITE("attention_hopper"));
   });
   return result;
 }

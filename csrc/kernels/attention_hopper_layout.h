@@ -18,8 +18,8 @@ struct HopperLayout {
   static constexpr int kRowBytes = 2 * kHeadDim;
   static constexpr int kSwizzleBytes = kRowBytes % 128 == 0 ? 128 : kRowBytes % 64 == 0 ? 64 : 32;
   static constexpr int kPanels = kRowBytes / kSwizzleBytes;
-  static constexpr int kAtomBytes = 8 * kSwizzleBytes;  // of a panel of 8 rows
-  static constexpr int kGroupBytes = 8 * kRowBytes;     // of 8 rows of a tile
+  static constexpr int kAtomBytes = 8 * kSwizzleBytes;           // of a panel of 8 rows
+  static constexpr int kGroupBytes = 8 * kRowBytes;              // of 8 rows of a tile
   static constexpr int kTileTokens = kHeadDim > 128 ? 64 : 128;  // fewer where the registers would not hold more
   static constexpr int kTileBytes = kTileTokens * kRowBytes;
   static constexpr int kQueryPanelBytes = kHopperRows * kSwizzleBytes;

@@ -19,7 +19,8 @@ struct HopperTile {
 class HopperOrder {
  public:
   FS_DEVICE explicit HopperOrder(const AttentionLaunch& launch)
-      : launch_(launch), row_(static_cast<int>(launch.params.row_begin)),
+      : launch_(launch),
+        row_(static_cast<int>(launch.params.row_begin)),
         tile_queries_(hopper_tile_queries(launch.params.num_q_heads / launch.params.num_kv_heads)) {
     int longest = 0;
     for (int row = row_; row < launch.params.row_end; row += 32) {
@@ -58,8 +59,8 @@ class HopperOrder {
         FS_UNROLL
         for (int mask = 16; mask > 0; mask /= 2) found |= gpu::shfl_xor(found, mask);
         const int tile = shape.num_tiles(tile_queries_) - 1 - above - within;
-        return {row_ + found, gpu::shfl(tile, found), {gpu::shfl(shape.num_queries, found),
-                                                           gpu::shfl(shape.lead, found)}};
+        return {
+            row_ + found, gpu::shfl(tile, found), {gpu::shfl(shape.num_queries, found), gpu::shfl(shape.lead, found)}};
       }
       row_ = static_cast<int>(launch_.params.row_begin);
     }

@@ -22,8 +22,7 @@ class AttentionNaive {
  public:
   static FS_DEVICE void run(const AttentionLaunch& launch) {
     const AttentionParams& p = launch.params;
-    const std::int64_t warp =
-        static_cast<std::int64_t>(gpu::cta()) * (kNaiveThreads / 32) + gpu::thread() / 32;
+    const std::int64_t warp = static_cast<std::int64_t>(gpu::cta()) * (kNaiveThreads / 32) + gpu::thread() / 32;
     const std::int64_t token = warp / p.num_q_heads;
     const int head = static_cast<int>(warp % p.num_q_heads);
     if (token >= launch.num_tokens) return;

@@ -1,8 +1,8 @@
 // Paged attention in the plainest way; see attention_naive.cuh for the thread mapping; no shared memory.
 
 #include "kernels/attention_naive.cuh"
-#include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/gpu.cuh"
+#include "kernels/cuda/launch.cuh"
 
 namespace fastserve::kernels {
 namespace {

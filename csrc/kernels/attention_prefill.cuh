@@ -31,7 +31,7 @@ class AttentionPrefill {
   static constexpr int kTileTokens = prefill_tile_tokens(kHeadDim);
   static constexpr int kThreads = 32 * prefill_warps(kHeadDim);
   static constexpr int kWarpRows = kPrefillRows / prefill_warps(kHeadDim);
-  static constexpr int kRowTiles = kWarpRows / 16;  // of 16 rows, of a warp
+  static constexpr int kRowTiles = kWarpRows / 16;                           // of 16 rows, of a warp
   static constexpr int kWarpTokens = kTileTokens / prefill_warps(kHeadDim);  // that a warp loads
   static constexpr int kScoreTiles = kTileTokens / 8;
   static constexpr int kParts = kTileTokens / 16;
@@ -49,8 +49,12 @@ class AttentionPrefill {
 
  private:
   FS_DEVICE explicit AttentionPrefill(const AttentionLaunch& launch)
-      : launch_(launch), p_(launch.params), group_(p_.num_q_heads / p_.num_kv_heads),
-        kv_head_(gpu::cta() % p_.num_kv_heads), lane_(gpu::thread() % 32), warp_(gpu::thread() / 32) {}
+      : launch_(launch),
+        p_(launch.params),
+        group_(p_.num_q_heads / p_.num_kv_heads),
+        kv_head_(gpu::cta() % p_.num_kv_heads),
+        lane_(gpu::thread() % 32),
+        warp_(gpu::thread() / 32) {}
 
   FS_DEVICE int tiles_of(int row) const {
     const std::int64_t packed = static_cast<std::int64_t>(p_.query_start[row + 1] - p_.query_start[row]) * group_;
@@ -191,7 +195,7 @@ class AttentionPrefill {
     const int row = warp_ * kWarpTokens;
     const int token = tile * kTileTokens + row;
     copy_tokens<kHeadDim, kWarpTokens>(target + Layout::offset(row, 0),
-                                                keys_at(p_, block_id_, kv_head_, token) + offset, num_tokens_ - token);
+                                       keys_at(p_, block_id_, kv_head_, token) + offset, num_tokens_ - token);
   }
 
   FS_DEVICE void score(float (&scores)[kRowTiles][kScoreTiles][4]) const {
@@ -255,7 +259,7 @@ class AttentionPrefill {
       for (int part = 0; part < kParts; ++part) {
         FS_UNROLL
         for (int i = 0; i < 4; ++i) {
-          const float(&pair)[4] = scores[m][2 * part + i / 2];
+          const float (&pair)[4] = scores[m][2 * part + i / 2];
           weights[m][part][i] = gpu::pack<kType>(pair[i % 2 * 2], pair[i % 2 * 2 + 1]);
         }
       }
@@ -272,8 +276,7 @@ class AttentionPrefill {
       FS_UNROLL
       for (int step = 0; step < kSteps; ++step) {
         std::uint32_t v[4];
-        gpu::ldmatrix_transposed(
-            v, values() + part * 16 * Layout::kRowBytes + value_start + step * 32);
+        gpu::ldmatrix_transposed(v, values() + part * 16 * Layout::kRowBytes + value_start + step * 32);
         FS_UNROLL
         for (int m = 0; m < kRowTiles; ++m) {
           gpu::mma<kType>(sums[m][2 * step], weights[m][part], v[0], v[1]);

@@ -319,12 +319,9 @@ void run(const AttentionParams& params, ThreadPool& pool) {
 
 void attention_prefill(const AttentionParams& params, ThreadPool& pool) {
   switch (params.dtype) {
-    case DType::kBFloat16:
-      return run<BFloat16>(params, pool);
-    case DType::kFloat16:
-      return run<Float16>(params, pool);
-    default:
-      return run<float>(params, pool);
+    case DType::kBFloat16: return run<BFloat16>(params, pool);
+    case DType::kFloat16: return run<Float16>(params, pool);
+    default: return run<float>(params, pool);
   }
 }
 

@@ -33,9 +33,7 @@ FS_DEVICE const std::uint16_t* keys_at(const AttentionParams& p, int block_id, i
 FS_DEVICE int values_after_keys(const AttentionParams& p) { return p.num_kv_heads * p.block_size * p.head_dim; }
 
 /// exp2(from - to) for running maxima, 0 where there was nothing before: never NaN by itself.
-FS_DEVICE float rescale(float from, float to) {
-  return from == minus_infinity() ? 0.0f : gpu::exp2(from - to);
-}
+FS_DEVICE float rescale(float from, float to) { return from == minus_infinity() ? 0.0f : gpu::exp2(from - to); }
 
 /// Sums over the four lanes that share a row, of both rows of a lane.
 FS_DEVICE void add_up_columns(float (&sums)[2]) {

@@ -7,13 +7,13 @@
 /// rms_norm_cuda(params, stream) for DeviceType::kCuda and the version of rms_norm that fits this CPU otherwise.
 /// `device` comes from device_of, which refuses the GPU in a build without CUDA.
 #ifdef FASTSERVE_WITH_CUDA
-#define FS_DISPATCH(device, function, params, stream, pool)   \
-  do {                                                        \
-    if ((device) == ::fastserve::DeviceType::kCuda) {         \
+#define FS_DISPATCH(device, function, params, stream, pool)     \
+  do {                                                          \
+    if ((device) == ::fastserve::DeviceType::kCuda) {           \
       function##_cuda(params, reinterpret_cast<void*>(stream)); \
-    } else {                                                  \
-      FS_DISPATCH_CPU(function, params, pool);                \
-    }                                                         \
+    } else {                                                    \
+      FS_DISPATCH_CPU(function, params, pool);                  \
+    }                                                           \
   } while (false)
 #else
 #define FS_DISPATCH(device, function, params, stream, pool) \

@@ -13,11 +13,11 @@ namespace fastserve::kernels {
 /// An array of 16-bit elements in global memory, of five dimensions, innermost first, and the box that one copy moves.
 /// A box lands densely, but for the swizzle: chunks of 16 bytes within each row of `swizzle_bytes` change places.
 struct TensorMapSpec {
-  const void* base = nullptr;               // aligned to 16 bytes
-  std::array<std::int64_t, 5> sizes{};      // elements
-  std::array<std::int64_t, 4> strides{};    // bytes, of the dimensions 1 to 4: multiples of 16
-  std::array<int, 5> box{};                 // elements, at most 256 each
-  int swizzle_bytes = 128;                  // 32, 64 or 128: bytes of a row of the box
+  const void* base = nullptr;             // aligned to 16 bytes
+  std::array<std::int64_t, 5> sizes{};    // elements
+  std::array<std::int64_t, 4> strides{};  // bytes, of the dimensions 1 to 4: multiples of 16
+  std::array<int, 5> box{};               // elements, at most 256 each
+  int swizzle_bytes = 128;                // 32, 64 or 128: bytes of a row of the box
 
   bool operator==(const TensorMapSpec&) const = default;
 };

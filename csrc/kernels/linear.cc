@@ -52,17 +52,15 @@ void pack_linear_weight(const TensorView& packed, const TensorView& weight, Thre
   require_ndim(weight, 2, "weight");
   require_dense_rows(weight, "weight");
   require_dtype(weight, packed.dtype, "weight");
-  require_shape(packed, {(weight.size(0) + kPanelWidth - 1) / kPanelWidth,
-                         packed_inputs(weight.dtype, weight.size(1)), kPanelWidth}, "packed");
+  require_shape(
+      packed,
+      {(weight.size(0) + kPanelWidth - 1) / kPanelWidth, packed_inputs(weight.dtype, weight.size(1)), kPanelWidth},
+      "packed");
   switch (weight.dtype) {
-    case DType::kFloat32:
-      return pack<1, std::uint32_t>(packed, weight, pool);
-    case DType::kBFloat16:
-      return pack<2, std::uint16_t>(packed, weight, pool);
-    case DType::kFloat16:
-      return pack<1, std::uint16_t>(packed, weight, pool);
-    default:
-      break;
+    case DType::kFloat32: return pack<1, std::uint32_t>(packed, weight, pool);
+    case DType::kBFloat16: return pack<2, std::uint16_t>(packed, weight, pool);
+    case DType::kFloat16: return pack<1, std::uint16_t>(packed, weight, pool);
+    default: break;
   }
 }
 

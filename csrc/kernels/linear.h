@@ -41,7 +41,9 @@ struct LinearParams {
 };
 
 FS_DECLARE_CPU(void linear(const LinearParams& params, ThreadPool& pool))
-namespace amx { void linear_bf16(const LinearParams& params, ThreadPool& pool); }
+namespace amx {
+void linear_bf16(const LinearParams& params, ThreadPool& pool);
+}
 
 /// Copy weight [out_features, in_features] (dense rows) into packed panels: packed is contiguous
 /// [ceil(out_features / 32), packed_inputs(dtype, in_features), 32] of the same dtype. Throws InvalidArgumentError when

@@ -123,7 +123,8 @@ void run_segment(const Plan& plan, Scratch& scratch, int segment, std::int64_t r
     load_inputs(scratch, x + k, plan.params->x_stride, rows, inputs);
     for (int i = 0; i < panels; ++i) {
       const BFloat16* piece = weight + (i * plan.panel_inputs + k) * kPanelWidth;
-      run_row_tiles<true>(scratch.sums[i][depth][0], scratch.x[0][0], piece, steps, static_cast<int>(min_of(row_tiles, 2)));
+      run_row_tiles<true>(scratch.sums[i][depth][0], scratch.x[0][0], piece, steps,
+                          static_cast<int>(min_of(row_tiles, 2)));
       for (int tile = 2; tile < row_tiles; tile += 2) {
         run_row_tiles<false>(scratch.sums[i][depth][tile * kTileRows], scratch.x[tile][0], piece, steps,
                              static_cast<int>(min_of(row_tiles - tile, 2)));

@@ -159,7 +159,7 @@ struct Plan {
   std::int64_t num_panels;
   std::int64_t items_per_block;
   std::int64_t panel_inputs;  // of a packed panel
-  std::int64_t next_item;    // how far away the next item of a thread probably is
+  std::int64_t next_item;     // how far away the next item of a thread probably is
 };
 
 /// The piece that follows panel `i` of an item at input `k`: the next panel, the next inputs, or the next item.

@@ -28,7 +28,8 @@ FS_NOINLINE inline void merge_sums(float* sums, std::int64_t depth_stride, std::
   for (int depth = sum_depth(segment); (segment & 1) != 0; segment >>= 1, --depth) {
     const float* top = sums + depth * depth_stride;
     float* below = sums + (depth - 1) * depth_stride;
-    for (std::int64_t i = 0; i < rows * kPanelWidth; i += Vec::kLanes) store(below + i, load(below + i) + load(top + i));
+    for (std::int64_t i = 0; i < rows * kPanelWidth; i += Vec::kLanes)
+      store(below + i, load(below + i) + load(top + i));
   }
 }
 

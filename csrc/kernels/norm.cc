@@ -8,8 +8,8 @@
 namespace fastserve::kernels {
 namespace {
 
-NormParams checked_params(const TensorView& out, const TensorView& x, const TensorView& weight,
-                          const TensorView* bias, const TensorView* residual, float eps) {
+NormParams checked_params(const TensorView& out, const TensorView& x, const TensorView& weight, const TensorView* bias,
+                          const TensorView* residual, float eps) {
   require_model_tensor(x, "x");
   require_ndim(x, 2, "x");
   const std::int64_t tokens = x.size(0);
@@ -40,16 +40,15 @@ NormParams checked_params(const TensorView& out, const TensorView& x, const Tens
 
 void rms_norm(const TensorView& out, const TensorView& x, const TensorView& weight, const TensorView* residual,
               float eps, std::int64_t stream, ThreadPool& pool) {
-  const DeviceType device =
-      device_of(stream, {{&x, "x"}, {&out, "out"}, {&weight, "weight"}, {residual, "residual"}});
+  const DeviceType device = device_of(stream, {{&x, "x"}, {&out, "out"}, {&weight, "weight"}, {residual, "residual"}});
   const NormParams params = checked_params(out, x, weight, nullptr, residual, eps);
   FS_DISPATCH(device, rms_norm, params, stream, pool);
 }
 
 void layer_norm(const TensorView& out, const TensorView& x, const TensorView& weight, const TensorView& bias,
                 const TensorView* residual, float eps, std::int64_t stream, ThreadPool& pool) {
-  const DeviceType device = device_of(
-      stream, {{&x, "x"}, {&out, "out"}, {&weight, "weight"}, {&bias, "bias"}, {residual, "residual"}});
+  const DeviceType device =
+      device_of(stream, {{&x, "x"}, {&out, "out"}, {&weight, "weight"}, {&bias, "bias"}, {residual, "residual"}});
   const NormParams params = checked_params(out, x, weight, &bias, residual, eps);
   FS_DISPATCH(device, layer_norm, params, stream, pool);
 }

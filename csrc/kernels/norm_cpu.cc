@@ -36,8 +36,8 @@ template <typename T>
 struct RmsNorm {
   static FS_INLINE void row(const NormParams& p, T* out, const T* h) {
     const T* weight = static_cast<const T*>(p.weight);
-    const float squares = sum_row(
-        h, p.hidden, [](Vec v, Vec sum) { return fma(v, v, sum); }, [](float v) { return v * v; });
+    const float squares =
+        sum_row(h, p.hidden, [](Vec v, Vec sum) { return fma(v, v, sum); }, [](float v) { return v * v; });
     const float scale = 1.0f / __builtin_sqrtf(squares / static_cast<float>(p.hidden) + p.eps);
     std::int64_t i = 0;
     for (; i + Vec::kLanes <= p.hidden; i += Vec::kLanes) store(out + i, load(h + i) * set1(scale) * load(weight + i));
@@ -51,9 +51,7 @@ struct LayerNorm {
     const T* weight = static_cast<const T*>(p.weight);
     const T* bias = static_cast<const T*>(p.bias);
     const float count = static_cast<float>(p.hidden);
-    const float mean = sum_row(
-                           h, p.hidden, [](Vec v, Vec sum) { return sum + v; }, [](float v) { return v; }) /
-                       count;
+    const float mean = sum_row(h, p.hidden, [](Vec v, Vec sum) { return sum + v; }, [](float v) { return v; }) / count;
     const auto square = [mean](Vec v, Vec sum) { return fma(v - set1(mean), v - set1(mean), sum); };
     const float squares = sum_row(h, p.hidden, square, [mean](float v) { return (v - mean) * (v - mean); });
     const float scale = 1.0f / __builtin_sqrtf(squares / count + p.eps);

@@ -175,16 +175,14 @@ void launch_norm(Site site, const NormParams& p, void* stream) {
 
 void rms_norm_cuda(const NormParams& params, void* stream) {
   if (params.hidden == 0) return;
-  with_model_type(params.dtype, [&](auto zero) {
-    launch_norm<decltype(zero), false>(FS_SITE("rms_norm"), params, stream);
-  });
+  with_model_type(params.dtype,
+                  [&](auto zero) { launch_norm<decltype(zero), false>(FS_SITE("rms_norm"), params, stream); });
 }
 
 void layer_norm_cuda(const NormParams& params, void* stream) {
   if (params.hidden == 0) return;
-  with_model_type(params.dtype, [&](auto zero) {
-    launch_norm<decltype(zero), true>(FS_SITE("layer_norm"), params, stream);
-  });
+  with_model_type(params.dtype,
+                  [&](auto zero) { launch_norm<decltype(zero), true>(FS_SITE("layer_norm"), params, stream); });
 }
 
 }  // namespace fastserve::kernels

@@ -10,10 +10,10 @@ DeviceType device_of(std::int64_t stream, std::initializer_list<Operand> operand
   const Operand& first = *operands.begin();
   for (const Operand& operand : operands) {
     if (operand.tensor == nullptr) continue;
-    FS_REQUIRE(operand.tensor->device == first.tensor->device &&
-                   operand.tensor->device_index == first.tensor->device_index,
-               operand.name, " must be on the device of ", first.name, ", got ", operand.tensor->describe(), " for ",
-               first.tensor->describe());
+    FS_REQUIRE(
+        operand.tensor->device == first.tensor->device && operand.tensor->device_index == first.tensor->device_index,
+        operand.name, " must be on the device of ", first.name, ", got ", operand.tensor->describe(), " for ",
+        first.tensor->describe());
   }
   if (first.tensor->device == DeviceType::kCpu) {
     FS_REQUIRE(stream == 0, "stream is for tensors on the GPU and must be 0 for ", first.tensor->describe(), ", got ",

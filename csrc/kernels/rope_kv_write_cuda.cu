@@ -71,8 +71,8 @@ template <int kSize>
 FS_DEVICE void load_table(const float* row, std::int64_t first, float* x) {
 #pragma unroll
   for (int i = 0; i < kSize; i += 4) {
-    const float4 four = row == nullptr ? make_float4(NAN, NAN, NAN, NAN)
-                                       : __ldg(reinterpret_cast<const float4*>(row + first + i));
+    const float4 four =
+        row == nullptr ? make_float4(NAN, NAN, NAN, NAN) : __ldg(reinterpret_cast<const float4*>(row + first + i));
     x[i] = four.x;
     x[i + 1] = four.y;
     x[i + 2] = four.z;
@@ -186,14 +186,10 @@ void launch_rope(const RopeKvWriteParams& p, void* stream) {
                      aligned({p.q, p.k, p.v, p.kv_cache, p.cos_sin, p.q_norm, p.k_norm}) &&
                      multiples(kSize, {p.q_stride, p.k_stride, p.v_stride}) && p.cos_sin_stride % 4 == 0;
   switch (whole ? p.head_dim / (2 * kSize) : 0) {
-    case 4:
-      return launch_vectors<T, 4>(p, num_heads, stream);
-    case 8:
-      return launch_vectors<T, 8>(p, num_heads, stream);
-    case 16:
-      return launch_vectors<T, 16>(p, num_heads, stream);
-    case 32:
-      return launch_vectors<T, 32>(p, num_heads, stream);
+    case 4: return launch_vectors<T, 4>(p, num_heads, stream);
+    case 8: return launch_vectors<T, 8>(p, num_heads, stream);
+    case 16: return launch_vectors<T, 16>(p, num_heads, stream);
+    case 32: return launch_vectors<T, 32>(p, num_heads, stream);
     default: {
       const dim3 grid(static_cast<unsigned>(p.num_tokens), ceil_div(num_heads, kThreads / kWarp));
       launch(FS_SITE("rope_kv_write"), rope_pair_kernel<T>, grid, kThreads, stream, p);

@@ -81,8 +81,8 @@ void token_logprobs(const TokenLogprobsInputs& inputs, std::int64_t stream, Thre
   require_contiguous(inputs.top_ids, "top_ids");
   require_contiguous(inputs.top_logprobs, "top_logprobs");
   if (device == DeviceType::kCpu) {
-    for (const auto* array : {&inputs.tokens, &inputs.token_logprobs, &inputs.ranks, &inputs.top_ids,
-                              &inputs.top_logprobs}) {
+    for (const auto* array :
+         {&inputs.tokens, &inputs.token_logprobs, &inputs.ranks, &inputs.top_ids, &inputs.top_logprobs}) {
       require_cpu(*array, "every array beside logits on the CPU");
     }
     for_each_row(pool, num_rows, vocab_size, [&](std::int64_t row, VocabRow& vocab) { read_row(inputs, row, vocab); });

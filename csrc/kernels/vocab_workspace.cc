@@ -38,16 +38,15 @@ std::int64_t carve(cuda::VocabRows& rows, void* workspace, bool changes_logits) 
 std::int64_t sampling_workspace_bytes(std::int64_t num_rows, std::int64_t vocab_size, bool changes_logits) {
   FS_REQUIRE(num_rows >= 0 && vocab_size >= 0, "num_rows and vocab_size must not be negative, got ", num_rows, " and ",
              vocab_size);
-  cuda::VocabRows rows{.num_rows = num_rows,
-                       .vocab_size = vocab_size,
-                       .num_blocks = (vocab_size + kVocabBlock - 1) / kVocabBlock};
+  cuda::VocabRows rows{
+      .num_rows = num_rows, .vocab_size = vocab_size, .num_blocks = (vocab_size + kVocabBlock - 1) / kVocabBlock};
   return carve(rows, nullptr, changes_logits);
 }
 
 cuda::VocabRows vocab_rows_on_gpu(const TensorView& logits, const TensorView* workspace, bool changes_logits) {
   const std::int64_t vocab_size = logits.size(1);
-  FS_REQUIRE(vocab_size <= cuda::kMaxVocabSize, "on a GPU a vocabulary may have ", cuda::kMaxVocabSize,
-             " tokens, got ", vocab_size);
+  FS_REQUIRE(vocab_size <= cuda::kMaxVocabSize, "on a GPU a vocabulary may have ", cuda::kMaxVocabSize, " tokens, got ",
+             vocab_size);
   FS_REQUIRE(workspace != nullptr, "on a GPU a workspace of sampling_workspace_bytes is needed, got none");
   cuda::VocabRows rows{.logits = logits.as<const float>(),
                        .logits_stride = row_stride(logits),

@@ -11,18 +11,12 @@ namespace fastserve::kernels::cuda {
 template <DType kType, typename Fn>
 void with_head_dim(int head_dim, Fn fn) {
   switch (head_dim) {
-    case 64:
-      return fn.template operator()<kType, 64>();
-    case 80:
-      return fn.template operator()<kType, 80>();
-    case 96:
-      return fn.template operator()<kType, 96>();
-    case 128:
-      return fn.template operator()<kType, 128>();
-    case 256:
-      return fn.template operator()<kType, 256>();
-    default:
-      detail::raise<InternalError>("no attention kernel for head_dim ", head_dim);
+    case 64: return fn.template operator()<kType, 64>();
+    case 80: return fn.template operator()<kType, 80>();
+    case 96: return fn.template operator()<kType, 96>();
+    case 128: return fn.template operator()<kType, 128>();
+    case 256: return fn.template operator()<kType, 256>();
+    default: detail::raise<InternalError>("no attention kernel for head_dim ", head_dim);
   }
 }
 template <typename Fn>

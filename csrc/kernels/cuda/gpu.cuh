@@ -47,9 +47,7 @@ FS_DEVICE T shfl_xor(T value, int mask) {
 /// Whether it is true in every lane of a whole warp.
 FS_DEVICE bool all(bool mine) { return __all_sync(kWholeWarp, mine ? 1 : 0) != 0; }
 
-FS_DEVICE std::uint32_t fetch_add(std::uint32_t* address, std::uint32_t value) {
-  return atomicAdd(address, value);
-}
+FS_DEVICE std::uint32_t fetch_add(std::uint32_t* address, std::uint32_t value) { return atomicAdd(address, value); }
 /// A global load that no stale first-level cache line answers.
 FS_DEVICE float load_fresh(const float* address) { return __ldcg(address); }
 
@@ -89,14 +87,12 @@ template <DType kType>
 FS_DEVICE void mma(float (&c)[4], const std::uint32_t (&a)[4], std::uint32_t b0, std::uint32_t b1) {
   static_assert(kType == DType::kBFloat16 || kType == DType::kFloat16);
   if constexpr (kType == DType::kBFloat16) {
-    asm(
-        "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
+    asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
         "{%0, %1, %2, %3};\n"
         : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
   } else {
-    asm(
-        "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
+    asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
         "{%0, %1, %2, %3};\n"
         : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));

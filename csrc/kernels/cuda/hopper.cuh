@@ -54,9 +54,7 @@ FS_DEVICE void barrier_wait(std::uint64_t* barrier, std::uint32_t parity) {
       : "memory");
 }
 /// A hint that copies with the map follow soon.
-FS_DEVICE void prefetch(const TensorMap& map) {
-  asm volatile("prefetch.tensormap [%0];\n" ::"l"(&map) : "memory");
-}
+FS_DEVICE void prefetch(const TensorMap& map) { asm volatile("prefetch.tensormap [%0];\n" ::"l"(&map) : "memory"); }
 /// Copy a box asynchronously; what lies outside the array becomes zeros, and counts as bytes all the same.
 FS_DEVICE void copy_box(void* shared, const TensorMap& map, const int (&at)[5], std::uint64_t* barrier) {
   asm volatile(

@@ -34,8 +34,7 @@ inline void check(cudaError_t status, Site site, const char* what) {
 /// Queue a kernel on `stream` (a cudaStream_t) with `threads` per CTA and static shared memory only; no CTAs, no
 /// launch.
 template <typename... Params, typename... Arguments>
-void launch(Site site, void (*kernel)(Params...), dim3 grid, unsigned threads, void* stream,
-            Arguments&&... arguments) {
+void launch(Site site, void (*kernel)(Params...), dim3 grid, unsigned threads, void* stream, Arguments&&... arguments) {
   if (grid.x == 0 || grid.y == 0 || grid.z == 0) return;
   cudaLaunchConfig_t config{};
   config.gridDim = grid;
@@ -48,14 +47,10 @@ void launch(Site site, void (*kernel)(Params...), dim3 grid, unsigned threads, v
 template <typename Fn>
 void with_model_type(DType dtype, Fn fn) {
   switch (dtype) {
-    case DType::kFloat32:
-      return fn(float{});
-    case DType::kBFloat16:
-      return fn(__nv_bfloat16{});
-    case DType::kFloat16:
-      return fn(__half{});
-    default:
-      detail::raise<InternalError>("no CUDA kernel for dtype ", static_cast<int>(dtype));
+    case DType::kFloat32: return fn(float{});
+    case DType::kBFloat16: return fn(__nv_bfloat16{});
+    case DType::kFloat16: return fn(__half{});
+    default: detail::raise<InternalError>("no CUDA kernel for dtype ", static_cast<int>(dtype));
   }
 }
 

@@ -47,8 +47,13 @@ KernelResidency residency(Site site) {
   const int ctas = resident_ctas<kKernel, kThreads, kSharedBytes>(site);
   cudaFuncAttributes attributes{};
   check(cudaFuncGetAttributes(&attributes, kKernel), site, "attributes");
-  return {site.kernel, kThreads, attributes.numRegs, static_cast<int>(attributes.localSizeBytes),
-          static_cast<int>(attributes.sharedSizeBytes) + kSharedBytes, ctas, attributes.binaryVersion};
+  return {site.kernel,
+          kThreads,
+          attributes.numRegs,
+          static_cast<int>(attributes.localSizeBytes),
+          static_cast<int>(attributes.sharedSizeBytes) + kSharedBytes,
+          ctas,
+          attributes.binaryVersion};
 }
 
 /// Queue kKernel with dynamic shared memory; resident_ctas has been called before on this device.

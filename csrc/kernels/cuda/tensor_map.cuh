@@ -48,10 +48,9 @@ inline CUtensorMap make_tensor_map(const TensorMapSpec& spec, DType dtype) {
                        : spec.swizzle_bytes == 64 ? CU_TENSOR_MAP_SWIZZLE_64B
                                                   : CU_TENSOR_MAP_SWIZZLE_32B;
   CUtensorMap map;
-  const CUresult result =
-      tensor_map_encoder()(&map, type, 5, const_cast<void*>(spec.base), sizes.data(), strides.data(), box.data(),
-                           steps.data(), CU_TENSOR_MAP_INTERLEAVE_NONE, swizzle, CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
-                           CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+  const CUresult result = tensor_map_encoder()(
+      &map, type, 5, const_cast<void*>(spec.base), sizes.data(), strides.data(), box.data(), steps.data(),
+      CU_TENSOR_MAP_INTERLEAVE_NONE, swizzle, CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
   FS_REQUIRE(result == CUDA_SUCCESS, "the driver refused a tensor map of an array of ", sizes[4], " x ", sizes[3],
              " x ", sizes[2], " x ", sizes[1], " x ", sizes[0], " with error ", static_cast<int>(result),
              "; use another attention backend");

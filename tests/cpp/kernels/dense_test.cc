@@ -40,7 +40,8 @@ class DenseKernels : public testing::TestWithParam<CpuIsa> {
   CpuIsa before_ = cpu_isa();
 };
 
-INSTANTIATE_TEST_SUITE_P(EveryIsa, DenseKernels, testing::Values(CpuIsa::kScalar, CpuIsa::kAvx2, CpuIsa::kAvx512, CpuIsa::kAmx),
+INSTANTIATE_TEST_SUITE_P(EveryIsa, DenseKernels,
+                         testing::Values(CpuIsa::kScalar, CpuIsa::kAvx2, CpuIsa::kAvx512, CpuIsa::kAmx),
                          [](const auto& test) { return cpu_isa_name(test.param); });
 
 TEST_P(DenseKernels, LinearSumsOnesOverTheInputs) {

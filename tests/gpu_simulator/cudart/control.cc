@@ -1,7 +1,7 @@
 // What the test suite does with the simulated GPU that a program would not, for tests/gpu_simulator/plugin.py.
 
-#include "cudart/runtime.h"
 #include "cudart/kernels.h"
+#include "cudart/runtime.h"
 
 #define FAKE_CUDA_EXPORTED __attribute__((visibility("default")))
 
@@ -15,9 +15,7 @@ FAKE_CUDA_EXPORTED void gpu_simulator_reset() {
 }
 
 /// Capture launches into a new graph until gpu_simulator_end_capture().
-FAKE_CUDA_EXPORTED cudart::Graph* gpu_simulator_capture() {
-  return cudart::captured_graph() = new cudart::Graph;
-}
+FAKE_CUDA_EXPORTED cudart::Graph* gpu_simulator_capture() { return cudart::captured_graph() = new cudart::Graph; }
 FAKE_CUDA_EXPORTED void gpu_simulator_end_capture() { cudart::captured_graph() = nullptr; }
 /// Run it now; returns a cudaError_t.
 FAKE_CUDA_EXPORTED int gpu_simulator_replay(const cudart::Graph* graph) {

@@ -45,24 +45,14 @@ cudaError_t cudaDeviceGetPCIBusId(char*, int, int) { return cudaErrorInvalidValu
 
 cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int) {
   switch (attribute) {
-    case cudaDevAttrComputeCapabilityMajor:
-      *value = device().major;
-      break;
-    case cudaDevAttrComputeCapabilityMinor:
-      *value = device().minor;
-      break;
-    case cudaDevAttrMultiProcessorCount:
-      *value = device().num_processors;
-      break;
-    case cudaDevAttrMaxSharedMemoryPerBlockOptin:
-      *value = static_cast<int>(device().most_shared_bytes);
-      break;
-    case cudaDevAttrCanUseHostPointerForRegisteredMem:
-      *value = 1;
-      break;
+    case cudaDevAttrComputeCapabilityMajor: *value = device().major; break;
+    case cudaDevAttrComputeCapabilityMinor: *value = device().minor; break;
+    case cudaDevAttrMultiProcessorCount: *value = device().num_processors; break;
+    case cudaDevAttrMaxSharedMemoryPerBlockOptin: *value = static_cast<int>(device().most_shared_bytes); break;
+    case cudaDevAttrCanUseHostPointerForRegisteredMem: *value = 1; break;
     default:
       return cudart::explain(cudaErrorNotSupported,
-                                "the simulated GPU has no attribute " + std::to_string(static_cast<int>(attribute)));
+                             "the simulated GPU has no attribute " + std::to_string(static_cast<int>(attribute)));
   }
   return status_of("cudaDeviceGetAttribute");
 }

@@ -47,7 +47,11 @@ constexpr std::uint16_t kPtx = 1, kCubin = 2;
 
 TEST(Fatbin, PtxIsFoundBesideMachineCode) {
   Container container;
-  container.add(kPtx, ".version 9.0\n.target sm_80\n").add(kCubin, "\x7f" "ELF").add(kPtx, ".target sm_90a, debug\n");
+  container.add(kPtx, ".version 9.0\n.target sm_80\n")
+      .add(kCubin,
+           "\x7f"
+           "ELF")
+      .add(kPtx, ".target sm_90a, debug\n");
   const auto texts = ptx_of_fatbin(container.finish());
   ASSERT_EQ(texts.size(), 2u);
   EXPECT_EQ(texts[0].text, ".version 9.0\n.target sm_80\n");

@@ -4,8 +4,8 @@
 
 #include <memory>
 
-#include "cudart/runtime.h"
 #include "cudart/kernels.h"
+#include "cudart/runtime.h"
 
 using cudart::captured_graph;
 using cudart::status_of;

@@ -6,8 +6,8 @@
 #include <stdexcept>
 
 #include "cudart/device.h"
-#include "cudart/runtime.h"
 #include "cudart/fatbin.h"
+#include "cudart/runtime.h"
 #include "ptx/error.h"
 
 namespace cudart {

@@ -10,8 +10,8 @@
 #include <vector>
 
 #include "cudart/device.h"
-#include "cudart/runtime.h"
 #include "cudart/kernels.h"
+#include "cudart/runtime.h"
 
 namespace cudart {
 namespace {

@@ -12,14 +12,14 @@
 namespace cudart {
 
 struct Counters {
-  std::int64_t copies = 0;              // cudaMemcpyAsync
-  std::int64_t batches = 0;             // cudaMemcpyBatchAsync
-  std::int64_t batched_copies = 0;      // in them
+  std::int64_t copies = 0;          // cudaMemcpyAsync
+  std::int64_t batches = 0;         // cudaMemcpyBatchAsync
+  std::int64_t batched_copies = 0;  // in them
   std::int64_t kernel_launches = 0;
   std::int64_t largest_copy_bytes = 0;
   std::int64_t most_queued_operations = 0;  // of any stream at one time
-  std::int64_t rerecorded_events = 0;   // recorded anew while somebody waited for the recording before
-  std::int64_t pinned_ranges = 0;       // registered now
+  std::int64_t rerecorded_events = 0;       // recorded anew while somebody waited for the recording before
+  std::int64_t pinned_ranges = 0;           // registered now
 };
 
 Counters counters();

@@ -20,10 +20,13 @@ std::byte* within(std::string_view space, std::byte* memory, std::uint64_t size,
 
 StateSpace take_space(Form& form) {
   switch (form.take_one({"global", "shared", "shared::cta", "local", "param", "param::entry", "const"})) {
-    case 0: case 6: return StateSpace::kGlobal;
-    case 1: case 2: return StateSpace::kShared;
+    case 0:
+    case 6: return StateSpace::kGlobal;
+    case 1:
+    case 2: return StateSpace::kShared;
     case 3: return StateSpace::kLocal;
-    case 4: case 5: return StateSpace::kParam;
+    case 4:
+    case 5: return StateSpace::kParam;
     default: return StateSpace::kGeneric;
   }
 }

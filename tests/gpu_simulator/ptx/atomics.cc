@@ -14,29 +14,45 @@ namespace {
 
 // What a memory cell becomes: of its value, the operand, and of cas a second operand.
 template <typename T>
-T add(T old, T value, T) { return static_cast<T>(static_cast<std::uint64_t>(old) + static_cast<std::uint64_t>(value)); }
-template <typename T>
-T exchange(T, T value, T) { return value; }
-template <typename T>
-T compare_and_swap(T old, T expected, T value) { return old == expected ? value : old; }
-template <typename T>
-T both(T old, T value, T) { return old & value; }
-template <typename T>
-T either(T old, T value, T) { return old | value; }
-template <typename T>
-T different(T old, T value, T) { return old ^ value; }
-template <typename T>
-T least(T old, T value, T) { return std::min(old, value); }
-template <typename T>
-T greatest(T old, T value, T) { return std::max(old, value); }
-std::uint32_t increment(std::uint32_t old, std::uint32_t limit, std::uint32_t) {
-  return old >= limit ? 0 : old + 1;
+T add(T old, T value, T) {
+  return static_cast<T>(static_cast<std::uint64_t>(old) + static_cast<std::uint64_t>(value));
 }
+template <typename T>
+T exchange(T, T value, T) {
+  return value;
+}
+template <typename T>
+T compare_and_swap(T old, T expected, T value) {
+  return old == expected ? value : old;
+}
+template <typename T>
+T both(T old, T value, T) {
+  return old & value;
+}
+template <typename T>
+T either(T old, T value, T) {
+  return old | value;
+}
+template <typename T>
+T different(T old, T value, T) {
+  return old ^ value;
+}
+template <typename T>
+T least(T old, T value, T) {
+  return std::min(old, value);
+}
+template <typename T>
+T greatest(T old, T value, T) {
+  return std::max(old, value);
+}
+std::uint32_t increment(std::uint32_t old, std::uint32_t limit, std::uint32_t) { return old >= limit ? 0 : old + 1; }
 std::uint32_t decrement(std::uint32_t old, std::uint32_t limit, std::uint32_t) {
   return old == 0 || old > limit ? limit : old - 1;
 }
 template <typename T>
-T add_floats(T old, T value, T) { return canonical(old + value); }
+T add_floats(T old, T value, T) {
+  return canonical(old + value);
+}
 template <typename T>
 Pair<T> add_pairs(Pair<T> old, Pair<T> value, Pair<T>) {
   const auto sum = [](T a, T b) { return narrowed<T>(odd_sum(widen(a), widen(b)), Rounding::kNearest); };
@@ -132,8 +148,10 @@ Handler atomic_handler(const Instruction& instruction) {
     handler = with<std::uint16_t, &compare_and_swap<std::uint16_t>>(space, returns);
   } else if (type.bits >= 32) {
     handler = with_integer<false>(type, [&](auto zero) -> Handler {
-      if constexpr (sizeof(zero) < 4) return nullptr;
-      else return of_integers<decltype(zero)>(op, space, returns);
+      if constexpr (sizeof(zero) < 4)
+        return nullptr;
+      else
+        return of_integers<decltype(zero)>(op, space, returns);
     });
   }
   return form.with(handler, operands);

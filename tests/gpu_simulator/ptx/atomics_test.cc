@@ -14,8 +14,8 @@ class AtomicsTest : public LanesTest {
   // What a 64-bit cell of shared memory that held %rd1 becomes, in the upper bits what the instruction returns of it.
   static std::uint64_t after(const std::string& op, const std::string& registers, std::uint64_t old,
                              std::uint64_t value, std::uint64_t second = 0) {
-    std::string text = "st.shared.u64 [scratch], %rd1;\natom.shared." + op + " %" + registers + "0, [scratch], %" +
-                       registers + "2";
+    std::string text =
+        "st.shared.u64 [scratch], %rd1;\natom.shared." + op + " %" + registers + "0, [scratch], %" + registers + "2";
     if (op.starts_with("cas")) text += ", %" + registers + "3";
     return run_one(text + ";\nld.shared.u64 %rd0, [scratch];", old, value, second);
   }
@@ -65,7 +65,8 @@ TEST_F(AtomicsTest, EverySpaceReturnsTheOldValue) {
   EXPECT_EQ(run_one("atom.global.or.b32 %r0, [%rd7+8], 6; cvt.u64.u32 %rd0, %r0;", 1), 1u);
   EXPECT_EQ(run_one("atom.global.add.u64 _, [%rd7+8], 6; ld.global.u64 %rd0, [%rd7+8];", 1), 7u);
   EXPECT_EQ(run_one("mov.u64 %rd4, scratch; cvta.shared.u64 %rd4, %rd4; st.u32 [%rd4], 5; atom.add.u32 %r0, [%rd4], 1; "
-                    "ld.shared.u32 %rd0, [scratch];"), 6u);
+                    "ld.shared.u32 %rd0, [scratch];"),
+            6u);
 }
 
 TEST_F(AtomicsTest, UnknownFormsAreRefusedWhenParsed) {

@@ -13,11 +13,17 @@ template <typename T>
 constexpr unsigned kBits = 8 * sizeof(T);
 
 template <typename T>
-T both(T a, T b) { return static_cast<T>(a & b); }
+T both(T a, T b) {
+  return static_cast<T>(a & b);
+}
 template <typename T>
-T either(T a, T b) { return static_cast<T>(a | b); }
+T either(T a, T b) {
+  return static_cast<T>(a | b);
+}
 template <typename T>
-T different(T a, T b) { return static_cast<T>(a ^ b); }
+T different(T a, T b) {
+  return static_cast<T>(a ^ b);
+}
 template <typename T>
 T inverse(T a) {
   if constexpr (std::is_same_v<T, bool>) {
@@ -27,7 +33,9 @@ T inverse(T a) {
   }
 }
 template <typename T>
-T is_zero(T a) { return a == 0; }
+T is_zero(T a) {
+  return a == 0;
+}
 
 // Counts past the width shift everything out.
 template <typename T>
@@ -48,9 +56,13 @@ std::uint32_t funnel(std::uint32_t low, std::uint32_t high, std::uint32_t count)
 }
 
 template <typename T>
-std::uint32_t count_ones(T a) { return static_cast<std::uint32_t>(std::popcount(a)); }
+std::uint32_t count_ones(T a) {
+  return static_cast<std::uint32_t>(std::popcount(a));
+}
 template <typename T>
-std::uint32_t leading_zeros(T a) { return static_cast<std::uint32_t>(std::countl_zero(a)); }
+std::uint32_t leading_zeros(T a) {
+  return static_cast<std::uint32_t>(std::countl_zero(a));
+}
 
 // Position of the highest bit that is not the sign, ~0 when there is none; as the count that shifts it to the top.
 template <typename T, bool kShiftAmount>

@@ -141,8 +141,8 @@ int take_comparison(Form& form) {
 }
 
 template <Comparison kComparison, typename T, bool kFtz>
-constexpr bool kExists = (!std::is_integral_v<T> || kComparison <= Comparison::kGe) &&
-                         (!kFtz || std::is_same_v<T, float> || kIsHalf<T>);
+constexpr bool kExists =
+    (!std::is_integral_v<T> || kComparison <= Comparison::kGe) && (!kFtz || std::is_same_v<T, float> || kIsHalf<T>);
 
 Handler setp(Form& form) {
   const Type type = form.take_type();
@@ -191,9 +191,13 @@ Handler set(Form& form) {
 }
 
 template <typename T>
-T select(T a, T b, bool condition) { return condition ? a : b; }
+T select(T a, T b, bool condition) {
+  return condition ? a : b;
+}
 template <typename T, typename C>
-T select_by_sign(T a, T b, C c) { return c >= 0 ? a : b; }
+T select_by_sign(T a, T b, C c) {
+  return c >= 0 ? a : b;
+}
 
 }  // namespace
 

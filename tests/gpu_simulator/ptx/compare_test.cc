@@ -81,8 +81,7 @@ TEST_F(CompareTest, TheSecondPredicateIsTheContraryAndBothAreCombined) {
 TEST_F(CompareTest, SelectionsTakeTheirWidth) {
   EXPECT_EQ(run("selp.b64 %rd0, %rd1, %rd2, %p3;", {{10, 11}, {20, 21}, {1, 0}}), (Values{10, 21}));
   EXPECT_EQ(run_one("selp.b32 %r0, -1, 0, %p1; cvt.u64.u32 %rd0, %r0;", 1), 0xffffffffu);
-  EXPECT_EQ(run_one("selp.f32 %f0, 0f3F800000, %f2, %p1; mov.b32 %r0, %f0; cvt.u64.u32 %rd0, %r0;", 1),
-            bits_of(1.0f));
+  EXPECT_EQ(run_one("selp.f32 %f0, 0f3F800000, %f2, %p1; mov.b32 %r0, %f0; cvt.u64.u32 %rd0, %r0;", 1), bits_of(1.0f));
   EXPECT_EQ(run_one("slct.u32.s32 %r0, %r1, %r2, %r3; cvt.u64.u32 %rd0, %r0;", 5, 6, 0xffffffff), 6u);
   EXPECT_EQ(run_one("slct.b32.f32 %r0, %r1, %r2, %f3; cvt.u64.u32 %rd0, %r0;", 5, 6, bits_of(-0.0f)), 5u);
 }

@@ -14,7 +14,8 @@ TEST(Barrier, OrdersStoresAndLoadsOfACta) {
     loop: st.shared.u32 [%r4], %r3; bar.sync 0; ld.shared.u32 %r6, [%r5]; add.u32 %r9, %r9, %r6; barrier.cta.sync 1;
     add.u32 %r3, %r3, 1; setp.lt.u32 %p1, %r3, 100; @%p1 bra loop; st.global.u32 [%d0], %r9;)";
   for (std::uint64_t seed = 1; seed < 6; ++seed) {
-    const auto out = run_small_kernel(small_kernel(body), {.num_threads = 96, .num_ctas = 3, .options = {.seed = seed}});
+    const auto out =
+        run_small_kernel(small_kernel(body), {.num_threads = 96, .num_ctas = 3, .options = {.seed = seed}});
     for (const std::uint32_t word : out) EXPECT_EQ(word, 4950U);
   }
 }

@@ -74,13 +74,13 @@ To finished(To value) {
   } else if constexpr (kSat) {
     value = static_cast<To>(saturated(value));
   }
-  return flushed<kFtz && std::is_same_v<To, float>>(canonical(value));
+  return flushed < kFtz && std::is_same_v < To, float >> (canonical(value));
 }
 
 // .ftz is about f32, as source and as destination.
 template <Rounding kRounding, bool kSat, bool kFtz, typename To, typename From>
 To float_to_float(From from) {
-  const auto value = widen(flushed<kFtz && std::is_same_v<From, float>>(from));
+  const auto value = widen(flushed < kFtz && std::is_same_v < From, float >> (from));
   if constexpr (!kIsHalf<To>) {
     return finished<kSat, kFtz>(static_cast<To>(value));
   } else if constexpr (kRounding == Rounding::kNearest && !std::is_same_v<From, double>) {
@@ -93,7 +93,7 @@ To float_to_float(From from) {
 // cvt.rni and its like between floats.
 template <Rounding kRounding, bool kSat, bool kFtz, typename T>
 T float_to_integral(T from) {
-  const auto value = to_integral<kRounding>(widen(flushed<kFtz && std::is_same_v<T, float>>(from)));
+  const auto value = to_integral<kRounding>(widen(flushed < kFtz && std::is_same_v < T, float >> (from)));
   if constexpr (kIsHalf<T>) {
     return finished<kSat, kFtz>(nearest<T>(value));
   } else {

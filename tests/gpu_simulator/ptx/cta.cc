@@ -88,7 +88,8 @@ bool Cta::deliver() {
 }
 
 int Cta::live_warps() const {
-  return static_cast<int>(std::count_if(warps_.begin(), warps_.end(), [](const Warp& warp) { return warp.live() != 0; }));
+  return static_cast<int>(
+      std::count_if(warps_.begin(), warps_.end(), [](const Warp& warp) { return warp.live() != 0; }));
 }
 
 bool Cta::ended() const { return live_warps() == 0; }

@@ -65,11 +65,11 @@ class Cta {
 
   // mbarrier objects live in shared memory at their address; what PTX leaves opaque is kept here.
   struct MBarrier {
-    std::int64_t expected = 0;        // arrivals of a phase
-    std::int64_t pending = 0;         // still missing in this one
-    std::int64_t pending_bytes = 0;   // transactions: expected minus arrived
-    std::uint64_t phase = 0;          // completed phases
-    bool observed = true;             // a wait has seen the end of the phase before: only then may threads arrive
+    std::int64_t expected = 0;       // arrivals of a phase
+    std::int64_t pending = 0;        // still missing in this one
+    std::int64_t pending_bytes = 0;  // transactions: expected minus arrived
+    std::uint64_t phase = 0;         // completed phases
+    bool observed = true;            // a wait has seen the end of the phase before: only then may threads arrive
   };
   std::map<std::uint64_t, MBarrier>& mbarriers() { return mbarriers_; }
 

@@ -38,7 +38,9 @@ inline float widen(float value) { return value; }
 inline double widen(double value) { return value; }
 
 template <typename T>
-bool is_nan(T value) { return std::isnan(widen(value)); }
+bool is_nan(T value) {
+  return std::isnan(widen(value));
+}
 
 /// The NaN that arithmetic returns; that of f64 keeps the payload it has.
 inline float canonical(float value) {
@@ -50,8 +52,8 @@ inline BF16 canonical(BF16 value) { return is_nan(value) ? BF16{0x7fff} : value;
 
 /// The unsigned integer as wide as a float, of which the highest bit is the sign.
 template <typename T>
-using BitsOf = std::conditional_t<sizeof(T) == 2, std::uint16_t,
-                                  std::conditional_t<sizeof(T) == 4, std::uint32_t, std::uint64_t>>;
+using BitsOf =
+    std::conditional_t<sizeof(T) == 2, std::uint16_t, std::conditional_t<sizeof(T) == 4, std::uint32_t, std::uint64_t>>;
 template <typename T>
 constexpr BitsOf<T> kSignOf = static_cast<BitsOf<T>>(BitsOf<T>{1} << (8 * sizeof(T) - 1));
 

@@ -1,12 +1,12 @@
 #include "ptx/float_formats.h"
 
+#include <gtest/gtest.h>
+
 #include <bit>
 #include <cmath>
 #include <cstdint>
 #include <limits>
 #include <random>
-
-#include <gtest/gtest.h>
 
 namespace ptx {
 namespace {
@@ -15,8 +15,7 @@ namespace {
 double value_of(std::uint32_t bits, int mantissa_bits, int bias) {
   const int exponent = static_cast<int>(bits & 0x7fff) >> mantissa_bits;
   const double fraction = std::ldexp(static_cast<double>(bits & ((1u << mantissa_bits) - 1)), -mantissa_bits);
-  const double magnitude =
-      exponent == 0 ? std::ldexp(fraction, 1 - bias) : std::ldexp(1 + fraction, exponent - bias);
+  const double magnitude = exponent == 0 ? std::ldexp(fraction, 1 - bias) : std::ldexp(1 + fraction, exponent - bias);
   return bits & 0x8000 ? -magnitude : magnitude;
 }
 

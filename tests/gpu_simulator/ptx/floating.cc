@@ -14,15 +14,25 @@ enum class Op { kAdd, kSubtract, kMultiply, kFma, kDivide };
 
 // The operations on float and double, in the rounding that the host has.
 template <typename T>
-T plain(std::integral_constant<Op, Op::kAdd>, T a, T b) { return a + b; }
+T plain(std::integral_constant<Op, Op::kAdd>, T a, T b) {
+  return a + b;
+}
 template <typename T>
-T plain(std::integral_constant<Op, Op::kSubtract>, T a, T b) { return a - b; }
+T plain(std::integral_constant<Op, Op::kSubtract>, T a, T b) {
+  return a - b;
+}
 template <typename T>
-T plain(std::integral_constant<Op, Op::kMultiply>, T a, T b) { return a * b; }
+T plain(std::integral_constant<Op, Op::kMultiply>, T a, T b) {
+  return a * b;
+}
 template <typename T>
-T plain(std::integral_constant<Op, Op::kDivide>, T a, T b) { return a / b; }
+T plain(std::integral_constant<Op, Op::kDivide>, T a, T b) {
+  return a / b;
+}
 template <typename T>
-T plain(std::integral_constant<Op, Op::kFma>, T a, T b, T c) { return std::fma(a, b, c); }
+T plain(std::integral_constant<Op, Op::kFma>, T a, T b, T c) {
+  return std::fma(a, b, c);
+}
 
 // The same of 16-bit formats, widened, in double and rounded to odd.
 inline double widened(std::integral_constant<Op, Op::kAdd>, double a, double b) { return odd_sum(a, b); }
@@ -150,7 +160,9 @@ T magnitude(T a) {
 }
 // The sign of a, the rest of b.
 template <typename T>
-T copy_sign(T a, T b) { return std::copysign(b, a); }
+T copy_sign(T a, T b) {
+  return std::copysign(b, a);
+}
 
 Handler choice(Form& form, FloatType type, bool is_max) {
   const bool flushes = form.take("ftz"), keeps_nan = form.take("NaN");

@@ -151,12 +151,12 @@ TEST_F(FloatingTest, HalvesAreComputedOnceRounded) {
   const auto h = [&](const std::string& op, std::uint64_t a, std::uint64_t b) {
     return run_one(body_of(op, "rs", {"rs", "rs"}), a, b);
   };
-  EXPECT_EQ(h("add.f16", 0x3c00, 0x1000), 0x3c00u);         // 1 + 2^-11: a tie, to even
+  EXPECT_EQ(h("add.f16", 0x3c00, 0x1000), 0x3c00u);  // 1 + 2^-11: a tie, to even
   EXPECT_EQ(h("add.f16", 0x3c00, 0x1001), 0x3c01u);
-  EXPECT_EQ(h("mul.f16", 0x0001, 0x3800), 0x0000u);         // half the least denormal
+  EXPECT_EQ(h("mul.f16", 0x0001, 0x3800), 0x0000u);  // half the least denormal
   EXPECT_EQ(h("mul.f16", 0x7bff, 0x4000), 0x7c00u);
   EXPECT_EQ(h("sub.f16", 0x7c00, 0x7c00), 0x7fffu);
-  EXPECT_EQ(h("add.bf16", 0x3f80, 0x3b80), 0x3f80u);        // 1 + 2^-8
+  EXPECT_EQ(h("add.bf16", 0x3f80, 0x3b80), 0x3f80u);  // 1 + 2^-8
   EXPECT_EQ(h("max.bf16", 0x3f80, 0x7fc0), 0x3f80u);
   EXPECT_EQ(run_one(body_of("add.f16x2", "r", {"r", "r"}), 0x3c004000, 0x40003c00), 0x42004200u);
   EXPECT_EQ(run_one(body_of("fma.rn.bf16x2", "r", {"r", "r", "r"}), 0x3f804000, 0x40003f80, 0x3f803f80), 0x40404040u);

@@ -32,7 +32,8 @@ Type type_of(std::string_view modifier) {
   int bits = 0;
   const auto [end, error] = std::from_chars(modifier.data(), modifier.data() + modifier.size(), bits);
   if (error != std::errc() || end != modifier.data() + modifier.size()) return {};
-  const bool known = bits == 16 || bits == 32 || bits == 64 || bits == 128 || (bits == 8 && kind != Type::Kind::kBFloat);
+  const bool known =
+      bits == 16 || bits == 32 || bits == 64 || bits == 128 || (bits == 8 && kind != Type::Kind::kBFloat);
   return known ? Type{kind, bits} : Type{};
 }
 

@@ -26,13 +26,13 @@ using Handler = Outcome (*)(const Instruction&, Warp&, Mask active);
 
 struct Operand {
   enum class Kind {
-    kRegister,   // reg; of a predicate possibly `inverted`
+    kRegister,  // reg; of a predicate possibly `inverted`
     kImmediate,  // value: an integer as 64 bits of two's complement, a float in the width of its spelling (0f: 32, 0d: 64)
-    kSpecial,    // value: a SpecialRegister
-    kAddress,    // [reg + value], reg < 0: [value]; of a tensor copy also its coordinates in `elements`
-    kVector,     // {elements}
-    kLabel,      // value: index of an instruction
-    kSink,       // _
+    kSpecial,  // value: a SpecialRegister
+    kAddress,  // [reg + value], reg < 0: [value]; of a tensor copy also its coordinates in `elements`
+    kVector,   // {elements}
+    kLabel,    // value: index of an instruction
+    kSink,     // _
   };
   Kind kind = Kind::kImmediate;
   int reg = -1;
@@ -43,8 +43,28 @@ struct Operand {
 };
 
 enum class SpecialRegister {
-  kTidX, kTidY, kTidZ, kNtidX, kNtidY, kNtidZ, kCtaidX, kCtaidY, kCtaidZ, kNctaidX, kNctaidY, kNctaidZ,
-  kLaneid, kWarpid, kGlobaltimer, kClock64, kNwarpid, kLanemaskEq, kLanemaskLt, kLanemaskLe, kLanemaskGt, kLanemaskGe,
+  kTidX,
+  kTidY,
+  kTidZ,
+  kNtidX,
+  kNtidY,
+  kNtidZ,
+  kCtaidX,
+  kCtaidY,
+  kCtaidZ,
+  kNctaidX,
+  kNctaidY,
+  kNctaidZ,
+  kLaneid,
+  kWarpid,
+  kGlobaltimer,
+  kClock64,
+  kNwarpid,
+  kLanemaskEq,
+  kLanemaskLt,
+  kLanemaskLe,
+  kLanemaskGt,
+  kLanemaskGe,
 };
 
 /// One instruction of a kernel: `@guard op.modifier.modifier operands`.
@@ -54,8 +74,8 @@ struct Instruction {
   std::vector<Operand> operands;       // in the order of the text; `a|b` (shfl, setp) are two operands
   int guard = -1;                      // predicate register, < 0: none
   bool guard_inverted = false;
-  bool aligned = false;                // all live lanes of the warp execute it together: others are waited for
-  int line = 0;                        // of the PTX text
+  bool aligned = false;  // all live lanes of the warp execute it together: others are waited for
+  int line = 0;          // of the PTX text
   Handler run = nullptr;
 
   bool has(std::string_view modifier) const;
@@ -74,10 +94,13 @@ Type type_of(std::string_view modifier);
 
 /// The handlers of a family of instructions; null for instructions that are not of the family. A form of a family's
 /// instruction that is not implemented throws Error naming it.
-Handler arithmetic_handler(const Instruction& instruction);   // add ... cvt, setp, selp, mov, prmt, bit fields
-Handler memory_handler(const Instruction& instruction);       // ld, st, atom, red, cvta, membar, fence (not proxies), prefetch
-Handler control_handler(const Instruction& instruction);      // bra, ret, exit, trap, bar, barrier, shfl, vote, activemask, nanosleep
-Handler async_copy_handler(const Instruction& instruction);   // cp.async, cp.async.bulk, mbarrier, fence.proxy, fence.mbarrier_init
+Handler arithmetic_handler(const Instruction& instruction);  // add ... cvt, setp, selp, mov, prmt, bit fields
+Handler memory_handler(
+    const Instruction& instruction);  // ld, st, atom, red, cvta, membar, fence (not proxies), prefetch
+Handler control_handler(
+    const Instruction& instruction);  // bra, ret, exit, trap, bar, barrier, shfl, vote, activemask, nanosleep
+Handler async_copy_handler(
+    const Instruction& instruction);  // cp.async, cp.async.bulk, mbarrier, fence.proxy, fence.mbarrier_init
 Handler tensor_core_handler(const Instruction& instruction);  // mma, ldmatrix, wgmma, setmaxnreg
 
 }  // namespace ptx

@@ -21,13 +21,21 @@ std::uint64_t wide(T value) {
 }
 
 template <typename T>
-T add(T a, T b) { return static_cast<T>(wide(a) + wide(b)); }
+T add(T a, T b) {
+  return static_cast<T>(wide(a) + wide(b));
+}
 template <typename T>
-T subtract(T a, T b) { return static_cast<T>(wide(a) - wide(b)); }
+T subtract(T a, T b) {
+  return static_cast<T>(wide(a) - wide(b));
+}
 template <typename T>
-T negate(T a) { return static_cast<T>(0 - wide(a)); }
+T negate(T a) {
+  return static_cast<T>(0 - wide(a));
+}
 template <typename T>
-T magnitude(T a) { return a < 0 ? negate(a) : a; }
+T magnitude(T a) {
+  return a < 0 ? negate(a) : a;
+}
 
 template <typename T>
 T clamp(std::int64_t value) {
@@ -41,7 +49,9 @@ std::int32_t subtract_saturated(std::int32_t a, std::int32_t b) {
 }
 
 template <typename T>
-T multiply_low(T a, T b) { return static_cast<T>(wide(a) * wide(b)); }
+T multiply_low(T a, T b) {
+  return static_cast<T>(wide(a) * wide(b));
+}
 template <typename T>
 T multiply_high(T a, T b) {
   using Product = std::conditional_t<std::is_signed_v<T>, Int128, Uint128>;
@@ -51,23 +61,39 @@ T multiply_high(T a, T b) {
 template <typename T>
 struct Twice;
 template <>
-struct Twice<std::int16_t> { using Type = std::int32_t; };
+struct Twice<std::int16_t> {
+  using Type = std::int32_t;
+};
 template <>
-struct Twice<std::uint16_t> { using Type = std::uint32_t; };
+struct Twice<std::uint16_t> {
+  using Type = std::uint32_t;
+};
 template <>
-struct Twice<std::int32_t> { using Type = std::int64_t; };
+struct Twice<std::int32_t> {
+  using Type = std::int64_t;
+};
 template <>
-struct Twice<std::uint32_t> { using Type = std::uint64_t; };
+struct Twice<std::uint32_t> {
+  using Type = std::uint64_t;
+};
 
 template <typename T>
-typename Twice<T>::Type multiply_wide(T a, T b) { return static_cast<typename Twice<T>::Type>(wide(a) * wide(b)); }
+typename Twice<T>::Type multiply_wide(T a, T b) {
+  return static_cast<typename Twice<T>::Type>(wide(a) * wide(b));
+}
 
 template <typename T>
-T mad_low(T a, T b, T c) { return add(multiply_low(a, b), c); }
+T mad_low(T a, T b, T c) {
+  return add(multiply_low(a, b), c);
+}
 template <typename T>
-T mad_high(T a, T b, T c) { return add(multiply_high(a, b), c); }
+T mad_high(T a, T b, T c) {
+  return add(multiply_high(a, b), c);
+}
 template <typename T>
-typename Twice<T>::Type mad_wide(T a, T b, typename Twice<T>::Type c) { return add(multiply_wide(a, b), c); }
+typename Twice<T>::Type mad_wide(T a, T b, typename Twice<T>::Type c) {
+  return add(multiply_wide(a, b), c);
+}
 
 template <typename T>
 T divide(T a, T b) {
@@ -83,12 +109,18 @@ T remainder(T a, T b) {
 }
 
 template <typename T>
-T least(T a, T b) { return std::min(a, b); }
+T least(T a, T b) {
+  return std::min(a, b);
+}
 template <typename T>
-T greatest(T a, T b) { return std::max(a, b); }
+T greatest(T a, T b) {
+  return std::max(a, b);
+}
 
 template <typename T>
-T sum_of_differences(T a, T b, T c) { return add(c, a < b ? subtract(b, a) : subtract(a, b)); }
+T sum_of_differences(T a, T b, T c) {
+  return add(c, a < b ? subtract(b, a) : subtract(a, b));
+}
 
 Handler add_or_subtract(Form& form, Type type, bool subtracts) {
   if (form.take("sat")) {

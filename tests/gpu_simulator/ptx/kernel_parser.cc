@@ -188,8 +188,8 @@ void KernelParser::choose_handler(Instruction& instruction) {
   if (instruction.op == "bar" && instruction.has("warp")) instruction.aligned = false;
   if (instruction.op == "wgmma" || (instruction.op == "cp" && instruction.has("bulk"))) kernel_.uses_async_proxy = true;
   try {
-    for (const auto family : {control_handler, arithmetic_handler, memory_handler, async_copy_handler,
-                              tensor_core_handler}) {
+    for (const auto family :
+         {control_handler, arithmetic_handler, memory_handler, async_copy_handler, tensor_core_handler}) {
       instruction.run = family(instruction);
       if (instruction.run != nullptr) return;
     }

@@ -45,9 +45,9 @@ class KernelParser {
   const Scope& module_scope_;
   std::deque<Scope> scopes_;  // of the kernel, the innermost last
   Kernel kernel_;
-  std::vector<int> widths_;                 // of the registers, in bits
-  bool decimal_is_float32_ = false;         // of the instruction being read
-  bool uses_dynamic_shared_ = false;        // the same
+  std::vector<int> widths_;                  // of the registers, in bits
+  bool decimal_is_float32_ = false;          // of the instruction being read
+  bool uses_dynamic_shared_ = false;         // the same
   std::vector<std::size_t> dynamic_shared_;  // instructions with addresses from the beginning of `extern .shared`
 };
 

@@ -1,11 +1,11 @@
 #pragma once
 
+#include <gtest/gtest.h>
+
 #include <array>
 #include <cstdint>
 #include <string>
 #include <vector>
-
-#include <gtest/gtest.h>
 
 #include "ptx/machine.h"
 #include "ptx/module.h"
@@ -85,7 +85,9 @@ class LanesTest : public testing::Test {
   }
 
   template <typename T>
-  static std::uint64_t bits(T value) { return to_bits(value); }
+  static std::uint64_t bits(T value) {
+    return to_bits(value);
+  }
 };
 
 }  // namespace ptx

@@ -10,19 +10,24 @@
 namespace ptx {
 namespace {
 
-constexpr std::uint64_t kMostQuantum = 200;          // instructions of a warp until another may go on
-constexpr std::int64_t kMostIdleTurns = 10'000;      // per warp, without any change: a hang
-constexpr std::int64_t kPatientTurns = 4;            // per warp, until a copy has to arrive
-constexpr std::size_t kMostThreads = 1024;           // of a CTA
+constexpr std::uint64_t kMostQuantum = 200;           // instructions of a warp until another may go on
+constexpr std::int64_t kMostIdleTurns = 10'000;       // per warp, without any change: a hang
+constexpr std::int64_t kPatientTurns = 4;             // per warp, until a copy has to arrive
+constexpr std::size_t kMostThreads = 1024;            // of a CTA
 constexpr std::size_t kMostSharedBytes = 227 * 1024;  // the same, of compute capability 9.0
 
 /// One launch: the CTAs that are resident, and whose turn it is.
 class Launch {
  public:
-  Launch(const Kernel& kernel, Dim3 grid, Dim3 block, std::size_t dynamic_shared_bytes, std::vector<std::byte> parameters,
-         const Machine::Options& options, std::mt19937_64& random)
-      : kernel_(kernel), grid_(grid), block_(block), dynamic_shared_bytes_(dynamic_shared_bytes),
-        parameters_(std::move(parameters)), options_(options), random_(random) {
+  Launch(const Kernel& kernel, Dim3 grid, Dim3 block, std::size_t dynamic_shared_bytes,
+         std::vector<std::byte> parameters, const Machine::Options& options, std::mt19937_64& random)
+      : kernel_(kernel),
+        grid_(grid),
+        block_(block),
+        dynamic_shared_bytes_(dynamic_shared_bytes),
+        parameters_(std::move(parameters)),
+        options_(options),
+        random_(random) {
     // Copies arrive at once, or after any longer time.
     delivery_mask_ = (std::uint64_t{1} << random_() % 4 * 2) - 1;
   }
@@ -45,15 +50,14 @@ class Launch {
   struct Turn {
     Cta* cta = nullptr;
     Warp* warp = nullptr;
-    bool waits = false;            // until the CTA's changes() are others than
+    bool waits = false;  // until the CTA's changes() are others than
     std::uint64_t changes = 0;
   };
 
   void start(std::uint64_t number) {
     const Dim3 index{static_cast<unsigned>(number % grid_.x), static_cast<unsigned>(number / grid_.x % grid_.y),
                      static_cast<unsigned>(number / grid_.x / grid_.y)};
-    ctas_.push_back(
-        std::make_unique<Cta>(kernel_, grid_, block_, index, dynamic_shared_bytes_, parameters_, random_));
+    ctas_.push_back(std::make_unique<Cta>(kernel_, grid_, block_, index, dynamic_shared_bytes_, parameters_, random_));
     for (Warp& warp : ctas_.back()->warps()) turns_.push_back({.cta = ctas_.back().get(), .warp = &warp});
   }
 
@@ -76,8 +80,8 @@ class Launch {
     turn.waits = !warp.run(static_cast<int>(1 + drawn % kMostQuantum));
     num_instructions_ += warp.executed() - executed;
     if (num_instructions_ > options_.most_instructions) {
-      throw OverBudget(where("over the budget of " + std::to_string(options_.most_instructions) +
-                             " warp instructions"));
+      throw OverBudget(
+          where("over the budget of " + std::to_string(options_.most_instructions) + " warp instructions"));
     }
     const bool idle = (turn.waits || warp.spinning()) && cta.changes() == changes;
     idle_turns_ = idle ? idle_turns_ + 1 : 0;
@@ -128,7 +132,7 @@ class Launch {
   std::vector<Turn> turns_;                 // of their warps that have not ended
   std::uint64_t next_cta_ = 0;
   std::int64_t num_instructions_ = 0;
-  std::int64_t idle_turns_ = 0;             // in a row
+  std::int64_t idle_turns_ = 0;  // in a row
 };
 
 void require_launchable(const Kernel& kernel, Dim3 grid, Dim3 block, std::size_t dynamic_shared_bytes) {

@@ -1,3 +1,5 @@
+#include "ptx/memory.h"
+
 #include <array>
 #include <cstdint>
 #include <cstring>
@@ -7,7 +9,6 @@
 #include "ptx/addresses.h"
 #include "ptx/error.h"
 #include "ptx/form.h"
-#include "ptx/memory.h"
 
 namespace ptx {
 namespace {
@@ -142,7 +143,7 @@ Outcome is_in_space(const Instruction& instruction, Warp& warp, Mask active) {
     destination[lane] = kSpace == StateSpace::kShared  ? shared
                         : kSpace == StateSpace::kLocal ? local
                         : kSpace == StateSpace::kParam ? parameter
-                                                  : !shared && !local && !parameter;
+                                                       : !shared && !local && !parameter;
   });
   return Outcome::kDone;
 }

@@ -35,7 +35,9 @@ TEST_F(MemoryTest, LoadsAreExtendedToTheRegisterByTheirType) {
 
 TEST_F(MemoryTest, StoresTakeTheLowBits) {
   EXPECT_EQ(run_one("mov.u64 %rd4, 0; st.shared.u64 [scratch], %rd4; st.shared.u8 [scratch+1], %r1; st.shared.u16 "
-                    "[scratch+4], %r1; ld.shared.u64 %rd0, [scratch];", 0x12345678), 0x0000567800007800u);
+                    "[scratch+4], %r1; ld.shared.u64 %rd0, [scratch];",
+                    0x12345678),
+            0x0000567800007800u);
   EXPECT_EQ(run_one("st.shared.u32 [scratch], -1; ld.shared.u32 %rd0, [scratch];"), 0xffffffffu);
 }
 
@@ -44,12 +46,16 @@ TEST_F(MemoryTest, VectorsAreElementsOneBehindTheOther) {
             0x100000003u);
   EXPECT_EQ(run_one("st.shared.v2.u64 [scratch], {%rd1, %rd2}; ld.shared.v2.u64 {%rd4, %rd0}, [scratch];", 1, 2), 2u);
   EXPECT_EQ(run_one("st.shared.v2.u64 [scratch], {%rd1, %rd2}; ld.shared.v4.u16 {_, _, %rs0, %rs4}, [scratch+8];"
-                    "cvt.u64.u16 %rd0, %rs0;", 1, 0x123400000000), 0x1234u);
+                    "cvt.u64.u16 %rd0, %rs0;",
+                    1, 0x123400000000),
+            0x1234u);
 }
 
 TEST_F(MemoryTest, AddressesWrapAtTheWidthOfTheirRegister) {
   EXPECT_EQ(run_one("st.shared.u64 [scratch+8], %rd2; mov.u32 %r4, scratch; sub.s32 %r4, %r4, 8; ld.shared.u64 %rd0, "
-                    "[%r4+16];", 0, 77), 77u);
+                    "[%r4+16];",
+                    0, 77),
+            77u);
   EXPECT_EQ(run_one("mov.u64 %rd4, 5; st.global.u64 [%rd7+8], %rd4; ld.global.u64 %rd0, [%rd7+8];"), 5u);
   EXPECT_EQ(run_one("add.s64 %rd4, %rd7, 16; ld.global.u64 %rd0, [%rd4+-8];", 9), 9u);
 }
@@ -64,21 +70,32 @@ TEST_F(MemoryTest, CacheAndOrderModifiersChangeNothing) {
   EXPECT_EQ(run_one("ld.global.L2::cache_hint.u64 %rd0, [%rd7+8], %rd1;", 42), 42u);
   EXPECT_EQ(run_one("st.release.gpu.global.u64 [%rd7+8], %rd2; ld.global.u64 %rd0, [%rd7+8];", 1, 2), 2u);
   EXPECT_EQ(run_one("st.global.cs.u64 [%rd7+8], %rd2; membar.gl; fence.acq_rel.gpu; fence.sc.cta; prefetch.global.L2 "
-                    "[%rd7]; ld.global.u64 %rd0, [%rd7+8];", 1, 2), 2u);
+                    "[%rd7]; ld.global.u64 %rd0, [%rd7+8];",
+                    1, 2),
+            2u);
 }
 
 TEST_F(MemoryTest, GenericAddressesReachEverySpace) {
   EXPECT_EQ(run_one("mov.u64 %rd4, scratch; cvta.shared.u64 %rd4, %rd4; st.u64 [%rd4+8], %rd1; ld.shared.u64 %rd0, "
-                    "[scratch+8];", 31), 31u);
+                    "[scratch+8];",
+                    31),
+            31u);
   EXPECT_EQ(run_one("st.shared.u64 [scratch+8], %rd1; mov.u64 %rd4, scratch; cvta.shared.u64 %rd4, %rd4; cvta.to.shared"
-                    ".u64 %rd4, %rd4; ld.shared.u64 %rd0, [%rd4+8];", 32), 32u);
+                    ".u64 %rd4, %rd4; ld.shared.u64 %rd0, [%rd4+8];",
+                    32),
+            32u);
   EXPECT_EQ(run_one("st.local.u64 [depot+8], %rd1; mov.u64 %rd4, depot; cvta.local.u64 %rd4, %rd4; ld.u64 %rd0, "
-                    "[%rd4+8];", 33), 33u);
+                    "[%rd4+8];",
+                    33),
+            33u);
   EXPECT_EQ(run_one("mov.b64 %rd4, lanes_param_0; cvta.param.u64 %rd4, %rd4; ld.u64 %rd4, [%rd4]; ld.global.u64 %rd0, "
-                    "[%rd4+8];", 34), 34u);
+                    "[%rd4+8];",
+                    34),
+            34u);
   EXPECT_EQ(run_one("cvta.to.global.u64 %rd4, %rd7; cvta.global.u64 %rd4, %rd4; ld.u64 %rd0, [%rd4+8];", 35), 35u);
-  const std::string query = "isspacep.shared %p4, %rd4; isspacep.global %p5, %rd4; selp.u64 %rd0, 1, 0, %p4;"
-                            "@%p5 add.s64 %rd0, %rd0, 2;";
+  const std::string query =
+      "isspacep.shared %p4, %rd4; isspacep.global %p5, %rd4; selp.u64 %rd0, 1, 0, %p4;"
+      "@%p5 add.s64 %rd0, %rd0, 2;";
   EXPECT_EQ(run_one("mov.u64 %rd4, scratch; cvta.shared.u64 %rd4, %rd4;" + query), 1u);
   EXPECT_EQ(run_one("mov.u64 %rd4, %rd7;" + query), 2u);
 }

@@ -20,12 +20,12 @@ struct Kernel {
   std::string name;
   std::vector<Parameter> parameters;
   std::size_t parameter_bytes = 0;
-  int num_registers = 0;              // of all classes together: operands hold indices into one file
-  std::size_t shared_bytes = 0;       // static; `extern .shared` arrays begin behind them, aligned to 1024 bytes
-  std::size_t local_bytes = 0;        // per thread (.local, __local_depot)
-  int max_threads = 0;                // .maxntid, 0: not said
-  bool uses_async_proxy = false;      // wgmma, bulk copies: then stores and proxy fences are followed
-  std::vector<Instruction> code;      // handlers are set
+  int num_registers = 0;          // of all classes together: operands hold indices into one file
+  std::size_t shared_bytes = 0;   // static; `extern .shared` arrays begin behind them, aligned to 1024 bytes
+  std::size_t local_bytes = 0;    // per thread (.local, __local_depot)
+  int max_threads = 0;            // .maxntid, 0: not said
+  bool uses_async_proxy = false;  // wgmma, bulk copies: then stores and proxy fences are followed
+  std::vector<Instruction> code;  // handlers are set
 };
 
 /// The kernels of a PTX text. Registers, labels and braces with names of their own scope are resolved; addresses of

@@ -8,7 +8,9 @@ namespace ptx {
 namespace {
 
 template <typename T>
-T same(T a) { return a; }
+T same(T a) {
+  return a;
+}
 
 // An immediate predicate is true when it is not 0.
 Outcome move_predicate(const Instruction& instruction, Warp& warp, Mask active) {

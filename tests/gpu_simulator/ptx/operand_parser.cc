@@ -11,10 +11,20 @@ namespace {
 
 using enum SpecialRegister;
 constexpr std::array<std::pair<std::string_view, SpecialRegister>, 14> kSpecialNames{{
-    {"%tid", kTidX}, {"%ntid", kNtidX}, {"%ctaid", kCtaidX}, {"%nctaid", kNctaidX}, {"%laneid", kLaneid},
-    {"%warpid", kWarpid}, {"%nwarpid", kNwarpid}, {"%globaltimer", kGlobaltimer}, {"%clock64", kClock64},
-    {"%lanemask_eq", kLanemaskEq}, {"%lanemask_lt", kLanemaskLt}, {"%lanemask_le", kLanemaskLe},
-    {"%lanemask_gt", kLanemaskGt}, {"%lanemask_ge", kLanemaskGe},
+    {"%tid", kTidX},
+    {"%ntid", kNtidX},
+    {"%ctaid", kCtaidX},
+    {"%nctaid", kNctaidX},
+    {"%laneid", kLaneid},
+    {"%warpid", kWarpid},
+    {"%nwarpid", kNwarpid},
+    {"%globaltimer", kGlobaltimer},
+    {"%clock64", kClock64},
+    {"%lanemask_eq", kLanemaskEq},
+    {"%lanemask_lt", kLanemaskLt},
+    {"%lanemask_le", kLanemaskLe},
+    {"%lanemask_gt", kLanemaskGt},
+    {"%lanemask_ge", kLanemaskGe},
 }};
 constexpr std::size_t kNumSpecialVectors = 4;  // of three elements each: the first ones of kSpecialNames
 

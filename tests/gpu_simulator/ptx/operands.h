@@ -155,7 +155,9 @@ struct Lanewise<kFunction, kRounding> {
     return Outcome::kDone;
   }
   template <typename T>
-  static std::uint64_t raw(const T& value, std::uint64_t) { return to_bits(value); }
+  static std::uint64_t raw(const T& value, std::uint64_t) {
+    return to_bits(value);
+  }
   template <typename T>
   static std::uint64_t raw(const Extended<T>& extended, std::uint64_t mask) {
     return static_cast<std::uint64_t>(static_cast<std::int64_t>(extended.value)) & mask;

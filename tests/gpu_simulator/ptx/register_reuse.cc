@@ -18,10 +18,10 @@ constexpr std::size_t kNever = ~std::size_t{0};
 // Too few do no harm: a register is then only thought to be live for longer.
 std::size_t num_written(const Instruction& instruction) {
   static constexpr std::array<std::string_view, 45> kNames{
-      "abs",  "add",  "and",   "atom", "bfe",  "bfi", "bfind", "brev", "copysign", "cos", "cvt",
-      "cvta", "div",  "ex2",   "fma",  "ld", "ldmatrix", "lg2", "mad",   "max",  "min",      "mma", "mov",
-      "mul",  "neg",  "not",   "or",   "popc", "prmt", "rcp",  "rem",  "rsqrt",    "selp", "set",
-      "setp", "shfl", "shl",   "shr",  "sin",  "slct", "sqrt", "sub",  "tanh",     "vote", "xor"};
+      "abs", "add", "and", "atom", "bfe",      "bfi", "bfind", "brev",  "copysign", "cos", "cvt",  "cvta",
+      "div", "ex2", "fma", "ld",   "ldmatrix", "lg2", "mad",   "max",   "min",      "mma", "mov",  "mul",
+      "neg", "not", "or",  "popc", "prmt",     "rcp", "rem",   "rsqrt", "selp",     "set", "setp", "shfl",
+      "shl", "shr", "sin", "slct", "sqrt",     "sub", "tanh",  "vote",  "xor"};
   const bool writes = std::find(kNames.begin(), kNames.end(), instruction.op) != kNames.end();
   if (instruction.guard >= 0 || !writes || instruction.operands.empty()) return 0;
   return instruction.op == "shfl" && instruction.operands.size() == 6 ? 2 : 1;  // value|predicate
@@ -75,7 +75,11 @@ class RegisterSet {
 
 struct Block {
   Block(std::size_t first, std::size_t behind, std::size_t num_registers)
-      : begin(first), end(behind), used(num_registers), written(num_registers), live_in(num_registers),
+      : begin(first),
+        end(behind),
+        used(num_registers),
+        written(num_registers),
+        live_in(num_registers),
         live_out(num_registers) {}
   std::size_t begin, end;  // instructions
   std::vector<std::size_t> successors;

@@ -35,8 +35,9 @@ inline std::vector<std::uint32_t> run_small_kernel(const std::string& text, cons
   std::vector<std::uint32_t> out(launch.num_threads * launch.num_ctas);
   std::uint32_t* pointer = out.data();
   void* const arguments[] = {&pointer};
-  Machine(launch.options).launch(module.kernel("k"), {launch.num_ctas, 1, 1}, {launch.num_threads, 1, 1},
-                                 launch.dynamic_shared_bytes, arguments);
+  Machine(launch.options)
+      .launch(module.kernel("k"), {launch.num_ctas, 1, 1}, {launch.num_threads, 1, 1}, launch.dynamic_shared_bytes,
+              arguments);
   return out;
 }
 

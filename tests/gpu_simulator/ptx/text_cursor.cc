@@ -129,8 +129,8 @@ void TextCursor::skip_braces() {
 void TextCursor::unexpected(std::string_view wanted) {
   skip_blanks();
   const std::string_view rest = text_.substr(position_);
-  fail("PTX line ", line_, ": expected ", wanted, ", found '", rest.substr(0, std::min<std::size_t>(rest.find('\n'), 60)),
-       "'");
+  fail("PTX line ", line_, ": expected ", wanted, ", found '",
+       rest.substr(0, std::min<std::size_t>(rest.find('\n'), 60)), "'");
 }
 
 }  // namespace ptx

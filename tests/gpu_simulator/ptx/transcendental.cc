@@ -75,8 +75,8 @@ Handler exact_or_approximate(Form& form, Type type) {
   if (flushes && type.bits == 64) form.refuse();
   return with_rounding(form.take_rounding(), [&](auto direction) {
     if (type.bits == 64) return form.lanewise<&exact<kFunctionOf, false, double>, direction()>();
-    return with_flag(
-        flushes, [&](auto ftz) { return form.lanewise<&exact<kFunctionOf, ftz(), float>, direction()>(); });
+    return with_flag(flushes,
+                     [&](auto ftz) { return form.lanewise<&exact<kFunctionOf, ftz(), float>, direction()>(); });
   });
 }
 

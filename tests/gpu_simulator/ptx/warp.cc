@@ -26,15 +26,18 @@ bool has(Mask lanes, int lane) { return (lanes >> lane & 1U) != 0; }
 
 std::string demangled(const std::string& name) {
   int status = 0;
-  const std::unique_ptr<char, decltype(&std::free)> text(
-      abi::__cxa_demangle(name.c_str(), nullptr, nullptr, &status), &std::free);
+  const std::unique_ptr<char, decltype(&std::free)> text(abi::__cxa_demangle(name.c_str(), nullptr, nullptr, &status),
+                                                         &std::free);
   return status == 0 ? text.get() : name;
 }
 
 }  // namespace
 
 Warp::Warp(Cta& cta, const Kernel& kernel, int index, int num_threads)
-    : cta_(cta), kernel_(kernel), index_(index), registers_(static_cast<std::size_t>(kernel.num_registers)),
+    : cta_(cta),
+      kernel_(kernel),
+      index_(index),
+      registers_(static_cast<std::size_t>(kernel.num_registers)),
       local_(kernel.local_bytes * kWarpSize, std::byte{0xff}) {
   live_ = num_threads >= kWarpSize ? kAllLanes : (Mask{1} << num_threads) - 1;
   group_ = live_;
@@ -43,8 +46,8 @@ Warp::Warp(Cta& cta, const Kernel& kernel, int index, int num_threads)
 
 std::uint64_t Warp::other_bits(const Operand& operand, int lane) const {
   if (operand.kind == Operand::Kind::kAddress) {
-    return operand.value + (operand.reg < 0 ? 0 : registers_[static_cast<std::size_t>(operand.reg)]
-                                                            [static_cast<std::size_t>(lane)]);
+    return operand.value +
+           (operand.reg < 0 ? 0 : registers_[static_cast<std::size_t>(operand.reg)][static_cast<std::size_t>(lane)]);
   }
   if (operand.kind != Operand::Kind::kSpecial) fail("an operand has no value: it is a vector, a label or _");
   return special(static_cast<SpecialRegister>(operand.value), lane);

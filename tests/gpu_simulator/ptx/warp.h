@@ -79,7 +79,7 @@ class Warp {
 
   // Asynchronous work of this warp's lanes. A cp.async of a lane belongs to the group that the lane commits next.
   struct CopyGroups {
-    std::vector<std::function<void()>> open;               // not committed
+    std::vector<std::function<void()>> open;                // not committed
     std::deque<std::vector<std::function<void()>>> closed;  // oldest first
   };
   CopyGroups& copies(int lane) {
@@ -107,15 +107,15 @@ class Warp {
   std::vector<Lanes> registers_;
   std::array<std::int64_t, kWarpSize> counters_{};  // of the lanes outside group_
   Mask live_ = 0;
-  Mask deferred_ = 0;          // lanes whose last instruction yielded or waits
-  Mask group_ = 0;             // lanes that execute together,
-  std::int64_t counter_ = 0;   // at this instruction,
-  std::int64_t stop_ = 0;      // until it is this one: then regroup()
+  Mask deferred_ = 0;         // lanes whose last instruction yielded or waits
+  Mask group_ = 0;            // lanes that execute together,
+  std::int64_t counter_ = 0;  // at this instruction,
+  std::int64_t stop_ = 0;     // until it is this one: then regroup()
   std::int64_t executed_ = 0;
   std::int64_t last_yield_ = -(1 << 30);
-  std::int64_t lifted_at_ = -1;     // executed_ when deferral was last lifted
-  bool has_retried_ = false;        // in this run(): what lanes wait for may have come since the last one
-  std::int64_t diverged_at_ = 0;    // executed_ when the live lanes were last together
+  std::int64_t lifted_at_ = -1;   // executed_ when deferral was last lifted
+  bool has_retried_ = false;      // in this run(): what lanes wait for may have come since the last one
+  std::int64_t diverged_at_ = 0;  // executed_ when the live lanes were last together
   std::vector<std::byte> local_;
   std::vector<CopyGroups> copies_;    // by lane; none before the first is asked for: they take long to make
   std::vector<CopyGroups> products_;  // one, or none: the same

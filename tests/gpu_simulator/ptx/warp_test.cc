@@ -71,8 +71,8 @@ TEST(Warp, AlignedInstructionsWaitForTheWholeWarp) {
 }
 
 TEST(Warp, ErrorsNameKernelLineInstructionAndLanes) {
-  const std::string error = error_of_small_kernel(small_kernel("setp.eq.u32 %p1, %r0, 33;\n@%p1 trap;"),
-                                                  {.num_threads = 64, .num_ctas = 2});
+  const std::string error =
+      error_of_small_kernel(small_kernel("setp.eq.u32 %p1, %r0, 33;\n@%p1 trap;"), {.num_threads = 64, .num_ctas = 2});
   EXPECT_NE(error.find("k, PTX line 20, trap, CTA ("), std::string::npos) << error;
   EXPECT_NE(error.find("warp 1, lanes 0x2: the kernel gave up"), std::string::npos) << error;
 }
