@@ -18,7 +18,10 @@ GIB = 1 << 30
 def option(
     default: object, text: str, *, unit: str = "", choices: Sequence[str] = (), alias: str = "", secret: bool = False
 ) -> Any:
-    """A config field with its help text, unit, choices and a second flag name; a secret one is left out of the repr."""
+    """A config field with its help text, unit and a second flag name; a secret one is left out of the repr.
+
+    `choices` are those of its flag, where they are fewer than the values of its type.
+    """
     metadata = {"help": text, "unit": unit, "choices": tuple(choices), "alias": alias}
     return field(default=default, repr=not secret, metadata=metadata)
 
@@ -80,7 +83,6 @@ class ModelConfig:
     dtype: DTypeName = option(
         "auto",
         "type of weights, activations and KV; auto = as stored",
-        choices=("auto", "float32", "bfloat16", "float16"),
     )
     generation_config: str = option(
         "auto",
@@ -90,15 +92,12 @@ class ModelConfig:
         None, "sampling defaults that win over those of the file, for example '{\"temperature\": 0.5}'"
     )
     max_model_len: int | None = option(None, "longest prompt + output; default: the model's own limit", unit="tokens")
-    load_format: Literal["safetensors", "dummy"] = option(
-        "safetensors", "dummy = random weights of the model's shape", choices=("safetensors", "dummy")
-    )
-    device: Literal["auto", "cpu", "cuda"] = option("auto", "where the model runs", choices=("auto", "cpu", "cuda"))
+    load_format: Literal["safetensors", "dummy"] = option("safetensors", "dummy = random weights of the model's shape")
+    device: Literal["auto", "cpu", "cuda"] = option("auto", "where the model runs")
     attention_backend: Literal["auto", "native", "mma", "torch"] = option(
         "auto",
         "who computes attention: our kernels, those of them that every GPU has, torch, or (on a GPU) the first of these that"
         " passes a check at start",
-        choices=("auto", "native", "mma", "torch"),
     )
     enforce_eager: bool = option(False, "on a GPU, launch every decode step anew instead of replaying a captured graph")
     seed: int = option(0, "seed of dummy weights and of requests that bring none")
@@ -195,7 +194,6 @@ class SchedulerConfig:
     preemption_mode: Literal["auto", "swap", "recompute"] = option(
         "auto",
         "KV that must leave the device: swap = copied to the host, recompute = dropped and computed again, auto = the cheaper",
-        choices=("auto", "swap", "recompute"),
     )
     proactive_offload: bool = option(True, "move KV ahead of need, by estimated next scheduled time")
     write_through: bool = option(True, "copy full blocks of waiting requests to the host while the link is idle")
@@ -276,12 +274,8 @@ class ServerConfig:
     max_engine_restarts: int = option(
         3, "restart_engine: after so many restarts within 10 minutes the server ends after all", unit="restarts"
     )
-    metrics_compat: Literal["none", "vllm"] = option(
-        "none", "also export metrics under vllm's names", choices=("none", "vllm")
-    )
-    log_level: Literal["debug", "info", "warning", "error"] = option(
-        "info", "least severe messages that are logged", choices=("debug", "info", "warning", "error")
-    )
+    metrics_compat: Literal["none", "vllm"] = option("none", "also export metrics under vllm's names")
+    log_level: Literal["debug", "info", "warning", "error"] = option("info", "least severe messages that are logged")
     json_logs: bool = option(False, "log as JSON lines")
     record: str | None = option(
         None, "write arrival and lengths of every request to this new CSV file, for replays; docs/workloads.md"

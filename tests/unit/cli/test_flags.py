@@ -5,6 +5,7 @@ import importlib
 import json
 import os
 import re
+from typing import Literal, get_args, get_origin
 
 import pytest
 
@@ -47,8 +48,9 @@ def other_value(field: dataclasses.Field) -> object:
     """A legal value that is not the default."""
     if field.name in OTHER_VALUES:
         return OTHER_VALUES[field.name]
-    if field.metadata["choices"]:
-        return next(c for c in field.metadata["choices"] if c != field.default)
+    literals = get_args(field.type) if get_origin(field.type) is Literal else ()
+    if choices := field.metadata["choices"] or literals:
+        return next(c for c in choices if c != field.default)
     if field.default == ():
         return ("one", "two")
     if field.default is None:
