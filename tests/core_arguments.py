@@ -71,7 +71,7 @@ def use_scheduler(scheduler: Scheduler) -> None:
 
 def make_plan() -> StepPlan:
     scheduler = Scheduler(KvManager(block_size=4, num_device_blocks=16), LatencyModel(), max_model_len=40)
-    scheduler.add(0, ints(1, 2, 3), RequestOptions(presence_penalty=1.0), now_s=0.0)
+    scheduler.add(0, ints(1, 2, 3), RequestOptions(), now_s=0.0)
     return scheduler.schedule(0.0)
 
 

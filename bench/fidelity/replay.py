@@ -17,6 +17,7 @@ from fastserve.engine.request import EngineRequest
 from fastserve.sim import RequestTable, Summary
 from fastserve.sim.summary import RunCounters, summarize
 from fastserve.types import SamplingParams, SchedulingParams
+from fastserve.worker.request_changes import RequestChanges
 from fastserve.worker.step_output import StepOutput
 from fastserve.workload import Workload
 
@@ -96,11 +97,11 @@ class _Recorder:
         self._last_end_s = 0.0
         core.executor.submit = self.submit
 
-    def submit(self, plan: StepPlan) -> "Future[StepOutput]":
+    def submit(self, plan: StepPlan, changes: RequestChanges) -> "Future[StepOutput]":
         submitted_s, num_rows = time.monotonic(), plan.num_rows
         facts = (*plan.shape, float(plan.transfer_start[-1]) if plan.num_transfers else 0.0)
         self._corrections.append(self._core.latency.correction)
-        future = self._submit(plan)
+        future = self._submit(plan, changes)
 
         def note(done: "Future[StepOutput]") -> None:
             end_s = time.monotonic()

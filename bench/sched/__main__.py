@@ -28,7 +28,7 @@ MAX_MODEL_LEN = 4096
 ITERATION_S = 0.02
 LATENCY = (5e-3, 20e-6, 1e-9, 20e-6, 1e-9)  # of a GPU-like model: an iteration takes some 10 ms
 GOALS = {"step_p99_us": 50.0, "request_us": 1.0, "plan_views_us": 5.0, "waiting_100k_mb": 100.0}
-VIEWS = [name for name in dir(StepPlan) if not name.startswith("_") and name not in ("to_bytes", "from_bytes")]
+VIEWS = [name for name in dir(StepPlan) if not name.startswith("_")]
 
 
 class Load:
@@ -57,7 +57,7 @@ class Load:
         self.now_s = 0.0
         self.prompt = np.arange(prompt_tokens, dtype=np.int32)
         self.overload = overload
-        self.last_counter = np.zeros(0, np.int64)  # by request: position at which it is to sample the stop token
+        self.last_length = np.zeros(0, np.int64)  # by request: tokens after which it is to sample the stop token
         self.refill(RUNNING, urgent=True)
         self.wanted = RUNNING + waiting
         self.refill(self.wanted, urgent=False)
@@ -66,9 +66,9 @@ class Load:
         """Add requests until `wanted` are unfinished. Under overload all are equal; else the urgent keep the batch full."""
         while self.scheduler.num_unfinished < wanted:
             self.prompt[0] = self.next_id  # no two share a prefix
-            if self.next_id == len(self.last_counter):
+            if self.next_id == len(self.last_length):
                 more = [len(self.prompt) + self.rng.randint(*OUTPUT_TOKENS) - 1 for _ in range(1 << 16)]
-                self.last_counter = np.append(self.last_counter, np.array(more))
+                self.last_length = np.append(self.last_length, np.array(more))
             options = RequestOptions(
                 max_tokens=MAX_MODEL_LEN, stop_token_ids=(STOP_TOKEN,), priority=0 if urgent or self.overload else 1
             )
@@ -81,7 +81,8 @@ class Load:
         started = time.perf_counter()
         plan = scheduler.schedule(self.now_s)
         planned = time.perf_counter()
-        ends = plan.counters == self.last_counter[plan.request_ids[plan.sample_rows]]
+        rows = plan.sample_rows
+        ends = plan.seq_lens[rows] == self.last_length[plan.request_ids[rows]]
         sampled = np.where(ends, np.int32(STOP_TOKEN), np.int32(1))
         ids = plan.transfer_ids
         self.now_s += ITERATION_S
@@ -177,7 +178,7 @@ def measure_requests(count: int = 20_000) -> list[dict[str, object]]:
     none = Uncalled()
     add_loop = per_call_us(lambda i: none.add(first + i, prompt, options, now_s=0.0), count)
     abort_loop = per_call_us(lambda i: none.abort(first + i, 0.0), count)
-    some_options = {"max_tokens": 64, "ignore_eos": True, "temperature": 0.7, "top_p": 0.9, "seed": 1}
+    some_options = {"max_tokens": 64, "min_tokens": 1, "ignore_eos": True, "priority": 1, "cache_salt": 1}
     make = per_call_us(lambda _: RequestOptions(**some_options), count)
     return [
         {"case": "request", "call": "add", "us": add, "loop_us": add_loop},
@@ -187,19 +188,12 @@ def measure_requests(count: int = 20_000) -> list[dict[str, object]]:
 
 
 def measure_plan(repeats: int = 5000) -> dict[str, object]:
-    """Every attribute of a full plan read once; and the plan as bytes."""
+    """Every attribute of a full plan read once."""
     load = Load("skip-join-mlfq", 100)
     for _ in range(20):
         plan, _, _ = load.step()
     views = per_call_us(lambda _: [getattr(plan, name) for name in VIEWS], repeats)
-    return {
-        "case": "plan",
-        "rows": plan.num_rows,
-        "attributes": len(VIEWS),
-        "views_us": views,
-        "to_bytes_us": per_call_us(lambda _: plan.to_bytes(), repeats),
-        "bytes": len(plan.to_bytes()),
-    }
+    return {"case": "plan", "rows": plan.num_rows, "attributes": len(VIEWS), "views_us": views}
 
 
 def measure_memory(waiting: int = 100_000) -> dict[str, object]:
@@ -237,8 +231,9 @@ def main() -> None:
         print(f"{row['call']:14} us per call, loop taken off: {goal}")
     plan = measure_plan()
     results.append(plan)
-    print(f"plan of {plan['rows']} rows: {plan['attributes']} attributes us {verdict(plan['views_us'], GOALS['plan_views_us'])}; "
-          f"to_bytes {plan['to_bytes_us']:.1f} us, {plan['bytes']} bytes")  # fmt: skip
+    print(
+        f"plan of {plan['rows']} rows: {plan['attributes']} attributes us {verdict(plan['views_us'], GOALS['plan_views_us'])}"
+    )
     print(
         "\nschedule + commit, us. steady: the batch keeps its requests; overload: all are equal and starve, prompts and KV"
     )

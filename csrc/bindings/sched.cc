@@ -174,10 +174,11 @@ void define_calls(py::class_<Scheduler>& scheduler) {
           "add",
           [](Scheduler& self, std::int64_t request_id, const Array<std::int32_t>& prompt,
              const RequestOptions& options, double now_s) {
-            self.add(request_id, span_of(prompt, "prompt"), options, now_s);
+            return self.add(request_id, span_of(prompt, "prompt"), options, now_s);
           },
           py::arg("request_id"), py::arg("prompt"), py::arg_v("options", RequestOptions{}, "RequestOptions()"), py::kw_only(),
-          py::arg("now_s"), "Queue a request; prompt int32 [n]. Raises InvalidArgumentError when it can never run.")
+          py::arg("now_s"), "Queue a request; prompt int32 [n]. Returns its slot of the workers' request tables, which a plan "
+          "lists in ended_slots when it is free again. Raises InvalidArgumentError when it can never run.")
       .def("abort", &Scheduler::abort, py::arg("request_id"), py::arg("now_s"),
            "End a request; False when unknown or finished. Its end comes as an event, at once or with a commit.")
       .def("fail", &Scheduler::fail, py::arg("request_id"), py::arg("now_s"),

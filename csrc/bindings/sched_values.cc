@@ -7,9 +7,7 @@
 #include <array>
 #include <deque>
 #include <memory>
-#include <span>
 #include <string>
-#include <string_view>
 #include <tuple>
 #include <type_traits>
 #include <utility>
@@ -25,7 +23,7 @@ namespace {
 
 using namespace sched;
 
-/// A new read-only array over memory that `owner` keeps alive. Straight to numpy: a plan has some thirty arrays, and
+/// A new read-only array over memory that `owner` keeps alive. Straight to numpy: a plan has some twenty arrays, and
 /// the step waits for them.
 template <typename T>
 PyObject* new_view(const std::vector<T>& values, PyObject* owner) {
@@ -64,10 +62,6 @@ template <>
 constexpr const char* kDtypeName<std::int32_t> = "int32";
 template <>
 constexpr const char* kDtypeName<std::int64_t> = "int64";
-template <>
-constexpr const char* kDtypeName<std::uint64_t> = "uint64";
-template <>
-constexpr const char* kDtypeName<float> = "float32";
 
 /// "int32 [n], ...": dtype, then what the caller says of shape and meaning. third_party/write_stubs.py takes the type of
 /// an array from it.
@@ -115,21 +109,7 @@ void register_step_plan(py::module_& module) {
             return std::make_shared<StepPlan>(self.slice(first, end));
           },
           py::arg("first"), py::arg("end"),
-          "The rows [first, end) as a plan of their own, with their sampling entries and without transfers.")
-      .def(
-          "to_bytes",
-          [](const StepPlan& self) {
-            const auto bytes = self.to_bytes();
-            return py::bytes(reinterpret_cast<const char*>(bytes.data()), bytes.size());
-          },
-          "The plan for another process of the same build, little-endian.")
-      .def_static(
-          "from_bytes",
-          [](const py::bytes& data) {
-            const std::string_view bytes = data;
-            return std::make_shared<StepPlan>(StepPlan::from_bytes(std::as_bytes(std::span(bytes))));
-          },
-          py::arg("data"), "Read to_bytes(); raises InvalidArgumentError for anything else.");
+          "The rows [first, end) as a plan of their own, with their sampling entries, without transfers and ended slots.");
   const StepPlan layout;
   StepPlan::for_each_array(layout, [&](const char* name, const auto& member) {
     using T = typename std::remove_cvref_t<decltype(member)>::value_type;
@@ -225,13 +205,11 @@ void register_request_options(py::module_& module) {
   const RequestOptions d;
   py::class_<RequestOptions>(module, "RequestOptions",
                              "What the caller asks of one request; the scheduler copies it. deadline_s is absolute, <= 0 "
-                             "none; max_pause_s <= 0 the scheduler's; num_logprobs -1 none; oracle_output_tokens is its output length, for srpt; "
+                             "none; max_pause_s <= 0 the scheduler's; oracle_output_tokens is its output length, for srpt; "
                              "requests of one length_class have similar output lengths, for learned.")
       .def(py::init([](std::int32_t max_tokens, std::int32_t min_tokens, bool ignore_eos,
                        std::vector<std::int32_t> eos_token_ids, std::vector<std::int32_t> stop_token_ids,
-                       std::int32_t priority, std::uint64_t cache_salt, double deadline_s, double max_pause_s, float temperature,
-                       std::int32_t top_k, float top_p, float min_p, float repetition_penalty, float presence_penalty,
-                       float frequency_penalty, std::uint64_t seed, std::int32_t num_logprobs,
+                       std::int32_t priority, std::uint64_t cache_salt, double deadline_s, double max_pause_s,
                        std::int32_t oracle_output_tokens, std::uint64_t length_class) {
              return RequestOptions{max_tokens,
                                    min_tokens,
@@ -242,15 +220,6 @@ void register_request_options(py::module_& module) {
                                    cache_salt,
                                    deadline_s,
                                    max_pause_s,
-                                   temperature,
-                                   top_k,
-                                   top_p,
-                                   min_p,
-                                   repetition_penalty,
-                                   presence_penalty,
-                                   frequency_penalty,
-                                   seed,
-                                   num_logprobs,
                                    oracle_output_tokens,
                                    length_class};
            }),
@@ -259,10 +228,6 @@ void register_request_options(py::module_& module) {
            py::arg("stop_token_ids") = py::tuple(), py::arg("priority") = d.priority,
            py::arg("cache_salt") = d.cache_salt, py::arg("deadline_s") = d.deadline_s,
            py::arg("max_pause_s") = d.max_pause_s,
-           py::arg("temperature") = d.temperature, py::arg("top_k") = d.top_k, py::arg("top_p") = d.top_p,
-           py::arg("min_p") = d.min_p, py::arg("repetition_penalty") = d.repetition_penalty,
-           py::arg("presence_penalty") = d.presence_penalty, py::arg("frequency_penalty") = d.frequency_penalty,
-           py::arg("seed") = d.seed, py::arg("num_logprobs") = d.num_logprobs,
            py::arg("oracle_output_tokens") = d.oracle_output_tokens, py::arg("length_class") = d.length_class);
 }
 

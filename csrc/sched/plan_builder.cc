@@ -41,6 +41,7 @@ void size_arrays(StepPlan& plan, std::span<const Pick> picks, std::int32_t block
     plan.num_decode_rows += pick.count == 1;
   }
   plan.request_ids.resize(end.row);
+  plan.request_slots.resize(end.row);
   plan.query_start.resize(end.row + 1);
   plan.seq_lens.resize(end.row);
   plan.block_start.resize(end.row + 1);
@@ -49,12 +50,7 @@ void size_arrays(StepPlan& plan, std::span<const Pick> picks, std::int32_t block
   plan.token_ids.resize(end.token);
   plan.positions.resize(end.token);
   plan.slots.resize(end.token);
-  const auto size_samples = [&](auto&... arrays) { (arrays.resize(end.sample), ...); };
-  size_samples(plan.sample_rows, plan.temperature, plan.top_k, plan.top_p, plan.min_p, plan.repetition_penalty,
-               plan.presence_penalty, plan.frequency_penalty, plan.seeds, plan.counters, plan.num_logprobs,
-               plan.history_prompt_len);
-  plan.history_start.resize(end.sample + 1);
-  plan.banned_start.resize(end.sample + 1);
+  plan.sample_rows.resize(end.sample);
 }
 
 void write_row(StepPlan& plan, const Pick& pick, std::int32_t block_size, Cursor& at) {
@@ -62,6 +58,7 @@ void write_row(StepPlan& plan, const Pick& pick, std::int32_t block_size, Cursor
   const std::int32_t end = pick.start + pick.count;
   const std::size_t row = at.row++;
   plan.request_ids[row] = request.id;
+  plan.request_slots[row] = request.slot;
   plan.seq_lens[row] = end;
   const auto num_blocks = static_cast<std::size_t>(num_blocks_of(pick, block_size));
   std::copy_n(request.blocks.data(), num_blocks, plan.block_ids.data() + at.block);
@@ -87,35 +84,6 @@ void write_row(StepPlan& plan, const Pick& pick, std::int32_t block_size, Cursor
       plan.slots[token] = shift + position;
     }
   }
-}
-
-void write_sample(StepPlan& plan, const Request& request, Cursor& at) {
-  const RequestOptions& options = request.options;
-  const std::size_t i = at.sample++;
-  plan.sample_rows[i] = static_cast<std::int32_t>(at.row) - 1;
-  plan.temperature[i] = options.temperature;
-  plan.top_k[i] = options.top_k;
-  plan.top_p[i] = options.top_p;
-  plan.min_p[i] = options.min_p;
-  plan.repetition_penalty[i] = options.repetition_penalty;
-  plan.presence_penalty[i] = options.presence_penalty;
-  plan.frequency_penalty[i] = options.frequency_penalty;
-  plan.seeds[i] = options.seed;
-  plan.counters[i] = request.length();
-  plan.num_logprobs[i] = options.num_logprobs;
-  const bool penalised = options.has_penalty();
-  if (penalised) {
-    plan.history_tokens.insert(plan.history_tokens.end(), request.tokens.begin(), request.tokens.end());
-    if (request.num_pending > 0) plan.history_tokens.push_back(-1);
-  }
-  plan.history_start[i + 1] = static_cast<std::int32_t>(plan.history_tokens.size());
-  plan.history_prompt_len[i] = penalised ? request.num_prompt : 0;
-  if (request.length() - request.num_prompt < options.min_tokens) {
-    auto& banned = plan.banned_tokens;
-    if (!options.ignore_eos) banned.insert(banned.end(), options.eos_token_ids.begin(), options.eos_token_ids.end());
-    banned.insert(banned.end(), options.stop_token_ids.begin(), options.stop_token_ids.end());
-  }
-  plan.banned_start[i + 1] = static_cast<std::int32_t>(plan.banned_tokens.size());
 }
 
 void add_transfer(StepPlan& plan, const kv::Transfer& transfer) {
@@ -151,7 +119,7 @@ std::shared_ptr<StepPlan> PlanBuilder::build(StepId step, std::span<const Pick> 
     const Pick& pick = picks[i];
     if (i + kPrefetchRows < picks.size()) prefetch_blocks(*picks[i + kPrefetchRows].request);
     write_row(*plan, pick, block_size, at);
-    if (samples(pick)) write_sample(*plan, *pick.request, at);
+    if (samples(pick)) plan->sample_rows[at.sample++] = static_cast<std::int32_t>(i);
   }
   for (const kv::Transfer& transfer : transfers) add_transfer(*plan, transfer);
   return plan;

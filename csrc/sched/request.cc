@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <limits>
 
 #include "base/error.h"
 
@@ -47,21 +46,9 @@ void check_options(const RequestOptions& options) {
   const auto at_least = [](const char* name, std::int64_t value, std::int64_t low) {
     FS_REQUIRE(value >= low, name, " must be at least ", low, ", got ", value);
   };
-  const auto within = [](const char* name, double value, double low, double high) {
-    FS_REQUIRE(value >= low && value <= high, name, " must be a number between ", low, " and ", high, ", got ", value);
-  };
-  constexpr double kLargest = std::numeric_limits<float>::max();
   at_least("max_tokens", options.max_tokens, 1);
   at_least("min_tokens", options.min_tokens, 0);
   at_least("oracle_output_tokens", options.oracle_output_tokens, 0);
-  within("temperature", options.temperature, 0.0, kLargest);
-  within("top_p", options.top_p, 0.0, 1.0);
-  within("min_p", options.min_p, 0.0, 1.0);
-  // Below it a logit divided by the penalty is infinite, or the penalty itself is 0.
-  within("repetition_penalty", options.repetition_penalty, kMinRepetitionPenalty, kLargest);
-  within("presence_penalty", options.presence_penalty, -kLargest, kLargest);
-  within("frequency_penalty", options.frequency_penalty, -kLargest, kLargest);
-  within("num_logprobs", options.num_logprobs, -1, kMaxLogprobs);
   FS_REQUIRE(!std::isnan(options.max_pause_s), "max_pause_s must be a number of seconds, 0 for the engine's, got ",
              options.max_pause_s);
   FS_REQUIRE(!std::isnan(options.deadline_s), "deadline_s must be a number of seconds, 0 for none, got ",

@@ -30,14 +30,10 @@ using PlaceMask = std::uint8_t;
 constexpr PlaceMask mask_of(Place place) { return static_cast<PlaceMask>(1u << static_cast<unsigned>(place)); }
 inline constexpr PlaceMask kAnyPlace = 0xF;
 
-/// Most tokens that log-probabilities are listed of; workers make room for as many.
-inline constexpr std::int32_t kMaxLogprobs = 20;
-inline constexpr float kMinRepetitionPenalty = 1e-6f;
-
-/// What the caller asks of one request. Sampling fields go through to the plan unread, see check_options.
+/// What the caller asks of one request. How its tokens are sampled is the workers' business.
 struct RequestOptions {
   std::int32_t max_tokens = 16;
-  std::int32_t min_tokens = 0;  // eos and stop tokens are forbidden before
+  std::int32_t min_tokens = 0;  // eos and stop tokens do not end it before; workers do not sample them before
   bool ignore_eos = false;
   std::vector<std::int32_t> eos_token_ids;
   std::vector<std::int32_t> stop_token_ids;
@@ -45,24 +41,11 @@ struct RequestOptions {
   std::uint64_t cache_salt = 0;  // prefix blocks are shared only under the same salt
   double deadline_s = 0.0;       // absolute; <= 0: none
   double max_pause_s = 0.0;      // longest pause between outputs, where memory allows; <= 0: the engine's
-  float temperature = 1.0f;
-  std::int32_t top_k = 0;
-  float top_p = 1.0f;
-  float min_p = 0.0f;
-  float repetition_penalty = 1.0f;
-  float presence_penalty = 0.0f;
-  float frequency_penalty = 0.0f;
-  std::uint64_t seed = 0;
-  std::int32_t num_logprobs = -1;         // -1: none
   std::int32_t oracle_output_tokens = 0;  // output length, for srpt; 0: unknown
   std::uint64_t length_class = 0;         // requests of one class have similar output lengths, for learned
-
-  bool has_penalty() const {
-    return repetition_penalty != 1.0f || presence_penalty != 0.0f || frequency_penalty != 0.0f;
-  }
 };
 
-/// Throws InvalidArgumentError naming the first option that no worker could follow: out of range, infinite or no number.
+/// Throws InvalidArgumentError naming the first option that is out of range or no number.
 void check_options(const RequestOptions& options);
 
 /// Where the time of a request went, seconds. `parked_s`: after its first iteration, in no batch, with the KV on the
@@ -193,6 +176,7 @@ class Request {
   std::int32_t num_pending = 0;    // samples of plans in flight
   std::int32_t last_sample = -1;   // sampling entry in the newest plan that samples for it
   std::int32_t plans_in_flight = 0;
+  std::int32_t slot = -1;  // of the workers' request tables; given and taken back by the request table
   std::int64_t last_step = -2;  // newest plan that contains it; negative: none
   std::int32_t num_cached_tokens = 0;
   std::int32_t most_scheduled = 0;            // tokens whose KV was there once, dropped since or not

@@ -1,5 +1,6 @@
 #include "sched/request_table.h"
 
+#include <algorithm>
 #include <ranges>
 
 #include "base/error.h"
@@ -12,6 +13,9 @@ Request& RequestTable::add(std::int64_t id, std::span<const std::int32_t> prompt
   FS_REQUIRE(fresh, "request id ", id, " is in use: ids of unfinished requests must be unique");
   at->second = std::make_unique<Request>(id, next_serial_++, prompt, options, now_s);
   Request& request = *at->second;
+  if (free_slots_.empty()) free_slots_.push_back(num_slots_++);
+  request.slot = free_slots_.back();
+  free_slots_.pop_back();
   if (options.deadline_s > 0.0) deadlines_.emplace(deadline_key(request), &request);
   return request;
 }
@@ -38,8 +42,28 @@ void RequestTable::mark_told() {
   for (Retired& entry : retired_) entry.told = true;
 }
 
-void RequestTable::purge() {
-  std::erase_if(retired_, [](const Retired& entry) { return entry.told && entry.request->plans_in_flight == 0; });
+void RequestTable::purge(std::vector<std::int32_t>& ended_slots) {
+  std::erase_if(retired_, [&](const Retired& entry) {
+    const bool forgotten = entry.told && entry.request->plans_in_flight == 0;
+    if (forgotten) {
+      ended_slots.push_back(entry.request->slot);
+      free_slots_.push_back(entry.request->slot);
+    }
+    return forgotten;
+  });
+}
+
+void RequestTable::check_slots() const {
+  std::vector<bool> seen(static_cast<std::size_t>(num_slots_));
+  const auto see = [&](std::int32_t slot) {
+    FS_CHECK(slot >= 0 && slot < num_slots_ && !seen[static_cast<std::size_t>(slot)], "slot ", slot, " of ", num_slots_,
+             " is unknown, or used twice");
+    seen[static_cast<std::size_t>(slot)] = true;
+  };
+  for_each_live([&](const Request& request) { see(request.slot); });
+  for (const Retired& entry : retired_) see(entry.request->slot);
+  for (const std::int32_t slot : free_slots_) see(slot);
+  FS_CHECK(std::ranges::find(seen, false) == seen.end(), "a slot of ", num_slots_, " is lost");
 }
 
 Request* RequestTable::take_expired(double now_s) {

@@ -13,7 +13,8 @@
 namespace fastserve::sched {
 
 /// Owns the requests: the live ones by id, the finished ones until their end has been told and no plan in flight names
-/// them.
+/// them. Each has a slot of its own for as long, small numbers that are used again: workers keep what they know of a
+/// request there.
 class RequestTable {
  public:
   Request& add(std::int64_t id, std::span<const std::int32_t> prompt, const RequestOptions& options, double now_s);
@@ -25,13 +26,15 @@ class RequestTable {
   void retire(Request& request);
   /// The ends of all requests retired so far have been told.
   void mark_told();
-  /// Forget what was told and is in no plan in flight.
-  void purge();
+  /// Forget what was told and is in no plan in flight; appends the slots that are free again.
+  void purge(std::vector<std::int32_t>& ended_slots);
 
   /// A request that is past its deadline, the earliest first, once each; nullptr when there is none. O(log n).
   Request* take_expired(double now_s);
 
   std::int64_t num_live() const { return static_cast<std::int64_t>(live_.size()); }
+  /// Throws InternalError when two requests have one slot, or a slot is lost.
+  void check_slots() const;
   template <typename Visit>
   void for_each_live(Visit&& visit) const {  // in no order: for sums and checks only
     for (const auto& entry : live_) visit(*entry.second);
@@ -49,6 +52,8 @@ class RequestTable {
   std::vector<Retired> retired_;
   std::map<DeadlineKey, Request*> deadlines_;
   std::int64_t next_serial_ = 0;
+  std::vector<std::int32_t> free_slots_;
+  std::int32_t num_slots_ = 0;  // free or not
 };
 
 }  // namespace fastserve::sched

@@ -44,7 +44,7 @@ std::shared_ptr<const StepPlan> Scheduler::schedule(double now_s) {
   mover_.planned().clear();
   in_flight_.push_back(launch(*plan, picks));
   count_preemptions();
-  table_.purge();
+  table_.purge(plan->ended_slots);
   ++core_.step;
   return plan;
 }

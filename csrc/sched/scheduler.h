@@ -45,10 +45,12 @@ class Scheduler {
   Scheduler(const Scheduler&) = delete;
   Scheduler& operator=(const Scheduler&) = delete;
 
-  /// Throws InvalidArgumentError when the id is in use, the prompt is empty or longer than max_model_len - 1, or the
+  /// Returns the slot of the workers' request tables in which rows of plans say what they know of it; it is the
+  /// request's until a plan lists it in `ended_slots`. Throws InvalidArgumentError when the id is in use, the prompt is empty or longer than max_model_len - 1, or the
   /// request could never fit the device pool. An output that would outgrow the pool ends with kLength where the pool
   /// does.
-  void add(std::int64_t request_id, std::span<const std::int32_t> prompt, const RequestOptions& options, double now_s);
+  std::int32_t add(std::int64_t request_id, std::span<const std::int32_t> prompt, const RequestOptions& options,
+                   double now_s);
   /// False when unknown or already finished. The final event comes at once, or with the commit of a plan it is part of.
   bool abort(std::int64_t request_id, double now_s);
   /// The same for a request that cannot go on: it ends with kError.

@@ -11,8 +11,8 @@ void Scheduler::set_now(double now_s) {
   core_.now_s = std::max(core_.now_s, now_s);
 }
 
-void Scheduler::add(std::int64_t request_id, std::span<const std::int32_t> prompt, const RequestOptions& options,
-                          double now_s) {
+std::int32_t Scheduler::add(std::int64_t request_id, std::span<const std::int32_t> prompt,
+                            const RequestOptions& options, double now_s) {
   const auto& config = core_.config;
   const auto pool_tokens = static_cast<std::int64_t>(core_.num_device_blocks()) * core_.block_size();
   const auto prompt_tokens = static_cast<std::int64_t>(prompt.size());
@@ -34,6 +34,7 @@ void Scheduler::add(std::int64_t request_id, std::span<const std::int32_t> promp
   arrivals_.arrived(request.start_need, core_.now_s);
   core_.policy->join(request, core_.latency.prefill_s(request.num_prompt - cached, cached));
   request.note(Decision::kJoined, core_.now_s);
+  return request.slot;
 }
 
 bool Scheduler::abort(std::int64_t request_id, double now_s) {

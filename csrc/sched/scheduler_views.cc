@@ -107,6 +107,7 @@ RequestStats Scheduler::request_stats(std::int64_t request_id, double now_s) con
 void Scheduler::check_integrity() const {
   core_.policy->check_integrity();
   mover_.check_integrity();
+  table_.check_slots();
   std::array<std::int64_t, kNumRequestStates> counted{};
   table_.for_each_live([&](const Request& request) {
     ++counted[static_cast<std::size_t>(request.state())];

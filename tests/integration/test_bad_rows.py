@@ -1,20 +1,21 @@
 """A request that cannot run fails alone, wherever in a step that shows; its neighbours' tokens do not change."""
 
 import dataclasses
-from collections.abc import Callable
 
 import numpy as np
 import pytest
 import torch
 
+from fastserve._C.sched import StepPlan
 from fastserve.engine import outputs
 from fastserve.engine.core import EngineCore
 from fastserve.errors import DeviceError
 from fastserve.models.decoder import Decoder
 from fastserve.ops.sampling import SamplingBatch
 from fastserve.types import FinishReason, SamplingParams
-from fastserve.worker import batch, cpu_runner, device_runner
-from fastserve.worker.sampling_inputs import SamplingInputs
+from fastserve.worker import cpu_runner, device_runner
+from fastserve.worker.request_changes import RequestStart
+from fastserve.worker.request_table import RequestTable, SamplingEntries
 from tests.fake_device import FakeDevice, use_device
 from tests.integration.engine_driver import Driver, engine_config, random_prompts
 
@@ -44,16 +45,34 @@ def has_bad_seed(seeds: np.ndarray | torch.Tensor) -> bool:
 
 
 def in_settings(patch: pytest.MonkeyPatch) -> None:
-    for owner, name in ((batch, "_sampling"), (SamplingInputs, "put")):
-        patch.setattr(owner, name, _failing(getattr(owner, name), name, lambda plan: has_bad_seed(plan.seeds)))
+    entries = RequestTable.entries
+
+    def failing(self: RequestTable, plan: StepPlan) -> SamplingEntries:
+        found = entries(self, plan)
+        return fail("settings") if has_bad_seed(found.batch.seeds) else found
+
+    patch.setattr(RequestTable, "entries", failing)
 
 
 def in_history(patch: pytest.MonkeyPatch) -> None:
-    def has_history(plan: object) -> bool:
-        return has_bad_seed(plan.seeds[np.diff(plan.history_start) > 0])
+    histories = RequestTable._histories
 
-    for owner, name in ((batch, "_sampling"), (SamplingInputs, "_send_lists")):
-        patch.setattr(owner, name, _failing(getattr(owner, name), "history", has_history))
+    def failing(self: RequestTable, slots: np.ndarray, lengths: np.ndarray) -> tuple[np.ndarray, ...]:
+        found = histories(self, slots, lengths)
+        return fail("history") if BAD_TOKEN in found[1] else found
+
+    patch.setattr(RequestTable, "_histories", failing)
+
+
+def in_the_start(patch: pytest.MonkeyPatch) -> None:
+    write = RequestTable._write
+
+    def failing(self: RequestTable, start: RequestStart) -> None:
+        if start.seed == BAD_SEED:
+            fail("the start")
+        write(self, start)
+
+    patch.setattr(RequestTable, "_write", failing)
 
 
 def in_mask(patch: pytest.MonkeyPatch) -> None:
@@ -102,17 +121,7 @@ def in_statistics(patch: pytest.MonkeyPatch) -> None:
     )
 
 
-def _failing(function: Callable, where: str, condition: Callable[[object], bool]) -> Callable:
-    """A method or function that fails for some plans; the plan is the argument that has seeds."""
-
-    def call(*arguments: object) -> object:
-        plan = next(a for a in arguments if hasattr(a, "history_prompt_len"))
-        return fail(where) if condition(plan) else function(*arguments)
-
-    return call
-
-
-INJECTIONS = [in_settings, in_history, in_mask, in_logprobs, in_model, in_outputs, in_statistics]
+INJECTIONS = [in_settings, in_history, in_mask, in_logprobs, in_model, in_the_start, in_outputs, in_statistics]
 
 
 @pytest.fixture(params=["cpu", "device"])
@@ -185,18 +194,18 @@ def test_a_row_that_fails_before_its_prompt_is_read_ends_alone(make_driver, runn
     ids=str,
 )
 def test_numbers_that_got_past_every_check_fail_their_row(make_driver, undisturbed, monkeypatch, change, why):
-    make = batch._sampling
+    make = RequestTable.entries
 
-    def spoiled(plan: object, history: np.ndarray) -> SamplingBatch:
-        good = make(plan, history)
-        entry = np.flatnonzero(np.asarray(good.seeds) == BAD_SEED)
+    def spoiled(self: RequestTable, plan: StepPlan) -> SamplingEntries:
+        found = make(self, plan)
+        entry = np.flatnonzero(found.batch.seeds == BAD_SEED)
         ((name, bad),) = change.items()
-        values = np.array(getattr(good, name))
-        values[good.history_start[entry] if name == "history_tokens" else entry] = bad
-        return dataclasses.replace(good, **{name: values})
+        values = np.array(getattr(found.batch, name))
+        values[found.batch.history_start[entry] if name == "history_tokens" else entry] = bad
+        return dataclasses.replace(found, batch=dataclasses.replace(found.batch, **{name: values}))
 
     driver = make_driver(max_num_seqs=16)
-    monkeypatch.setattr(batch, "_sampling", spoiled)
+    monkeypatch.setattr(RequestTable, "entries", spoiled)
     driver.add(BAD, SHORT, VICTIM)
     add_neighbours(driver)
     driver.run()
@@ -233,7 +242,7 @@ def test_stop_tokens_outside_the_vocabulary_are_harmless(make_driver, runner, un
     assert tokens_of_neighbours(driver) == undisturbed
 
 
-@pytest.mark.parametrize("inject", INJECTIONS[:5], ids=lambda inject: inject.__name__)
+@pytest.mark.parametrize("inject", INJECTIONS[:6], ids=lambda inject: inject.__name__)
 def test_an_engine_that_gets_nothing_but_bad_requests_goes_on(make_driver, runner, monkeypatch, inject):
     driver = make_driver()
     inject(monkeypatch)

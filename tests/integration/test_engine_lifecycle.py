@@ -60,11 +60,11 @@ def test_an_iteration_that_fails_ends_its_own_requests_only(make_driver, monkeyp
     forward = worker.execute
     calls = []
 
-    def fail_once(plan):
+    def fail_once(plan, changes):
         calls.append(plan.num_rows)
         if len(calls) == 3:
             raise RuntimeError("injected")
-        return forward(plan)
+        return forward(plan, changes)
 
     monkeypatch.setattr(worker, "execute", fail_once)
     driver.add(1, [5] * 10)
@@ -80,7 +80,7 @@ def test_an_iteration_that_fails_ends_its_own_requests_only(make_driver, monkeyp
 def test_iterations_that_keep_failing_end_the_engine_loudly(make_driver, monkeypatch):
     driver = make_driver()
 
-    def fail(plan):
+    def fail(*_):
         raise RuntimeError("injected")
 
     monkeypatch.setattr(driver.core.executor.worker, "execute", fail)

@@ -134,9 +134,9 @@ def test_async_scheduling_plans_ahead_of_the_tokens(make_driver, monkeypatch, as
     worker = driver.core.executor.worker
     forward, planned_ahead = worker.execute, []
 
-    def execute(plan):
+    def execute(plan, changes):
         planned_ahead.append(bool((plan.token_ids == -1).any()))
-        return forward(plan)
+        return forward(plan, changes)
 
     monkeypatch.setattr(worker, "execute", execute)
     finish(driver, PROMPT)

@@ -12,8 +12,10 @@ from fastserve.engine.core import EngineCore
 from fastserve.executor.inproc import InprocExecutor
 from fastserve.sim.executor import SimulatedExecutor
 from fastserve.sim.host_link import Copy
+from fastserve.worker.request_changes import RequestChanges
 from fastserve.worker.step_output import StepOutput
 from tests.integration.engine_driver import GREEDY, Driver, engine_config, random_prompts
+from tests.plans import contents
 
 BATCH_EVERY = 5  # steps between two arrivals of requests
 
@@ -23,7 +25,7 @@ class Recording:
 
     def __init__(self) -> None:
         self.times: list[float] = []
-        self.plans: list[bytes] = []
+        self.plans: list[tuple[object, ...]] = []
         self._results: list[Future[StepOutput]] = []
 
     def clock(self) -> float:
@@ -33,9 +35,9 @@ class Recording:
     def submit_to(self, executor: InprocExecutor) -> Callable[[StepPlan], Future[StepOutput]]:
         submit = executor.submit
 
-        def recorded(plan: StepPlan) -> Future[StepOutput]:
-            self.plans.append(plan.to_bytes())
-            self._results.append(submit(plan))
+        def recorded(plan: StepPlan, changes: RequestChanges) -> Future[StepOutput]:
+            self.plans.append(contents(plan))
+            self._results.append(submit(plan, changes))
             return self._results[-1]
 
         return recorded
@@ -126,7 +128,7 @@ def test_the_same_events_give_the_same_plans(policy):
     script = ScriptedWorker(outputs)
     simulated = SimulatedExecutor(info, script, script, ScriptedClock(recording.times), script.sample)
     submit = simulated.submit
-    simulated.submit = lambda plan: (plans.append(plan.to_bytes()), submit(plan))[1]
+    simulated.submit = lambda plan, changes: (plans.append(contents(plan)), submit(plan, changes))[1]
     simulation = drive(EngineCore(config, simulated, LatencyModel(), clock=simulated.clock))
     assert plans == recording.plans
     assert simulation.tokens == engine.tokens

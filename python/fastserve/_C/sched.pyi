@@ -11,9 +11,9 @@ import typing
 __all__: list[str] = ['FinishReason', 'LatencyModel', 'RequestOptions', 'RequestStats', 'Scheduler', 'SchedulerStats', 'StepEvents', 'StepPlan', 'prefill_pairs']
 class RequestOptions:
     """
-    What the caller asks of one request; the scheduler copies it. deadline_s is absolute, <= 0 none; max_pause_s <= 0 the scheduler's; num_logprobs -1 none; oracle_output_tokens is its output length, for srpt; requests of one length_class have similar output lengths, for learned.
+    What the caller asks of one request; the scheduler copies it. deadline_s is absolute, <= 0 none; max_pause_s <= 0 the scheduler's; oracle_output_tokens is its output length, for srpt; requests of one length_class have similar output lengths, for learned.
     """
-    def __init__(self, *, max_tokens: typing.SupportsInt | typing.SupportsIndex = 16, min_tokens: typing.SupportsInt | typing.SupportsIndex = 0, ignore_eos: bool = False, eos_token_ids: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex] = (), stop_token_ids: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex] = (), priority: typing.SupportsInt | typing.SupportsIndex = 0, cache_salt: typing.SupportsInt | typing.SupportsIndex = 0, deadline_s: typing.SupportsFloat | typing.SupportsIndex = 0.0, max_pause_s: typing.SupportsFloat | typing.SupportsIndex = 0.0, temperature: typing.SupportsFloat | typing.SupportsIndex = 1.0, top_k: typing.SupportsInt | typing.SupportsIndex = 0, top_p: typing.SupportsFloat | typing.SupportsIndex = 1.0, min_p: typing.SupportsFloat | typing.SupportsIndex = 0.0, repetition_penalty: typing.SupportsFloat | typing.SupportsIndex = 1.0, presence_penalty: typing.SupportsFloat | typing.SupportsIndex = 0.0, frequency_penalty: typing.SupportsFloat | typing.SupportsIndex = 0.0, seed: typing.SupportsInt | typing.SupportsIndex = 0, num_logprobs: typing.SupportsInt | typing.SupportsIndex = -1, oracle_output_tokens: typing.SupportsInt | typing.SupportsIndex = 0, length_class: typing.SupportsInt | typing.SupportsIndex = 0) -> None:
+    def __init__(self, *, max_tokens: typing.SupportsInt | typing.SupportsIndex = 16, min_tokens: typing.SupportsInt | typing.SupportsIndex = 0, ignore_eos: bool = False, eos_token_ids: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex] = (), stop_token_ids: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex] = (), priority: typing.SupportsInt | typing.SupportsIndex = 0, cache_salt: typing.SupportsInt | typing.SupportsIndex = 0, deadline_s: typing.SupportsFloat | typing.SupportsIndex = 0.0, max_pause_s: typing.SupportsFloat | typing.SupportsIndex = 0.0, oracle_output_tokens: typing.SupportsInt | typing.SupportsIndex = 0, length_class: typing.SupportsInt | typing.SupportsIndex = 0) -> None:
         ...
 class FinishReason(enum.IntEnum):
     """
@@ -29,28 +29,9 @@ class StepPlan:
     """
     One iteration as the workers need it. Every array is a read-only numpy view that keeps the plan alive; the fields are described in csrc/sched/step_plan.h.
     """
-    @staticmethod
-    def from_bytes(data: bytes) -> StepPlan:
-        """
-        Read to_bytes(); raises InvalidArgumentError for anything else.
-        """
     def slice(self, first: typing.SupportsInt | typing.SupportsIndex, end: typing.SupportsInt | typing.SupportsIndex) -> StepPlan:
         """
-        The rows [first, end) as a plan of their own, with their sampling entries and without transfers.
-        """
-    def to_bytes(self) -> bytes:
-        """
-        The plan for another process of the same build, little-endian.
-        """
-    @property
-    def banned_start(self) -> numpy.typing.NDArray[numpy.int32]:
-        """
-        int32 [n], read-only; see csrc/sched/step_plan.h.
-        """
-    @property
-    def banned_tokens(self) -> numpy.typing.NDArray[numpy.int32]:
-        """
-        int32 [n], read-only; see csrc/sched/step_plan.h.
+        The rows [first, end) as a plan of their own, with their sampling entries, without transfers and ended slots.
         """
     @property
     def block_ids(self) -> numpy.typing.NDArray[numpy.int32]:
@@ -63,43 +44,13 @@ class StepPlan:
         int32 [n], read-only; see csrc/sched/step_plan.h.
         """
     @property
-    def counters(self) -> numpy.typing.NDArray[numpy.int64]:
-        """
-        int64 [n], read-only; see csrc/sched/step_plan.h.
-        """
-    @property
-    def frequency_penalty(self) -> numpy.typing.NDArray[numpy.float32]:
-        """
-        float32 [n], read-only; see csrc/sched/step_plan.h.
-        """
-    @property
-    def history_prompt_len(self) -> numpy.typing.NDArray[numpy.int32]:
+    def ended_slots(self) -> numpy.typing.NDArray[numpy.int32]:
         """
         int32 [n], read-only; see csrc/sched/step_plan.h.
-        """
-    @property
-    def history_start(self) -> numpy.typing.NDArray[numpy.int32]:
-        """
-        int32 [n], read-only; see csrc/sched/step_plan.h.
-        """
-    @property
-    def history_tokens(self) -> numpy.typing.NDArray[numpy.int32]:
-        """
-        int32 [n], read-only; see csrc/sched/step_plan.h.
-        """
-    @property
-    def min_p(self) -> numpy.typing.NDArray[numpy.float32]:
-        """
-        float32 [n], read-only; see csrc/sched/step_plan.h.
         """
     @property
     def num_decode_rows(self) -> int:
         ...
-    @property
-    def num_logprobs(self) -> numpy.typing.NDArray[numpy.int32]:
-        """
-        int32 [n], read-only; see csrc/sched/step_plan.h.
-        """
     @property
     def num_rows(self) -> int:
         ...
@@ -118,19 +69,9 @@ class StepPlan:
         int32 [n], read-only; see csrc/sched/step_plan.h.
         """
     @property
-    def presence_penalty(self) -> numpy.typing.NDArray[numpy.float32]:
-        """
-        float32 [n], read-only; see csrc/sched/step_plan.h.
-        """
-    @property
     def query_start(self) -> numpy.typing.NDArray[numpy.int32]:
         """
         int32 [n], read-only; see csrc/sched/step_plan.h.
-        """
-    @property
-    def repetition_penalty(self) -> numpy.typing.NDArray[numpy.float32]:
-        """
-        float32 [n], read-only; see csrc/sched/step_plan.h.
         """
     @property
     def request_ids(self) -> numpy.typing.NDArray[numpy.int64]:
@@ -138,14 +79,14 @@ class StepPlan:
         int64 [n], read-only; see csrc/sched/step_plan.h.
         """
     @property
-    def sample_rows(self) -> numpy.typing.NDArray[numpy.int32]:
+    def request_slots(self) -> numpy.typing.NDArray[numpy.int32]:
         """
         int32 [n], read-only; see csrc/sched/step_plan.h.
         """
     @property
-    def seeds(self) -> numpy.typing.NDArray[numpy.uint64]:
+    def sample_rows(self) -> numpy.typing.NDArray[numpy.int32]:
         """
-        uint64 [n], read-only; see csrc/sched/step_plan.h.
+        int32 [n], read-only; see csrc/sched/step_plan.h.
         """
     @property
     def seq_lens(self) -> numpy.typing.NDArray[numpy.int32]:
@@ -166,11 +107,6 @@ class StepPlan:
     def step(self) -> int:
         ...
     @property
-    def temperature(self) -> numpy.typing.NDArray[numpy.float32]:
-        """
-        float32 [n], read-only; see csrc/sched/step_plan.h.
-        """
-    @property
     def token_ids(self) -> numpy.typing.NDArray[numpy.int32]:
         """
         int32 [n], read-only; see csrc/sched/step_plan.h.
@@ -179,16 +115,6 @@ class StepPlan:
     def token_sources(self) -> numpy.typing.NDArray[numpy.int32]:
         """
         int32 [n], read-only; see csrc/sched/step_plan.h.
-        """
-    @property
-    def top_k(self) -> numpy.typing.NDArray[numpy.int32]:
-        """
-        int32 [n], read-only; see csrc/sched/step_plan.h.
-        """
-    @property
-    def top_p(self) -> numpy.typing.NDArray[numpy.float32]:
-        """
-        float32 [n], read-only; see csrc/sched/step_plan.h.
         """
     @property
     def transfer_ids(self) -> numpy.typing.NDArray[numpy.int64]:
@@ -434,9 +360,9 @@ class Scheduler:
         """
         End a request; False when unknown or finished. Its end comes as an event, at once or with a commit.
         """
-    def add(self, request_id: typing.SupportsInt | typing.SupportsIndex, prompt: typing.Annotated[numpy.typing.ArrayLike, numpy.int32], options: RequestOptions = ..., *, now_s: typing.SupportsFloat | typing.SupportsIndex) -> None:
+    def add(self, request_id: typing.SupportsInt | typing.SupportsIndex, prompt: typing.Annotated[numpy.typing.ArrayLike, numpy.int32], options: RequestOptions = ..., *, now_s: typing.SupportsFloat | typing.SupportsIndex) -> int:
         """
-        Queue a request; prompt int32 [n]. Raises InvalidArgumentError when it can never run.
+        Queue a request; prompt int32 [n]. Returns its slot of the workers' request tables, which a plan lists in ended_slots when it is free again. Raises InvalidArgumentError when it can never run.
         """
     def check_integrity(self) -> None:
         """

@@ -10,6 +10,7 @@ import numpy as np
 from fastserve._C.kv import KvManager, Tier
 from fastserve._C.sched import LatencyModel, RequestOptions, Scheduler, StepEvents, StepPlan
 from fastserve.config import EngineConfig
+from fastserve.engine.changes import PendingChanges
 from fastserve.engine.outputs import engine_outputs
 from fastserve.engine.pacing import PLANNING_SHARE, WAIT_STEP_S
 from fastserve.engine.profiler import measured_latency_model
@@ -19,6 +20,7 @@ from fastserve.executor.base import Executor, PendingStep
 from fastserve.log import get_logger
 from fastserve.types import EngineInfo, EngineOutput, EngineStats, SchedulingParams
 from fastserve.worker.info import Progress
+from fastserve.worker.request_changes import RequestStart
 from fastserve.worker.step_output import StepOutput
 
 logger = get_logger(__name__)
@@ -135,6 +137,7 @@ class EngineCore:
             kernel_fallback=info.kernel_fallback,
         )
         self._running: _Running | None = None
+        self._changes = PendingChanges()
         self._failed_steps = 0
         self._failures: dict[int, str] = {}  # requests that are being ended because of an error, and which
         self._next_seed = config.model.seed
@@ -181,24 +184,27 @@ class EngineCore:
             raise InvalidArgumentError(f"token ids must be between 0 and {self.info.vocab_size - 1}, got {bad}")
         sampling, now_s = request.sampling, self._clock()
         room = max(1, self.info.max_model_len - len(prompt))
+        max_tokens, seed = min(sampling.max_tokens or room, room), self._seed(sampling.seed)
+        end_tokens = () if sampling.ignore_eos else self.info.eos_token_ids
         options = RequestOptions(
-            max_tokens=min(sampling.max_tokens or room, room),
+            max_tokens=max_tokens,
             min_tokens=sampling.min_tokens,
             ignore_eos=sampling.ignore_eos,
             eos_token_ids=self.info.eos_token_ids,
             stop_token_ids=sampling.stop_token_ids,
             **_scheduling_options(request.scheduling, now_s),
-            temperature=sampling.temperature,
-            top_k=max(sampling.top_k, 0),
-            top_p=sampling.top_p,
-            min_p=sampling.min_p,
-            repetition_penalty=sampling.repetition_penalty,
-            presence_penalty=sampling.presence_penalty,
-            frequency_penalty=sampling.frequency_penalty,
-            seed=self._seed(sampling.seed),
-            num_logprobs=-1 if sampling.logprobs is None else sampling.logprobs,
         )
-        self.scheduler.add(request.request_id, prompt, options, now_s=now_s)
+        slot = self.scheduler.add(request.request_id, prompt, options, now_s=now_s)
+        self._changes.start(
+            RequestStart(
+                slot=slot,
+                prompt=prompt,
+                max_total_tokens=len(prompt) + max_tokens,
+                sampling=sampling,
+                seed=seed,
+                stop_token_ids=(*end_tokens, *sampling.stop_token_ids),
+            )
+        )
 
     def abort(self, request_id: int) -> None:
         """End a request; its last output still comes. Unknown ids are ignored."""
@@ -239,6 +245,7 @@ class EngineCore:
         started_s = self._clock()
         plan = self.scheduler.schedule(started_s)
         self._counters.schedule_s += self._clock() - started_s
+        self._changes.end(plan.ended_slots)
         self._running = self._start(plan)
         turn = self._finish(running) if running is not None else Turn(self.scheduler.take_events())
         if self._running is None:
@@ -250,7 +257,7 @@ class EngineCore:
     def outputs_of(self, turn: Turn, now_s: float) -> list[EngineOutput]:
         """What a turn, which must be the last one, did for each request; one whose output cannot be made fails."""
         made = engine_outputs(
-            self.scheduler, turn.events, turn.plan, turn.output, now_s, failures=self._failures, step_error=turn.error
+            self.scheduler, turn.events, turn.output, now_s, failures=self._failures, step_error=turn.error
         )
         for request_id, why in made.failed:
             self._fail(request_id, why)
@@ -312,12 +319,12 @@ class EngineCore:
         if not plan.num_rows and not plan.num_transfers:
             return None
         expected_s = self.latency.iteration_s(*plan.shape) if plan.num_rows else 0.0
-        return _Running(plan, self.executor.submit(plan), self._clock(), expected_s)
+        return _Running(plan, self.executor.submit(plan, self._changes.take()), self._clock(), expected_s)
 
     def _start_or_drop(self, plan: StepPlan) -> _Running | None:
         """A plan without rows and transfers waits for the copies under way; with none it is committed as it is."""
         if self.scheduler.num_transfers_in_flight:
-            return _Running(plan, self.executor.submit(plan), self._clock(), 0.0)
+            return _Running(plan, self.executor.submit(plan, self._changes.take()), self._clock(), 0.0)
         self.scheduler.commit(plan.step, np.empty(0, np.int32), 0.0, self._clock())
         return None
 

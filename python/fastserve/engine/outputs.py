@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 
 from fastserve._C.sched import FinishReason as CoreFinishReason
-from fastserve._C.sched import Scheduler, StepEvents, StepPlan
+from fastserve._C.sched import Scheduler, StepEvents
 from fastserve.errors import cause_of
 from fastserve.log import get_logger
 from fastserve.types import (
@@ -49,7 +49,6 @@ class StepOutputs:
 def engine_outputs(
     scheduler: Scheduler,
     events: StepEvents,
-    plan: StepPlan | None,
     output: StepOutput | None,
     now_s: float,
     *,
@@ -60,7 +59,7 @@ def engine_outputs(
 
     Args:
         events: just taken from the scheduler, which knows ended requests until it schedules again.
-        plan, output: that step and its result; None when no step was committed or it failed.
+        output: the result of that step; None when no step was committed or it failed.
         failures: why requests fail that were ended because of an error; those that have ended are taken out.
         step_error: why the step failed, when it did.
     """
@@ -69,7 +68,7 @@ def engine_outputs(
     if not events.request_ids.size:
         return made
     logprobs = output.logprobs if output is not None else None
-    wanted = plan.num_logprobs.tolist() if logprobs is not None else []
+    wanted = output.num_logprobs.tolist() if logprobs is not None else []
     rows = zip(
         events.request_ids.tolist(),
         events.sample_indices.tolist(),

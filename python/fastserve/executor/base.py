@@ -3,6 +3,7 @@
 from typing import Protocol
 
 from fastserve.worker.info import StepPlan, WorkerInfo
+from fastserve.worker.request_changes import NO_CHANGES, RequestChanges
 from fastserve.worker.step_output import StepOutput
 
 
@@ -31,8 +32,12 @@ class Executor(Protocol):
         """Facts of the loaded model."""
         ...
 
-    def submit(self, plan: StepPlan) -> PendingStep:
-        """Run a plan after those already submitted."""
+    def submit(self, plan: StepPlan, changes: RequestChanges = NO_CHANGES) -> PendingStep:
+        """Run a plan after those already submitted.
+
+        Args:
+            changes: of the workers' request tables, to be made before the plan.
+        """
         ...
 
     def stop(self) -> None:

@@ -4,6 +4,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 from fastserve.config import EngineConfig
 from fastserve.worker.info import Progress, StepPlan, WorkerInfo
+from fastserve.worker.request_changes import NO_CHANGES, RequestChanges
 from fastserve.worker.step_output import StepOutput
 from fastserve.worker.worker import Worker
 
@@ -27,16 +28,16 @@ class InprocExecutor:
         """Facts of the loaded model."""
         return self.worker.info
 
-    def submit(self, plan: StepPlan) -> "Future[StepOutput]":
-        """Run a plan after those already submitted.
+    def submit(self, plan: StepPlan, changes: RequestChanges = NO_CHANGES) -> "Future[StepOutput]":
+        """Run a plan after those already submitted; see Executor.
 
         Raises:
             DeviceLostError: the device was lost in an earlier plan.
         """
         self.worker.check_device()
         if not self.worker.works_ahead:
-            return self._thread.submit(self.worker.execute, plan)
-        launched = self._thread.submit(self.worker.launch, plan)
+            return self._thread.submit(self.worker.execute, plan, changes)
+        launched = self._thread.submit(self.worker.launch, plan, changes)
         return self._ends.submit(lambda: self.worker.finish(launched.result()))
 
     def time_iteration(self, **shape: int) -> float:

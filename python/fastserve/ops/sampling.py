@@ -11,6 +11,17 @@ from fastserve.ops.stream import stream_of
 Array = np.ndarray | torch.Tensor
 """On the CPU anything dense; for logits on a GPU a tensor on that GPU or one in pinned memory."""
 
+SETTINGS = {
+    "temperature": np.float32,
+    "top_k": np.int32,
+    "top_p": np.float32,
+    "min_p": np.float32,
+    "repetition_penalty": np.float32,
+    "presence_penalty": np.float32,
+    "frequency_penalty": np.float32,
+}
+"""Settings of a request that are one number, named as in `SamplingParams` and `SamplingBatch`: name -> type."""
+
 
 @dataclass(frozen=True, slots=True)
 class SamplingBatch:

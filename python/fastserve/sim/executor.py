@@ -11,6 +11,7 @@ from fastserve.sim.clock import VirtualClock
 from fastserve.sim.cost import CostModel
 from fastserve.sim.host_link import Copy, SimulatedLink
 from fastserve.worker.info import IDLE_WAIT_S, WorkerInfo
+from fastserve.worker.request_changes import NO_CHANGES, RequestChanges
 from fastserve.worker.step_output import StepOutput, TransferResults
 
 # Told of every plan that ended: plan, start, end, copies that ended by then.
@@ -73,7 +74,7 @@ class SimulatedExecutor:
         """Call `on_step` whenever a plan has ended."""
         self._on_step = on_step
 
-    def submit(self, plan: StepPlan) -> SimulatedStep:
+    def submit(self, plan: StepPlan, _changes: RequestChanges = NO_CHANGES) -> SimulatedStep:
         """See Executor."""
         step = SimulatedStep(self, plan)
         self._steps.append(step)

@@ -66,8 +66,8 @@ class _BlankWithEnds(_Blank):
         self._last_position = workload.prompt_tokens.astype(np.int64) + workload.output_tokens - 1
 
     def sample(self, plan: StepPlan) -> np.ndarray:
-        ids = plan.request_ids[plan.sample_rows]
-        return np.where(plan.counters == self._last_position[ids], np.int32(self._end), np.int32(0))
+        ids, positions = plan.request_ids[plan.sample_rows], plan.seq_lens[plan.sample_rows]
+        return np.where(positions == self._last_position[ids], np.int32(self._end), np.int32(0))
 
 
 class _Real:
@@ -91,8 +91,8 @@ class _Real:
         return self._workload.prompt_ids(i, self._vocab_size)
 
     def sample(self, plan: StepPlan) -> np.ndarray:
-        ids = plan.request_ids[plan.sample_rows]
+        ids, positions = plan.request_ids[plan.sample_rows], plan.seq_lens[plan.sample_rows]
         # A row planned before the end of its request was known lies behind its last output; nobody reads what it samples.
-        indices: np.ndarray = self._first_of_position[ids] + plan.counters
+        indices: np.ndarray = self._first_of_position[ids] + positions
         sampled: np.ndarray = self._outputs.take(indices, mode="clip")
         return sampled

@@ -9,8 +9,9 @@ from fastserve._C.sched import StepPlan
 from fastserve.layers.context import ForwardContext
 from fastserve.models.decoder import Decoder
 from fastserve.ops.attention import AttentionBackend, AttentionBatch
-from fastserve.ops.sampling import TokenLogprobs, sample, token_logprobs
+from fastserve.ops.sampling import sample, token_logprobs
 from fastserve.worker.batch import build_batch
+from fastserve.worker.request_table import RequestTable
 from fastserve.worker.row_inputs import RowInputs, control_row
 from fastserve.worker.rows_apart import greedy_row, run_apart
 from fastserve.worker.sampled import Sampled, nothing_sampled
@@ -20,9 +21,14 @@ class CpuRunner:
     """Used by one thread."""
 
     def __init__(
-        self, decoder: Decoder, kv_cache: torch.Tensor, backend: AttentionBackend = AttentionBackend.NATIVE
+        self,
+        decoder: Decoder,
+        kv_cache: torch.Tensor,
+        requests: RequestTable,
+        backend: AttentionBackend = AttentionBackend.NATIVE,
     ) -> None:
         self._decoder = decoder
+        self._requests = requests
         self._backend = backend
         self._kv_cache = kv_cache
         self._previous_sampled = np.empty(0, np.int32)
@@ -37,7 +43,11 @@ class CpuRunner:
                 result = self._run(plan, previous_sampled)
             except Exception as error:
                 result = run_apart(
-                    plan, error, run=lambda part: self._run(part, previous_sampled), control=self._run_control_row
+                    plan,
+                    error,
+                    run=lambda part: self._run(part, previous_sampled),
+                    control=self._run_control_row,
+                    num_logprobs=self._requests.num_logprobs_of(plan),
                 )
         self._previous_sampled = result.tokens
         return result
@@ -57,8 +67,10 @@ class CpuRunner:
         logits = self._decoder.forward(batch.token_ids, batch.context)
         if not plan.num_samples:
             return nothing_sampled()
-        tokens = np.asarray(sample(logits, batch.sampling))
-        return Sampled(tokens, _logprobs(logits, tokens, plan))
+        entries = self._requests.entries(plan)
+        tokens = np.asarray(sample(logits, entries.batch))
+        num_top = int(entries.num_logprobs.max())
+        return Sampled(tokens, None if num_top < 0 else token_logprobs(logits, tokens, num_top))
 
     def _run_control_row(self) -> None:
         logits = self._forward(control_row(self._kv_cache.shape[-2]))
@@ -80,8 +92,3 @@ class CpuRunner:
             logit_rows=torch.from_numpy(rows.logit_rows),
         )
         return self._decoder.forward(torch.from_numpy(rows.token_ids), context)
-
-
-def _logprobs(logits: torch.Tensor, sampled: np.ndarray, plan: StepPlan) -> TokenLogprobs | None:
-    num_top = int(plan.num_logprobs.max())
-    return None if num_top < 0 else token_logprobs(logits, sampled, num_top)

@@ -20,6 +20,7 @@ from fastserve.ops.sampling import TokenLogprobs, sample, sampling_workspace_byt
 from fastserve.types import MAX_LOGPROBS
 from fastserve.worker.device import Device, Event
 from fastserve.worker.graphs import DecodeGraphs, batch_buckets
+from fastserve.worker.request_table import RequestTable, SamplingEntries
 from fastserve.worker.row_inputs import RowInputs, control_row, empty_decode, padded_decode, rows_of_plan
 from fastserve.worker.rows_apart import greedy_row, run_apart
 from fastserve.worker.sampled import Sampled, nothing_sampled
@@ -69,12 +70,15 @@ class DeviceRunner:
         kv_cache: torch.Tensor,
         device: Device,
         limits: RunnerLimits,
+        requests: RequestTable,
+        *,
         backend: AttentionBackend = AttentionBackend.NATIVE,
     ) -> None:
         self._decoder = decoder
         self._kv_cache = kv_cache
         self._device = device
         self._limits = limits
+        self._requests = requests
         self._backend = backend
         spec = decoder.spec
         self._workspace = attention_workspace(
@@ -164,9 +168,10 @@ class DeviceRunner:
 
     def _queue(self, plan: StepPlan, result: _Result) -> _Result:
         result.num_samples, result.logprobs = 0, None
-        logits = self._forward(rows_of_plan(plan), plan)
-        if plan.num_samples:
-            self._sample(logits, plan, result)
+        entries = self._requests.entries(plan) if plan.num_samples else None
+        logits = self._forward(rows_of_plan(plan), entries)
+        if entries is not None:
+            self._sample(logits, plan, entries, result)
         result.ready.record()
         return result
 
@@ -179,7 +184,14 @@ class DeviceRunner:
             return Sampled(self._queue(part, result).wait(), _copied(result.logprobs))
 
         try:
-            joined = run_apart(plan, error, run=run, control=self._run_control_row, is_fault=self._device.is_fault)
+            joined = run_apart(
+                plan,
+                error,
+                run=run,
+                control=self._run_control_row,
+                num_logprobs=self._requests.num_logprobs_of(plan),
+                is_fault=self._device.is_fault,
+            )
             self._put_sampled(joined.tokens)
             return joined
         except BaseException:
@@ -204,13 +216,13 @@ class DeviceRunner:
         result.busy = True
         return result
 
-    def _forward(self, rows: RowInputs, plan: StepPlan | None = None) -> torch.Tensor:
-        """Queue the forward pass; logits float32[S, vocab_size]. The sampling entries of a plan travel along."""
+    def _forward(self, rows: RowInputs, entries: SamplingEntries | None = None) -> torch.Tensor:
+        """Queue the forward pass; logits float32[S, vocab_size]. How to sample them travels along."""
         bucket = self._graphs.bucket(rows.num_rows) if self._graphs is not None and rows.is_plain_decode else None
         if bucket is not None:
-            self._send(padded_decode(rows, bucket), plan)
+            self._send(padded_decode(rows, bucket), entries)
             return self._graphs.replay(bucket)[: rows.num_rows]
-        self._send(rows, plan)
+        self._send(rows, entries)
         view = self._inputs.view
         num_logits = len(rows.logit_rows)
         context = self._context(rows.num_tokens, rows.num_rows, rows.num_decode_rows, len(rows.block_ids), num_logits)
@@ -230,7 +242,7 @@ class DeviceRunner:
 
         return step
 
-    def _send(self, rows: RowInputs, plan: StepPlan | None = None) -> None:
+    def _send(self, rows: RowInputs, entries: SamplingEntries | None = None) -> None:
         inputs = self._inputs
         inputs.begin()
         inputs.put("token_ids", rows.token_ids)
@@ -242,8 +254,8 @@ class DeviceRunner:
         inputs.put("block_start", rows.block_start)
         inputs.put("block_ids", rows.block_ids)
         inputs.put("logit_rows", rows.logit_rows)
-        if plan is not None:
-            self._sampling.put(plan)
+        if entries is not None:
+            self._sampling.put(entries.batch)
         inputs.send()
 
     def _context(
@@ -278,11 +290,12 @@ class DeviceRunner:
         sampled = self._sampled.index_select(0, sources.clamp_min(0)).clamp_min(0)
         torch.where(sources >= 0, sampled, token_ids, out=token_ids)
 
-    def _sample(self, logits: torch.Tensor, plan: StepPlan, result: _Result) -> None:
-        batch = self._sampling.batch(plan, self._sampled)
+    def _sample(self, logits: torch.Tensor, plan: StepPlan, entries: SamplingEntries, result: _Result) -> None:
+        sources = plan.token_sources[plan.sample_rows]
+        batch = self._sampling.batch(entries.batch, sources, self._sampled)
         sampled = self._sampled[: plan.num_samples]
         sample(logits, batch, out=sampled, workspace=self._sampling_workspace)
-        num_top = int(plan.num_logprobs.max())
+        num_top = int(entries.num_logprobs.max())
         if num_top >= 0:
             result.logprobs = _logprobs_in(result.logprob_words, plan.num_samples, num_top)
             token_logprobs(logits, sampled, num_top, out=result.logprobs, workspace=self._sampling_workspace)

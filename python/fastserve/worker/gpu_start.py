@@ -17,6 +17,7 @@ from fastserve.worker.attention_trial import AttentionTrial
 from fastserve.worker.device import Device, memory_advice
 from fastserve.worker.device_runner import DeviceRunner, RunnerLimits
 from fastserve.worker.memory import PoolSizes, device_kv_bytes, size_pools
+from fastserve.worker.request_table import RequestTable
 from fastserve.worker.row_inputs import RowInputs, made_up_rows
 
 GRAPHS_BYTES = 512 * MIB  # CUDA's own memory for some 35 graphs, and their activations
@@ -39,19 +40,21 @@ def start_on_device(
     model: LoadedModel,
     device: Device,
     *,
+    requests: RequestTable,
     trial: AttentionTrial | None,
     progress: Callable[[str, int, int], None] | None,
 ) -> Started:
     """Check the attention kernels, size and allocate the KV pool, make the runner; all on the device's compute stream.
 
     Args:
+        requests: the worker's.
         trial: the check of the best attention kernels, which began before the weights were loaded.
         progress: called as progress("graphs", done, total) while graphs are captured.
     Raises:
         InvalidArgumentError: the memory does not hold a step of the largest size, or no KV pool or graphs beside it.
     """
     with device.scope():
-        started = _start(config, model, device, trial, progress)
+        started = _start(config, model, device, requests=requests, trial=trial, progress=progress)
     device.synchronize()
     return started
 
@@ -60,6 +63,8 @@ def _start(
     config: EngineConfig,
     model: LoadedModel,
     device: Device,
+    *,
+    requests: RequestTable,
     trial: AttentionTrial | None,
     progress: Callable[[str, int, int], None] | None,
 ) -> Started:
@@ -78,7 +83,7 @@ def _start(
         f"the memory of the GPU does not hold a step of {limits.max_num_tokens} tokens in {limits.max_num_seqs} requests"
         f" beside the weights: lower --max-num-batched-tokens or --max-num-seqs"
     ):
-        runner = DeviceRunner(model.decoder, block, device, limits, attention.backend)
+        runner = DeviceRunner(model.decoder, block, device, limits, requests, backend=attention.backend)
         device.begin_peak()
         runner.time(_largest_step(limits, spec.vocab_size))
     memory = device.memory()

@@ -8,8 +8,8 @@ import torch
 from fastserve._C.sched import StepPlan
 from fastserve.errors import cause_of
 from fastserve.log import get_logger
-from fastserve.ops.sampling import SamplingBatch, TokenLogprobs
-from fastserve.types import NO_FINITE_LOGIT
+from fastserve.ops.sampling import SETTINGS, SamplingBatch, TokenLogprobs
+from fastserve.types import NO_FINITE_LOGIT, SamplingParams
 from fastserve.worker.sampled import Sampled
 
 logger = get_logger(__name__)
@@ -21,6 +21,7 @@ def run_apart(
     *,
     run: Callable[[StepPlan], Sampled],
     control: Callable[[], object],
+    num_logprobs: np.ndarray,
     is_fault: Callable[[Exception], bool] = lambda _: False,
 ) -> Sampled:
     """Run a plan whose rows failed together in halves, their halves and so on, so that the rows at fault are found.
@@ -31,6 +32,7 @@ def run_apart(
         error: that of the whole plan.
         run: runs a part of the plan; it must find the tokens of the step before each time.
         control: runs a row of our own. If that fails as well, the rows are not to blame.
+        num_logprobs: int32, likeliest tokens that each sampling entry asks for; -1 for no log-probabilities.
         is_fault: whether an error is one of the device, after which nothing can be run.
     Raises:
         Exception: `error`, when it is a fault or the control failed; or the fault that ended the search.
@@ -43,7 +45,7 @@ def run_apart(
         logger.error("a row without a request failed as well: %s", fault)
         raise error from fault
     logger.warning("an iteration of %d requests failed and is run again in parts: %r", plan.num_rows, error)
-    result = _Joined(plan)
+    result = _Joined(plan, int(num_logprobs.max(initial=-1)))
     failed = [(0, plan.num_rows, error)]  # rows [first, end) that failed together
     while failed:
         first, end, why = failed.pop()
@@ -64,10 +66,10 @@ def run_apart(
 class _Joined:
     """The result of a plan, put together from those of its parts."""
 
-    def __init__(self, plan: StepPlan) -> None:
+    def __init__(self, plan: StepPlan, num_top: int) -> None:
         self._sample_rows = plan.sample_rows
         self._tokens = np.full(plan.num_samples, NO_FINITE_LOGIT, np.int32)
-        self._logprobs = _no_logprobs(plan) if plan.num_samples and plan.num_logprobs.max() >= 0 else None
+        self._logprobs = _no_logprobs(plan.num_samples, num_top) if num_top >= 0 else None
         self._errors: dict[int, str] = {}
 
     def add(self, first: int, end: int, part: Sampled) -> None:
@@ -91,8 +93,7 @@ class _Joined:
         return Sampled(self._tokens, self._logprobs, self._errors)
 
 
-def _no_logprobs(plan: StepPlan) -> TokenLogprobs:
-    count, num_top = plan.num_samples, int(plan.num_logprobs.max())
+def _no_logprobs(count: int, num_top: int) -> TokenLogprobs:
     return TokenLogprobs(
         token_logprobs=np.full(count, -np.inf, np.float32),
         ranks=np.zeros(count, np.int32),
@@ -103,23 +104,18 @@ def _no_logprobs(plan: StepPlan) -> TokenLogprobs:
 
 def greedy_row(device: torch.device) -> SamplingBatch:
     """Settings of the control row: greedy, no lists."""
+    plain = SamplingParams(temperature=0.0)
 
-    def filled(value: float, dtype: torch.dtype = torch.float32, count: int = 1) -> torch.Tensor:
-        return torch.full((count,), value, dtype=dtype, device=device)
+    def on_device(value: float, dtype: type, count: int = 1) -> torch.Tensor:
+        return torch.from_numpy(np.full(count, value, dtype)).to(device)
 
     return SamplingBatch(
-        temperature=filled(0.0),
-        top_k=filled(0, torch.int32),
-        top_p=filled(1.0),
-        min_p=filled(0.0),
-        repetition_penalty=filled(1.0),
-        presence_penalty=filled(0.0),
-        frequency_penalty=filled(0.0),
-        seeds=filled(0, torch.int64),
-        counters=filled(0, torch.int64),
-        history_start=filled(0, torch.int32, 2),
-        history_tokens=filled(0, torch.int32, 0),
-        history_prompt_len=filled(0, torch.int32),
-        banned_start=filled(0, torch.int32, 2),
-        banned_tokens=filled(0, torch.int32, 0),
+        **{name: on_device(getattr(plain, name), dtype) for name, dtype in SETTINGS.items()},
+        seeds=on_device(0, np.int64),
+        counters=on_device(0, np.int64),
+        history_start=on_device(0, np.int32, 2),
+        history_tokens=on_device(0, np.int32, 0),
+        history_prompt_len=on_device(0, np.int32),
+        banned_start=on_device(0, np.int32, 2),
+        banned_tokens=on_device(0, np.int32, 0),
     )

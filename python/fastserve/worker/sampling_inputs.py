@@ -3,31 +3,19 @@
 import numpy as np
 import torch
 
-from fastserve._C.sched import StepPlan
-from fastserve.ops.sampling import SamplingBatch
+from fastserve.ops.sampling import SETTINGS, SamplingBatch
 from fastserve.worker.device import Device
 from fastserve.worker.step_inputs import Field, PackedInputs
 
 FIRST_TOKENS = 4096  # room for history and banned tokens at first; it grows with the need
 
-_PER_ENTRY = (
-    ("temperature", np.float32),
-    ("top_k", np.int32),
-    ("top_p", np.float32),
-    ("min_p", np.float32),
-    ("repetition_penalty", np.float32),
-    ("presence_penalty", np.float32),
-    ("frequency_penalty", np.float32),
-    ("seeds", np.int64),
-    ("counters", np.int64),
-    ("history_prompt_len", np.int32),
-)
+_PER_ENTRY = SETTINGS | {"seeds": np.int64, "counters": np.int64, "history_prompt_len": np.int32}
 _STARTS = ("history_start", "banned_start")
 
 
 def sampling_fields(max_num_seqs: int) -> list[Field]:
     """What the inputs of a step need for its sampling entries."""
-    fields = [Field(name, dtype, max_num_seqs) for name, dtype in _PER_ENTRY]
+    fields = [Field(name, dtype, max_num_seqs) for name, dtype in _PER_ENTRY.items()]
     return fields + [Field(name, np.int32, max_num_seqs + 1) for name in _STARTS]
 
 
@@ -45,49 +33,48 @@ class SamplingInputs:
         self._max_num_seqs = max_num_seqs
         self._lists = self._make_lists(FIRST_TOKENS, FIRST_TOKENS)
 
-    def put(self, plan: StepPlan) -> None:
-        """Pack the settings of a plan's entries, between `begin` and `send` of the inputs."""
-        for name, dtype in _PER_ENTRY:
-            self._inputs.put(name, getattr(plan, name).view(dtype))  # seeds are unsigned, which torch does not have
-        for name in _STARTS:
-            self._inputs.put(name, getattr(plan, name))
+    def put(self, batch: SamplingBatch) -> None:
+        """Pack the settings of a step's entries, arrays of numpy, between `begin` and `send` of the inputs."""
+        for name in (*_PER_ENTRY, *_STARTS):
+            self._inputs.put(name, getattr(batch, name))
 
-    def batch(self, plan: StepPlan, previous_sampled: torch.Tensor) -> SamplingBatch:
-        """Queue the copy of a plan's lists, if there are any; call it after `send` and within the device's scope.
+    def batch(self, batch: SamplingBatch, sources: np.ndarray, previous_sampled: torch.Tensor) -> SamplingBatch:
+        """Queue the copy of a step's lists, if there are any; call it after `send` and within the device's scope.
 
         Args:
-            previous_sampled: int32 on the device, tokens of the step before, which end the history of rows whose last
-                token is not known to the host yet.
+            batch: what was put.
+            sources: int32[S], the sampling entry of the step before that is the last token of each entry, else -1.
+            previous_sampled: int32 on the device, tokens of the step before, which end the history of entries whose last
+                token is one of them.
         Returns:
-            Arrays on the device that hold the settings when later work of its stream runs.
+            Arrays on the device that hold the same when later work of its stream runs.
         """
-        history, banned = len(plan.history_tokens), len(plan.banned_tokens)
+        history, banned = len(batch.history_tokens), len(batch.banned_tokens)
         if history or banned:
-            self._send_lists(plan, previous_sampled)
-        count = plan.num_samples
+            self._send_lists(batch, sources, previous_sampled)
+        count = len(sources)
         return SamplingBatch(
-            **{name: self._inputs.view(name, count) for name, _ in _PER_ENTRY},
+            **{name: self._inputs.view(name, count) for name in _PER_ENTRY},
             **{name: self._inputs.view(name, count + 1) for name in _STARTS},
             history_tokens=self._lists.view("history_tokens", history),
             banned_tokens=self._lists.view("banned_tokens", banned),
         )
 
-    def _send_lists(self, plan: StepPlan, previous_sampled: torch.Tensor) -> None:
-        self._make_room(plan)
-        last, sources = _unknown_ends(plan)
+    def _send_lists(self, batch: SamplingBatch, sources: np.ndarray, previous_sampled: torch.Tensor) -> None:
+        self._make_room(len(batch.history_tokens), len(batch.banned_tokens))
+        last, last_sources = _sampled_before(batch, sources)
         lists = self._lists
         lists.begin()
-        lists.put("history_tokens", plan.history_tokens)
-        lists.put("banned_tokens", plan.banned_tokens)
+        lists.put("history_tokens", batch.history_tokens)
+        lists.put("banned_tokens", batch.banned_tokens)
         lists.put("last_index", last)
-        lists.put("last_source", sources)
+        lists.put("last_source", last_sources)
         lists.send()
         if len(last):
             tokens = previous_sampled.index_select(0, lists.view("last_source", len(last)))
             lists.view("history_tokens").index_copy_(0, lists.view("last_index", len(last)), tokens.clamp_min(0))
 
-    def _make_room(self, plan: StepPlan) -> None:
-        history, banned = len(plan.history_tokens), len(plan.banned_tokens)
+    def _make_room(self, history: int, banned: int) -> None:
         if not self._lists.fits("history_tokens", history) or not self._lists.fits("banned_tokens", banned):
             self._device.synchronize()  # copies may still read the host side of the old ones
             self._lists = self._make_lists(max(FIRST_TOKENS, 2 * history), max(FIRST_TOKENS, 2 * banned))
@@ -102,11 +89,10 @@ class SamplingInputs:
         return PackedInputs(self._device, fields)
 
 
-def _unknown_ends(plan: StepPlan) -> tuple[np.ndarray, np.ndarray]:
+def _sampled_before(batch: SamplingBatch, sources: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Where histories end in a token of the step before: its places int64[L], its sampling entries int32[L]."""
-    if not len(plan.history_tokens):
+    if not len(batch.history_tokens):
         return np.empty(0, np.int64), np.empty(0, np.int32)
-    ends = plan.history_start[1:]
-    sources = plan.token_sources[plan.sample_rows]
-    entries = np.flatnonzero((ends > plan.history_start[:-1]) & (sources >= 0))
+    ends = batch.history_start[1:]
+    entries = np.flatnonzero((ends > batch.history_start[:-1]) & (sources >= 0))
     return ends[entries].astype(np.int64) - 1, sources[entries]

@@ -47,6 +47,8 @@ class StepOutput:
         transfers: transfers that ended up to now, of this plan or an earlier one.
         elapsed_s: wall time of the plan, seconds.
         errors: rows of the plan that could not run, and why; all others ran.
+        num_logprobs: int32[S], likeliest tokens that each entry asked for, -1 for no log-probabilities; empty without
+            logprobs.
     """
 
     sampled: np.ndarray
@@ -54,3 +56,4 @@ class StepOutput:
     transfers: TransferResults
     elapsed_s: float
     errors: Mapping[int, str] = field(default_factory=dict)
+    num_logprobs: np.ndarray = field(default_factory=lambda: np.empty(0, np.int32))

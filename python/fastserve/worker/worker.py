@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -18,6 +18,8 @@ from fastserve.worker.device import Device, memory_advice, open_device
 from fastserve.worker.gpu_start import start_on_device
 from fastserve.worker.info import IDLE_WAIT_S, Progress, WorkerInfo
 from fastserve.worker.memory import size_pools
+from fastserve.worker.request_changes import NO_CHANGES, RequestChanges
+from fastserve.worker.request_table import RequestTable
 from fastserve.worker.row_inputs import made_up_rows
 from fastserve.worker.step_output import StepOutput
 from fastserve.worker.transfers import Transfers
@@ -51,6 +53,7 @@ class Worker:
         if config.model.num_threads is not None:
             set_num_threads(config.model.num_threads)
         outline = outline_model(config.model)
+        self._requests = RequestTable()
         spec, self._block_size = outline.spec, config.cache.block_size
         if self._device is None:
             self._model = _load(config, outline, None, progress)
@@ -65,13 +68,15 @@ class Worker:
             attention = choose_attention(
                 config.model.attention_backend, self._model, block_size=self._block_size, device=torch.device("cpu")
             )
-            self._runner = CpuRunner(self._model.decoder, self._kv_cache, attention.backend)
+            self._runner = CpuRunner(self._model.decoder, self._kv_cache, self._requests, attention.backend)
         else:
             with trial_of_hopper_kernels(
                 config.model.attention_backend, outline, block_size=self._block_size, device=self._device.torch_device
             ) as trial:
                 self._model = _load(config, outline, self._device, progress)
-                started = start_on_device(config, self._model, self._device, trial=trial, progress=progress)
+                started = start_on_device(
+                    config, self._model, self._device, requests=self._requests, trial=trial, progress=progress
+                )
             pools, self._kv_cache, self._runner = started.pools, started.kv_cache, started.runner
             attention = started.attention
         self.transfers = Transfers(
@@ -111,12 +116,16 @@ class Worker:
         return self._device is not None
 
     @torch.inference_mode()
-    def launch(self, plan: StepPlan) -> LaunchedStep:
+    def launch(self, plan: StepPlan, changes: RequestChanges = NO_CHANGES) -> LaunchedStep:
         """Start the transfers of the plan and its forward pass. A plan without rows only moves KV.
+
+        Args:
+            changes: of the request table, since the plan before.
 
         Raises:
             DeviceLostError: the device is lost, in this step or in an earlier one.
         """
+        self._requests.apply(changes)
         self.check_device()
         started_s = time.perf_counter()
         with _FaultWatch(self):
@@ -132,18 +141,23 @@ class Worker:
         """
         with _FaultWatch(self):
             sampled = self._runner.finish(launched.work)
-        if not launched.plan.num_rows:
+        plan = launched.plan
+        self._requests.record(plan, sampled.tokens)
+        if not plan.num_rows:
             self.transfers.wait(IDLE_WAIT_S)
         results = self.transfers.take_results()
         self.check_device()  # last: no result leaves after a fault was seen, wherever that was
         end_s = time.perf_counter()
         elapsed_s = end_s - max(launched.started_s, self._last_end_s)  # not the wait behind the step before
         self._last_end_s = end_s
-        return StepOutput(sampled.tokens, sampled.logprobs, results, elapsed_s, sampled.errors)
+        output = StepOutput(sampled.tokens, sampled.logprobs, results, elapsed_s, sampled.errors)
+        if sampled.logprobs is None:
+            return output
+        return replace(output, num_logprobs=self._requests.num_logprobs_of(plan))
 
-    def execute(self, plan: StepPlan) -> StepOutput:
+    def execute(self, plan: StepPlan, changes: RequestChanges = NO_CHANGES) -> StepOutput:
         """Run a plan from its start to its end."""
-        return self.finish(self.launch(plan))
+        return self.finish(self.launch(plan, changes))
 
     @torch.inference_mode()
     def time_iteration(self, *, prefill_tokens: int, prefill_ctx: int, num_decodes: int, decode_ctx: int) -> float:

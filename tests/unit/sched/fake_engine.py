@@ -12,6 +12,7 @@ import numpy as np
 
 from fastserve._C.kv import KvManager, Tier
 from fastserve._C.sched import FinishReason, LatencyModel, RequestOptions, Scheduler, StepPlan
+from tests.plans import check_plan, contents
 
 VOCAB = 40
 EOS = 7
@@ -105,7 +106,8 @@ class FakeEngine:
         self.pending: list[StepPlan] = []  # in flight, not run yet
         self.previous_sampled = NO_TOKENS
         self.now_s = 0.0
-        self.plans: list[bytes] = []
+        self.plans: list[tuple[object, ...]] = []
+        self.slots: dict[int, int] = {}  # in use: whose
         self.reached: dict[int, int] = {}  # tokens of each request whose KV was there once
         self.cached: dict[int, int] = {}  # of each request that ran: where its first row began
         self.left: set[int] = set()  # in the last plan committed, with none in flight
@@ -119,12 +121,14 @@ class FakeEngine:
 
     def add(self, request_id: int, prompt: list[int], max_tokens: int, **options: object) -> None:
         limit = min(self.max_model_len, len(prompt) + max_tokens, self.pool_tokens + 1)
-        self.scheduler.add(
+        slot = self.scheduler.add(
             request_id,
             np.array(prompt, np.int32),
             RequestOptions(max_tokens=max_tokens, eos_token_ids=(EOS,), **options),
             now_s=self.now_s,
         )
+        assert slot not in self.slots, f"slot {slot} is that of request {self.slots[slot]}"
+        self.slots[slot] = request_id
         client = Client(prompt, limit, options.get("min_tokens", 0), options.get("ignore_eos", False))
         client.level = self.scheduler.explain(request_id, self.now_s)["level"]
         self.clients[request_id] = client
@@ -141,7 +145,8 @@ class FakeEngine:
         self.verify()
         self.take_events()  # requests that were aborted or late
         self.count(plan)
-        self.plans.append(plan.to_bytes())
+        self.plans.append(contents(plan))
+        self.check_slots(plan)
         self.check_progress(plan)
         self.pending.append(plan)
         if len(self.pending) >= self.depth:
@@ -217,7 +222,8 @@ class FakeEngine:
             last_stamps[row] = previous
         sampled = np.array([sample(int(last_stamps[row])) for row in plan.sample_rows], np.int32)
         for entry, row in enumerate(plan.sample_rows.tolist()):
-            assert plan.counters[entry] == plan.seq_lens[row]
+            length = len(self.clients[int(plan.request_ids[row])].prompt)
+            assert plan.seq_lens[row] >= length, "no sample before the prompt is read"
             if self.fail_samples and self.random.random() < self.fail_samples:
                 sampled[entry] = -1
         self.previous_sampled = sampled
@@ -288,6 +294,15 @@ class FakeEngine:
     def verify(self) -> None:
         if self.check:
             self.scheduler.check_integrity()
+
+    def check_slots(self, plan: StepPlan) -> None:
+        """Rows name the slots of their requests; one is freed after the end of its request, when no plan names it."""
+        check_plan(plan)
+        assert [self.slots[i] for i in plan.request_slots.tolist()] == plan.request_ids.tolist()
+        in_flight = {i for other in (*self.pending, plan) for i in other.request_slots.tolist()}
+        for slot in plan.ended_slots.tolist():
+            assert slot not in in_flight
+            assert self.clients[self.slots.pop(slot)].reason is not None
 
     def check_progress(self, plan: StepPlan) -> None:
         if plan.num_rows or plan.num_transfers or self.copies or self.pending:

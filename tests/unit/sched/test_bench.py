@@ -3,6 +3,7 @@
 import pytest
 
 from bench.sched.__main__ import measure_plan, measure_steps
+from tests.plans import ARRAYS
 
 
 @pytest.mark.parametrize("overload", [False, True])
@@ -19,4 +20,4 @@ def test_the_default_policy_is_measured_in_its_own_order(overload: bool) -> None
 
 def test_every_array_of_a_plan_is_read() -> None:
     row = measure_plan(repeats=3)
-    assert row["attributes"] >= 35 and row["bytes"] > 0
+    assert row["attributes"] > len(ARRAYS) >= 17

@@ -1,4 +1,4 @@
-"""Plans become kernel inputs: tokens of the step before are filled in, in the input and in the penalty history."""
+"""Plans become kernel inputs: tokens of the step before are filled in."""
 
 import numpy as np
 import pytest
@@ -17,25 +17,23 @@ def scheduler():
     return Scheduler(kv, LatencyModel(), policy="fcfs", max_num_seqs=4)
 
 
-def add(scheduler, request_id, prompt, **options):
-    wanted = RequestOptions(max_tokens=8, ignore_eos=True, **options)
+def add(scheduler, request_id, prompt):
+    wanted = RequestOptions(max_tokens=8, ignore_eos=True)
     scheduler.add(request_id, np.array(prompt, np.int32), wanted, now_s=0.0)
 
 
 def test_a_prefill_and_the_decode_planned_behind_it(scheduler):
     add(scheduler, 1, [5, 6, 7])
-    add(scheduler, 2, [8, 9], repetition_penalty=1.5)
+    add(scheduler, 2, [8, 9])
     first = build_batch(scheduler.schedule(0.0), np.empty(0, np.int32), KV_CACHE)
     assert first.token_ids.tolist() == [5, 6, 7, 8, 9]
     assert first.context.positions.tolist() == [0, 1, 2, 0, 1]
     assert first.context.logit_rows.tolist() == [2, 4]
-    assert first.sampling.history_tokens.tolist() == [8, 9]
 
     ahead = scheduler.schedule(0.0)  # while the first one runs: its tokens are not known yet
     assert ahead.token_ids.tolist() == [-1, -1]
     second = build_batch(ahead, np.array([40, 50], np.int32), KV_CACHE)
     assert second.token_ids.tolist() == [40, 50]
-    assert second.sampling.history_tokens.tolist() == [8, 9, 50]
     assert second.context.attention.num_decode_rows == 2
     assert ahead.token_ids.tolist() == [-1, -1], "the plan itself is not written to"
 

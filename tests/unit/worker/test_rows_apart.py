@@ -13,17 +13,24 @@ from fastserve.worker.sampled import Sampled
 
 LONG = 2  # the request whose prompt takes more than one step, so that its row samples nothing
 TOGETHER = RuntimeError("together")
+NONE = np.full(3, -1)
 
 
 def plan_of(num_rows: int) -> StepPlan:
-    """A plan of prefills; the request with id r asks for r log-probabilities, those with odd ids for none."""
+    """A plan of prefills."""
     scheduler = Scheduler(
         KvManager(num_device_blocks=64), LatencyModel(), max_num_seqs=16, max_prefill_chunk_tokens=8, policy="fcfs"
     )
     for request_id in range(num_rows):
-        options = RequestOptions(num_logprobs=-1 if request_id % 2 else request_id)
-        scheduler.add(request_id, np.full(20 if request_id == LONG else 3, request_id, np.int32), options, now_s=0.0)
+        prompt = np.full(20 if request_id == LONG else 3, request_id, np.int32)
+        scheduler.add(request_id, prompt, RequestOptions(), now_s=0.0)
     return scheduler.schedule(0.0)
+
+
+def num_logprobs_of(plan: StepPlan) -> np.ndarray:
+    """The request with id r asks for r log-probabilities, those with odd ids for none."""
+    ids = plan.request_ids[plan.sample_rows]
+    return np.where(ids % 2, -1, ids)
 
 
 def token_of(request_id: int) -> int:
@@ -33,7 +40,7 @@ def token_of(request_id: int) -> int:
 def run_rows(plan: StepPlan) -> Sampled:
     """A model that gives each request its own token and log-probabilities."""
     requests = plan.request_ids[plan.sample_rows]
-    num_top = int(plan.num_logprobs.max(initial=-1))
+    num_top = int(num_logprobs_of(plan).max(initial=-1))
     if num_top < 0:
         return Sampled(requests.astype(np.int32) + 100)
     top = np.tile(np.arange(num_top, dtype=np.int32), (len(requests), 1))
@@ -52,7 +59,7 @@ def test_exactly_the_rows_at_fault_have_errors_and_the_others_their_results(case
             raise ValueError(f"rows {sorted(found)}")
         return run_rows(part)
 
-    result = run_apart(plan, TOGETHER, run=run, control=lambda: None)
+    result = run_apart(plan, TOGETHER, run=run, control=lambda: None, num_logprobs=num_logprobs_of(plan))
     if num_rows == 1:
         assert result.errors == {0: "RuntimeError: together"} and not runs
         return
@@ -60,7 +67,7 @@ def test_exactly_the_rows_at_fault_have_errors_and_the_others_their_results(case
     assert len(runs) <= 2 * num_rows - 2
     for entry, request_id in enumerate(plan.request_ids[plan.sample_rows].tolist()):
         assert result.tokens[entry] == (-1 if request_id in bad else token_of(request_id))
-        num_top = plan.num_logprobs[entry]
+        num_top = num_logprobs_of(plan)[entry]
         if num_top < 0 or request_id in bad:
             continue
         assert (result.logprobs.token_logprobs[entry], result.logprobs.ranks[entry]) == (-request_id, request_id)
@@ -73,7 +80,7 @@ def test_when_a_row_of_its_own_fails_as_well_nothing_is_run_and_the_first_error_
         raise OSError("the machine is broken")
 
     with pytest.raises(RuntimeError, match="together") as caught:
-        run_apart(plan_of(4), TOGETHER, run=lambda _: pytest.fail("was run"), control=broken)
+        run_apart(plan_of(4), TOGETHER, run=lambda _: pytest.fail("was run"), control=broken, num_logprobs=NONE)
     assert str(caught.value.__cause__) == "the machine is broken"
 
 
@@ -85,6 +92,13 @@ def test_a_fault_of_the_device_ends_the_search() -> None:
         return isinstance(error, OSError)
 
     with pytest.raises(OSError, match="lost"):
-        run_apart(plan_of(4), TOGETHER, run=run, control=lambda: None, is_fault=is_fault)
+        run_apart(plan_of(4), TOGETHER, run=run, control=lambda: None, num_logprobs=NONE, is_fault=is_fault)
     with pytest.raises(OSError, match="at once"):
-        run_apart(plan_of(4), OSError("at once"), run=run, control=lambda: pytest.fail("was run"), is_fault=is_fault)
+        run_apart(
+            plan_of(4),
+            OSError("at once"),
+            run=run,
+            control=lambda: pytest.fail("was run"),
+            num_logprobs=NONE,
+            is_fault=is_fault,
+        )

@@ -1,0 +1,177 @@
+"""What a worker keeps of every unfinished request, by slot: written once when it starts, freed when it has ended."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from fastserve._C.sched import StepPlan
+from fastserve.errors import InternalError, cause_of
+from fastserve.log import get_logger
+from fastserve.ops.sampling import SETTINGS, SamplingBatch
+from fastserve.worker.request_changes import RequestChanges, RequestStart
+
+logger = get_logger(__name__)
+
+FIRST_SLOTS = 64  # room at first; it doubles with the need
+
+_COLUMNS = {
+    **SETTINGS,
+    "seeds": np.int64,  # bits of an unsigned number, which torch does not have
+    "num_logprobs": np.int32,  # -1: none wanted
+    "prompt_len": np.int32,
+    "min_tokens": np.int32,  # 0 without tokens to ban
+    "has_history": np.bool_,
+}
+_PENALTIES = {"repetition_penalty": 1.0, "presence_penalty": 0.0, "frequency_penalty": 0.0}
+"""Settings that count tokens of the history, and the value at which they do nothing."""
+_NO_TOKENS = np.empty(0, np.int32)
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingEntries:
+    """How to sample the S entries of a plan, on the host.
+
+    Attributes:
+        batch: arrays of numpy. A history ends in a token that means nothing where the step before samples it.
+        num_logprobs: int32[S], -1 for none.
+    """
+
+    batch: SamplingBatch
+    num_logprobs: np.ndarray
+
+
+class RequestTable:
+    """Settings of requests in columns, gathered for a step by slot; token lists apart, of those requests that need them.
+
+    Used by the thread that launches steps; `record` and `num_logprobs_of` also by the one that finishes them, for plans
+    whose requests cannot lose their slots meanwhile.
+    """
+
+    def __init__(self) -> None:
+        self._columns = {name: np.zeros(FIRST_SLOTS, dtype) for name, dtype in _COLUMNS.items()}
+        self._num_slots = FIRST_SLOTS
+        self._used: set[int] = set()
+        self._history: dict[int, np.ndarray] = {}  # prompt and output of those with penalties, as far as known
+        self._banned: dict[int, np.ndarray] = {}  # of those with min_tokens
+        self._unusable: dict[int, str] = {}  # why an entry could not be written
+
+    def __len__(self) -> int:
+        """Slots in use."""
+        return len(self._used)
+
+    def apply(self, changes: RequestChanges) -> None:
+        """Free and write entries. One that cannot be written fails its request alone, when it is to be sampled.
+
+        Raises:
+            InternalError: a slot is freed that is not in use, or written that is.
+        """
+        for slot in tuple(self._used) if changes.is_first else changes.ended:
+            if slot not in self._used:
+                raise InternalError(f"slot {slot} of the request table is freed but not in use")
+            self._used.remove(slot)
+            for lists in (self._history, self._banned, self._unusable):
+                lists.pop(slot, None)
+        for start in changes.started:
+            if start.slot in self._used:
+                raise InternalError(f"slot {start.slot} of the request table is in use")
+            self._used.add(start.slot)
+            try:
+                self._write(start)
+            except Exception as error:
+                logger.exception("the entry of a request could not be written")
+                self._unusable[start.slot] = cause_of(error)
+
+    def entries(self, plan: StepPlan) -> SamplingEntries:
+        """How to sample the entries of a plan.
+
+        Raises:
+            InternalError: the table has no usable entry of one of them.
+        """
+        slots = plan.request_slots[plan.sample_rows]
+        if self._unusable:
+            self._check_usable(slots)
+        lengths = plan.seq_lens[plan.sample_rows]
+        column = self._columns
+        history_start, history_tokens, history_prompt_len = self._histories(slots, lengths)
+        banned_start, banned_tokens = self._bans(slots, lengths)
+        batch = SamplingBatch(
+            **{name: column[name].take(slots) for name in SETTINGS},
+            seeds=column["seeds"].take(slots),
+            counters=lengths.astype(np.int64),
+            history_start=history_start,
+            history_tokens=history_tokens,
+            history_prompt_len=history_prompt_len,
+            banned_start=banned_start,
+            banned_tokens=banned_tokens,
+        )
+        return SamplingEntries(batch, column["num_logprobs"].take(slots))
+
+    def num_logprobs_of(self, plan: StepPlan) -> np.ndarray:
+        """How many likeliest tokens each sampling entry of a plan asks for, int32[S]; -1 for no log-probabilities."""
+        return self._columns["num_logprobs"].take(plan.request_slots[plan.sample_rows])
+
+    def record(self, plan: StepPlan, tokens: np.ndarray) -> None:
+        """Note what the entries of a plan sampled, int32[S], in the histories; negative tokens end their requests."""
+        if not self._history or not tokens.size:
+            return
+        slots = plan.request_slots[plan.sample_rows]
+        lengths = plan.seq_lens[plan.sample_rows]
+        for entry in self._columns["has_history"].take(slots).nonzero()[0].tolist():
+            self._history[int(slots[entry])][lengths[entry]] = max(int(tokens[entry]), 0)
+
+    def _write(self, start: RequestStart) -> None:
+        slot, sampling = start.slot, start.sampling
+        while slot >= self._num_slots:
+            self._columns = {
+                name: np.concatenate([values, np.zeros_like(values)]) for name, values in self._columns.items()
+            }
+            self._num_slots *= 2
+        column = self._columns
+        for name in SETTINGS:
+            column[name][slot] = getattr(sampling, name)
+        column["seeds"][slot] = np.uint64(start.seed).astype(np.int64)
+        column["num_logprobs"][slot] = -1 if sampling.logprobs is None else sampling.logprobs
+        column["prompt_len"][slot] = len(start.prompt)
+        has_history = any(column[name][slot] != neutral for name, neutral in _PENALTIES.items())
+        column["has_history"][slot] = has_history
+        column["min_tokens"][slot] = sampling.min_tokens if start.stop_token_ids else 0
+        if has_history:
+            history = np.zeros(start.max_total_tokens, np.int32)
+            history[: len(start.prompt)] = start.prompt
+            self._history[slot] = history
+        if sampling.min_tokens and start.stop_token_ids:
+            self._banned[slot] = np.array(start.stop_token_ids, np.int32)
+
+    def _check_usable(self, slots: np.ndarray) -> None:
+        for slot in slots.tolist():
+            if slot in self._unusable:
+                raise InternalError(f"the request could not be started: {self._unusable[slot]}")
+
+    def _histories(self, slots: np.ndarray, lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Starts int32[S + 1], tokens, and how many of each are prompt, int32[S]."""
+        wanted = self._columns["has_history"].take(slots) if self._history else None
+        if wanted is None or not np.count_nonzero(wanted):
+            return np.zeros(len(slots) + 1, np.int32), _NO_TOKENS, np.zeros(len(slots), np.int32)
+        history = self._history
+        parts = [history[slot][:n] for slot, n in zip(slots[wanted].tolist(), lengths[wanted].tolist(), strict=True)]
+        prompt_len = np.where(wanted, self._columns["prompt_len"].take(slots), np.int32(0))
+        return _starts(np.where(wanted, lengths, 0)), np.concatenate(parts), prompt_len
+
+    def _bans(self, slots: np.ndarray, lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Starts int32[S + 1] and tokens that end a request before its min_tokens."""
+        if not self._banned:
+            return np.zeros(len(slots) + 1, np.int32), _NO_TOKENS
+        column = self._columns
+        wanted = lengths - column["prompt_len"].take(slots) < column["min_tokens"].take(slots)
+        sizes, parts = np.zeros(len(slots), np.int32), [_NO_TOKENS]
+        for entry in wanted.nonzero()[0].tolist():
+            parts.append(self._banned[int(slots[entry])])
+            sizes[entry] = len(parts[-1])
+        return _starts(sizes), np.concatenate(parts)
+
+
+def _starts(sizes: np.ndarray) -> np.ndarray:
+    """Where lists of these sizes begin, one after the other, and the end of the last: int32[n + 1]."""
+    starts = np.zeros(len(sizes) + 1, np.int32)
+    np.cumsum(sizes, out=starts[1:])
+    return starts
