@@ -15,9 +15,7 @@ namespace py = pybind11;
 namespace fastserve::bindings {
 
 void register_sampling(py::module_& module) {
-  const auto sample = [](const TensorView& logits, const TensorView& temperature, const TensorView& top_k,
-                         const TensorView& top_p, const TensorView& min_p, const TensorView& repetition_penalty,
-                         const TensorView& presence_penalty, const TensorView& frequency_penalty,
+  const auto sample = [](const TensorView& logits, const kernels::SamplingSettings& settings,
                          const TensorView& seeds, const TensorView& counters, const TensorView& history_start,
                          const TensorView& history_tokens, const TensorView& history_prompt_len,
                          const TensorView& banned_start, const TensorView& banned_tokens, const TensorView& out,
@@ -25,17 +23,15 @@ void register_sampling(py::module_& module) {
     ThreadPool& pool = compute_pool();
     py::gil_scoped_release release;
     kernels::sample(
-        {logits, temperature, top_k, top_p, min_p, repetition_penalty, presence_penalty, frequency_penalty, seeds,
-         counters, history_start, history_tokens, history_prompt_len, banned_start, banned_tokens, out,
-         workspace ? &*workspace : nullptr},
+        {logits, settings, seeds, counters, history_start, history_tokens, history_prompt_len, banned_start,
+         banned_tokens, out, workspace ? &*workspace : nullptr},
         stream, pool);
   };
-  module.def("sample", sample, py::arg("logits"), py::arg("temperature"), py::arg("top_k"), py::arg("top_p"),
-             py::arg("min_p"), py::arg("repetition_penalty"), py::arg("presence_penalty"), py::arg("frequency_penalty"),
-             py::arg("seeds"), py::arg("counters"), py::arg("history_start"), py::arg("history_tokens"),
+  module.def("sample", sample, py::arg("logits"), py::arg("settings"), py::arg("seeds"), py::arg("counters"),
+             py::arg("history_start"), py::arg("history_tokens"),
              py::arg("history_prompt_len"), py::arg("banned_start"), py::arg("banned_tokens"), py::arg("out"),
              py::kw_only(), py::arg("workspace") = py::none(), py::arg("stream") = 0,
-             "Choose a token per row of logits; see kernels/sampling.h.");
+             "Choose a token per row of logits; settings are arrays in the order of Setting, see kernels/sampling.h.");
 
   const auto read = [](const TensorView& logits, const TensorView& tokens, const TensorView& token_logprobs,
                        const TensorView& ranks, const TensorView& top_ids, const TensorView& top_logprobs,

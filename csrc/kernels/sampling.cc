@@ -64,15 +64,15 @@ std::span<const std::int32_t> ragged(const TensorView& start, const TensorView& 
 Row row_of(const SamplingInputs& in, std::int64_t row) {
   const auto history = ragged(in.history_start, in.history_tokens, row);
   const auto prompt_len = static_cast<std::size_t>(in.history_prompt_len.as<std::int32_t>()[row]);
-  const std::int64_t top_k = in.top_k.as<std::int32_t>()[row];
+  const std::int64_t top_k = in.settings[kTopK].as<std::int32_t>()[row];
   const std::int64_t vocab_size = in.logits.size(1);
-  return {.temperature = in.temperature.as<float>()[row],
+  return {.temperature = in.settings[kTemperature].as<float>()[row],
           .top_k = top_k <= 0 || top_k > vocab_size ? vocab_size : top_k,
-          .top_p = in.top_p.as<float>()[row],
-          .min_p = in.min_p.as<float>()[row],
-          .repetition_penalty = in.repetition_penalty.as<float>()[row],
-          .presence_penalty = in.presence_penalty.as<float>()[row],
-          .frequency_penalty = in.frequency_penalty.as<float>()[row],
+          .top_p = in.settings[kTopP].as<float>()[row],
+          .min_p = in.settings[kMinP].as<float>()[row],
+          .repetition_penalty = in.settings[kRepetitionPenalty].as<float>()[row],
+          .presence_penalty = in.settings[kPresencePenalty].as<float>()[row],
+          .frequency_penalty = in.settings[kFrequencyPenalty].as<float>()[row],
           .seed = static_cast<std::uint64_t>(in.seeds.as<std::int64_t>()[row]),
           .counter = static_cast<std::uint64_t>(in.counters.as<std::int64_t>()[row]),
           .prompt = history.first(prompt_len),
@@ -198,13 +198,10 @@ void check_shapes(const SamplingInputs& in) {
   require_ndim(in.logits, 2, "logits");
   const std::int64_t num_rows = in.logits.size(0);
   require_matrix(in.logits, num_rows, in.logits.size(1), DType::kFloat32, "logits");
-  require_vector(in.temperature, num_rows, DType::kFloat32, "temperature");
-  require_vector(in.top_k, num_rows, DType::kInt32, "top_k");
-  require_vector(in.top_p, num_rows, DType::kFloat32, "top_p");
-  require_vector(in.min_p, num_rows, DType::kFloat32, "min_p");
-  require_vector(in.repetition_penalty, num_rows, DType::kFloat32, "repetition_penalty");
-  require_vector(in.presence_penalty, num_rows, DType::kFloat32, "presence_penalty");
-  require_vector(in.frequency_penalty, num_rows, DType::kFloat32, "frequency_penalty");
+  constexpr std::array<const char*, kNumSettings> kNames = {
+      "temperature", "top_k", "top_p", "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty"};
+  for (std::size_t i = 0; i < kNumSettings; ++i)
+    require_vector(in.settings[i], num_rows, i == kTopK ? DType::kInt32 : DType::kFloat32, kNames[i]);
   require_vector(in.seeds, num_rows, DType::kInt64, "seeds");
   require_vector(in.counters, num_rows, DType::kInt64, "counters");
   require_vector(in.history_prompt_len, num_rows, DType::kInt32, "history_prompt_len");
@@ -237,9 +234,9 @@ std::int32_t choose(const SamplingInputs& in, std::int64_t index, VocabRow& voca
 }
 
 void sample_on_cpu(const SamplingInputs& in, ThreadPool& pool) {
-  for (const auto* array : {&in.temperature, &in.top_k, &in.top_p, &in.min_p, &in.repetition_penalty,
-                            &in.presence_penalty, &in.frequency_penalty, &in.seeds, &in.counters, &in.history_start,
-                            &in.history_tokens, &in.history_prompt_len, &in.banned_start, &in.banned_tokens, &in.out}) {
+  for (const TensorView& setting : in.settings) require_cpu(setting, "every array beside logits on the CPU");
+  for (const auto* array : {&in.seeds, &in.counters, &in.history_start, &in.history_tokens, &in.history_prompt_len,
+                            &in.banned_start, &in.banned_tokens, &in.out}) {
     require_cpu(*array, "every array beside logits on the CPU");
   }
   for_each_row(pool, in.logits.size(0), in.logits.size(1), [&](std::int64_t row, VocabRow& vocab) {
@@ -254,13 +251,13 @@ SamplingParams device_params(const SamplingInputs& in) {
     pointer = static_cast<T*>(device_address(array, in.logits, name));
   };
   SamplingParams params{};
-  address(in.temperature, "temperature", params.temperature);
-  address(in.top_k, "top_k", params.top_k);
-  address(in.top_p, "top_p", params.top_p);
-  address(in.min_p, "min_p", params.min_p);
-  address(in.repetition_penalty, "repetition_penalty", params.repetition_penalty);
-  address(in.presence_penalty, "presence_penalty", params.presence_penalty);
-  address(in.frequency_penalty, "frequency_penalty", params.frequency_penalty);
+  address(in.settings[kTemperature], "temperature", params.temperature);
+  address(in.settings[kTopK], "top_k", params.top_k);
+  address(in.settings[kTopP], "top_p", params.top_p);
+  address(in.settings[kMinP], "min_p", params.min_p);
+  address(in.settings[kRepetitionPenalty], "repetition_penalty", params.repetition_penalty);
+  address(in.settings[kPresencePenalty], "presence_penalty", params.presence_penalty);
+  address(in.settings[kFrequencyPenalty], "frequency_penalty", params.frequency_penalty);
   address(in.seeds, "seeds", params.seeds);
   address(in.counters, "counters", params.counters);
   address(in.history_start, "history_start", params.history_start);

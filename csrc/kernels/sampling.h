@@ -1,5 +1,7 @@
 #pragma once
 
+#include <array>
+#include <cstddef>
 #include <cstdint>
 
 #include "base/forward.h"
@@ -27,16 +29,23 @@ FS_HOST_DEVICE inline bool settings_fit(float temperature, float top_p, float mi
          frequency_penalty <= kLargest;
 }
 
+/// The numbers of a request that the sampler follows, in the order in which their arrays are given.
+enum Setting : std::size_t {
+  kTemperature,        // float32, >= 0; 0 is greedy
+  kTopK,               // int32; 0 or less is off
+  kTopP,               // float32, 0..1; 1 is off
+  kMinP,               // float32, 0..1; 0 is off
+  kRepetitionPenalty,  // float32, > 0; 1 is off
+  kPresencePenalty,    // float32; 0 is off
+  kFrequencyPenalty,   // float32; 0 is off
+  kNumSettings
+};
+using SamplingSettings = std::array<TensorView, kNumSettings>;
+
 /// One entry per row in every array; token lists are ragged: row r has tokens[start[r] .. start[r + 1]).
 struct SamplingInputs {
   const TensorView& logits;              // float32 [num_rows, vocab_size], rows may be strided; not changed
-  const TensorView& temperature;         // float32 [num_rows], >= 0; 0 is greedy
-  const TensorView& top_k;               // int32 [num_rows]; 0 or less is off
-  const TensorView& top_p;               // float32 [num_rows], 0..1; 1 is off
-  const TensorView& min_p;               // float32 [num_rows], 0..1; 0 is off
-  const TensorView& repetition_penalty;  // float32 [num_rows], > 0; 1 is off
-  const TensorView& presence_penalty;    // float32 [num_rows]; 0 is off
-  const TensorView& frequency_penalty;   // float32 [num_rows]; 0 is off
+  const SamplingSettings& settings;      // each [num_rows], see Setting
   const TensorView& seeds;               // int64 [num_rows]: the bits of an unsigned seed
   const TensorView& counters;            // int64 [num_rows]: position of the token to draw
   const TensorView& history_start;       // int32 [num_rows + 1]

@@ -190,7 +190,7 @@ class SamplingDefaults:
 
     def given(self) -> dict[str, Any]:
         """The fields of `SamplingParams` that have a recommendation."""
-        values = {name: getattr(self, name) for name in _RECOMMENDABLE}
+        values = {name: getattr(self, name) for name in RECOMMENDABLE}
         return {name: value for name, value in values.items() if value is not None}
 
     def params(self) -> SamplingParams:
@@ -203,7 +203,7 @@ class SamplingDefaults:
         return min(limits, default=None)
 
 
-_RECOMMENDABLE = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty", "max_tokens")
+RECOMMENDABLE = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty", "max_tokens")
 
 
 @dataclass(frozen=True, slots=True)

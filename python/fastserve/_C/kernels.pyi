@@ -2,6 +2,7 @@
 Kernels on borrowed tensors (DLPack); outputs are passed in.
 """
 from __future__ import annotations
+import collections.abc
 import numpy
 import torch
 import typing
@@ -62,9 +63,9 @@ def rope_kv_write(q: numpy.ndarray | torch.Tensor, k: numpy.ndarray | torch.Tens
     """
     Normalise and rotate q in place, k on its way into kv_cache; write v into kv_cache.
     """
-def sample(logits: numpy.ndarray | torch.Tensor, temperature: numpy.ndarray | torch.Tensor, top_k: numpy.ndarray | torch.Tensor, top_p: numpy.ndarray | torch.Tensor, min_p: numpy.ndarray | torch.Tensor, repetition_penalty: numpy.ndarray | torch.Tensor, presence_penalty: numpy.ndarray | torch.Tensor, frequency_penalty: numpy.ndarray | torch.Tensor, seeds: numpy.ndarray | torch.Tensor, counters: numpy.ndarray | torch.Tensor, history_start: numpy.ndarray | torch.Tensor, history_tokens: numpy.ndarray | torch.Tensor, history_prompt_len: numpy.ndarray | torch.Tensor, banned_start: numpy.ndarray | torch.Tensor, banned_tokens: numpy.ndarray | torch.Tensor, out: numpy.ndarray | torch.Tensor, *, workspace: numpy.ndarray | torch.Tensor | None = None, stream: typing.SupportsInt | typing.SupportsIndex = 0) -> None:
+def sample(logits: numpy.ndarray | torch.Tensor, settings: typing.Annotated[collections.abc.Sequence[numpy.ndarray | torch.Tensor], "FixedSize(7)"], seeds: numpy.ndarray | torch.Tensor, counters: numpy.ndarray | torch.Tensor, history_start: numpy.ndarray | torch.Tensor, history_tokens: numpy.ndarray | torch.Tensor, history_prompt_len: numpy.ndarray | torch.Tensor, banned_start: numpy.ndarray | torch.Tensor, banned_tokens: numpy.ndarray | torch.Tensor, out: numpy.ndarray | torch.Tensor, *, workspace: numpy.ndarray | torch.Tensor | None = None, stream: typing.SupportsInt | typing.SupportsIndex = 0) -> None:
     """
-    Choose a token per row of logits; see kernels/sampling.h.
+    Choose a token per row of logits; settings are arrays in the order of Setting, see kernels/sampling.h.
     """
 def sampling_workspace_bytes(num_rows: typing.SupportsInt | typing.SupportsIndex, vocab_size: typing.SupportsInt | typing.SupportsIndex, changes_logits: bool) -> int:
     """

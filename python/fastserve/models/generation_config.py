@@ -9,12 +9,12 @@ from fastserve.errors import CheckpointError, InvalidArgumentError
 from fastserve.log import get_logger
 from fastserve.models.config_json import ConfigJson
 from fastserve.models.json_file import read_json_object
-from fastserve.types import SamplingDefaults
+from fastserve.types import RECOMMENDABLE, SamplingDefaults
 
 logger = get_logger(__name__)
 
 FILE = "generation_config.json"
-FIELDS = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty", "max_new_tokens")
+FIELDS = tuple("max_new_tokens" if name == "max_tokens" else name for name in RECOMMENDABLE)
 OFF = "--generation-config vllm starts without the values of the file"
 
 # What transformers would do as well, and the values that ask for nothing; neither vLLM nor FastServe does it.

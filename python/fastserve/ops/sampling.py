@@ -20,7 +20,7 @@ SETTINGS = {
     "presence_penalty": np.float32,
     "frequency_penalty": np.float32,
 }
-"""Settings of a request that are one number, named as in `SamplingParams` and `SamplingBatch`: name -> type."""
+"""Settings of a request that are one number, named as in `SamplingParams`, `SamplingBatch`: name -> type, in the core's order."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,13 +120,7 @@ def sample(
         out = np.empty(logits.shape[0], dtype=np.int32)
     kernels.sample(
         logits,
-        batch.temperature,
-        batch.top_k,
-        batch.top_p,
-        batch.min_p,
-        batch.repetition_penalty,
-        batch.presence_penalty,
-        batch.frequency_penalty,
+        [getattr(batch, name) for name in SETTINGS],
         batch.seeds if isinstance(batch.seeds, torch.Tensor) else batch.seeds.view(np.int64),
         batch.counters,
         batch.history_start,

@@ -9,6 +9,7 @@ import torch
 from fastserve import _C, ops
 from fastserve._C import kernels
 from fastserve.errors import InvalidArgumentError
+from fastserve.ops.sampling import SETTINGS
 from tests.unit.ops.sampling_batch import sample, settings, tensors_of
 
 pytestmark = pytest.mark.gpu
@@ -161,7 +162,7 @@ def test_a_workspace_that_is_missing_or_too_small_is_refused(gpu):
         ops.token_logprobs(logits, tokens, 0, workspace=small)
     on_gpu = [array.to(gpu) for array in tensors_of(settings(1)).values()]
     with pytest.raises(InvalidArgumentError, match="a workspace of sampling_workspace_bytes is needed, got none"):
-        kernels.sample(logits, *on_gpu, tokens, workspace=None)
+        kernels.sample(logits, on_gpu[: len(SETTINGS)], *on_gpu[len(SETTINGS) :], tokens, workspace=None)
 
 
 @pytest.mark.parametrize("vocab_size", [1, 65, 6001])
