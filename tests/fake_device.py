@@ -1,4 +1,4 @@
-"""A device that pretends: the CPU under the interface of a GPU, so that the code for GPUs runs without one.
+"""A simulated GPU: the CPU as a device that works beside the host, so that what only GPUs need runs without one.
 
 Work is done when it is called; what a test sees of a GPU is the packing of inputs, the steps under way, the fixed
 addresses of captured steps and the waits of the host.
@@ -50,12 +50,13 @@ class FakeGraph:
 
 
 class FakeDevice:
-    """See Device. `fault`, once set, makes every wait fail as a lost GPU would, for work given before as well."""
+    """A Gpu, see there. `fault`, once set, makes every wait fail as a lost GPU would, for work given before as well."""
 
     def __init__(self, total: int = GIB) -> None:
         self.torch_device = torch.device("cpu")
         self.label = "fake"
         self.stream = 0
+        self.is_host = False
         self.total = total
         self.fault: str | None = None
         self._steps_to_fault = 0

@@ -159,7 +159,9 @@ class _BusyTime:
 def _warm_up(core: EngineCore) -> None:
     """Touch weights and buffers; what this writes into the KV pool belongs to nobody."""
     for _ in range(3):
-        core.executor.time_iteration(prefill_tokens=64, prefill_ctx=0, num_decodes=8, decode_ctx=64)
+        core.executor.time_iteration(
+            prefill_tokens=64, prefill_ctx=0, num_decodes=min(8, core.info.max_num_seqs - 1), decode_ctx=64
+        )
 
 
 def _add_message(workload: Workload, i: int, vocab_size: int) -> bytes:

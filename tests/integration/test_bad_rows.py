@@ -13,7 +13,7 @@ from fastserve.errors import DeviceError
 from fastserve.models.decoder import Decoder
 from fastserve.ops.sampling import SamplingBatch
 from fastserve.types import FinishReason, SamplingParams
-from fastserve.worker import cpu_runner, device_runner
+from fastserve.worker import runner as runner_module
 from fastserve.worker.request_changes import RequestStart
 from fastserve.worker.request_table import RequestTable, SamplingEntries
 from tests.fake_device import FakeDevice, use_device
@@ -80,21 +80,19 @@ def in_mask(patch: pytest.MonkeyPatch) -> None:
         starts, seeds = np.asarray(settings.banned_start), np.asarray(settings.seeds)
         return has_bad_seed(seeds[np.diff(starts) > 0])
 
-    for runner in (cpu_runner, device_runner):
-        sample = runner.sample
-        patch.setattr(
-            runner, "sample",
-            lambda logits, settings, sample=sample, **out: fail("mask") if has_bans(settings) else sample(logits, settings, **out),
-        )  # fmt: skip
+    sample = runner_module.sample
+    patch.setattr(
+        runner_module, "sample",
+        lambda logits, settings, **out: fail("mask") if has_bans(settings) else sample(logits, settings, **out),
+    )  # fmt: skip
 
 
 def in_logprobs(patch: pytest.MonkeyPatch) -> None:
-    for runner in (cpu_runner, device_runner):
-        read = runner.token_logprobs
-        patch.setattr(
-            runner, "token_logprobs",
-            lambda logits, tokens, top, read=read, **out: fail("logprobs") if top == BAD_TOP else read(logits, tokens, top, **out),
-        )  # fmt: skip
+    read = runner_module.token_logprobs
+    patch.setattr(
+        runner_module, "token_logprobs",
+        lambda logits, tokens, top, **out: fail("logprobs") if top == BAD_TOP else read(logits, tokens, top, **out),
+    )  # fmt: skip
 
 
 def in_model(patch: pytest.MonkeyPatch) -> None:
@@ -124,10 +122,10 @@ def in_statistics(patch: pytest.MonkeyPatch) -> None:
 INJECTIONS = [in_settings, in_history, in_mask, in_logprobs, in_model, in_the_start, in_outputs, in_statistics]
 
 
-@pytest.fixture(params=["cpu", "device"])
+@pytest.fixture(params=["cpu", "gpu"])
 def runner(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Which of the two runners the next engines use."""
-    if request.param == "device":
+    """Where the next engines run: on the CPU or on a simulated GPU."""
+    if request.param == "gpu":
         use_device(FakeDevice(), monkeypatch.setattr)
     return request.param
 
@@ -216,14 +214,13 @@ def test_numbers_that_got_past_every_check_fail_their_row(make_driver, undisturb
 
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])
 def test_a_row_without_a_finite_logit_ends_alone(make_driver, runner, undisturbed, monkeypatch, bad):
-    for module in (cpu_runner, device_runner):
-        sample = module.sample
+    sample = runner_module.sample
 
-        def spoiled(logits, settings, *, sample=sample, **out):
-            logits[np.flatnonzero(np.asarray(settings.seeds) == BAD_SEED)] = bad
-            return sample(logits, settings, **out)
+    def spoiled(logits, settings, **out):
+        logits[np.flatnonzero(np.asarray(settings.seeds) == BAD_SEED)] = bad
+        return sample(logits, settings, **out)
 
-        monkeypatch.setattr(module, "sample", spoiled)
+    monkeypatch.setattr(runner_module, "sample", spoiled)
     driver = make_driver(max_num_seqs=16)
     driver.add(BAD, SHORT, VICTIM)
     add_neighbours(driver)
@@ -259,8 +256,7 @@ def test_an_engine_that_gets_nothing_but_bad_requests_goes_on(make_driver, runne
 @pytest.mark.parametrize("broken", ["sample", "token_logprobs"])
 def test_an_engine_that_cannot_run_a_row_of_its_own_either_gives_up(make_driver, runner, monkeypatch, broken):
     driver = make_driver()
-    for module in (cpu_runner, device_runner):
-        monkeypatch.setattr(module, broken, lambda *_, **__: fail("every row"))
+    monkeypatch.setattr(runner_module, broken, lambda *_, **__: fail("every row"))
     for request_id in range(3):
         driver.add(request_id, SHORT, VICTIM)
     with pytest.raises(DeviceError, match="3 iterations in a row failed, the last with: injected into every row"):

@@ -1,4 +1,4 @@
-"""The engine with the worker's code for GPUs, over a device that pretends: the tokens are those of the CPU worker."""
+"""The engine on a simulated GPU: the tokens are those of the CPU."""
 
 import ast
 import contextlib
@@ -18,11 +18,11 @@ from fastserve.errors import DeviceError, DeviceLostError, InvalidArgumentError
 from fastserve.loader.load import LoadedModel, load_model
 from fastserve.ops.attention import AttentionBackend
 from fastserve.types import MAX_LOGPROBS, FinishReason, SamplingParams, TokenLogprobs
-from fastserve.worker import gpu_start, step_inputs
+from fastserve.worker import start, step_inputs
 from fastserve.worker import worker as worker_module
 from fastserve.worker.attention_choice import AttentionChoice
 from fastserve.worker.device import MEMORY_ALLOCATION_ERROR
-from fastserve.worker.device_runner import DeviceRunner
+from fastserve.worker.runner import Runner
 from tests import core_internals
 from tests.checkpoints import tiny_checkpoint
 from tests.core_internals import FaultInjector
@@ -71,7 +71,7 @@ def test_attention_of_torch_gives_the_same_tokens_on_the_cpu(greedy_tokens):
 
 def test_kernels_that_fail_their_check_are_replaced_and_the_engine_says_so(greedy_tokens, device, monkeypatch):
     failed = AttentionChoice(AttentionBackend.TORCH, "decode: off by 3")
-    monkeypatch.setattr(gpu_start, "choose_attention", lambda *_, **__: failed)
+    monkeypatch.setattr(start, "choose_attention", lambda *_, **__: failed)
     cores = []
     assert run_prompts(PROMPTS, prepare=cores.append) == greedy_tokens
     assert cores[0].info.kernel_fallback == "decode: off by 3"
@@ -96,7 +96,7 @@ def test_the_kernels_for_hopper_are_tried_while_the_weights_are_loaded(greedy_to
 
     monkeypatch.setattr(worker_module, "trial_of_hopper_kernels", begin_trial)
     monkeypatch.setattr(worker_module, "load_model", load)
-    monkeypatch.setattr(gpu_start, "choose_attention", choose)
+    monkeypatch.setattr(start, "choose_attention", choose)
     assert run_prompts(PROMPTS) == greedy_tokens
     assert events == ["trial begins", "weights", "choice by the trial", "trial ends"]
 
@@ -265,9 +265,9 @@ def cuda_out_of_memory(text: str) -> torch.AcceleratorError:
     ("owner", "function", "text"),
     [
         (worker_module, "load_model", r"the weights of .* do not fit into the memory of the GPU: .*--dtype"),
-        (DeviceRunner, "__init__", r"does not hold a step of 128 tokens in 8 requests .*--max-num-seqs"),
-        (DeviceRunner, "time", r"does not hold a step of 128 tokens in 8 requests .*--max-num-batched-tokens"),
-        (DeviceRunner, "capture_graphs", r"does not hold the graphs .*--gpu-memory-utilization .*--enforce-eager"),
+        (Runner, "__init__", r"does not hold a step of 128 tokens in 8 requests .*--max-num-seqs"),
+        (Runner, "time", r"does not hold a step of 128 tokens in 8 requests .*--max-num-batched-tokens"),
+        (Runner, "capture_graphs", r"does not hold the graphs .*--gpu-memory-utilization .*--enforce-eager"),
     ],
 )
 @pytest.mark.parametrize("error", [torch.OutOfMemoryError, cuda_out_of_memory], ids=["allocator", "cuda"])

@@ -303,7 +303,7 @@ class EngineCore:
             thrash_governor_trips=scheduler.thrash_governor_trips,
         )
 
-    def explain(self, request_id: int) -> dict | None:
+    def explain(self, request_id: int) -> dict[str, object] | None:
         """Why a request is where it is; None when it is unknown or finished."""
         try:
             return self.scheduler.explain(request_id, self._clock())

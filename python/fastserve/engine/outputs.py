@@ -68,7 +68,7 @@ def engine_outputs(
     if not events.request_ids.size:
         return made
     logprobs = output.logprobs if output is not None else None
-    wanted = output.num_logprobs.tolist() if logprobs is not None else []
+    wanted = output.num_logprobs.tolist() if output is not None else []
     rows = zip(
         events.request_ids.tolist(),
         events.sample_indices.tolist(),
@@ -86,12 +86,13 @@ def engine_outputs(
                     error = (
                         failure or _why_no_token(output, sample) or (f"{error}: {step_error}" if step_error else error)
                     )
-            has_logprobs = logprobs is not None and token_id >= 0 and wanted[sample] >= 0
             add(
                 EngineOutput(
                     request_id=request_id,
                     token_ids=(token_id,) if token_id >= 0 else (),
-                    logprobs=(_logprobs_of(logprobs, sample, wanted[sample]),) if has_logprobs else (),
+                    logprobs=(_logprobs_of(logprobs, sample, wanted[sample]),)
+                    if logprobs is not None and token_id >= 0 and wanted[sample] >= 0
+                    else (),
                     finish_reason=reason,
                     stop_token_id=token_id if reason is FinishReason.STOP and token_id >= 0 else None,
                     num_cached_tokens=num_cached,

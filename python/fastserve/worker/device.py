@@ -1,8 +1,8 @@
-"""Where a worker runs: the CPU, or one GPU of the NVIDIA driver. The GPU side has never run on a GPU."""
+"""Where a worker runs: on the CPU, or on one GPU of the NVIDIA driver. The GPU side has never run on a GPU."""
 
 import contextlib
 from collections.abc import Callable, Iterator
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 
@@ -35,13 +35,21 @@ class Graph(Protocol):
 
 
 class Device(Protocol):
-    """A device that works beside the host: calls queue work on its one compute stream and return."""
+    """What runs the steps of a worker: calls queue work on its one compute stream.
+
+    Attributes:
+        torch_device: where tensors of the model lie.
+        label: for people.
+        stream: the compute stream, as an integer; 0 on the CPU.
+        is_host: its memory is the host's, and a call has done its work when it returns; else both work side by side.
+    """
 
     torch_device: torch.device
     label: str
     stream: int
+    is_host: bool
 
-    def scope(self) -> contextlib.AbstractContextManager:
+    def scope(self) -> contextlib.AbstractContextManager[object]:
         """Within it, torch and the ops queue their work on the compute stream; for any thread."""
 
     def synchronize(self) -> None:
@@ -53,6 +61,13 @@ class Device(Protocol):
     def host_buffer(self, num_bytes: int) -> torch.Tensor:
         """uint8 [num_bytes] on the CPU that the device can read and write by itself."""
 
+    def is_fault(self, error: BaseException) -> bool:
+        """Whether the device is lost for this process: nothing that it holds can be trusted any more."""
+
+
+class Gpu(Device, Protocol):
+    """A device with memory of its own, which works beside the host."""
+
     def capture(self, step: Callable[[], torch.Tensor]) -> tuple[Graph, torch.Tensor]:
         """Capture a step, after it has run once for real; what it returned is written anew by every replay."""
 
@@ -62,14 +77,52 @@ class Device(Protocol):
     def memory(self) -> DeviceMemory:
         """State of the memory; waits for the device."""
 
-    def is_fault(self, error: BaseException) -> bool:
-        """Whether the device is lost for this process: nothing that it holds can be trusted any more."""
+
+class _DoneEvent:
+    """Of a device that has done its work whenever it is asked."""
+
+    def record(self) -> None:
+        pass
+
+    def wait(self) -> None:
+        pass
+
+
+class CpuDevice:
+    """The CPU, with the threads of the core."""
+
+    def __init__(self) -> None:
+        # All heavy work runs in the core's own threads; a second pool of torch's would fight them for the cores.
+        torch.set_num_threads(1)
+        self.torch_device = torch.device("cpu")
+        self.label = "cpu"
+        self.stream = 0
+        self.is_host = True
+
+    def scope(self) -> contextlib.AbstractContextManager[object]:
+        """See Device."""
+        return contextlib.nullcontext()
+
+    def synchronize(self) -> None:
+        """See Device."""
+
+    def event(self) -> Event:
+        """See Device."""
+        return _DoneEvent()
+
+    def host_buffer(self, num_bytes: int) -> torch.Tensor:
+        """See Device."""
+        return torch.zeros(num_bytes, dtype=torch.uint8)
+
+    def is_fault(self, _error: BaseException) -> bool:
+        """See Device. Errors of the CPU's kernels leave everything as it was."""
+        return False
 
 
 class _CudaEvent:
     def __init__(self, stream: torch.cuda.Stream) -> None:
         self._stream = stream
-        self._event = torch.cuda.Event()
+        self._event = torch.cuda.Event()  # type: ignore[no-untyped-call]
 
     def record(self) -> None:
         self._event.record(self._stream)
@@ -90,12 +143,13 @@ class CudaDevice:
             raise DeviceError(f"device cuda cannot be used: {problem}")
         self.torch_device = torch.device("cuda", 0)
         torch.cuda.set_device(self.torch_device)
+        self.is_host = False
         self.label = f"cuda ({torch.cuda.get_device_name(self.torch_device)})"
-        self._stream = torch.cuda.Stream(self.torch_device)
+        self._stream = torch.cuda.Stream(self.torch_device)  # type: ignore[no-untyped-call]
         self.stream: int = self._stream.cuda_stream
-        self._pool: tuple[int, int] | None = None
+        self._pool: Any = None  # of torch's graphs
 
-    def scope(self) -> contextlib.AbstractContextManager:
+    def scope(self) -> contextlib.AbstractContextManager[object]:
         """See Device."""
         return torch.cuda.stream(self._stream)
 
@@ -169,8 +223,8 @@ def memory_advice(advice: str) -> Iterator[None]:
         raise InvalidArgumentError(f"{advice} ({error})") from error
 
 
-def open_device(requested: str) -> Device | None:
-    """The GPU when the setting "auto", "cpu" or "cuda" means it on this machine; None for the CPU.
+def open_device(requested: str) -> CpuDevice | Gpu:
+    """The device that the setting "auto", "cpu" or "cuda" means on this machine.
 
     Raises:
         DeviceError: "cuda" is asked for and cannot be used.
@@ -180,9 +234,9 @@ def open_device(requested: str) -> Device | None:
         raise InvalidArgumentError(f"device must be auto, cpu or cuda, got {requested}")
     if requested == "auto" and _C.cuda_devices() and (problem := cuda_problem()):
         logger.warning("the model runs on the CPU: %s", problem)
-        return None
+        return CpuDevice()
     if requested == "cpu" or (requested == "auto" and not _C.cuda_devices()):
-        return None
+        return CpuDevice()
     return CudaDevice()
 
 

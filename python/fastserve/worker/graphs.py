@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from fastserve.worker.device import Device, Graph
+from fastserve.worker.device import Gpu, Graph
 
 LARGEST_BATCH = 256
 SMALL_BATCHES = (1, 2, 4)
@@ -24,7 +24,7 @@ class DecodeGraphs:
 
     def __init__(
         self,
-        device: Device,
+        device: Gpu,
         buckets: Sequence[int],
         step_of: Callable[[int], Callable[[], torch.Tensor]],
         progress: Callable[[int, int], None] | None = None,

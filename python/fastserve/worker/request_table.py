@@ -48,7 +48,7 @@ class RequestTable:
     """
 
     def __init__(self) -> None:
-        self._columns = {name: np.zeros(FIRST_SLOTS, dtype) for name, dtype in _COLUMNS.items()}
+        self._columns: dict[str, np.ndarray] = {name: np.zeros(FIRST_SLOTS, dtype) for name, dtype in _COLUMNS.items()}
         self._num_slots = FIRST_SLOTS
         self._used: set[int] = set()
         self._history: dict[int, np.ndarray] = {}  # prompt and output of those with penalties, as far as known

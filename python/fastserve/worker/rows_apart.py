@@ -79,10 +79,11 @@ class _Joined:
         if part.logprobs is None or self._logprobs is None:
             return
         num_top = part.logprobs.top_ids.shape[1]
-        self._logprobs.token_logprobs[begin:stop] = part.logprobs.token_logprobs
-        self._logprobs.ranks[begin:stop] = part.logprobs.ranks
-        self._logprobs.top_ids[begin:stop, :num_top] = part.logprobs.top_ids
-        self._logprobs.top_logprobs[begin:stop, :num_top] = part.logprobs.top_logprobs
+        rows, columns = slice(begin, stop), slice(num_top)
+        np.asarray(self._logprobs.token_logprobs)[rows] = part.logprobs.token_logprobs
+        np.asarray(self._logprobs.ranks)[rows] = part.logprobs.ranks
+        np.asarray(self._logprobs.top_ids)[rows, columns] = part.logprobs.top_ids
+        np.asarray(self._logprobs.top_logprobs)[rows, columns] = part.logprobs.top_logprobs
 
     def fail(self, row: int, error: Exception) -> None:
         """Take the error of a row that failed on its own."""

@@ -65,8 +65,8 @@ class SamplingInputs:
         last, last_sources = _sampled_before(batch, sources)
         lists = self._lists
         lists.begin()
-        lists.put("history_tokens", batch.history_tokens)
-        lists.put("banned_tokens", batch.banned_tokens)
+        lists.put("history_tokens", np.asarray(batch.history_tokens))
+        lists.put("banned_tokens", np.asarray(batch.banned_tokens))
         lists.put("last_index", last)
         lists.put("last_source", last_sources)
         lists.send()
@@ -93,6 +93,7 @@ def _sampled_before(batch: SamplingBatch, sources: np.ndarray) -> tuple[np.ndarr
     """Where histories end in a token of the step before: its places int64[L], its sampling entries int32[L]."""
     if not len(batch.history_tokens):
         return np.empty(0, np.int64), np.empty(0, np.int32)
-    ends = batch.history_start[1:]
-    entries = np.flatnonzero((ends > batch.history_start[:-1]) & (sources >= 0))
+    starts = np.asarray(batch.history_start)
+    ends = starts[1:]
+    entries = np.flatnonzero((ends > starts[:-1]) & (sources >= 0))
     return ends[entries].astype(np.int64) - 1, sources[entries]

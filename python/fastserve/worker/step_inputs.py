@@ -1,4 +1,4 @@
-"""The inputs of a step on a device: packed in page-locked memory, copied at once, at addresses that never change."""
+"""The inputs of a step on a device: packed in host memory, copied at once, at addresses that never change."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -26,19 +26,24 @@ class Field:
 
 
 class _Slot:
-    """One page-locked copy of all fields."""
+    """One copy of all fields in host memory, page-locked for a GPU."""
 
-    def __init__(self, device: Device, num_bytes: int) -> None:
-        self.buffer = device.host_buffer(num_bytes)
-        self.bytes = self.buffer.numpy()
-        self.read: Event = device.event()  # the device has taken what was packed last
+    def __init__(self, buffer: torch.Tensor, read: Event, fields: dict[str, tuple[int, np.dtype, int]]) -> None:
+        self.buffer = buffer
+        self.read = read  # the device has taken what was packed last
+        in_bytes = buffer.numpy()
+        self.arrays = {
+            name: in_bytes[begin : begin + capacity * dtype.itemsize].view(dtype)
+            for name, (begin, dtype, capacity) in fields.items()
+        }
 
 
 class PackedInputs:
     """Arrays on the device under fixed addresses, filled anew for every step by one small copy.
 
     Use: `begin`, `put` each array, `send`. What was put is read by the device later, so a slot of host memory is filled
-    anew only after the copy of what it held has ended. Used by one thread.
+    anew only after the copy of what it held has ended. On the CPU nothing is copied: a step has ended before the next one is
+    packed, in the place where it is read. Used by one thread.
     """
 
     def __init__(self, device: Device, fields: Sequence[Field]) -> None:
@@ -50,7 +55,9 @@ class PackedInputs:
             self._fields[field.name] = (num_bytes, dtype, field.capacity)
             num_bytes += aligned(field.capacity * dtype.itemsize)
         self._target = torch.zeros(max(num_bytes, ALIGNMENT), dtype=torch.uint8, device=device.torch_device)
-        self._slots = [_Slot(device, len(self._target)) for _ in range(NUM_SLOTS)]
+        in_place = [self._target]
+        buffers = in_place if device.is_host else [device.host_buffer(len(self._target)) for _ in range(NUM_SLOTS)]
+        self._slots = [_Slot(buffer, device.event(), self._fields) for buffer in buffers]
         self._next = 0
         self._slot = self._slots[0]
         self._offsets: list[int] = []
@@ -59,11 +66,19 @@ class PackedInputs:
             name: self._target[begin : begin + capacity * dtype.itemsize].view(_TORCH[dtype])
             for name, (begin, dtype, capacity) in self._fields.items()
         }
+        self._last_views = {
+            name: (len(view), view) for name, view in self._views.items()
+        }  # steps are often of one size
 
     def view(self, name: str, count: int | None = None) -> torch.Tensor:
         """The first `count` elements (default: all there is room for) of a field on the device."""
-        view = self._views[name]
-        return view if count is None else view[:count]
+        if count is None:
+            return self._views[name]
+        last_count, last = self._last_views[name]
+        if count != last_count:
+            last = self._views[name][:count]
+            self._last_views[name] = count, last
+        return last
 
     def fits(self, name: str, count: int) -> bool:
         """Whether a field has room for `count` elements."""
@@ -72,7 +87,7 @@ class PackedInputs:
     def begin(self) -> None:
         """Start packing a step."""
         self._slot = self._slots[self._next]
-        self._next = (self._next + 1) % NUM_SLOTS
+        self._next = (self._next + 1) % len(self._slots)
         self._slot.read.wait()
         self._offsets, self._sizes = [], []
 
@@ -83,17 +98,19 @@ class PackedInputs:
             InvalidArgumentError: there is no room for so many.
         """
         begin, dtype, capacity = self._fields[name]
-        if len(values) > capacity:
-            raise InvalidArgumentError(f"{name} has room for {capacity} entries, got {len(values)}")
-        if not len(values):
+        count = len(values)
+        if count > capacity:
+            raise InvalidArgumentError(f"{name} has room for {capacity} entries, got {count}")
+        if not count:
             return
-        num_bytes = len(values) * dtype.itemsize
-        self._slot.bytes[begin : begin + num_bytes].view(dtype)[:] = values
+        self._slot.arrays[name][:count] = values
         self._offsets.append(begin)
-        self._sizes.append(aligned(num_bytes))
+        self._sizes.append(aligned(count * dtype.itemsize))
 
     def send(self) -> None:
         """Queue the copy of everything put since `begin`; call it within the device's scope."""
+        if self._slot.buffer is self._target:
+            return
         copy_fragments(
             self._slot.buffer,
             self._target,

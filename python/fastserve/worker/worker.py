@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import cast
 
 import torch
 
@@ -11,17 +12,16 @@ from fastserve._C.sched import StepPlan
 from fastserve.config import EngineConfig
 from fastserve.errors import DeviceLostError
 from fastserve.loader.load import LoadedModel, ModelOutline, load_model, outline_model
-from fastserve.models.kv_cache import allocate_kv_cache, kv_block_bytes
-from fastserve.worker.attention_choice import choose_attention, trial_of_hopper_kernels
-from fastserve.worker.cpu_runner import CpuRunner
+from fastserve.worker.attention_choice import trial_of_hopper_kernels
 from fastserve.worker.device import Device, memory_advice, open_device
-from fastserve.worker.gpu_start import start_on_device
 from fastserve.worker.info import IDLE_WAIT_S, Progress, WorkerInfo
-from fastserve.worker.memory import size_pools
 from fastserve.worker.request_changes import NO_CHANGES, RequestChanges
 from fastserve.worker.request_table import RequestTable
 from fastserve.worker.row_inputs import made_up_rows
-from fastserve.worker.step_output import StepOutput
+from fastserve.worker.runner import StepResult
+from fastserve.worker.sampled import Sampled
+from fastserve.worker.start import start_runner
+from fastserve.worker.step_output import StepLogprobs, StepOutput
 from fastserve.worker.transfers import Transfers
 
 
@@ -30,7 +30,7 @@ class LaunchedStep:
     """A plan that was given to the device; for `Worker.finish`."""
 
     plan: StepPlan
-    work: object
+    work: StepResult | Sampled
     started_s: float
 
 
@@ -47,47 +47,28 @@ class Worker:
                 be copied between the two.
         """
         self._device = open_device(config.model.device)
-        if self._device is None:
-            # All heavy work runs in the core's own threads; a second pool of torch's would fight them for the cores.
-            torch.set_num_threads(1)
         if config.model.num_threads is not None:
             set_num_threads(config.model.num_threads)
         outline = outline_model(config.model)
         self._requests = RequestTable()
         spec, self._block_size = outline.spec, config.cache.block_size
-        if self._device is None:
-            self._model = _load(config, outline, None, progress)
-            pools = size_pools(
-                config.cache,
-                block_bytes=kv_block_bytes(spec, self._block_size, self._model.dtype),
-                max_model_len=self._model.max_model_len,
+        with trial_of_hopper_kernels(
+            config.model.attention_backend, outline, block_size=self._block_size, device=self._device.torch_device
+        ) as trial:
+            self._model = _load(config, outline, self._device, progress)
+            started = start_runner(
+                config, self._model, self._device, requests=self._requests, trial=trial, progress=progress
             )
-            self._kv_cache = allocate_kv_cache(
-                spec, pools.num_device_blocks, self._block_size, self._model.dtype, "cpu"
-            )
-            attention = choose_attention(
-                config.model.attention_backend, self._model, block_size=self._block_size, device=torch.device("cpu")
-            )
-            self._runner = CpuRunner(self._model.decoder, self._kv_cache, self._requests, attention.backend)
-        else:
-            with trial_of_hopper_kernels(
-                config.model.attention_backend, outline, block_size=self._block_size, device=self._device.torch_device
-            ) as trial:
-                self._model = _load(config, outline, self._device, progress)
-                started = start_on_device(
-                    config, self._model, self._device, requests=self._requests, trial=trial, progress=progress
-                )
-            pools, self._kv_cache, self._runner = started.pools, started.kv_cache, started.runner
-            attention = started.attention
+        pools, self._kv_cache, self._runner = started.pools, started.kv_cache, started.runner
         self.transfers = Transfers(
             self._kv_cache,
             pools.num_host_blocks,
             canary=config.cache.kv_canary,
-            compute_stream=0 if self._device is None else self._device.stream,
+            compute_stream=self._device.stream,
             allow_pageable=config.cache.allow_pageable_host_kv,
         )
         offload_bytes_per_s = upload_bytes_per_s = 0.0
-        if self._device is not None:
+        if not self._device.is_host:
             self.transfers.measure_link()
             offload_bytes_per_s, upload_bytes_per_s = self.transfers.link_bytes_per_s()
         self._fault: str | None = None
@@ -98,9 +79,9 @@ class Worker:
             vocab_size=spec.vocab_size,
             eos_token_ids=tuple(self._model.eos_token_ids),
             dtype=str(self._model.dtype).removeprefix("torch."),
-            device="cpu" if self._device is None else self._device.label,
-            attention_backend=attention.backend.value,
-            kernel_fallback=attention.fallback,
+            device=self._device.label,
+            attention_backend=started.attention.backend.value,
+            kernel_fallback=started.attention.fallback,
             offload_bytes_per_s=offload_bytes_per_s,
             upload_bytes_per_s=upload_bytes_per_s,
         )
@@ -113,7 +94,7 @@ class Worker:
     @property
     def works_ahead(self) -> bool:
         """Whether `launch` returns before the step has ended: `finish` then belongs on a thread of its own."""
-        return self._device is not None
+        return not self._device.is_host
 
     @torch.inference_mode()
     def launch(self, plan: StepPlan, changes: RequestChanges = NO_CHANGES) -> LaunchedStep:
@@ -121,7 +102,6 @@ class Worker:
 
         Args:
             changes: of the request table, since the plan before.
-
         Raises:
             DeviceLostError: the device is lost, in this step or in an earlier one.
         """
@@ -150,7 +130,8 @@ class Worker:
         end_s = time.perf_counter()
         elapsed_s = end_s - max(launched.started_s, self._last_end_s)  # not the wait behind the step before
         self._last_end_s = end_s
-        output = StepOutput(sampled.tokens, sampled.logprobs, results, elapsed_s, sampled.errors)
+        logprobs = cast("StepLogprobs | None", sampled.logprobs)  # on the host by now
+        output = StepOutput(sampled.tokens, logprobs, results, elapsed_s, sampled.errors)
         if sampled.logprobs is None:
             return output
         return replace(output, num_logprobs=self._requests.num_logprobs_of(plan))
@@ -194,7 +175,7 @@ class Worker:
         Raises:
             DeviceLostError: it was one.
         """
-        if self._device is not None and self._device.is_fault(error):
+        if self._device.is_fault(error):
             self._lose_device(error)
             raise DeviceLostError(self._fault) from error
 
@@ -217,14 +198,14 @@ class _FaultWatch:
             self._worker.note_error(error)
 
 
-def _load(config: EngineConfig, outline: ModelOutline, device: Device | None, progress: Progress | None) -> LoadedModel:
+def _load(config: EngineConfig, outline: ModelOutline, device: Device, progress: Progress | None) -> LoadedModel:
     with memory_advice(
         f"the weights of {config.model.model} do not fit into the memory of the GPU: use a smaller model, --dtype bfloat16"
         f" or a GPU with more free memory"
     ):
         return load_model(
             config.model,
-            device=torch.device("cpu") if device is None else device.torch_device,
+            device=device.torch_device,
             progress=_weights_progress(progress),
             outline=outline,
         )

@@ -12,7 +12,7 @@ import torch
 from fastserve import _C
 from fastserve.errors import DeviceError, InvalidArgumentError
 from fastserve.worker import device as device_module
-from fastserve.worker.device import CudaDevice, cuda_problem, open_device
+from fastserve.worker.device import CpuDevice, CudaDevice, cuda_problem, open_device
 
 HAS_GPU = bool(_C.cuda_devices())
 
@@ -39,8 +39,8 @@ def test_cuda_on_a_machine_without_a_driver_says_what_is_missing():
 
 @pytest.mark.skipif(HAS_GPU, reason="this machine has a GPU")
 def test_auto_takes_the_cpu_where_there_is_no_gpu():
-    assert open_device("auto") is None
-    assert open_device("cpu") is None
+    assert isinstance(open_device("auto"), CpuDevice)
+    assert isinstance(open_device("cpu"), CpuDevice)
 
 
 def test_another_word_is_refused():
@@ -66,7 +66,7 @@ def test_each_obstacle_has_a_message(monkeypatch, machine, text):
 def test_auto_takes_the_cpu_and_says_why_when_a_gpu_cannot_be_used(monkeypatch, caplog):
     pretend(monkeypatch, devices=[T4])
     with caplog.at_level("WARNING", logger="fastserve"):
-        assert open_device("auto") is None
+        assert isinstance(open_device("auto"), CpuDevice)
     assert "Tesla T4" in caplog.text
     with pytest.raises(DeviceError, match="Tesla T4"):
         open_device("cuda")

@@ -1,6 +1,7 @@
-"""Start of a worker on a GPU: measure what a step needs, give the rest to the KV pool, capture the graphs.
+"""Start of a worker: check the attention kernels, size and allocate the KV pool, make the runner.
 
-Never run on a GPU; runs on the CPU under a device that only pretends (tests/fake_device.py).
+On a GPU the pool gets what a step of the largest size leaves, and decode steps are captured. Never run on a GPU; that part
+runs on the CPU under a simulated device (tests/fake_device.py).
 """
 
 from collections.abc import Callable
@@ -14,11 +15,11 @@ from fastserve.loader.load import LoadedModel
 from fastserve.models.kv_cache import allocate_kv_cache, kv_block_bytes
 from fastserve.worker.attention_choice import AttentionChoice, choose_attention
 from fastserve.worker.attention_trial import AttentionTrial
-from fastserve.worker.device import Device, memory_advice
-from fastserve.worker.device_runner import DeviceRunner, RunnerLimits
+from fastserve.worker.device import CpuDevice, Gpu, memory_advice
 from fastserve.worker.memory import PoolSizes, device_kv_bytes, size_pools
 from fastserve.worker.request_table import RequestTable
 from fastserve.worker.row_inputs import RowInputs, made_up_rows
+from fastserve.worker.runner import Runner, RunnerLimits
 
 GRAPHS_BYTES = 512 * MIB  # CUDA's own memory for some 35 graphs, and their activations
 THREAD_BYTES = 64 * MIB  # cuBLAS's for the thread that launches steps: the one measured here is another's
@@ -30,21 +31,21 @@ class Started:
 
     pools: PoolSizes
     kv_cache: torch.Tensor
-    runner: DeviceRunner
+    runner: Runner
     attention: AttentionChoice
 
 
 @torch.inference_mode()
-def start_on_device(
+def start_runner(
     config: EngineConfig,
     model: LoadedModel,
-    device: Device,
+    device: CpuDevice | Gpu,
     *,
     requests: RequestTable,
     trial: AttentionTrial | None,
     progress: Callable[[str, int, int], None] | None,
 ) -> Started:
-    """Check the attention kernels, size and allocate the KV pool, make the runner; all on the device's compute stream.
+    """Make all that a worker runs plans with; on the device's compute stream.
 
     Args:
         requests: the worker's.
@@ -53,37 +54,65 @@ def start_on_device(
     Raises:
         InvalidArgumentError: the memory does not hold a step of the largest size, or no KV pool or graphs beside it.
     """
-    with device.scope():
-        started = _start(config, model, device, requests=requests, trial=trial, progress=progress)
-    device.synchronize()
-    return started
-
-
-def _start(
-    config: EngineConfig,
-    model: LoadedModel,
-    device: Device,
-    *,
-    requests: RequestTable,
-    trial: AttentionTrial | None,
-    progress: Callable[[str, int, int], None] | None,
-) -> Started:
-    spec, block_size = model.spec, config.cache.block_size
     limits = RunnerLimits(
         max_num_tokens=config.scheduler.max_num_batched_tokens,
         max_num_seqs=config.scheduler.max_num_seqs,
         max_model_len=model.max_model_len,
-        block_size=block_size,
+        block_size=config.cache.block_size,
     )
+    with device.scope():
+        attention = choose_attention(
+            config.model.attention_backend,
+            model,
+            block_size=limits.block_size,
+            device=device.torch_device,
+            trial=trial,
+        )
+        if isinstance(device, CpuDevice):
+            started = _start_on_cpu(config, model, device, limits=limits, requests=requests, attention=attention)
+        else:
+            started = _start_on_gpu(
+                config, model, device, limits=limits, requests=requests, attention=attention, progress=progress
+            )
+    device.synchronize()
+    return started
+
+
+def _start_on_cpu(
+    config: EngineConfig,
+    model: LoadedModel,
+    device: CpuDevice,
+    *,
+    limits: RunnerLimits,
+    requests: RequestTable,
+    attention: AttentionChoice,
+) -> Started:
+    block_bytes = kv_block_bytes(model.spec, limits.block_size, model.dtype)
+    pools = size_pools(config.cache, block_bytes=block_bytes, max_model_len=model.max_model_len)
+    kv_cache = allocate_kv_cache(
+        model.spec, pools.num_device_blocks, limits.block_size, model.dtype, device.torch_device
+    )
+    runner = Runner(model.decoder, kv_cache, device, limits, requests, backend=attention.backend)
+    return Started(pools, kv_cache, runner, attention)
+
+
+def _start_on_gpu(
+    config: EngineConfig,
+    model: LoadedModel,
+    device: Gpu,
+    *,
+    limits: RunnerLimits,
+    requests: RequestTable,
+    attention: AttentionChoice,
+    progress: Callable[[str, int, int], None] | None,
+) -> Started:
+    spec, block_size = model.spec, limits.block_size
     block = allocate_kv_cache(spec, 1, block_size, model.dtype, device.torch_device)
-    attention = choose_attention(
-        config.model.attention_backend, model, block_size=block_size, device=device.torch_device, trial=trial
-    )
     with memory_advice(
         f"the memory of the GPU does not hold a step of {limits.max_num_tokens} tokens in {limits.max_num_seqs} requests"
         f" beside the weights: lower --max-num-batched-tokens or --max-num-seqs"
     ):
-        runner = DeviceRunner(model.decoder, block, device, limits, requests, backend=attention.backend)
+        runner = Runner(model.decoder, block, device, limits, requests, backend=attention.backend)
         device.begin_peak()
         runner.time(_largest_step(limits, spec.vocab_size))
     memory = device.memory()
@@ -109,7 +138,9 @@ def _start(
             "the memory of the GPU does not hold the graphs of decode steps beside the KV pool: lower"
             " --gpu-memory-utilization or --max-num-seqs, or pass --enforce-eager"
         ):
-            runner.capture_graphs(None if progress is None else lambda done, total: progress("graphs", done, total))
+            runner.capture_graphs(
+                device, None if progress is None else lambda done, total: progress("graphs", done, total)
+            )
     return Started(pools, kv_cache, runner, attention)
 
 

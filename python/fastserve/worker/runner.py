@@ -1,7 +1,4 @@
-"""Runs plans on a device that works beside the host: launch a step, go on, read its tokens later.
-
-Never run on a GPU; the same code runs on the CPU under a device that only pretends (tests/fake_device.py).
-"""
+"""Runs plans on a device: launch a step, go on, read its tokens later. Never run on a GPU; serves on the CPU."""
 
 import time
 from collections.abc import Callable
@@ -15,10 +12,11 @@ from fastserve._C.sched import StepPlan
 from fastserve.errors import InternalError
 from fastserve.layers.context import ForwardContext
 from fastserve.models.decoder import Decoder
-from fastserve.ops.attention import AttentionBackend, AttentionBatch, attention_workspace
+from fastserve.ops.attention import attention_workspace
+from fastserve.ops.attention_batch import AttentionBackend, AttentionBatch
 from fastserve.ops.sampling import TokenLogprobs, sample, sampling_workspace_bytes, token_logprobs
 from fastserve.types import MAX_LOGPROBS
-from fastserve.worker.device import Device, Event
+from fastserve.worker.device import Device, Event, Gpu
 from fastserve.worker.graphs import DecodeGraphs, batch_buckets
 from fastserve.worker.request_table import RequestTable, SamplingEntries
 from fastserve.worker.row_inputs import RowInputs, control_row, empty_decode, padded_decode, rows_of_plan
@@ -39,7 +37,7 @@ class RunnerLimits:
 
 
 @dataclass(slots=True)
-class _Result:
+class StepResult:
     """Where the tokens of one step arrive on the host, in page-locked memory, and their log-probabilities."""
 
     tokens: torch.Tensor  # uint8; int32[max_num_seqs] and some more in it
@@ -55,7 +53,7 @@ class _Result:
         return self.tokens.numpy().view(np.int32)[: self.num_samples].copy()
 
 
-class DeviceRunner:
+class Runner:
     """`launch` is for one thread, `finish` for one thread, which may be another; at most two steps are under way.
 
     Order. All work of a step is queued on the compute stream: one copy of all its inputs (lists of tokens for penalties
@@ -81,9 +79,6 @@ class DeviceRunner:
         self._requests = requests
         self._backend = backend
         spec = decoder.spec
-        self._workspace = attention_workspace(
-            limits.max_num_seqs, spec.num_heads, spec.head_dim, limits.max_model_len, device.torch_device
-        )
         blocks_of_row = -(-limits.max_model_len // limits.block_size)
         rows, tokens = limits.max_num_seqs, limits.max_num_tokens
         self._inputs = PackedInputs(
@@ -102,41 +97,43 @@ class DeviceRunner:
             ],
         )
         self._sampling = SamplingInputs(device, self._inputs, rows)
-        # For penalties and bans as well, so that no step allocates and the measured step has it all.
-        self._sampling_workspace = torch.empty(
-            sampling_workspace_bytes(rows, spec.vocab_size, changes_logits=True),
-            dtype=torch.uint8,
-            device=device.torch_device,
-        )
+        self._workspace = self._sampling_workspace = None  # kernels of the CPU need none
+        if not device.is_host:
+            self._workspace = attention_workspace(
+                rows, spec.num_heads, spec.head_dim, limits.max_model_len, device.torch_device
+            )
+            # For penalties and bans as well, so that no step allocates and the measured step has it all.
+            self._sampling_workspace = torch.empty(
+                sampling_workspace_bytes(rows, spec.vocab_size, changes_logits=True),
+                dtype=torch.uint8,
+                device=device.torch_device,
+            )
         self._sampled = torch.full((aligned(4 * rows) // 4,), -1, dtype=torch.int32, device=device.torch_device)
         self._sampled_bytes = self._sampled.view(torch.uint8)
         self._results = [_make_result(device, rows) for _ in range(NUM_SLOTS)]
         self._next_result = 0
-        self._previous: _Result | Sampled = nothing_sampled()  # what `_sampled` holds, to put it there again
+        self._previous: StepResult | Sampled = nothing_sampled()  # what `_sampled` holds, to put it there again
         self._graphs: DecodeGraphs | None = None
-        self._graph_logits: torch.Tensor | None = None
 
     def use_cache(self, kv_cache: torch.Tensor) -> None:
         """Run on another KV cache from now on; before graphs are captured."""
         self._kv_cache = kv_cache
 
-    def capture_graphs(self, progress: Callable[[int, int], None] | None = None) -> None:
-        """Capture decode steps of every batch size; on an idle device, before the first plan.
+    def capture_graphs(self, gpu: Gpu, progress: Callable[[int, int], None] | None = None) -> None:
+        """Capture decode steps of every batch size on the runner's device, while it is idle, before the first plan.
 
         Torch's attention waits for the device within a step, so with it nothing can be captured and this does nothing.
         """
         if self._backend is AttentionBackend.TORCH:
             return
         buckets = batch_buckets(self._limits.max_num_seqs)
-        self._graph_logits = torch.empty(
-            (buckets[-1], self._decoder.spec.vocab_size), dtype=torch.float32, device=self._device.torch_device
-        )
-        with self._device.scope():
+        logits = torch.empty((buckets[-1], self._decoder.spec.vocab_size), dtype=torch.float32, device=gpu.torch_device)
+        with gpu.scope():
             self._send(empty_decode(buckets[-1]))
-        self._device.synchronize()
-        self._graphs = DecodeGraphs(self._device, buckets, self._decode_step, progress)
+        gpu.synchronize()
+        self._graphs = DecodeGraphs(gpu, buckets, lambda size: self._decode_step(size, logits[:size]), progress)
 
-    def launch(self, plan: StepPlan) -> _Result | Sampled:
+    def launch(self, plan: StepPlan) -> StepResult | Sampled:
         """Queue a plan; what has no rows, or had to be run in parts, has ended already."""
         if not plan.num_rows:
             return nothing_sampled()
@@ -148,7 +145,7 @@ class DeviceRunner:
                 self._previous = self._run_apart(plan, result, error)
         return self._previous
 
-    def finish(self, launched: _Result | Sampled) -> Sampled:
+    def finish(self, launched: StepResult | Sampled) -> Sampled:
         """Wait for a step and return what it sampled."""
         if isinstance(launched, Sampled):
             return launched
@@ -166,7 +163,7 @@ class DeviceRunner:
         self._device.synchronize()
         return time.perf_counter() - started_s
 
-    def _queue(self, plan: StepPlan, result: _Result) -> _Result:
+    def _queue(self, plan: StepPlan, result: StepResult) -> StepResult:
         result.num_samples, result.logprobs = 0, None
         entries = self._requests.entries(plan) if plan.num_samples else None
         logits = self._forward(rows_of_plan(plan), entries)
@@ -175,7 +172,7 @@ class DeviceRunner:
         result.ready.record()
         return result
 
-    def _run_apart(self, plan: StepPlan, result: _Result, error: Exception) -> Sampled:
+    def _run_apart(self, plan: StepPlan, result: StepResult, error: Exception) -> Sampled:
         """Run a plan in parts after it failed with `error`; raises that when the rows are not to blame."""
         previous, self._previous = self._previous, nothing_sampled()
 
@@ -208,7 +205,7 @@ class DeviceRunner:
     def _put_sampled(self, tokens: np.ndarray) -> None:
         self._sampled[: len(tokens)].copy_(torch.from_numpy(tokens))
 
-    def _take_result(self) -> _Result:
+    def _take_result(self) -> StepResult:
         result = self._results[self._next_result]
         if result.busy:
             raise InternalError(f"{NUM_SLOTS} steps are under way: finish one before launching the next")
@@ -218,10 +215,11 @@ class DeviceRunner:
 
     def _forward(self, rows: RowInputs, entries: SamplingEntries | None = None) -> torch.Tensor:
         """Queue the forward pass; logits float32[S, vocab_size]. How to sample them travels along."""
-        bucket = self._graphs.bucket(rows.num_rows) if self._graphs is not None and rows.is_plain_decode else None
-        if bucket is not None:
+        graphs = self._graphs
+        bucket = graphs.bucket(rows.num_rows) if graphs is not None and rows.is_plain_decode else None
+        if graphs is not None and bucket is not None:
             self._send(padded_decode(rows, bucket), entries)
-            return self._graphs.replay(bucket)[: rows.num_rows]
+            return graphs.replay(bucket)[: rows.num_rows]
         self._send(rows, entries)
         view = self._inputs.view
         num_logits = len(rows.logit_rows)
@@ -229,12 +227,11 @@ class DeviceRunner:
         self._fill_in_tokens(rows.num_tokens)
         return self._decoder.forward(view("token_ids", rows.num_tokens), context)
 
-    def _decode_step(self, num_rows: int) -> Callable[[], torch.Tensor]:
+    def _decode_step(self, num_rows: int, logits: torch.Tensor) -> Callable[[], torch.Tensor]:
         """The captured step: everything in it is at a fixed address."""
         room_for_blocks = len(self._inputs.view("block_ids"))
         token_ids = self._inputs.view("token_ids", num_rows)
         context = self._context(num_rows, num_rows, num_rows, room_for_blocks, num_rows)
-        logits = self._graph_logits[:num_rows]
 
         def step() -> torch.Tensor:
             self._fill_in_tokens(num_rows)
@@ -290,7 +287,7 @@ class DeviceRunner:
         sampled = self._sampled.index_select(0, sources.clamp_min(0)).clamp_min(0)
         torch.where(sources >= 0, sampled, token_ids, out=token_ids)
 
-    def _sample(self, logits: torch.Tensor, plan: StepPlan, entries: SamplingEntries, result: _Result) -> None:
+    def _sample(self, logits: torch.Tensor, plan: StepPlan, entries: SamplingEntries, result: StepResult) -> None:
         sources = plan.token_sources[plan.sample_rows]
         batch = self._sampling.batch(entries.batch, sources, self._sampled)
         sampled = self._sampled[: plan.num_samples]
@@ -305,9 +302,9 @@ class DeviceRunner:
         result.num_samples = plan.num_samples
 
 
-def _make_result(device: Device, max_num_seqs: int) -> _Result:
+def _make_result(device: Device, max_num_seqs: int) -> StepResult:
     logprob_bytes = 4 * max_num_seqs * (2 + 2 * MAX_LOGPROBS)
-    return _Result(
+    return StepResult(
         tokens=device.host_buffer(aligned(4 * max_num_seqs)),
         logprob_words=device.host_buffer(logprob_bytes).view(torch.int32),
         ready=device.event(),
@@ -316,13 +313,13 @@ def _make_result(device: Device, max_num_seqs: int) -> _Result:
 
 def _logprobs_in(words: torch.Tensor, num_rows: int, num_top: int) -> TokenLogprobs:
     """The arrays of `TokenLogprobs`, one after the other in int32 words."""
-    own, ranks, ids, logprobs = words[: 2 * num_rows * (1 + num_top)].split(
-        [num_rows, num_rows, num_rows * num_top, num_rows * num_top]
-    )
+    listed = num_rows * num_top
+    ids = words[2 * num_rows : 2 * num_rows + listed]
+    logprobs = words[2 * num_rows + listed : 2 * num_rows + 2 * listed]
     shape = (num_rows, num_top)
     return TokenLogprobs(
-        token_logprobs=own.view(torch.float32),
-        ranks=ranks,
+        token_logprobs=words[:num_rows].view(torch.float32),
+        ranks=words[num_rows : 2 * num_rows],
         top_ids=ids.view(shape),
         top_logprobs=logprobs.view(torch.float32).view(shape),
     )
@@ -332,4 +329,4 @@ def _copied(values: TokenLogprobs | None) -> TokenLogprobs | None:
     if values is None:
         return None
     arrays = (values.token_logprobs, values.ranks, values.top_ids, values.top_logprobs)
-    return TokenLogprobs(*(array.numpy().copy() for array in arrays))
+    return TokenLogprobs(*(np.asarray(array).copy() for array in arrays))
