@@ -32,3 +32,15 @@ def device(request: pytest.FixtureRequest) -> Iterator[torch.device]:
         pytest.skip(str(error))
     yield torch.device("cpu")
     _C.set_cpu_isa(before)
+
+
+@pytest.fixture(params=["scalar", "avx2", "avx512", "amx"])
+def isa(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Run the kernels of one instruction set, skipping those that the machine does not have."""
+    before = _C.cpu_isa()
+    try:
+        _C.set_cpu_isa(request.param)
+    except ValueError as error:
+        pytest.skip(str(error))
+    yield request.param
+    _C.set_cpu_isa(before)

@@ -1,28 +1,16 @@
-"""From a spec and its weights to a `Decoder`. All sizes of a rank are taken here, and only here."""
+"""From a spec and its weights to a `Decoder`, whole or a rank's part of it."""
 
 import torch
 
 from fastserve.distributed.group import Group
 from fastserve.distributed.single import SINGLE
 from fastserve.errors import InvalidArgumentError
-from fastserve.layers.attention import HeadNorms, SelfAttention
-from fastserve.layers.linear import (
-    SHARED_INPUT_SEGMENTS,
-    Linear,
-    Part,
-    Projection,
-    load_linear,
-    load_row_linear,
-)
-from fastserve.layers.mlp import Mlp
-from fastserve.layers.norm import Norm, load_norm
 from fastserve.layers.rotary import rope_table
-from fastserve.layers.vocabulary import LogitsHead, TokenEmbedding, load_vocabulary
-from fastserve.layers.weights import WeightSource, load_tensor
+from fastserve.layers.weights import WeightSource
 from fastserve.log import get_logger
-from fastserve.models.decoder import Decoder, DecoderLayer
-from fastserve.models.ends import InputEnd, OutputEnd
-from fastserve.models.shard import WHOLE, Shard, has_bits_of_one_rank, local_spec
+from fastserve.models.decoder import Decoder
+from fastserve.models.parts import DecoderParts
+from fastserve.models.shard import WHOLE, Shard, has_bits_of_one_rank
 from fastserve.models.spec import DecoderSpec
 
 logger = get_logger(__name__)
@@ -41,185 +29,6 @@ class _LeftToOthers:
         self, name: str, out: torch.Tensor, *, rows: range | None = None, columns: range | None = None
     ) -> None:
         self.leave(name)
-
-
-class _Builder:
-    """Loads the parts of one decoder that a rank has.
-
-    Args:
-        spec: of the whole decoder.
-    """
-
-    def __init__(
-        self,
-        spec: DecoderSpec,
-        source: WeightSource,
-        shard: Shard,
-        group: Group,
-        *,
-        dtype: torch.dtype,
-        device: torch.device,
-    ) -> None:
-        self.spec = spec
-        self.local = local_spec(spec, shard)
-        self.names = spec.names
-        self.source = source
-        self.shard = shard
-        self.group = group
-        self.dtype = dtype
-        self.device = device
-        embedding = f"{spec.names.embedding}.weight"
-        self.root = next((root for root in self.names.roots if source.has(root + embedding)), self.names.roots[0])
-
-    def of_other_stages(self) -> "_Builder":
-        """Build what this rank leaves to others, to check it and to take nothing."""
-        return _Builder(self.spec, _LeftToOthers(self.source), WHOLE, SINGLE, dtype=self.dtype, device=NOWHERE)
-
-    def tensor(self, name: str, *shape: int) -> torch.Tensor:
-        return load_tensor(self.source, name, shape, dtype=self.dtype, device=self.device)
-
-    def vocabulary(self, name: str) -> torch.Tensor:
-        """The rank's rows of an embedding, or of an output projection."""
-        spec = self.spec
-        return load_vocabulary(
-            self.source,
-            f"{name}.weight",
-            (spec.vocab_size, spec.embedding_size),
-            self.shard.vocabulary(spec.vocab_size),
-            dtype=self.dtype,
-            device=self.device,
-        )
-
-    def linear(self, parts: list[Part], in_features: int, *, bias: bool = False) -> Linear:
-        """A projection whose inputs are whole on every rank."""
-        return load_linear(self.source, parts, in_features, bias=bias, dtype=self.dtype, device=self.device)
-
-    def shared_linear(self, name: str, in_features: int, *, bias: bool) -> Projection:
-        """A projection to the hidden size, whose inputs the ranks share."""
-        part, dtype, device = Part(name, self.spec.hidden_size), self.dtype, self.device
-        if self.shard.tensor_size == 1:
-            segments = SHARED_INPUT_SEGMENTS
-            return load_linear(
-                self.source, [part], in_features, bias=bias, dtype=dtype, device=device, num_segments=segments
-            )
-        columns = self.shard.part(in_features)
-        return load_row_linear(
-            self.source, part, in_features, columns=columns, group=self.group, bias=bias, dtype=dtype, device=device
-        )
-
-    def part(self, name: str, num_blocks: int, mine: range, block: int = 1) -> Part:
-        """The outputs of a projection that this rank has: blocks `mine` of `num_blocks`, of `block` outputs each."""
-        rows = range(mine.start * block, mine.stop * block)
-        return Part(name, num_blocks * block, None if len(mine) == num_blocks else rows)
-
-    def norm(self, name: str) -> Norm:
-        spec = self.spec
-        return load_norm(
-            self.source,
-            name,
-            spec.hidden_size,
-            kind=spec.norm,
-            eps=spec.norm_eps,
-            dtype=self.dtype,
-            device=self.device,
-        )
-
-    def attention(self, index: int, table: torch.Tensor | None) -> SelfAttention:
-        spec, local, names, prefix = self.spec, self.local, self.names, self.layer_prefix(index)
-        heads, kv_heads = self.shard.part(spec.num_heads), self.shard.kv_heads(spec.num_kv_heads)
-        parts = [
-            self.part(prefix + names.query, spec.num_heads, heads, spec.head_dim),
-            self.part(prefix + names.key, spec.num_kv_heads, kv_heads, spec.head_dim),
-            self.part(prefix + names.value, spec.num_kv_heads, kv_heads, spec.head_dim),
-        ]
-        norms = None
-        if spec.qk_norm:
-            query_norm = self.tensor(f"{prefix}{names.query_norm}.weight", spec.head_dim)
-            key_norm = self.tensor(f"{prefix}{names.key_norm}.weight", spec.head_dim)
-            norms = HeadNorms(query_norm, key_norm, spec.norm_eps)
-        return SelfAttention(
-            self.linear(parts, spec.hidden_size, bias=spec.qkv_bias),
-            layer=index - self.shard.layers(spec.num_layers).start,
-            num_heads=local.num_heads,
-            num_kv_heads=local.num_kv_heads,
-            head_dim=spec.head_dim,
-            rope_table=table,
-            norms=norms,
-        )
-
-    def mlp(self, index: int) -> Mlp:
-        spec, prefix = self.spec, self.layer_prefix(index)
-        inner = self.shard.part(spec.intermediate_size)
-        up = [self.part(prefix + name, spec.intermediate_size, inner) for name in self.names.mlp_up]
-        return Mlp(
-            self.linear(up, spec.hidden_size, bias=spec.mlp_bias),
-            self.shared_linear(prefix + self.names.mlp_down, spec.intermediate_size, bias=spec.mlp_bias),
-            kind=spec.activation,
-            gated=spec.gated,
-        )
-
-    def layer(self, index: int, table: torch.Tensor | None) -> DecoderLayer:
-        spec, names, prefix = self.spec, self.names, self.layer_prefix(index)
-        return DecoderLayer(
-            self.attention(index, table),
-            self.shared_linear(prefix + names.attention_out, spec.query_size, bias=spec.attention_out_bias),
-            self.mlp(index),
-            attention_norm=self.norm(prefix + names.attention_norm),
-            mlp_norm=self.norm(prefix + names.mlp_norm),
-            pre_norm=spec.pre_norm,
-        )
-
-    def layer_prefix(self, index: int) -> str:
-        return f"{self.root}layers.{index}."
-
-    def positions(self, max_model_len: int) -> torch.Tensor:
-        spec = self.spec
-        name = f"{self.root}{self.names.position_embedding}.weight"
-        table = self.tensor(name, spec.max_position + spec.position_offset, spec.hidden_size)
-        return table[spec.position_offset : spec.position_offset + max_model_len]
-
-    def projection(self, name: str, in_features: int, out_features: int) -> Linear | None:
-        if self.spec.embedding_size == self.spec.hidden_size:
-            return None
-        return self.linear([Part(self.root + name, out_features)], in_features)
-
-    def embedding_table(self) -> torch.Tensor:
-        return self.vocabulary(self.root + self.names.embedding)
-
-    def input_end(self, table: torch.Tensor, max_model_len: int) -> InputEnd:
-        spec = self.spec
-        return InputEnd(
-            TokenEmbedding(table, spec.vocab_size, self.group),
-            position_table=None if spec.rope is not None else self.positions(max_model_len),
-            project=self.projection(self.names.project_in, spec.embedding_size, spec.hidden_size),
-            pre_norm=spec.pre_norm,
-        )
-
-    def output_end(self, table: torch.Tensor | None) -> OutputEnd:
-        """The end behind the layers; `table` is the embedding's where this rank has it already."""
-        spec = self.spec
-        return OutputEnd(
-            LogitsHead(Linear(self.head(table)), spec.vocab_size, self.group),
-            norm=self.norm(self.root + self.names.final_norm) if spec.pre_norm else None,
-            project=self.projection(self.names.project_out, spec.hidden_size, spec.embedding_size),
-        )
-
-    def head(self, table: torch.Tensor | None) -> torch.Tensor:
-        """The weight of the output projection: one in the file is used even where it should be the embedding.
-
-        So does transformers from version 5 on: a fine-tune may have untied the two and left the field as it was.
-        """
-        name = self.names.lm_head
-        if not self.spec.tie_word_embeddings:
-            return self.vocabulary(name)
-        table = self.embedding_table() if table is None else table
-        if not self.source.has(f"{name}.weight"):
-            return table
-        head = self.vocabulary(name)
-        if head.is_meta or torch.equal(head, table):
-            return table
-        logger.warning("%s.weight differs from the embedding and is used, although tie_word_embeddings is true", name)
-        return head
 
 
 def build_decoder(
@@ -248,7 +57,7 @@ def build_decoder(
             f"the group must be that of the shard, rank {shard.tensor_rank} of {shard.tensor_size}, got rank {group.rank}"
             f" of {group.size}"
         )
-    builder = _Builder(spec, source, shard, group, dtype=dtype, device=device)
+    parts = DecoderParts(spec, source, shard, group, dtype=dtype, device=device)
     if device.type == "cpu" and shard.tensor_rank == 0 and not has_bits_of_one_rank(spec, shard.tensor_size):
         logger.warning(
             "tensor_parallel_size %d cuts sums within a segment: tokens may differ from those of one rank",
@@ -256,28 +65,28 @@ def build_decoder(
         )
     table = rope_table(spec.rope, max_model_len, device) if spec.rope is not None else None
     mine = shard.layers(spec.num_layers)
-    embedding_table = builder.embedding_table() if shard.is_first else None
-    input_end = builder.input_end(embedding_table, max_model_len) if embedding_table is not None else None
+    embedding_table = parts.embedding_table() if shard.is_first else None
+    input_end = parts.input_end(embedding_table, max_model_len) if embedding_table is not None else None
     decoder = Decoder(
-        builder.local,
-        [builder.layer(index, table) for index in mine],
+        parts.local,
+        [parts.layer(index, table) for index in mine],
         dtype=dtype,
         device=device,
         input_end=input_end,
-        output_end=builder.output_end(embedding_table) if shard.is_last else None,
+        output_end=parts.output_end(embedding_table) if shard.is_last else None,
     )
     if shard.num_stages > 1:
-        _leave_to_others(builder.of_other_stages(), shard)
+        _leave_to_others(DecoderParts(spec, _LeftToOthers(source), WHOLE, SINGLE, dtype=dtype, device=NOWHERE), shard)
     return decoder
 
 
-def _leave_to_others(builder: _Builder, shard: Shard) -> None:
+def _leave_to_others(parts: DecoderParts, shard: Shard) -> None:
     """Check the tensors that only other stages read."""
-    mine = shard.layers(builder.spec.num_layers)
-    for index in range(builder.spec.num_layers):
+    mine = shard.layers(parts.spec.num_layers)
+    for index in range(parts.spec.num_layers):
         if index not in mine:
-            builder.layer(index, None)
+            parts.layer(index, None)
     if not shard.is_first:
-        builder.input_end(builder.embedding_table(), 0)
+        parts.input_end(parts.embedding_table(), 0)
     if not shard.is_last:
-        builder.output_end(None)
+        parts.output_end(None)

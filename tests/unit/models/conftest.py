@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from fastserve.models.registry import read_spec
+from tests.devices import isa  # noqa: F401 (a fixture)
 
 
 @pytest.fixture

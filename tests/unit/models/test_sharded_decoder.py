@@ -7,6 +7,7 @@ import pytest
 import safetensors.torch
 import torch
 
+from fastserve import _C
 from fastserve.distributed.single import SINGLE
 from fastserve.errors import CheckpointError, InvalidArgumentError
 from fastserve.layers.vocabulary import TokenEmbedding
@@ -37,13 +38,14 @@ def checkpoint(model: str, vocab_size: int = 512) -> Path:
 
 
 @cache
-def logits_of_one(folder: Path, dtype: torch.dtype) -> torch.Tensor:
+def logits_of_one(folder: Path, dtype: torch.dtype, isa: str) -> torch.Tensor:
+    """What `run_requests` gives on one rank with an instruction set, which must be the current one."""
     with torch.inference_mode():
         return run_requests(load_shard(folder, Shard(), SINGLE, dtype))
 
 
 def check_ranks(folder: Path, dtype: torch.dtype, **sizes: int) -> None:
-    expected = logits_of_one(folder, dtype)
+    expected = logits_of_one(folder, dtype, _C.cpu_isa())
     assert expected.isfinite().all()
     for logits in logits_of_ranks(folder, dtype, **sizes):
         assert torch.equal(logits, expected)
@@ -68,8 +70,16 @@ def test_a_vocabulary_that_does_not_divide_is_padded(model: str) -> None:
     check_ranks(checkpoint(model, vocab_size=513), torch.bfloat16, tensor_size=4)
 
 
-def test_float16_has_the_bits_of_one_rank_as_well() -> None:
-    check_ranks(checkpoint("llama"), torch.float16, tensor_size=2)
+@pytest.mark.parametrize("dtype", [*DTYPES, torch.float16])
+@pytest.mark.parametrize("tensor_size", [2, 4, 8])
+def test_every_instruction_set_has_the_bits_of_one_rank(isa: str, tensor_size: int, dtype: torch.dtype) -> None:
+    folder = tiny_checkpoint("llama", num_attention_heads=8, head_dim=32, intermediate_size=768)
+    check_ranks(folder, dtype, tensor_size=tensor_size)
+
+
+def test_segments_may_be_empty() -> None:
+    """192 inputs are 6 units of 32 in 8 segments."""
+    check_ranks(tiny_checkpoint("llama", intermediate_size=192), torch.bfloat16, tensor_size=2)
 
 
 def test_sums_are_taken_twice_per_layer_and_once_for_the_embedding() -> None:
@@ -145,7 +155,9 @@ def test_shares_that_cut_a_segment_are_told_once_and_are_close(caplog: pytest.Lo
     folder = tiny_checkpoint("llama", intermediate_size=200)
     logits = logits_of_ranks(folder, torch.float32, tensor_size=4)
     assert caplog.text.count("tokens may differ from those of one rank") == 1
-    torch.testing.assert_close(logits[0][0], logits_of_one(folder, torch.float32)[0], rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(
+        logits[0][0], logits_of_one(folder, torch.float32, _C.cpu_isa())[0], rtol=1e-3, atol=1e-3
+    )
 
 
 def test_a_group_of_another_size_than_the_shard_is_refused() -> None:

@@ -6,19 +6,7 @@ import pytest
 import torch
 
 from fastserve import _C
-from tests.devices import device  # noqa: F401 (a fixture)
-
-
-@pytest.fixture(params=["scalar", "avx2", "avx512", "amx"])
-def isa(request: pytest.FixtureRequest) -> Iterator[str]:
-    """Run the kernels of one instruction set, skipping those that the machine does not have."""
-    before = _C.cpu_isa()
-    try:
-        _C.set_cpu_isa(request.param)
-    except ValueError as error:
-        pytest.skip(str(error))
-    yield request.param
-    _C.set_cpu_isa(before)
+from tests.devices import device, isa  # noqa: F401 (fixtures)
 
 
 @pytest.fixture
