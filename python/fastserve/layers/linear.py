@@ -1,5 +1,6 @@
 """Linear layers, several projections of one input fused into one; a rank may have some of the outputs or of the inputs."""
 
+import mmap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -7,12 +8,21 @@ from typing import Protocol
 import torch
 
 from fastserve.distributed.group import Group
-from fastserve.layers.weights import WeightSource
-from fastserve.ops.linear import PackedWeight, linear, pack_weight
+from fastserve.layers.weights import WeightSource, read_rows
+from fastserve.ops.linear import (
+    PANEL_WIDTH,
+    PackedWeight,
+    empty_packed_weight,
+    linear,
+    pack_outputs,
+    pack_weight,
+)
 
 # Segments in which a CPU sums the inputs of a projection whose inputs several ranks may share: each rank then has whole
 # segments, and the sum over the ranks has the bits of one rank's.
 SHARED_INPUT_SEGMENTS = 8
+# What is read of a weight before it is packed.
+PIECE_BYTES = 8 << 20
 
 
 class Projection(Protocol):
@@ -28,12 +38,18 @@ class Linear:
     On a CPU the weight is packed for the kernel and the plain one is dropped; elsewhere torch's GEMM takes it as it is.
     """
 
-    def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None = None, *, num_segments: int = 1) -> None:
-        self.out_features, self.in_features = weight.shape
+    def __init__(
+        self, weight: torch.Tensor | PackedWeight, bias: torch.Tensor | None = None, *, num_segments: int = 1
+    ) -> None:
         self._bias = bias
         self._num_segments = num_segments
         self._packed: PackedWeight | None = None
         self._plain: torch.Tensor | None = None
+        if isinstance(weight, PackedWeight):
+            self._packed = weight
+            self.out_features, self.in_features = weight.out_features, weight.in_features
+            return
+        self.out_features, self.in_features = weight.shape
         if weight.device.type == "cpu":
             self._packed = pack_weight(weight)
         else:
@@ -76,7 +92,7 @@ class RowLinear:
         bias: [out_features], the same on all ranks.
     """
 
-    def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None, group: Group) -> None:
+    def __init__(self, weight: torch.Tensor | PackedWeight, bias: torch.Tensor | None, group: Group) -> None:
         whole = SHARED_INPUT_SEGMENTS % group.size == 0
         self._product = Linear(weight, num_segments=SHARED_INPUT_SEGMENTS // group.size if whole else 1)
         self._bias = bias
@@ -98,7 +114,7 @@ class Part:
     Attributes:
         name: in the checkpoint, without .weight.
         out_features: of the matrix.
-        rows: the outputs that this rank has; None = all.
+        rows: the outputs that this rank has; beyond those of the matrix they are zeros. None = all.
     """
 
     name: str
@@ -106,9 +122,9 @@ class Part:
     rows: range | None = None
 
     @property
-    def num_rows(self) -> int:
-        """How many outputs this rank has."""
-        return self.out_features if self.rows is None else len(self.rows)
+    def outputs(self) -> range:
+        """The outputs that this rank has."""
+        return range(self.out_features) if self.rows is None else self.rows
 
 
 def load_linear(
@@ -161,19 +177,62 @@ def _load(
     bias: bool,
     dtype: torch.dtype,
     device: torch.device,
-) -> tuple[torch.Tensor, torch.Tensor | None]:
+) -> tuple[torch.Tensor | PackedWeight, torch.Tensor | None]:
     for part in parts:
         source.expect(f"{part.name}.weight", (part.out_features, in_features))
         if bias:
             source.expect(f"{part.name}.bias", (part.out_features,))
-    num_rows, num_columns = sum(part.num_rows for part in parts), in_features if columns is None else len(columns)
-    weight = torch.empty((num_rows, num_columns), dtype=dtype, device=device)
-    bias_vector = torch.empty(num_rows, dtype=dtype, device=device) if bias else None
-    begin = 0
+    num_columns = in_features if columns is None else len(columns)
+    weight = _load_weight(source, parts, num_columns, columns=columns, dtype=dtype, device=device)
+    if not bias:
+        return weight, None
+    biases = torch.empty(sum(len(part.outputs) for part in parts), dtype=dtype, device=device)
+    _read_outputs(source, parts, "bias", 0, biases, columns=None)
+    return weight, biases
+
+
+def _load_weight(
+    source: WeightSource,
+    parts: Sequence[Part],
+    num_columns: int,
+    *,
+    columns: range | None,
+    dtype: torch.dtype,
+    device: torch.device,
+) -> torch.Tensor | PackedWeight:
+    """The weights of the parts below each other; for a CPU packed piece by piece, so that they are never there twice."""
+    num_outputs = sum(len(part.outputs) for part in parts)
+    if device.type != "cpu":
+        weight = torch.empty((num_outputs, num_columns), dtype=dtype, device=device)
+        _read_outputs(source, parts, "weight", 0, weight, columns=columns)
+        return weight
+    packed = empty_packed_weight(num_outputs, num_columns, dtype)
+    panels = max(1, PIECE_BYTES // (PANEL_WIDTH * num_columns * dtype.itemsize))
+    piece = _returned_memory(min(panels * PANEL_WIDTH, num_outputs), num_columns, dtype)
+    for first in range(0, num_outputs, panels * PANEL_WIDTH):
+        outputs = piece[: num_outputs - first]
+        _read_outputs(source, parts, "weight", first, outputs, columns=columns)
+        pack_outputs(packed, first, outputs)
+    return packed
+
+
+def _returned_memory(num_rows: int, num_columns: int, dtype: torch.dtype) -> torch.Tensor:
+    """A matrix whose memory goes back to the machine with it, and leaves no hole between weights that stay."""
+    num_values = num_rows * num_columns
+    pages = mmap.mmap(-1, num_values * dtype.itemsize)
+    return torch.frombuffer(pages, dtype=dtype, count=num_values).view(num_rows, num_columns)
+
+
+def _read_outputs(
+    source: WeightSource, parts: Sequence[Part], what: str, first: int, out: torch.Tensor, *, columns: range | None
+) -> None:
+    """Fill `out` with the weights or biases of outputs `first` and following, counted over all parts."""
+    begin = -first  # of the part, as a row of out
     for part in parts:
-        end = begin + part.num_rows
-        source.read_into(f"{part.name}.weight", weight[begin:end], rows=part.rows, columns=columns)
-        if bias_vector is not None:
-            source.read_into(f"{part.name}.bias", bias_vector[begin:end], rows=part.rows)
-        begin = end
-    return weight, bias_vector
+        mine = part.outputs
+        rows = range(min(max(begin, 0), len(out)), min(max(begin + len(mine), 0), len(out)))
+        if rows:
+            wanted = range(mine.start + rows.start - begin, mine.start + rows.stop - begin)
+            target = out[rows.start : rows.stop]
+            read_rows(source, f"{part.name}.{what}", target, wanted, part.out_features, columns=columns)
+        begin += len(mine)

@@ -5,7 +5,7 @@ import torch
 from fastserve.distributed.group import Group
 from fastserve.errors import InvalidArgumentError
 from fastserve.layers.linear import Linear
-from fastserve.layers.weights import WeightSource
+from fastserve.layers.weights import WeightSource, read_rows
 from fastserve.ops.embedding import embedding
 
 
@@ -19,14 +19,8 @@ def load_vocabulary(
         tokens: ids, as many as the result has rows.
     """
     source.expect(name, shape)
-    vocab_size, width = shape
-    out = torch.empty((len(tokens), width), dtype=dtype, device=device)
-    if tokens == range(vocab_size):
-        source.read_into(name, out)
-        return out
-    present = range(min(tokens.start, vocab_size), min(tokens.stop, vocab_size))
-    source.read_into(name, out[: len(present)], rows=present)
-    out[len(present) :].zero_()
+    out = torch.empty((len(tokens), shape[1]), dtype=dtype, device=device)
+    read_rows(source, name, out, tokens, shape[0])
     return out
 
 

@@ -38,3 +38,12 @@ def load_tensor(
     out = torch.empty(shape, dtype=dtype, device=device)
     source.read_into(name, out)
     return out
+
+
+def read_rows(
+    source: WeightSource, name: str, out: torch.Tensor, rows: range, num_rows: int, *, columns: range | None = None
+) -> None:
+    """Fill `out` with rows of a tensor that has `num_rows`; those beyond it are zeros."""
+    present = range(min(rows.start, num_rows), min(rows.stop, num_rows))
+    source.read_into(name, out[: len(present)], rows=present, columns=columns)
+    out[len(present) :].zero_()

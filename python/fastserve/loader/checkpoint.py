@@ -18,8 +18,8 @@ from fastserve.loader.weight_files import weight_files
 STAGE_BYTES = 32 << 20
 READABLE = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 
-# Called after every tensor with its name, the bytes of the tensors done so far, of which other ranks may read a part, and
-# the bytes of all.
+# Called once per tensor, when some of it is read or it is left to other ranks, with its name, the bytes of the tensors so
+# far and those of all.
 Progress = Callable[[str, int, int], None]
 
 
@@ -43,7 +43,7 @@ class CheckpointWeights:
 
     Args:
         ignored: regular expressions; a tensor whose whole name matches one is treated as if it were not there.
-        progress: called after every tensor.
+        progress: called for every tensor.
     Raises:
         CheckpointError: on construction, when a file or the index is not valid.
     """
@@ -116,10 +116,11 @@ class CheckpointWeights:
         self._count(name)
 
     def _count(self, name: str) -> None:
-        if name in self._unread:
-            _, entry = self._entries[name]
-            self._unread.discard(name)
-            self._bytes_done += entry.end - entry.begin
+        if name not in self._unread:
+            return
+        _, entry = self._entries[name]
+        self._unread.discard(name)
+        self._bytes_done += entry.end - entry.begin
         if self._progress is not None:
             self._progress(name, self._bytes_done, self._bytes_total)
 

@@ -96,7 +96,7 @@ def load_model(
     Args:
         device: where the weights go; `ModelConfig.device` is for the caller, who owns the device.
         shard, group: see `build_decoder`.
-        progress: called after each tensor with its name, bytes done and bytes of all; not for dummy weights.
+        progress: called for each tensor with its name, bytes done and bytes of all; not for dummy weights.
         outline: of the same configuration, where the caller has it already.
     Raises:
         CheckpointError: the checkpoint cannot be found, is broken or is of a kind that is not supported.

@@ -187,24 +187,25 @@ class DecoderParts:
         """The end behind the layers; `table` is the embedding's where this rank has it already."""
         spec = self.spec
         return OutputEnd(
-            LogitsHead(Linear(self.head(table)), spec.vocab_size, self.group),
+            LogitsHead(self.head(table), spec.vocab_size, self.group),
             norm=self.norm(self.root + self.names.final_norm) if spec.pre_norm else None,
             project=self.projection(self.names.project_out, spec.hidden_size, spec.embedding_size),
         )
 
-    def head(self, table: torch.Tensor | None) -> torch.Tensor:
-        """The weight of the output projection: one in the file is used even where it should be the embedding.
+    def head(self, table: torch.Tensor | None) -> Linear:
+        """The output projection: one in the file is used even where it should be the embedding.
 
         So does transformers from version 5 on: a fine-tune may have untied the two and left the field as it was.
         """
-        name = self.names.lm_head
-        if not self.spec.tie_word_embeddings:
-            return self.vocabulary(name)
+        spec, name = self.spec, self.names.lm_head
+        if not spec.tie_word_embeddings:
+            part = Part(name, spec.vocab_size, self.shard.vocabulary(spec.vocab_size))
+            return self.linear([part], spec.embedding_size)
         table = self.embedding_table() if table is None else table
         if not self.source.has(f"{name}.weight"):
-            return table
+            return Linear(table)
         head = self.vocabulary(name)
         if head.is_meta or torch.equal(head, table):
-            return table
+            return Linear(table)
         logger.warning("%s.weight differs from the embedding and is used, although tie_word_embeddings is true", name)
-        return head
+        return Linear(head)

@@ -6,7 +6,7 @@ import torch
 
 from fastserve._C import kernels
 
-_PANEL_WIDTH: int = kernels.linear_panel_width
+PANEL_WIDTH: int = kernels.linear_panel_width
 _BF16_INPUT_UNIT: int = kernels.linear_bf16_input_unit
 
 
@@ -28,6 +28,28 @@ class PackedWeight:
     dtype: torch.dtype
 
 
+def empty_packed_weight(out_features: int, in_features: int, dtype: torch.dtype) -> PackedWeight:
+    """Return a weight whose outputs `pack_outputs` has yet to fill."""
+    num_panels = -(-out_features // PANEL_WIDTH)
+    unit = _BF16_INPUT_UNIT if dtype == torch.bfloat16 else 1
+    data = torch.empty((num_panels, -(-in_features // unit) * unit, PANEL_WIDTH), dtype=dtype)
+    return PackedWeight(data, out_features, in_features, dtype)
+
+
+def pack_outputs(packed: PackedWeight, first: int, weight: torch.Tensor) -> None:
+    """Fill outputs `first` and following of a packed weight.
+
+    Args:
+        first: a multiple of PANEL_WIDTH.
+        weight: `[num_outputs, in_features]` of the packed dtype, dense in the last dimension; num_outputs is a multiple
+            of PANEL_WIDTH as well, unless these are the last outputs.
+    Raises:
+        InvalidArgumentError: `weight` has another shape, dtype, device or layout.
+    """
+    first_panel, num_panels = first // PANEL_WIDTH, -(-len(weight) // PANEL_WIDTH)
+    kernels.pack_linear_weight(packed.data[first_panel : first_panel + num_panels], weight)
+
+
 def pack_weight(weight: torch.Tensor) -> PackedWeight:
     """Return a packed copy of `weight`; the original is not needed afterwards.
 
@@ -37,11 +59,9 @@ def pack_weight(weight: torch.Tensor) -> PackedWeight:
         InvalidArgumentError: `weight` has another rank, dtype, device or layout.
     """
     out_features, in_features = weight.shape
-    num_panels = -(-out_features // _PANEL_WIDTH)
-    unit = _BF16_INPUT_UNIT if weight.dtype == torch.bfloat16 else 1
-    data = torch.empty((num_panels, -(-in_features // unit) * unit, _PANEL_WIDTH), dtype=weight.dtype)
-    kernels.pack_linear_weight(data, weight)
-    return PackedWeight(data, out_features, in_features, weight.dtype)
+    packed = empty_packed_weight(out_features, in_features, weight.dtype)
+    pack_outputs(packed, 0, weight)
+    return packed
 
 
 def linear(

@@ -3,8 +3,10 @@
 import pytest
 import torch
 
+from fastserve.distributed.single import SINGLE
 from fastserve.errors import CheckpointError
-from fastserve.layers.linear import Linear, Part, load_linear
+from fastserve.layers import linear as linear_module
+from fastserve.layers.linear import Linear, Part, load_linear, load_row_linear
 
 CPU = torch.device("cpu")
 
@@ -50,6 +52,30 @@ def test_parts_lie_side_by_side_in_the_output() -> None:
     for name, part in (("q", y[:, :6]), ("k", y[:, 6:])):
         expected = x @ source.tensors[f"{name}.weight"].T + source.tensors[f"{name}.bias"]
         torch.testing.assert_close(part, expected)
+
+
+@pytest.mark.parametrize("piece_bytes", [1, 32 * 8 * 4, 3 * 32 * 8 * 4, 1 << 20])
+@pytest.mark.parametrize("columns", [None, range(2, 6)])
+def test_pieces_of_a_weight_are_packed_one_by_one(
+    piece_bytes: int, columns: range | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Parts of sizes that pieces do not divide, one of them padded beyond its matrix."""
+    monkeypatch.setattr(linear_module, "PIECE_BYTES", piece_bytes)
+    source = Tensors(a__weight=rand(70, 8), a__bias=rand(70), b__weight=rand(41, 8), b__bias=rand(41))
+    parts = [Part("a", 70, range(20, 65)), Part("b", 41), Part("a", 70, range(60, 75))]
+    w, b = source.tensors["a.weight"], source.tensors["a.bias"]
+    weight = torch.cat([w[20:65], source.tensors["b.weight"], w[60:], torch.zeros(5, 8)])
+    bias = torch.cat([b[20:65], source.tensors["b.bias"], b[60:], torch.zeros(5)])
+    x = rand(5, 8)
+    if columns is None:
+        layer = load_linear(source, parts, 8, bias=True, dtype=torch.float32, device=CPU)
+        assert torch.equal(layer(x), Linear(weight, bias)(x))
+        assert (layer.out_features, layer.in_features) == (101, 8)
+        return
+    part = Part("b", 41)
+    shared = load_row_linear(source, part, 8, columns=columns, group=SINGLE, bias=True, dtype=torch.float32, device=CPU)
+    own = Linear(source.tensors["b.weight"][:, 2:6].contiguous(), source.tensors["b.bias"], num_segments=8)
+    assert torch.equal(shared(x[:, 2:6]), own(x[:, 2:6]))
 
 
 def test_the_result_goes_where_it_is_wanted() -> None:
