@@ -98,8 +98,9 @@ TEST_P(PagedKernels, SamplingStaysWithinItsRow) {
     const auto history_start = ints({0, 2, 2, 4}), history = ints({0, 0, 0, 0}), prompt_len = ints({1, 0, 2});
     const auto banned_start = ints({0, 0, 0, 1}), banned = ints({0});
     auto tokens = ints({7, 7, 7});
-    sample({logits.view, temperature.view, top_k.view, top_p.view, min_p.view, repetition.view, presence.view,
-            frequency.view, seeds.view, counters.view, history_start.view, history.view, prompt_len.view,
+    const SamplingSettings settings{temperature.view, top_k.view,    top_p.view,    min_p.view,
+                                    repetition.view,  presence.view, frequency.view};
+    sample({logits.view, settings, seeds.view, counters.view, history_start.view, history.view, prompt_len.view,
             banned_start.view, banned.view, tokens.view},
            0, pool_);
     for (const std::int32_t token : tokens.data) EXPECT_LT(token, vocab_size);
