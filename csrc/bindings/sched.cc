@@ -41,12 +41,13 @@ IterationShape shape_of(double prefill_tokens, double pairs, double num_decodes,
 
 PolicyKind parse_policy(const std::string& name) {
   if (name == "learned") return PolicyKind::kLearned;
+  if (name == "slo") return PolicyKind::kSlo;
   if (name == "skip-join-mlfq") return PolicyKind::kSkipJoinMlfq;
   if (name == "mlfq") return PolicyKind::kMlfq;
   if (name == "fcfs") return PolicyKind::kFcfs;
   if (name == "priority") return PolicyKind::kPriority;
   if (name == "srpt") return PolicyKind::kSrpt;
-  detail::raise<InvalidArgumentError>("policy must be learned, skip-join-mlfq, mlfq, fcfs, priority or srpt, got ",
+  detail::raise<InvalidArgumentError>("policy must be learned, slo, skip-join-mlfq, mlfq, fcfs, priority or srpt, got ",
                                       name);
 }
 
@@ -116,7 +117,8 @@ void register_latency_model(py::module_& module) {
 std::unique_ptr<Scheduler> make_scheduler(kv::KvManager& kv, LatencyModel& latency, const std::string& policy,
                                           std::int32_t max_num_seqs, std::int32_t max_num_batched_tokens,
                                           std::int32_t max_prefill_chunk_tokens, std::int32_t max_model_len,
-                                          double starvation_limit_s, double max_pause_s, double quantum_ratio,
+                                          double starvation_limit_s, double max_pause_s, double ttft_slo_s,
+                                          double tpot_slo_s, double quantum_ratio,
                                           double first_quantum_s,
                                           std::int32_t num_levels, const std::string& preemption_mode,
                                           bool proactive_offload, bool write_through, std::int32_t reserve_iterations,
@@ -131,6 +133,8 @@ std::unique_ptr<Scheduler> make_scheduler(kv::KvManager& kv, LatencyModel& laten
                                .max_model_len = max_model_len,
                                .starvation_limit_s = starvation_limit_s,
                                .max_pause_s = max_pause_s,
+                               .ttft_slo_s = ttft_slo_s,
+                               .tpot_slo_s = tpot_slo_s,
                                .quantum_ratio = quantum_ratio,
                                .first_quantum_s = first_quantum_s,
                                .num_levels = num_levels,
@@ -157,6 +161,7 @@ void define_init(py::class_<Scheduler>& scheduler) {
       py::arg("max_num_batched_tokens") = d.max_num_batched_tokens,
       py::arg("max_prefill_chunk_tokens") = d.max_prefill_chunk_tokens, py::arg("max_model_len") = d.max_model_len,
       py::arg("starvation_limit_s") = d.starvation_limit_s, py::arg("max_pause_s") = d.max_pause_s,
+      py::arg("ttft_slo_s") = d.ttft_slo_s, py::arg("tpot_slo_s") = d.tpot_slo_s,
       py::arg("quantum_ratio") = d.quantum_ratio,
       py::arg("first_quantum_s") = d.first_quantum_s, py::arg("num_levels") = d.num_levels,
       py::arg("preemption_mode") = "auto", py::arg("proactive_offload") = d.proactive_offload,

@@ -205,11 +205,12 @@ void register_request_options(py::module_& module) {
   const RequestOptions d;
   py::class_<RequestOptions>(module, "RequestOptions",
                              "What the caller asks of one request; the scheduler copies it. deadline_s is absolute, <= 0 "
-                             "none; max_pause_s <= 0 the scheduler's; oracle_output_tokens is its output length, for srpt; "
-                             "requests of one length_class have similar output lengths, for learned.")
+                             "none; max_pause_s, ttft_slo_s and tpot_slo_s <= 0 the scheduler's; oracle_output_tokens is its output "
+                             "length, for srpt; requests of one length_class have similar output lengths, for learned.")
       .def(py::init([](std::int32_t max_tokens, std::int32_t min_tokens, bool ignore_eos,
                        std::vector<std::int32_t> eos_token_ids, std::vector<std::int32_t> stop_token_ids,
                        std::int32_t priority, std::uint64_t cache_salt, double deadline_s, double max_pause_s,
+                       double ttft_slo_s, double tpot_slo_s,
                        std::int32_t oracle_output_tokens, std::uint64_t length_class) {
              return RequestOptions{max_tokens,
                                    min_tokens,
@@ -220,6 +221,8 @@ void register_request_options(py::module_& module) {
                                    cache_salt,
                                    deadline_s,
                                    max_pause_s,
+                                   ttft_slo_s,
+                                   tpot_slo_s,
                                    oracle_output_tokens,
                                    length_class};
            }),
@@ -227,7 +230,8 @@ void register_request_options(py::module_& module) {
            py::arg("ignore_eos") = d.ignore_eos, py::arg("eos_token_ids") = py::tuple(),
            py::arg("stop_token_ids") = py::tuple(), py::arg("priority") = d.priority,
            py::arg("cache_salt") = d.cache_salt, py::arg("deadline_s") = d.deadline_s,
-           py::arg("max_pause_s") = d.max_pause_s,
+           py::arg("max_pause_s") = d.max_pause_s, py::arg("ttft_slo_s") = d.ttft_slo_s,
+           py::arg("tpot_slo_s") = d.tpot_slo_s,
            py::arg("oracle_output_tokens") = d.oracle_output_tokens, py::arg("length_class") = d.length_class);
 }
 

@@ -37,6 +37,7 @@ class Srpt final : public Policy {
   /// The remaining seconds of the request itself: in the order of the queue, though not a time.
   double enst_s(const Request& request, double now_s) const override;
   double quantum_s(const Request& request) const override;
+  double work_s(const Request& request) const override { return request.order_key; }
   std::int64_t num_ahead(const Request& request) const override;
   std::vector<std::int32_t> level_counts() const override;
   void check_integrity() const override;

@@ -23,6 +23,8 @@ std::span<const Pick> BatchPicker::pick(bool may_evict, double drop_budget_s, bo
   slots_ = core_.config.max_num_seqs;
   budget_ = core_.config.max_num_batched_tokens;
   level_decodes_ = level_wanted_ = growth_blocks_ = claimed_ = left_out_ = 0;
+  residents_left_ = static_cast<std::int32_t>(core_.num_residents());
+  prefill_budget_ = prefill_budget();
   places_ = kAnyPlace;
   may_evict_ = may_evict;
   drop_budget_s_ = drop_budget_s;
@@ -63,7 +65,22 @@ void BatchPicker::consider(Request& request) {
   }
 }
 
+std::int32_t BatchPicker::prefill_budget() const {
+  constexpr std::int32_t kLeast = 64;
+  const double most_s = core_.policy->most_prefill_s();
+  const std::int32_t chunk = core_.config.max_prefill_chunk_tokens;
+  const double chunk_s = core_.latency.prefill_s(chunk, 0) - core_.latency.prefill_s(0, 0);
+  if (!(most_s < 1e6) || chunk_s <= 0.0) return budget_;
+  const double tokens = chunk * most_s / chunk_s;
+  return std::min(budget_, std::max(kLeast, static_cast<std::int32_t>(std::min(tokens, 1e9))));
+}
+
+std::int32_t BatchPicker::kept_for_decodes() const {
+  return std::min({slots_, std::max(0, residents_left_), budget_ / 2});
+}
+
 void BatchPicker::pick_resident(Request& request) {
+  --residents_left_;
   const bool leaving =
       request.ending != FinishReason::kNone || request.park_requested || request.left_out_step == core_.step;
   if (leaving || request.ends_in_flight()) return;
@@ -96,12 +113,14 @@ void BatchPicker::pick_waiting(Request& request) {
     return;
   }
   if (request.parked_step == core_.step) return block(request, 0);
-  if (has_streams_enough(request)) {  // streams that lost their KV wait among the promoted, if anywhere
+  // Streams that lost their KV wait among the promoted, if anywhere.
+  if (has_streams_enough(request) || !core_.policy->may_start(request)) {
     if (!request.starving) places_ &= static_cast<PlaceMask>(~mask_of(Place::kWaiting));
     return;
   }
   const std::int32_t free = core_.num_free() - growth_blocks_ - request.start_need;
   if (drop_budget_s_ < 0.0 && free < debt_margin_blocks() && !is_first()) return block(request, 0);
+  if (free < room_for_growth() && !is_first() && request.num_outputs() == 0) return block(request, 0);
   const auto short_of = [&] { return core_.num_free() < request.start_need + growth_blocks_; };
   if (!(short_of() && core_.step < request.next_probe_step) && try_start(request)) return;
   const std::int32_t need = request.start_need + growth_blocks_;
@@ -109,8 +128,17 @@ void BatchPicker::pick_waiting(Request& request) {
   block(request, need);
 }
 
+std::int32_t BatchPicker::room_for_growth() const {
+  const bool may_move = core_.config.preemption_mode != PreemptionMode::kRecompute;
+  if (may_move && core_.kv.num_free(kv::Tier::kHost) > debt_margin_blocks()) return 0;
+  const std::int64_t blocks = core_.num_in(RequestState::kRunning) * kGrowthIterations / core_.block_size();
+  return static_cast<std::int32_t>(std::min<std::int64_t>(blocks, core_.num_device_blocks() / kGrowthPart));
+}
+
 bool BatchPicker::has_streams_enough(const Request& before) const {
-  if (before.num_outputs() > 0 || core_.num_started < most_started_moving_) return false;
+  if (before.num_outputs() > 0) return false;
+  const std::int64_t most_moving = std::min(most_started_moving_, core_.num_residents() + Exchange::most_away(core_));
+  if (core_.num_started < most_moving) return false;
   constexpr PlaceMask kMoving = mask_of(Place::kTransit) | mask_of(Place::kHost);
   const bool moving = core_.policy->next(nullptr, kMoving) != nullptr;
   if (!moving && core_.num_started < most_started_resident_) return false;
@@ -180,57 +208,44 @@ std::span<const SwapPlanner::Victim> BatchPicker::victims_for(const Request& beh
 }
 
 void BatchPicker::free_behind(Request& behind, std::int32_t need, std::int32_t have, Need why, bool even_capped) {
-  const auto victims = victims_for(behind, even_capped);
-  // Evicting for a start that would still not fit only costs. Blocks that victims share count for none of them, so
-  // their sum is a lower bound; who waits for such blocks waits until one of their holders ends.
+  // Blocks that victims share count for none of them, so their sum is a lower bound; who waits for such blocks waits
+  // until one of their holders ends.
   const bool first = is_first();
-  const bool at_any_price = why == Need::kGrowth;
+  const bool grows = why == Need::kGrowth;
   // Classes are strict: the first in order takes from those behind its class what it needs.
   const auto outranked = [&](const SwapPlanner::Victim& victim) {
     return first && core_.config.policy != PolicyKind::kFcfs &&
            victim.request->options.priority > behind.options.priority;
   };
-  const auto may_go = [&](const SwapPlanner::Victim& victim) {
-    if (!usable(victim, behind)) return false;
-    if (at_any_price || outranked(victim)) return true;
-    const double price = price_s(victim);
-    // Only a stream that paused too long may make another one pause, and only where a copy is enough: starts can wait.
-    if (victim.request->num_outputs() > 0)
-      return price == 0.0 && behind.starving && behind.num_outputs() > 0;
-    return price <= std::max(0.0, drop_budget_s_) || (first && budget_full_);
-  };
-  if (!at_any_price) {
-    std::int32_t most = have;
-    double price = 0.0;
-    for (const auto& victim : victims) {
-      if (most >= need) break;
-      if (!may_go(victim) || victim.num_blocks == 0) continue;
-      most += victim.num_blocks;
-      price += outranked(victim) ? 0.0 : price_s(victim);
-    }
-    if (most < need) return;
-    if (price > std::max(0.0, drop_budget_s_) && !(first && budget_full_)) return;
-  }
-  for (const auto& victim : victims) {
+  Exchange exchange(core_, planner_, behind, need - have);
+  bool pays = true;
+  chosen_.clear();
+  for (const auto& victim : victims_for(behind, even_capped)) {
     if (have >= need) break;
-    if (!may_go(victim) || (victim.num_blocks == 0 && !first)) continue;
-    drop_budget_s_ -= price_s(victim);
+    if (!usable(victim, behind) || (victim.num_blocks == 0 && !(first && grows))) continue;
+    if (!grows && !outranked(victim)) {
+      if (!exchange.allows(victim)) continue;
+      exchange.add(victim);
+      pays = exchange.pays();
+    }
     have += victim.num_blocks;
-    if (victim.in_flight) {
-      victim.request->left_out_step = core_.step;
-      victim.request->note(Decision::kLeftOut, core_.now_s);
-      left_out_ += victim.num_blocks;
+    chosen_.push_back(&victim);
+  }
+  // Evicting for a start that would still not fit only costs.
+  if (!grows && (have < need || !pays)) return;
+  if (exchange.dropped_s() > std::max(0.0, drop_budget_s_) && !(first && budget_full_)) return;
+  for (const SwapPlanner::Victim* victim : chosen_) {
+    Request& request = *victim->request;
+    drop_budget_s_ -= exchange.recompute_s(*victim);
+    if (victim->in_flight) {
+      request.left_out_step = core_.step;
+      request.note(Decision::kLeftOut, core_.now_s);
+      left_out_ += victim->num_blocks;
       continue;
     }
-    mover_.evict(*victim.request, planner_.how_to_evict(*victim.request));
+    mover_.evict(request, planner_.how_to_evict(request));
     evicted_ = true;
   }
-}
-
-double BatchPicker::price_s(const SwapPlanner::Victim& victim) const {
-  const bool moves = planner_.how_to_evict(*victim.request) == Decision::kOffloaded &&
-                     victim.num_copies <= core_.kv.num_free(kv::Tier::kHost);
-  return moves ? 0.0 : core_.recompute_s(*victim.request);
 }
 
 void BatchPicker::block(Request& request, std::int32_t claim) {
@@ -253,7 +268,9 @@ void BatchPicker::add(Request& request, std::int32_t count) {
 }
 
 void BatchPicker::close_level() {
-  std::int32_t left = budget_ - level_decodes_;
+  budget_ -= level_decodes_;
+  const std::int32_t most = std::clamp(budget_ - kept_for_decodes(), 0, prefill_budget_);
+  std::int32_t left = most;
   for (std::size_t i = 0; i < level_prefills_.size(); ++i) {
     const bool share = i == 0 && level_prefills_.size() > 1;
     granted_.push_back(std::min(level_prefills_[i].count, share ? (left + 1) / 2 : left));
@@ -269,7 +286,8 @@ void BatchPicker::close_level() {
     if (pick.count == 1) picks_.push_back(pick);
     if (pick.count > 1) prefills_.push_back(pick);
   }
-  budget_ = left;
+  budget_ -= most - left;
+  prefill_budget_ -= most - left;
   granted_.clear();
   level_prefills_.clear();
   level_decodes_ = level_wanted_ = 0;

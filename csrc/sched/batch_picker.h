@@ -1,11 +1,13 @@
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <cstdint>
 #include <span>
 #include <vector>
 
 #include "sched/core.h"
+#include "sched/exchange.h"
 #include "sched/kv_mover.h"
 #include "sched/mlfq.h"
 #include "sched/swap_planner.h"
@@ -33,19 +35,23 @@ class BatchPicker {
   /// prefix cache may have changed.
   static constexpr std::int64_t kProbeInterval = 64;
   static constexpr double kDebtMargin = 0.05;  // of the device's blocks
+  /// Where KV has nowhere to go but away, a start leaves room for what the others grow by in so many iterations, at most
+  /// one block in so many: else their growth drops one of them.
+  static constexpr std::int64_t kGrowthIterations = 32;
+  static constexpr std::int32_t kGrowthPart = 10;
   static constexpr std::size_t kWalkStride = 32;  // members of a level fetched at once
 
   BatchPicker(SchedulerCore& core, SwapPlanner& planner, KvMover& mover)
       : core_(core), planner_(planner), mover_(mover) {}
 
   /// Requests that may be started and unfinished when a turn takes so long: with more, not all streams could get one
-  /// within the longest pause. No limit but under the learned policy, which alone keeps max_pause_s.
+  /// within the longest pause. No limit but under `learned`: `slo` has a finer one, the others keep no such pause.
   static std::int64_t most_started(const SchedulerConfig& config, double turn_s);
 
   /// Rows with one token first. `may_evict`: to start others; growth may always evict. To start others KV is dropped
   /// only as far as computing it again takes no more than `drop_budget_s`; the first in order may overdraw a full budget,
-  /// and takes what it needs from those of the classes behind its own. A stream gives its memory up only to a stream
-  /// that is due. Valid until the next call.
+  /// and takes what it needs from those of the classes behind its own. Within a class memory changes hands where that
+  /// pays, see Exchange. Valid until the next call.
   std::span<const Pick> pick(bool may_evict, double drop_budget_s, bool budget_full);
 
   /// Blocks the picked rows will grow by in the next H iterations.
@@ -66,6 +72,7 @@ class BatchPicker {
   bool try_start(Request& request);
   /// No further stream may begin before some of those there are have ended.
   bool has_streams_enough(const Request& before) const;
+  std::int32_t room_for_growth() const;
   /// Below this many free blocks nobody starts while more was dropped than may be, lest its growth drop more.
   std::int32_t debt_margin_blocks() const {
     return static_cast<std::int32_t>(kDebtMargin * static_cast<double>(core_.num_device_blocks()));
@@ -78,12 +85,14 @@ class BatchPicker {
   void free_behind(Request& behind, std::int32_t need, std::int32_t have, Need why, bool even_capped);
   /// The second prefill of a level gets tokens even where the first wants all of them.
   bool has_tokens_for_prefill() const {
-    const std::int32_t left = budget_ - level_decodes_;
+    const std::int32_t left = std::min(budget_ - level_decodes_ - kept_for_decodes(), prefill_budget_);
     return left > level_wanted_ || (left >= 2 && level_prefills_.size() == 1);
   }
-  /// What evicting the victim takes from the drop budget: nothing where the host has room for it.
-  double price_s(const SwapPlanner::Victim& victim) const;
+  /// Tokens for residents that come later in the order: a decode costs an iteration next to nothing, a pause costs more.
+  std::int32_t kept_for_decodes() const;
   void block(Request& request, std::int32_t claim);
+  /// Tokens of the prefills that the policy allows in an iteration.
+  std::int32_t prefill_budget() const;
   void close_level();
   void add(Request& request, std::int32_t count);
   void finish();
@@ -106,11 +115,14 @@ class BatchPicker {
   std::int32_t slots_ = 0;
   std::int32_t budget_ = 0;  // tokens left when the level began
   std::int32_t level_decodes_ = 0;
+  std::int32_t prefill_budget_ = 0;  // of them that prefills may take
+  std::int32_t residents_left_ = 0;  // not considered yet
   std::int32_t level_wanted_ = 0;
   std::int32_t growth_blocks_ = 0;
   std::int32_t claimed_ = 0;                      // blocks that blocked requests wait for
   std::int32_t left_out_ = 0;                     // blocks of victims left out of this plan
   std::span<const SwapPlanner::Victim> victims_;  // of this step, best first; some may be used up
+  std::vector<const SwapPlanner::Victim*> chosen_;  // of them, to go now
   bool victims_even_capped_ = false;
   std::array<bool, 2> exhausted_{};  // nobody is left to evict; second: even among those parked too often
   PlaceMask places_ = kAnyPlace;

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "kv/kv_manager.h"
+#include "sched/block_rate.h"
 #include "sched/latency_model.h"
 #include "sched/policy.h"
 #include "sched/request.h"
@@ -24,6 +25,7 @@ struct SchedulerCore {
   SchedulerStats stats{};  // counters only; the state fields are filled in on demand
   std::int64_t step = 0;   // of the plan being made, or the next one
   double now_s = 0.0;
+  BlockRate freed{};        // by requests that ended, less what others grew by
   std::int64_t num_started = 0;  // requests that have begun and are neither finished nor held
   std::array<std::int64_t, kNumRequestStates> num_in_state{};
 
@@ -35,6 +37,12 @@ struct SchedulerCore {
   double offload_s(std::int32_t num_blocks) const {
     return num_blocks * config.block_bytes / config.offload_bytes_per_s;
   }
+  std::int64_t num_in(RequestState state) const { return num_in_state[static_cast<std::size_t>(state)]; }
+  std::int64_t num_residents() const { return num_in(RequestState::kReady) + num_in(RequestState::kRunning); }
+  /// Requests whose KV is on the host, or on its way there or back.
+  std::int64_t num_away() const {
+    return num_in(RequestState::kOffloading) + num_in(RequestState::kParked) + num_in(RequestState::kUploading);
+  }
   /// Predicted seconds that computing the KV of the request anew adds to the iterations.
   double recompute_s(const Request& request) const {
     return latency.prefill_s(request.num_computed, 0) - latency.prefill_s(0, 0);
@@ -42,8 +50,10 @@ struct SchedulerCore {
 
   /// It has begun and is to go on, or not.
   void count_started(Request& request, bool started) {
-    num_started += static_cast<int>(started) - static_cast<int>(request.counts_as_started);
+    if (started == request.counts_as_started) return;
+    num_started += started ? 1 : -1;
     request.counts_as_started = started;
+    policy->count_started(request);
   }
 
   /// Change the state, and with it the place in the queues.

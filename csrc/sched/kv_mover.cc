@@ -34,8 +34,10 @@ void KvMover::refresh_blocks(Request& request) {
 
 bool KvMover::reserve(Request& request, std::int32_t num_tokens) {
   if (core_.blocks_for(num_tokens) <= static_cast<std::int32_t>(request.blocks.size())) return true;
+  const auto had = static_cast<std::int32_t>(request.blocks.size());
   if (!core_.kv.try_reserve(request.seq, num_tokens)) return false;
   refresh_blocks(request);
+  if (had > 0) core_.freed.add(had - static_cast<std::int32_t>(request.blocks.size()), core_.now_s);
   return true;
 }
 

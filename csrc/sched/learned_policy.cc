@@ -19,7 +19,7 @@ double levels_per_octave(double level_ratio) {
 
 }  // namespace
 
-MlfqConfig LearnedPolicy::with_levels(MlfqConfig mlfq, double level_ratio) {
+MlfqConfig LearnedPolicy::with_levels(MlfqConfig mlfq, double level_ratio, std::int32_t first_level) {
   FS_REQUIRE(!mlfq.quanta_s.empty() && std::isfinite(mlfq.quanta_s.back()),
              "the policy learned needs finite quanta: leave first_quantum_s at its default");
   FS_REQUIRE(level_ratio > 1.0, "the ratio of two levels must be above 1, got ", level_ratio);
@@ -31,12 +31,15 @@ MlfqConfig LearnedPolicy::with_levels(MlfqConfig mlfq, double level_ratio) {
     const double tokens = std::exp2(static_cast<double>(mlfq.quanta_s.size()) / per_octave / 2.0);
     mlfq.quanta_s.push_back(std::max(mlfq.quanta_s.back(), mlfq.quanta_s.front() * tokens));
   }
+  mlfq.quanta_s.insert(mlfq.quanta_s.begin(), static_cast<std::size_t>(first_level), mlfq.quanta_s.front());
   return mlfq;
 }
 
-LearnedPolicy::LearnedPolicy(MlfqConfig mlfq, const LearnedConfig& config, const LatencyModel& latency)
-    : Mlfq(with_levels(std::move(mlfq), config.level_ratio)),
+LearnedPolicy::LearnedPolicy(MlfqConfig mlfq, const LearnedConfig& config, const LatencyModel& latency,
+                             std::int32_t first_level)
+    : Mlfq(with_levels(std::move(mlfq), config.level_ratio, first_level)),
       levels_per_octave_(levels_per_octave(config.level_ratio)),
+      first_level_(first_level),
       latency_(latency),
       classes_(config.half_life, config.min_observations),
       token_s_(latency.decode_s(1, 1)) {
@@ -55,7 +58,12 @@ double LearnedPolicy::index_tokens(const Request& request, double prefill_s) con
 
 std::int32_t LearnedPolicy::level_of(double index_tokens) const {
   const double level = std::log2(std::max(index_tokens, 1.0)) * levels_per_octave_;
-  return static_cast<std::int32_t>(std::min(level, static_cast<double>(config().quanta_s.size()) - 1.0));
+  const auto last = static_cast<std::int32_t>(config().quanta_s.size()) - 1;
+  return first_level_ + static_cast<std::int32_t>(std::min(level, static_cast<double>(last - first_level_)));
+}
+
+std::int32_t LearnedPolicy::home_level(const Request& request, double prefill_s) const {
+  return follows_index_ ? level_of(index_tokens(request, prefill_s)) : first_level_;
 }
 
 void LearnedPolicy::join(Request& request, double first_iteration_s) {
@@ -63,9 +71,9 @@ void LearnedPolicy::join(Request& request, double first_iteration_s) {
   request.length_bin = 0;
   request.next_length_tokens = 1;
   request.lengths->enters(request.num_prompt, 0);
-  if (!follows_index()) return join_level(request, 0);
+  follows_index();
   const double prefill_s = std::max(0.0, first_iteration_s - latency_.prefill_s(0, 0));  // rides on decode iterations
-  join_level(request, level_of(index_tokens(request, prefill_s)));
+  join_level(request, home_level(request, prefill_s), first_iteration_s);
 }
 
 void LearnedPolicy::leave(Request& request) {
@@ -102,17 +110,21 @@ void LearnedPolicy::note_progress(Request& request) {
   request.next_length_tokens = LengthBins::edge(bin + 1);
 }
 
-bool LearnedPolicy::charge(Request& request, std::int64_t iteration_ns, double next_iteration_s) {
+bool LearnedPolicy::note_iteration(Request& request, double next_iteration_s) {
   ++num_charged_;
-  const bool entered_bin = request.num_outputs() >= request.next_length_tokens;
-  if (entered_bin) note_progress(request);
-  if (!follows_index_) return false;
+  if (request.num_outputs() < request.next_length_tokens) return false;
+  note_progress(request);
+  if (request.length() - request.scheduled() <= 1) token_s_ = next_iteration_s / static_cast<double>(num_rows_);
+  return true;
+}
+
+bool LearnedPolicy::charge(Request& request, std::int64_t iteration_ns, double next_iteration_s) {
+  const bool entered_bin = note_iteration(request, next_iteration_s);
+  if (!follows_index_ && !request.starving) return false;
   add_attained(request, iteration_ns);
   const bool served = request.starving && is_served(request);
   if (!served && (request.starving || !entered_bin)) return false;
-  const double prefill_s = prefill_left_s(request);
-  if (prefill_s == 0.0) token_s_ = next_iteration_s / static_cast<double>(num_rows_);
-  const std::int32_t level = level_of(index_tokens(request, prefill_s));
+  const std::int32_t level = home_level(request, prefill_left_s(request));
   if (!served && level == request.level) return false;
   const bool demoted = level > request.level;
   move_to_level(request, level);
@@ -121,7 +133,8 @@ bool LearnedPolicy::charge(Request& request, std::int64_t iteration_ns, double n
 
 std::int64_t LearnedPolicy::promote_starving(double now_s) {
   if (num_charged_ > 0) num_rows_ = std::exchange(num_charged_, 0);
-  if (!follows_index()) return 0;
+  // Of those that stand in order of arrival, nothing overtakes anything.
+  if (!follows_index() && first_level_ == 0) return 0;
   return Mlfq::promote_starving(now_s);
 }
 
@@ -130,7 +143,8 @@ bool LearnedPolicy::follows_index() {
   follows_index_ = true;
   std::vector<Request*> requests;
   for (Request* r = next(nullptr, kAnyPlace); r; r = next(r, kAnyPlace)) requests.push_back(r);
-  for (Request* r : requests) move_to_level(*r, level_of(index_tokens(*r, prefill_left_s(*r))));
+  for (Request* r : requests)
+    if (!r->starving) move_to_level(*r, home_level(*r, prefill_left_s(*r)));
   return true;
 }
 

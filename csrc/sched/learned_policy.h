@@ -24,11 +24,12 @@ struct LearnedConfig {
 ///   preempted only at a change of level. The level rises in number when it turns out to be one of the long ones, and
 ///   falls again when it nears the length at which those end.
 /// - Requests that are due are promoted as in every MLFQ, and return to the level of their index.
-class LearnedPolicy final : public Mlfq {
+class LearnedPolicy : public Mlfq {
  public:
   /// `mlfq.quanta_s` are those of skip-join MLFQ; the levels of the index are added. `latency` outlives the policy.
   /// Throws InvalidArgumentError for a half-life that is not positive, or an infinite first quantum.
-  LearnedPolicy(MlfqConfig mlfq, const LearnedConfig& config, const LatencyModel& latency);
+  /// `first_level`: levels before those of the index, which a policy that builds on this one fills.
+  LearnedPolicy(MlfqConfig mlfq, const LearnedConfig& config, const LatencyModel& latency, std::int32_t first_level = 0);
 
   void join(Request& request, double first_iteration_s) override;
   void leave(Request& request) override;
@@ -39,9 +40,16 @@ class LearnedPolicy final : public Mlfq {
   double index_s(const Request& request) const override;
   std::vector<LengthClassView> length_classes() const override;
 
- private:
-  static MlfqConfig with_levels(MlfqConfig mlfq, double level_ratio);
+ protected:
+  /// Seconds that its prefill adds to the iterations.
   double prefill_left_s(const Request& request) const;
+  /// Where it stands unless it is promoted, with so much prefill to do.
+  virtual std::int32_t home_level(const Request& request, double prefill_s) const;
+  /// It was in an iteration; true when its outputs entered another length bin.
+  bool note_iteration(Request& request, double next_iteration_s);
+
+ private:
+  static MlfqConfig with_levels(MlfqConfig mlfq, double level_ratio, std::int32_t first_level);
   double index_tokens(const Request& request, double prefill_s) const;
   std::int32_t level_of(double index_tokens) const;
   void note_progress(Request& request);
@@ -50,6 +58,7 @@ class LearnedPolicy final : public Mlfq {
   LengthClassView view_of(const LengthClass& lengths) const;
 
   double levels_per_octave_;
+  std::int32_t first_level_;  // of the index
   const LatencyModel& latency_;
   LengthClasses classes_;
   bool follows_index_ = false;  // else the order of arrival

@@ -57,6 +57,8 @@ struct PriorityClass {
   }
   std::int64_t streams_seated = 0;
   std::int64_t starts_seated = 0;
+  double start_credit_s = 0.0;  // of prefill that promoted starts may take, as at credited_s
+  double credited_s = 0.0;
 };
 
 std::int32_t covering_level(std::span<const double> quanta_s, double seconds, std::int32_t first) {
@@ -143,10 +145,11 @@ void Mlfq::stop_waiting(Request& request) {
 }
 
 void Mlfq::join(Request& request, double first_iteration_s) {
-  join_level(request, config_.skip_join ? covering_level(levels(), first_iteration_s) : 0);
+  join_level(request, config_.skip_join ? covering_level(levels(), first_iteration_s) : 0, first_iteration_s);
 }
 
-void Mlfq::join_level(Request& request, std::int32_t level) {
+void Mlfq::join_level(Request& request, std::int32_t level, double first_iteration_s) {
+  request.first_iteration_s = first_iteration_s;
   request.queue_class = &class_of(config_.use_priority ? request.options.priority : 0);
   request.level = level;
   request.queued = true;
@@ -222,9 +225,14 @@ std::int64_t Mlfq::promote_due(PriorityClass& members, double now_s) {
     if (!first || first->due_s > now_s) break;
     promote(*first, now_s);
   }
+  members.start_credit_s += config_.start_share * (now_s - members.credited_s);
+  members.start_credit_s = std::min(members.start_credit_s, kTurnS);
+  members.credited_s = now_s;
   for (; members.starts_seated < start_seats(config_.batch_slots) && members.starts.oldest; ++moved) {
-    if (members.starts.oldest->due_s > now_s) break;
-    promote(*members.starts.oldest, now_s);
+    Request& first = *members.starts.oldest;
+    if (first.due_s > now_s || members.start_credit_s < 0.0) break;
+    if (config_.start_share < 1.0) members.start_credit_s -= first.first_iteration_s;
+    promote(first, now_s);
   }
   return moved;
 }

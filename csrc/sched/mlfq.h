@@ -17,6 +17,9 @@ struct MlfqConfig {
   bool use_priority = true;      // classes by RequestOptions::priority, strict
   double starvation_limit_s = std::numeric_limits<double>::infinity();  // until the first output
   double max_pause_s = std::numeric_limits<double>::infinity();         // between outputs, unless the request says other
+  /// Promoted starts of a class take at most this share of the time with their prefills, 1: no limit. Where every request
+  /// is due, the rest of the order is what keeps the means short.
+  double start_share = 1.0;
   std::int32_t batch_slots = 1;
   std::int32_t num_levels = 0;  // Q_1 .. that joins and demotions use; 0: all of quanta_s
 };
@@ -73,6 +76,7 @@ class Mlfq : public Policy {
   double quantum_s(const Request& request) const override {
     return config_.quanta_s[static_cast<std::size_t>(request.level)];
   }
+  double work_s(const Request& request) const override { return request.starving ? request.turn_s : quantum_s(request); }
   std::vector<double> level_quanta_s() const override { return config_.quanta_s; }
   std::int64_t num_ahead(const Request& request) const override;
   std::vector<std::int32_t> level_counts() const override;
@@ -80,7 +84,7 @@ class Mlfq : public Policy {
 
  protected:
   // For a policy that puts requests into other levels than the quanta would.
-  void join_level(Request& request, std::int32_t level);
+  void join_level(Request& request, std::int32_t level, double first_iteration_s);
   /// To the end of `level`, with nothing attained there.
   void move_to_level(Request& request, std::int32_t level);
   void add_attained(Request& request, std::int64_t iteration_ns);

@@ -2,6 +2,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <limits>
 #include <span>
 #include <vector>
 
@@ -32,6 +33,12 @@ class Policy {
   virtual void end_run(Request& request, double now_s) = 0;
   /// It was in an iteration of `iteration_ns`; its next one takes `next_iteration_s`. True when it was demoted.
   virtual bool charge(Request& request, std::int64_t iteration_ns, double next_iteration_s) = 0;
+  /// It counts as started from now on, or no longer does (Request::counts_as_started).
+  virtual void count_started(Request&) {}
+  /// It may begin beside those that are started.
+  virtual bool may_start(const Request&) const { return true; }
+  /// Seconds that the prefills of one iteration may add to it, lest the streams in it fall behind.
+  virtual double most_prefill_s() const { return std::numeric_limits<double>::infinity(); }
   /// Move the requests that waited for the starvation limit to the front section, in the order of starving, at most as
   /// many as the batch has slots: more could not run now, and a burst must not make the step long. O(number moved).
   virtual std::int64_t promote_starving(double now_s) = 0;
@@ -50,6 +57,8 @@ class Policy {
   /// Estimated next scheduled time, in seconds from now.
   virtual double enst_s(const Request& request, double now_s) const = 0;
   virtual double quantum_s(const Request& request) const = 0;
+  /// Seconds that it is taken to run for once it gets on, by its place in the order; infinite where that says nothing.
+  virtual double work_s(const Request& request) const = 0;
   /// Quanta of the levels, seconds; none for a policy without levels.
   virtual std::vector<double> level_quanta_s() const { return {}; }
   virtual std::int64_t num_ahead(const Request& request) const = 0;

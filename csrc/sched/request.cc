@@ -51,6 +51,10 @@ void check_options(const RequestOptions& options) {
   at_least("oracle_output_tokens", options.oracle_output_tokens, 0);
   FS_REQUIRE(!std::isnan(options.max_pause_s), "max_pause_s must be a number of seconds, 0 for the engine's, got ",
              options.max_pause_s);
+  FS_REQUIRE(!std::isnan(options.ttft_slo_s), "ttft_slo_s must be a number of seconds, 0 for the engine's, got ",
+             options.ttft_slo_s);
+  FS_REQUIRE(!std::isnan(options.tpot_slo_s), "tpot_slo_s must be a number of seconds, 0 for the engine's, got ",
+             options.tpot_slo_s);
   FS_REQUIRE(!std::isnan(options.deadline_s), "deadline_s must be a number of seconds, 0 for none, got ",
              options.deadline_s);
 }

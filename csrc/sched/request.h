@@ -41,6 +41,8 @@ struct RequestOptions {
   std::uint64_t cache_salt = 0;  // prefix blocks are shared only under the same salt
   double deadline_s = 0.0;       // absolute; <= 0: none
   double max_pause_s = 0.0;      // longest pause between outputs, where memory allows; <= 0: the engine's
+  double ttft_slo_s = 0.0;       // objective until the first output; <= 0: the engine's
+  double tpot_slo_s = 0.0;       // objective per output after it, on average; <= 0: the engine's
   std::int32_t oracle_output_tokens = 0;  // output length, for srpt; 0: unknown
   std::uint64_t length_class = 0;         // requests of one class have similar output lengths, for learned
 };
@@ -209,6 +211,7 @@ class Request {
   bool seated_as_stream = false;  // promoted because its stream paused, not because it waited for its first output
   bool timed = false;             // its wait is followed
   std::int32_t outputs_when_seated = 0;
+  double first_iteration_s = 0.0;  // of its whole prefill, as predicted when it joined
   double turn_s = 0.0;  // of iterations, that the seat grants at least
   std::int32_t level = 0;
   std::int64_t ticket = -1;  // place in the queue
@@ -223,6 +226,12 @@ class Request {
   LengthClass* lengths = nullptr;
   std::int32_t length_bin = 0;          // of the outputs, as last looked at
   std::int32_t next_length_tokens = 0;  // outputs at which to look again
+  double first_output_s = 0.0;
+  double slack_ends_s = 0.0;  // while watched: when it has to run, lest it miss its objective
+  double paced_per_s = 0.0;   // outputs that it is to get, as counted
+  bool watched = false;
+  bool missed_objective = false;
+  bool counts_as_rest = false;  // started, without an objective that it can meet
 
   // --- what the caller asked ---
   RequestOptions options;

@@ -192,6 +192,7 @@ void Scheduler::commit_row(const Row& row, const Commit& commit) {
   FinishReason reason = FinishReason::kNone;
   if (row.sample >= 0) {
     request.tokens.push_back(token);
+    if (request.num_outputs() == 1) request.first_output_s = core_.now_s;
     reason = reason_to_finish(request);
   }
   mover_.commit(request);

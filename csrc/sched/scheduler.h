@@ -7,8 +7,8 @@
 #include <vector>
 
 #include "kv/kv_manager.h"
-#include "sched/arrival_rate.h"
 #include "sched/batch_picker.h"
+#include "sched/block_rate.h"
 #include "sched/core.h"
 #include "sched/kv_mover.h"
 #include "sched/latency_model.h"
@@ -150,7 +150,7 @@ class Scheduler {
   BatchPicker picker_;
   PlanBuilder builder_;
   ThrashGovernor governor_;
-  ArrivalRate arrivals_;
+  BlockRate arrivals_;  // that new requests ask for
   std::deque<InFlight> in_flight_;
   std::vector<Row> spare_rows_;          // memory of a committed plan
   std::vector<Request*> left_batch_;     // since the newest plan; preempted unless the next one takes them

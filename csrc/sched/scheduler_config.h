@@ -4,7 +4,7 @@
 
 namespace fastserve::sched {
 
-enum class PolicyKind : std::uint8_t { kSkipJoinMlfq, kMlfq, kFcfs, kPriority, kSrpt, kLearned };
+enum class PolicyKind : std::uint8_t { kSkipJoinMlfq, kMlfq, kFcfs, kPriority, kSrpt, kLearned, kSlo };
 enum class PreemptionMode : std::uint8_t { kAuto, kSwap, kRecompute };
 
 struct SchedulerConfig {
@@ -15,6 +15,8 @@ struct SchedulerConfig {
   std::int32_t max_model_len = 2048;  // prompt + output
   double starvation_limit_s = 3.0;    // alpha, until the first output
   double max_pause_s = 1.0;           // of a stream, where memory allows
+  double ttft_slo_s = 0.0;            // of `slo`, for requests that bring no objectives; 0: none
+  double tpot_slo_s = 0.0;
   double quantum_ratio = 2.0;
   double first_quantum_s = 0.0;  // 0: the latency model's shortest iteration
   std::int32_t num_levels = 0;   // 0: enough for the longest prefill
@@ -34,6 +36,9 @@ struct SchedulerConfig {
   double offload_bytes_per_s = 10e9;  // link rates until measured, see set_link_rates
   double upload_bytes_per_s = 10e9;
 };
+
+/// Learned lengths decide the order, and max_pause_s bounds the pauses of streams.
+constexpr bool learns(PolicyKind policy) { return policy == PolicyKind::kLearned || policy == PolicyKind::kSlo; }
 
 /// Throws InvalidArgumentError naming the first field out of range.
 void check_config(const SchedulerConfig& config);

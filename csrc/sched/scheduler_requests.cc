@@ -31,7 +31,7 @@ std::int32_t Scheduler::add(std::int64_t request_id, std::span<const std::int32_
   request.start_need =
       std::min(core_.blocks_for(request.num_prompt) + 1, core_.num_device_blocks()) - cached / core_.block_size();
   ++core_.num_in_state[static_cast<std::size_t>(RequestState::kWaiting)];
-  arrivals_.arrived(request.start_need, core_.now_s);
+  arrivals_.add(request.start_need, core_.now_s);
   core_.policy->join(request, core_.latency.prefill_s(request.num_prompt - cached, cached));
   request.note(Decision::kJoined, core_.now_s);
   return request.slot;
@@ -79,6 +79,7 @@ void Scheduler::finish(Request& request, FinishReason reason, std::int32_t sampl
   if (request.queued) core_.policy->leave(request);
   num_running_ -= request.last_step == core_.step - 1;
   std::erase(park_requests_, &request);
+  core_.freed.add(static_cast<std::int32_t>(request.blocks.size()), core_.now_s);
   if (request.plans_in_flight == 0) mover_.end(request);
   core_.move(request, RequestState::kFinished);
   ++core_.stats.finished;

@@ -25,6 +25,8 @@ void check_config(const SchedulerConfig& config) {
   within("min_length_observations", config.min_length_observations, 1, kLargestInt);
   positive("starvation_limit_s", config.starvation_limit_s);
   positive("max_pause_s", config.max_pause_s);
+  FS_REQUIRE(config.ttft_slo_s >= 0.0, "ttft_slo_s must be above 0, or 0 for none, got ", config.ttft_slo_s);
+  FS_REQUIRE(config.tpot_slo_s >= 0.0, "tpot_slo_s must be above 0, or 0 for none, got ", config.tpot_slo_s);
   positive("length_half_life", config.length_half_life);
   positive("thrash_parks_per_finish", config.thrash_parks_per_finish);
   positive("offload_bytes_per_s", config.offload_bytes_per_s);

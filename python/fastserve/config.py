@@ -2,14 +2,16 @@
 
 import types
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from functools import cache
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from fastserve.errors import InvalidArgumentError
 
-Policy = Literal["learned", "skip-join-mlfq", "mlfq", "fcfs", "priority", "srpt"]
+Policy = Literal["learned", "slo", "skip-join-mlfq", "mlfq", "fcfs", "priority", "srpt"]
 DTypeName = Literal["auto", "float32", "bfloat16", "float16"]
+
+LEARNING = ("learned", "slo")  # policies that learn output lengths
 
 MIB = 1 << 20
 GIB = 1 << 30
@@ -44,7 +46,7 @@ def _check_types(config: object) -> None:
     """Refuse what is not of its field's type or not one of its choices: from Python any value may come."""
     config_class: Any = type(config)
     for name, hint in _hints(config_class).items():
-        kinds = get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+        kinds = get_args(hint) if get_origin(hint) in (types.UnionType, Union) else (hint,)
         value, kind = getattr(config, name), kinds[0]
         if value is None and types.NoneType in kinds:
             continue
@@ -162,10 +164,10 @@ class CacheConfig:
 class SchedulerConfig:
     """The scheduling method; the defaults and their reasons are in docs/scheduling.md."""
 
-    scheduling_policy: Policy = option(
-        "learned",
-        "order in which requests run",
-        choices=("learned", "skip-join-mlfq", "mlfq", "fcfs", "priority"),
+    scheduling_policy: Policy | None = option(
+        None,
+        "order in which requests run; default: slo where an objective is given, else learned",
+        choices=("learned", "slo", "skip-join-mlfq", "mlfq", "fcfs", "priority"),
     )
     max_num_seqs: int = option(256, "batch slots", unit="requests")
     max_num_batched_tokens: int = option(2048, "most tokens in one iteration", unit="tokens")
@@ -177,8 +179,14 @@ class SchedulerConfig:
     )
     max_pause_s: float = option(
         1.0,
-        "learned: a stream that paused for this long goes to the front; large = pauses have no limit",
+        "learned and slo: a stream that paused for this long goes to the front; large = pauses have no limit",
         unit="seconds",
+    )
+    ttft_slo_s: float | None = option(
+        None, "objective of requests that bring none: time until the first token", unit="seconds"
+    )
+    tpot_slo_s: float | None = option(
+        None, "objective of requests that bring none: mean time per token after the first", unit="seconds"
     )
     quantum_ratio: float = option(2.0, "quantum of a level over that of the level before it")
     first_quantum_s: float | None = option(
@@ -222,12 +230,32 @@ class SchedulerConfig:
             f" can decode, got {self.max_num_batched_tokens}",
         )
         _check_range(self, 0, 1e9, "starvation_limit_s", "max_pause_s", "first_quantum_s", unit="seconds", above=True)
+        _check_range(self, 0, 1e9, "ttft_slo_s", "tpot_slo_s", unit="seconds", above=True)
+        _require(
+            self.policy == "slo" or not self.has_objective,
+            f"ttft_slo_s and tpot_slo_s are of the policy slo, not of {self.policy}: leave them out, or the policy",
+        )
         _check_range(self, 1, 1024, "quantum_ratio", above=True)
         _check_range(self, 1, 64, "num_levels")
         _check_range(self, 0, 1e9, "length_half_life", unit="requests", above=True)
         _check_range(self, 1, _MAX_INT, "min_length_observations", unit="requests")
         _check_range(self, 0, 1e9, "thrash_parks_per_finish", above=True)
         _check_range(self, 0, 1, "upload_margin")
+
+    @property
+    def has_objective(self) -> bool:
+        """Requests have an objective unless they bring their own."""
+        return self.ttft_slo_s is not None or self.tpot_slo_s is not None
+
+    @property
+    def policy(self) -> Policy:
+        """The policy that was chosen, or the default."""
+        return self.scheduling_policy or ("slo" if self.has_objective else "learned")
+
+    def of_policy(self, policy: Policy) -> "SchedulerConfig":
+        """The same under another policy; without objectives where that knows none."""
+        ttft_slo_s, tpot_slo_s = (self.ttft_slo_s, self.tpot_slo_s) if policy == "slo" else (None, None)
+        return replace(self, scheduling_policy=policy, ttft_slo_s=ttft_slo_s, tpot_slo_s=tpot_slo_s)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -68,6 +68,15 @@ def test_scheduling_policy_places_a_long_prompt_and_an_urgent_one(
     assert urgent["requests_ahead"] == ahead_of_urgent
 
 
+@pytest.mark.parametrize(
+    ("objectives", "first"), [({}, False), ({"ttft_slo_s": 60.0}, True), ({"tpot_slo_s": 1.0}, True)]
+)
+def test_objectives_put_requests_before_those_without(make_driver, objectives, first):
+    driver = make_driver(scheduling_policy="slo", **objectives)
+    driver.add(0, prompt(5))
+    assert (driver.core.explain(0)["level"] == 1) == first
+
+
 def test_policy_srpt_is_refused_outside_the_simulator():
     with pytest.raises(InvalidArgumentError, match=r"srpt.*simulator only: use learned"):
         EngineCore.from_config(engine_config(scheduling_policy="srpt"))

@@ -36,7 +36,12 @@ BAD = [
     (CacheConfig, "allow_pageable_host_kv", [1, None], "must be true or false"),
     (CacheConfig, "enable_prefix_caching", [1, "yes", None], "must be true or false"),
     (CacheConfig, "kv_canary", ["off"], "must be true or false"),
-    (SchedulerConfig, "scheduling_policy", ["lifo"], "must be one of learned, skip-join-mlfq, mlfq, fcfs, priority"),
+    (
+        SchedulerConfig,
+        "scheduling_policy",
+        ["lifo"],
+        "must be one of learned, slo, skip-join-mlfq, mlfq, fcfs, priority",
+    ),
     (SchedulerConfig, "max_num_seqs", [0, 2**31], BETWEEN_1_AND_INT),
     (SchedulerConfig, "max_num_seqs", [4.0, "4", True, None], "must be an integer"),
     (SchedulerConfig, "max_num_batched_tokens", [0], BETWEEN_1_AND_INT),
@@ -44,6 +49,8 @@ BAD = [
     (SchedulerConfig, "max_prefill_chunk_tokens", [0], BETWEEN_1_AND_INT),
     (SchedulerConfig, "starvation_limit_s", [0.0, NAN, math.inf], "must be above 0 and at most 1e+09 seconds"),
     (SchedulerConfig, "max_pause_s", [0.0, -1.0, NAN, math.inf], "must be above 0 and at most 1e+09 seconds"),
+    (SchedulerConfig, "ttft_slo_s", [0.0, -1.0, NAN, math.inf], "must be above 0 and at most 1e+09 seconds"),
+    (SchedulerConfig, "tpot_slo_s", [0.0, -1.0, NAN, math.inf], "must be above 0 and at most 1e+09 seconds"),
     (SchedulerConfig, "starvation_limit_s", ["3"], "must be a number"),
     (SchedulerConfig, "quantum_ratio", [1.0, 0.5, 1025.0, NAN], "must be above 1 and at most 1024"),
     (SchedulerConfig, "first_quantum_s", [0.0, -1.0, NAN], "must be above 0 and at most 1e+09 seconds"),
@@ -115,3 +122,11 @@ def test_every_field_has_bad_values():
 def test_the_ends_of_the_ranges_are_accepted(config_class, values):
     config = config_class(**values)
     assert {name: getattr(config, name) for name in values} == values
+
+
+def test_objectives_make_slo_the_policy() -> None:
+    assert SchedulerConfig().policy == "learned"
+    assert SchedulerConfig(ttft_slo_s=1.0).policy == "slo"
+    assert SchedulerConfig(tpot_slo_s=0.05).policy == "slo"
+    with pytest.raises(InvalidArgumentError, match="are of the policy slo, not of fcfs"):
+        SchedulerConfig(scheduling_policy="fcfs", tpot_slo_s=0.05)

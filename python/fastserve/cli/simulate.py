@@ -12,7 +12,7 @@ from dataclasses import asdict, fields, replace
 from fastserve.cli.flags import add_config_flags, config_of
 from fastserve.cli.lazy import load
 from fastserve.cli.simulate_report import advice, comparison, explanation, report
-from fastserve.config import CacheConfig, Policy, SchedulerConfig
+from fastserve.config import LEARNING, CacheConfig, Policy, SchedulerConfig
 from fastserve.errors import InvalidArgumentError
 from fastserve.workload import Workload, add_workload_arguments, workload_from
 
@@ -122,8 +122,7 @@ def _add_runs(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--scheduling-policy",
         choices=POLICIES,
-        default="learned",
-        help="order in which requests run; srpt is told their lengths (default: learned)",
+        help="order in which requests run; srpt is told their lengths (default: slo where an objective is given, else learned)",
     )
     group.add_argument("--compare", metavar="P,P,...", help="run each of these policies on the same workload")
     group.add_argument(
@@ -133,14 +132,14 @@ def _add_runs(group: argparse._ArgumentGroup) -> None:
         "--endings",
         choices=ENDINGS,
         help="what ends requests: known = max_tokens with ignore_eos, which tells their lengths; max-tokens = a limit at"
-        " which they would go on; a stop token; a stop string (default: stop-token when learned is among the policies, else"
+        " which they would go on; a stop token; a stop string (default: stop-token when learned or slo is among the policies, else"
         " known)",
     )
     group.add_argument(
         "--goodput",
         nargs="+",
         metavar="M:MS",
-        help="limits that a good request keeps: ttft:1000 tpot:50 [milliseconds]",
+        help="limits that a good request keeps: ttft:1000 tpot:50 [milliseconds]; default: the objectives",
     )
     group.add_argument(
         "--enable-prefix-caching",
@@ -164,7 +163,8 @@ def _add_runs(group: argparse._ArgumentGroup) -> None:
 
 def _policies(args: argparse.Namespace) -> list[str]:
     if args.compare is None:
-        return [args.scheduling_policy]
+        has_objective = args.ttft_slo_s is not None or args.tpot_slo_s is not None
+        return [args.scheduling_policy or ("slo" if has_objective else "learned")]
     policies = [name.strip() for name in args.compare.split(",")]
     for name in policies:
         if name not in POLICIES:
@@ -190,13 +190,14 @@ def _workload(args: argparse.Namespace, rate: float | None) -> Workload:
 
 
 def _endings(args: argparse.Namespace) -> str:
-    return args.endings or ("stop-token" if "learned" in _policies(args) else "known")
+    return args.endings or ("known" if set(LEARNING).isdisjoint(_policies(args)) else "stop-token")
 
 
 def _goodput_s(args: argparse.Namespace) -> dict[str, float] | None:
     """Limits by columns of the request table, seconds."""
     if args.goodput is None:
-        return None
+        objectives_s = {"ttft_s": args.ttft_slo_s, "tpot_s": args.tpot_slo_s}
+        return {name: limit_s for name, limit_s in objectives_s.items() if limit_s is not None} or None
     limits_ms = load("fastserve.bench.metrics:parse_limits")(args.goodput)
     if unknown := set(limits_ms) - set(GOODPUT_COLUMNS):
         known = ", ".join(GOODPUT_COLUMNS)
@@ -255,9 +256,10 @@ def _explain(args: argparse.Namespace, deployment: object, policies: list[str], 
     explain = load("fastserve.sim:explain_policy")
     levels = {policy: explain(deployment, _scheduler(args, policy)) for policy in policies}
     classes = ()
-    if "learned" in policies:
-        result = _simulate(args, _workload(args, rate), deployment, "learned", "learned", endings=_endings(args))
-        classes = result.length_classes
+    for policy in LEARNING:
+        if policy in policies:
+            result = _simulate(args, _workload(args, rate), deployment, policy, policy, endings=_endings(args))
+            classes = result.length_classes
     if args.json:
         rows = {policy: [level.to_dict() for level in rows] for policy, rows in levels.items()}
         print(json.dumps(rows | ({"length_classes": [asdict(found) for found in classes]} if classes else {})))
@@ -268,6 +270,8 @@ def _explain(args: argparse.Namespace, deployment: object, policies: list[str], 
 
 def _scheduler(args: argparse.Namespace, policy: str) -> SchedulerConfig:
     values = vars(args) | {"scheduling_policy": policy, "max_num_queued_reqs": 1}
+    if args.compare is not None and policy != "slo":  # the others know no objectives
+        values |= {"ttft_slo_s": None, "tpot_slo_s": None}
     return config_of(SchedulerConfig, argparse.Namespace(**values))
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Protocol
 
-from fastserve.config import SchedulerConfig
+from fastserve.config import LEARNING, SchedulerConfig
 
 _LATENCIES = (
     ("normalised latency, s/token", "normalized_latency_s"),
@@ -30,6 +30,7 @@ class _Summary(Protocol):
     requests_per_s: float
     output_tokens_per_s: float
     goodput_per_s: float | None
+    goodput_share: float | None
     normalized_latency_s: _Distribution
     e2e_s: _Distribution
     ttft_s: _Distribution
@@ -102,7 +103,8 @@ def report(result: _Result) -> str:
         d = getattr(s, name)
         rows.append([label, *(f"{value:.4g}" for value in (d.mean, d.p50, d.p95, d.p99, d.max))])
     lines += [*_table(rows), ""]
-    goodput = "" if s.goodput_per_s is None else f", goodput {s.goodput_per_s:.4g} requests/s"
+    has_goodput = s.goodput_per_s is not None
+    goodput = f", goodput {s.goodput_per_s:.4g} requests/s ({s.goodput_share:.1%})" if has_goodput else ""
     refused = f", {s.num_refused} refused as too long" if s.num_refused else ""
     facts = [
         ["requests", f"{s.num_requests}{refused}"],
@@ -127,7 +129,7 @@ def comparison(results: Sequence[tuple[float | None, _Result]]) -> str:
     with_goodput = first.summary.goodput_per_s is not None
     head = ["policy", "norm mean", "norm p50", "norm p95", "norm p99", "e2e mean", "e2e p99", "ttft mean", "ttft p50",
             "ttft p95", "ttft p99", "gap p50", "gap p95", "gap p99", "pause p50", "pause p95", "pause p99", "pause max",
-            *(["goodput/s"] if with_goodput else []), "tokens/s", "preempt", "swaps", "recomp"]  # fmt: skip
+            *(["goodput/s", "good share"] if with_goodput else []), "tokens/s", "preempt", "swaps", "recomp"]  # fmt: skip
     rows = [["rate", *head] if with_rate else head]
     for rate, result in results:
         s = result.summary
@@ -136,7 +138,7 @@ def comparison(results: Sequence[tuple[float | None, _Result]]) -> str:
         seconds = [n.mean, n.p50, n.p95, n.p99, s.e2e_s.mean, s.e2e_s.p99]
         seconds += [first_token.mean, first_token.p50, first_token.p95, first_token.p99]
         seconds += [gap.p50, gap.p95, gap.p99, pause.p50, pause.p95, pause.p99, pause.max]
-        seconds += [s.goodput_per_s] if s.goodput_per_s is not None else []
+        seconds += [value for value in (s.goodput_per_s, s.goodput_share) if value is not None]
         row = [result.policy, *(f"{value:.4g}" for value in seconds), f"{s.output_tokens_per_s:.5g}"]
         row += [str(s.preemptions), str(s.swaps), str(s.recomputes)]
         rows.append([f"{rate:g}", *row] if with_rate else row)
@@ -151,7 +153,7 @@ def explanation(policy: str, levels: Sequence[_Level], classes: Sequence[_Length
     for i, level in enumerate(levels):
         rows.append([f"Q{i + 1}", f"{level.quantum_s:.4g}", str(level.max_prompt_tokens), f"{level.decodes:.4g}"])
     lines = [policy, "", *_table(rows)]
-    for found in classes if policy == "learned" else ():
+    for found in classes if policy in LEARNING else ():
         lines += ["", *_learned(found)]
     return "\n".join(lines)
 
@@ -171,10 +173,10 @@ def advice(found: _Suggestion) -> str:
     for trial in (found.fcfs, *found.trials):
         s, config = trial.summary, trial.scheduler
         own = [f"{config.starvation_limit_s:g}", f"{config.quantum_ratio:g}", str(config.reserve_iterations)]
-        if config.scheduling_policy == "fcfs":
+        if config.policy == "fcfs":
             own = ["", "", ""]
         means = [f"{value.mean:.4g}" for value in (s.normalized_latency_s, s.e2e_s, s.ttft_s)]
-        rows.append([config.scheduling_policy, *own, *means, str(s.swaps)])
+        rows.append([config.policy, *own, *means, str(s.swaps)])
     best = found.best.scheduler
     flags = (
         f"--starvation-limit-s {best.starvation_limit_s:g} --quantum-ratio {best.quantum_ratio:g}"

@@ -97,13 +97,15 @@ class EngineCore:
         self.scheduler = Scheduler(
             self.kv,
             latency,
-            policy=scheduler.scheduling_policy,
+            policy=scheduler.policy,
             max_num_seqs=scheduler.max_num_seqs,
             max_num_batched_tokens=scheduler.max_num_batched_tokens,
             max_prefill_chunk_tokens=scheduler.max_prefill_chunk_tokens,
             max_model_len=info.max_model_len,
             starvation_limit_s=scheduler.starvation_limit_s,
             max_pause_s=scheduler.max_pause_s,
+            ttft_slo_s=scheduler.ttft_slo_s or 0.0,
+            tpot_slo_s=scheduler.tpot_slo_s or 0.0,
             quantum_ratio=scheduler.quantum_ratio,
             first_quantum_s=scheduler.first_quantum_s or 0.0,
             num_levels=scheduler.num_levels or 0,
@@ -131,7 +133,7 @@ class EngineCore:
             num_device_blocks=info.pools.num_device_blocks,
             num_host_blocks=info.pools.num_host_blocks,
             block_bytes=info.pools.block_bytes,
-            scheduling_policy=scheduler.scheduling_policy,
+            scheduling_policy=scheduler.policy,
             max_num_seqs=scheduler.max_num_seqs,
             attention_backend=info.attention_backend,
             kernel_fallback=info.kernel_fallback,
@@ -153,7 +155,7 @@ class EngineCore:
             InvalidArgumentError: the configuration does not fit the model or the machine.
             CheckpointError: the checkpoint cannot be used.
         """
-        if config.scheduler.scheduling_policy == "srpt":
+        if config.scheduler.policy == "srpt":
             raise InvalidArgumentError(
                 "scheduling_policy srpt needs to know output lengths and runs in the simulator only: use learned"
             )

@@ -56,7 +56,7 @@ def loop_samples(config: EngineConfig, executor: Executor, latency: LatencyModel
         float64[n, 5]: prefill_tokens, prefill_pairs, num_decodes, decode_ctx, seconds in the worker and until it begins the
         next iteration (the mean of all).
     """
-    scheduler = replace(config.scheduler, scheduling_policy="fcfs", max_num_queued_reqs=2**31 - 1)
+    scheduler = replace(config.scheduler.of_policy("fcfs"), max_num_queued_reqs=2**31 - 1)
     core = EngineCore(replace(config, scheduler=scheduler), executor, LatencyModel(latency.coefficients()))
     rng = np.random.default_rng(0)
     deadline_s = time.monotonic() + budget_s

@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 
 from fastserve._C.sched import RequestOptions
-from fastserve.config import SchedulerConfig
+from fastserve.config import LEARNING, SchedulerConfig
 from fastserve.engine.core import Turn
 from fastserve.engine.pacing import LONGEST_WAIT_S
 from fastserve.sim.deployment import Deployment
@@ -90,7 +90,7 @@ def simulate(
     if enable_prefix_caching is None:
         enable_prefix_caching = bool((workload.conversation >= 0).any()) or workload.prompts is not None
     if endings is None:
-        endings = "stop-token" if scheduler.scheduling_policy == "learned" else "known"
+        endings = "stop-token" if scheduler.policy in LEARNING else "known"
     tokens = token_source(
         workload, deployment.vocab_size, real_prompts=enable_prefix_caching, end_by_token=endings == "stop-token"
     )
@@ -101,7 +101,7 @@ def simulate(
     return SimulationResult(
         workload=workload.name,
         deployment=deployment.name,
-        policy=scheduler.scheduling_policy,
+        policy=scheduler.policy,
         requests=run.table,
         summary=summarize(run.table, run.counters(), gaps=run.gaps.distribution(), objectives_s=objectives_s),
         length_classes=run.length_classes(),
@@ -134,7 +134,7 @@ class _Run:
         self._arrival_s = workload.arrival_s.tolist()
         self._max_tokens = self.table.output_tokens.tolist()
         self._priority = workload.priority.tolist()
-        self._is_oracle = scheduler.scheduling_policy == "srpt"
+        self._is_oracle = scheduler.policy == "srpt"
         self._options: dict[tuple[int, int], RequestOptions] = {}  # by what distinguishes them
         self._tokens_left = self.table.output_tokens.copy()  # until a stop string
         self._awaits_first = np.ones(len(workload), bool)  # token

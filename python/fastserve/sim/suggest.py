@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any
 
-from fastserve.config import SchedulerConfig
+from fastserve.config import LEARNING, SchedulerConfig
 from fastserve.errors import InvalidArgumentError
 from fastserve.sim.deployment import Deployment
 from fastserve.sim.simulation import Endings, simulate
@@ -36,8 +36,8 @@ class Trial:
 
     def to_dict(self) -> dict[str, object]:
         """The settings that a search varies, and the summary, as plain values."""
-        settings = {name: getattr(self.scheduler, name) for name in ("scheduling_policy", *CANDIDATES)}
-        return settings | {"summary": self.summary.to_dict()}
+        settings = {name: getattr(self.scheduler, name) for name in CANDIDATES}
+        return {"scheduling_policy": self.scheduler.policy} | settings | {"summary": self.summary.to_dict()}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,7 +83,7 @@ def suggest(
         raise InvalidArgumentError(f"objective must be one of {', '.join(OBJECTIVES)}, got {objective}")
     first = scheduler or SchedulerConfig()
     endings: Endings = (
-        "stop-token" if first.scheduling_policy == "learned" else "known"
+        "stop-token" if first.policy in LEARNING else "known"
     )  # in all of them alike: each hidden end costs a row
     total = 2 + sum(map(len, CANDIDATES.values()))
     made = 0
@@ -100,7 +100,7 @@ def suggest(
         return float(getattr(trial.summary, objective).mean)
 
     start = run(first)
-    fcfs = run(replace(start.scheduler, scheduling_policy="fcfs"))
+    fcfs = run(start.scheduler.of_policy("fcfs"))
     best, trials = start, [start]
     for name, values in CANDIDATES.items():
         fixed = best.scheduler

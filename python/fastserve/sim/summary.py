@@ -48,6 +48,7 @@ class Summary:
         gap_s: between two tokens of a request, over all gaps; None where they were not recorded.
         longest_pause_s: the longest of these of each request.
         goodput_per_s: finished requests that kept all objectives, over the duration; None without objectives.
+        goodput_share: the same over all requests.
         num_refused: requests too long for the model or the pool.
         duration_s: first arrival to last token.
         requests_per_s, output_tokens_per_s: finished over the duration.
@@ -69,6 +70,7 @@ class Summary:
     gap_s: Distribution | None
     longest_pause_s: Distribution
     goodput_per_s: float | None
+    goodput_share: float | None
     queue_s: float
     swap_s: float
     parked_s: float
@@ -152,6 +154,7 @@ def summarize(
     values = {name: getattr(table, name)[done] for name in ("queue_s", "parked_s", "host_s", "upload_wait_s", "e2e_s")}
     mean = {name: float(column.mean()) if num_done else 0.0 for name, column in values.items()}
     swap_s = mean["host_s"] + mean["upload_wait_s"]
+    num_good = None if objectives_s is None else int(_is_good(table, objectives_s).sum())
     plain = asdict(counters)
     busy_s = plain.pop("busy_s")
     return Summary(
@@ -166,7 +169,8 @@ def summarize(
         tpot_s=Distribution.of(table.tpot_s),
         gap_s=gaps,
         longest_pause_s=Distribution.of(table.longest_pause_s),
-        goodput_per_s=None if objectives_s is None else float(_is_good(table, objectives_s).sum()) * per_s,
+        goodput_per_s=None if num_good is None else num_good * per_s,
+        goodput_share=None if num_good is None else num_good / max(len(table), 1),
         queue_s=mean["queue_s"],
         swap_s=swap_s,
         parked_s=mean["parked_s"],

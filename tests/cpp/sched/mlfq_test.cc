@@ -175,6 +175,19 @@ TEST_F(MlfqTest, HasASeatForEveryFourthSlotForStreamsAndForEverySixteenthForOthe
   EXPECT_TRUE(requests_[14].starving);
 }
 
+TEST_F(MlfqTest, LimitsTheTimeThatPromotedStartsOfAClassTakeWithTheirPrefills) {
+  config_.start_share = 0.25;
+  mlfq_ = std::make_unique<Mlfq>(config_);
+  Request& a = join(8, 0.0);
+  join(1, 0.0);
+  join(1, 1.0, 5);
+  EXPECT_EQ(mlfq_->promote_starving(10.0), 1);
+  mlfq_->leave(a);
+  EXPECT_EQ(mlfq_->promote_starving(11.0), 1);  // of the other class
+  EXPECT_EQ(mlfq_->promote_starving(40.0), 0);  // 8 s of prefill are a quarter of 32 s
+  EXPECT_EQ(mlfq_->promote_starving(42.0), 1);
+}
+
 TEST_F(MlfqTest, CountsTheSeatsOfEachClassByItself) {
   join(8, 0.0, 5);  // never runs: those before it take all slots
   EXPECT_EQ(mlfq_->promote_starving(11.0), 1);

@@ -234,7 +234,32 @@ TEST_F(SchedulerTest, CountsAsRecomputedWhatIterationsTookInAgain) {
   EXPECT_EQ(of_requests, again);
 }
 
-TEST_F(SchedulerTest, TakesNoMemoryFromAStreamForAStart) {
+TEST_F(SchedulerTest, TakesTheMemoryOfALongStreamForAShortRequestWhereThatPays) {
+  config_.policy = PolicyKind::kSkipJoinMlfq;
+  make(8, 100);
+  add(1, 8, 40);
+  add(2, 8, 40);
+  for (int i = 0; i < 4; ++i) EXPECT_EQ(step(), (Ids{1, 2}));  // both in Q_3: taken to need 4 s more
+  add(3, 8, 1);                                                // Q_1: 1 s; wants 2 blocks and one to grow, 2 are free
+  step();  // the last of the two is left out, its KV leaves
+  EXPECT_EQ(scheduler_->stats().swaps, 1);
+  const Ids ids = step();
+  EXPECT_EQ(std::set<std::int64_t>(ids.begin(), ids.end()), (std::set<std::int64_t>{1, 3}));
+}
+
+TEST_F(SchedulerTest, WaitsForMemoryWhereEvictingCostsMoreThanItSaves) {
+  latency_ = LatencyModel(LatencyModel::Coefficients{1, 1, 0, 0, 0});  // a second to compute a token again
+  config_.policy = PolicyKind::kSkipJoinMlfq;
+  make(8);  // no host
+  add(1, 8, 40);
+  add(2, 8, 40);
+  for (int i = 0; i < 4; ++i) step();
+  add(3, 2, 1);
+  for (int i = 0; i < 3; ++i) step();
+  EXPECT_EQ(scheduler_->stats().parks, 0);
+}
+
+TEST_F(SchedulerTest, TakesNoMemoryFromAStreamThatIsToldToBeAsShort) {
   config_.policy = PolicyKind::kSkipJoinMlfq;
   config_.max_num_seqs = 2;
   make(6, 100);
@@ -244,8 +269,8 @@ TEST_F(SchedulerTest, TakesNoMemoryFromAStreamForAStart) {
   add(3, 8);                       // Q_1: wants 2 blocks and one to grow
   EXPECT_EQ(step(), (Ids{1, 2}));
   EXPECT_EQ(scheduler_->explain(3, now_s_).decisions.back().decision, Decision::kBlockedByMemory);
-  for (int i = 0; i < 40 && scheduler_->explain(3, now_s_).output_tokens == 0; ++i) step();
   EXPECT_EQ(scheduler_->stats().parks, 0);
+  for (int i = 0; i < 40 && scheduler_->explain(3, now_s_).output_tokens == 0; ++i) step();
   EXPECT_GT(scheduler_->explain(3, now_s_).output_tokens, 0);
 }
 

@@ -154,6 +154,15 @@ def test_wrong_flags_are_told_in_one_line(flags, words, capsys):
     assert error.count("\n") == 1
 
 
+def test_objectives_choose_the_policy_and_the_limits_of_goodput(capsys):
+    objectives = ("--ttft-slo-s", "100", "--tpot-slo-s", "100")
+    text = simulate(capsys, *objectives)
+    assert "slo on opt-13b" in text and "(100.0%)" in text
+    assert "good share" in simulate(capsys, "--compare", "fcfs,slo", *objectives)
+    assert main([*RUN, "--scheduling-policy", "fcfs", *objectives]) == 2
+    assert "are of the policy slo, not of fcfs" in capsys.readouterr().err
+
+
 def test_goodput_is_that_of_the_limits_given(capsys):
     text = simulate(capsys, "--goodput", "ttft:100000", "tpot:100000")
     assert "goodput" in text

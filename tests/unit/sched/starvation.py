@@ -5,7 +5,8 @@
 The bound, checked in turns of the loop so that it holds for any iteration times: once a request is due, that is, has waited for
 `starvation_limit_s` (for `max_pause_s`, with a stream that has begun; at once, under a policy that does not promote), it runs
 before all the requests of its own and of higher classes that were there by then, and that were there when it was promoted, could
-have been served to their ends one after the other. Requests that come later do not count, unless their class is higher.
+have been served to their ends one after the other. Requests that come later do not count, unless their class is higher. Under `slo` they take turns in the
+tenth of the slots that is kept for those that missed their objective.
 """
 
 import argparse
@@ -17,8 +18,8 @@ import numpy as np
 from fastserve._C.kv import KvManager, Tier
 from fastserve._C.sched import LatencyModel, RequestOptions, Scheduler, StepPlan
 
-POLICIES = ("learned", "skip-join-mlfq", "mlfq", "fcfs", "priority")
-PROMOTING = ("learned", "skip-join-mlfq", "mlfq")
+POLICIES = ("learned", "slo", "skip-join-mlfq", "mlfq", "fcfs", "priority")
+PROMOTING = ("learned", "slo", "skip-join-mlfq", "mlfq")
 BLOCK_SIZE = 4
 MODEL_LEN = 48
 WATCHED = 8  # the first requests of a run
@@ -26,6 +27,7 @@ TURNS = 4000  # longest run
 # Turns that serving a request takes beside its chunks and tokens: it is moved out and back, or computed again, a few times.
 AGAIN = 3
 COPIES = 12
+REST_SHARE = 10  # slo: of the slots, one in so many is for those that missed their objective
 
 
 @dataclass
@@ -75,6 +77,8 @@ class Search:
             "max_model_len": MODEL_LEN,
             "starvation_limit_s": self.alpha_s,
             "max_pause_s": self.max_pause_s,
+            "ttft_slo_s": rng.choice((0.0, 0.05, 0.5, 5.0)) if self.policy == "slo" else 0.0,
+            "tpot_slo_s": rng.choice((0.0, 0.01, 0.1, 1.0)) if self.policy == "slo" else 0.0,
             "preemption_mode": rng.choice(("auto", "swap", "recompute")),
             "max_parks_per_request": rng.choice((1, 64)),
             "thrash_parks_per_finish": rng.choice((0.1, 8.0)),
@@ -170,9 +174,10 @@ class Search:
             limit_s = self.max_pause_s if self.live[i].streams else self.alpha_s
             if self.policy == "learned" and not self.scheduler.explain(i, self.now_s)["index_s"]:
                 limit_s = 0.0  # order of arrival
+        if self.now_s - wait.since_s < limit_s:
+            wait.allowed = None  # it was due by its arrival, and now the index is followed
+            return
         if wait.allowed is None:
-            if self.now_s - wait.since_s < limit_s:
-                return
             wait.allowed = wait_bound = self._work_before(i)
             wait.bound = wait_bound
         if not wait.promoted and self.scheduler.explain(i, self.now_s)["starving"]:
@@ -191,7 +196,8 @@ class Search:
     def _work_before(self, i: int) -> int:
         """Turns that serving those takes that are there now, in its own class or a higher one, itself included."""
         own = self.live[i].priority
-        return COPIES + sum(request.work for request in self.live.values() if request.priority <= own)
+        work = COPIES + sum(request.work for request in self.live.values() if request.priority <= own)
+        return REST_SHARE * work if self.policy == "slo" else work
 
     def _commit(self, plan: StepPlan) -> None:
         started = plan.transfer_ids.tolist()

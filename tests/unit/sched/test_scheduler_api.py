@@ -113,6 +113,8 @@ def test_a_slice_beyond_the_plan_is_refused(bounds: tuple[int, int]) -> None:
         "min_tokens": [-1],
         "oracle_output_tokens": [-1],
         "deadline_s": [np.nan],
+        "ttft_slo_s": [np.nan],
+        "tpot_slo_s": [np.nan],
     }.items(),
 )
 def test_options_out_of_range_are_refused(option: str, values: list[float]) -> None:
@@ -185,6 +187,7 @@ def test_a_plan_is_not_reused_while_a_view_of_it_lives() -> None:
 
 @pytest.mark.parametrize(
     "bad", [{"policy": "lifo"}, {"max_num_seqs": 0}, {"preemption_mode": "drop"}, {"quantum_ratio": 1.0}, {"starvation_limit_s": 0.0}, {"max_pause_s": 0.0}, {"upload_margin": 1.1},
+            {"ttft_slo_s": -1.0}, {"tpot_slo_s": np.nan},
             {"num_levels": 65}, {"max_model_len": 1}, {"length_half_life": 0.0}, {"min_length_observations": 0},
             {"policy": "learned", "first_quantum_s": np.inf}]
 )  # fmt: skip

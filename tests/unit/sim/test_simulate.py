@@ -236,3 +236,32 @@ def test_equal_requests_wait_no_longer_than_in_arrival_order():
     learned, fcfs = (simulate(load, roomy, scheduler(policy), endings="stop-token") for policy in ("learned", "fcfs"))
     assert learned.summary.e2e_s.mean <= 1.02 * fcfs.summary.e2e_s.mean
     assert learned.summary.ttft_s.p99 <= 1.1 * fcfs.summary.ttft_s.p99
+
+
+def test_slo_keeps_the_objectives_of_more_requests_past_saturation():
+    """Streams that are ahead of their pace give way, so that more of them share the slots."""
+    load = workload(400, rate=32.0, prompt_tokens=np.full(400, 16), output_tokens=np.full(400, 60))
+    roomy = deployment(num_device_blocks=4000)
+    objectives = {"ttft_slo_s": 0.5, "tpot_slo_s": 0.04}
+    limits = {"ttft_s": 0.5, "tpot_s": 0.04}
+    share = {
+        policy: simulate(
+            load, roomy, scheduler(policy, **fields), endings="stop-token", objectives_s=limits
+        ).summary.goodput_share
+        for policy, fields in (("fcfs", {}), ("learned", {}), ("slo", objectives))
+    }
+    assert share["slo"] >= 1.3 * max(share["fcfs"], share["learned"])
+
+
+@pytest.mark.parametrize("num_device_blocks", [600, 4000])
+def test_learned_does_not_fall_behind_arrival_order_where_everyone_is_due(num_device_blocks):
+    """Prefills are scarce, so promoting every request that waited would start them all in order of arrival."""
+    rng = np.random.default_rng(3)
+    load = workload(300, rate=400.0, prompt_tokens=rng.integers(20, 480, 300), output_tokens=rng.integers(2, 30, 300))
+    pool = deployment(num_device_blocks=num_device_blocks)
+    quick = {"starvation_limit_s": 0.1, "max_num_seqs": 64}
+    learned, fcfs = (
+        simulate(load, pool, scheduler(policy, **quick), endings="stop-token") for policy in ("learned", "fcfs")
+    )
+    assert learned.summary.normalized_latency_s.mean < 0.8 * fcfs.summary.normalized_latency_s.mean
+    assert learned.summary.e2e_s.mean < 0.85 * fcfs.summary.e2e_s.mean

@@ -5,12 +5,12 @@
 
 namespace fastserve::sched {
 
-/// KV blocks that new requests ask for, per second; forgets with a time constant.
-class ArrivalRate {
+/// KV blocks per second of one kind of event, such as those that new requests ask for; forgets with a time constant.
+class BlockRate {
  public:
   static constexpr double kTimeConstantS = 10.0;
 
-  void arrived(std::int32_t num_blocks, double now_s) {
+  void add(std::int32_t num_blocks, double now_s) {
     blocks_ = decayed(now_s) + num_blocks;
     since_s_ = now_s;
   }

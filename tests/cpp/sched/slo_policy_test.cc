@@ -1,0 +1,127 @@
+#include "sched/slo_policy.h"
+
+#include <gtest/gtest.h>
+
+#include <deque>
+#include <memory>
+#include <vector>
+
+namespace fastserve::sched {
+namespace {
+
+using Ids = std::vector<std::int64_t>;
+
+/// An iteration takes 10 ms; objectives of 1 s to the first output and 50 ms per output; two slots.
+class SloPolicyTest : public ::testing::Test {
+ protected:
+  static constexpr double kIterationS = 0.01;
+  LatencyModel latency_{{kIterationS, 0.0, 0.0, 0.0, 0.0}};
+  MlfqConfig mlfq_{.quanta_s = {0.01, 0.02, 0.04}, .starvation_limit_s = 30.0, .max_pause_s = 1.0, .batch_slots = 2};
+  SloConfig objectives_{.ttft_s = 1.0, .tpot_s = 0.05};
+  std::unique_ptr<SloPolicy> policy_ = std::make_unique<SloPolicy>(mlfq_, LearnedConfig{}, objectives_, latency_);
+  std::deque<Request> requests_;
+  double now_s_ = 0.0;
+
+  Request& join(RequestOptions options = {}) {
+    options.max_tokens = 1000;
+    const std::vector<std::int32_t> prompt(4, 1);
+    Request& request = requests_.emplace_back(static_cast<std::int64_t>(requests_.size()), std::ssize(requests_),
+                                              prompt, options, now_s_);
+    request.max_total = 1004;
+    policy_->join(request, kIterationS);
+    return request;
+  }
+
+  void start(Request& request) {
+    request.counts_as_started = true;
+    policy_->count_started(request);
+  }
+
+  /// `tokens` iterations, an output each.
+  void run(Request& request, int tokens) {
+    if (!request.counts_as_started) start(request);
+    policy_->begin_run(request);
+    for (int i = 0; i < tokens; ++i) {
+      now_s_ += kIterationS;
+      request.tokens.push_back(2);
+      request.num_computed = request.num_tokens() - 1;
+      if (request.num_outputs() == 1) request.first_output_s = now_s_;
+      policy_->charge(request, 10'000'000, kIterationS);
+      policy_->promote_starving(now_s_);
+    }
+    policy_->end_run(request, now_s_);
+    policy_->check_integrity();
+  }
+
+  void wait(double seconds) { policy_->promote_starving(now_s_ += seconds); }
+
+  Ids order() const {
+    Ids ids;
+    for (const Request* r = policy_->next(nullptr, kAnyPlace); r; r = policy_->next(r, kAnyPlace)) ids.push_back(r->id);
+    return ids;
+  }
+};
+
+TEST_F(SloPolicyTest, LetsAStreamThatIsAheadStandBehindNewRequestsUntilItsSlackRunsOut) {
+  Request& stream = join();
+  run(stream, 10);  // 0.1 s for what is due in half a second
+  Request& fresh = join();
+  EXPECT_EQ(order(), (Ids{fresh.id, stream.id}));
+  wait(0.1);
+  EXPECT_EQ(order(), (Ids{fresh.id, stream.id}));
+  wait(0.31);  // due at 0.51 + 0.01, three iterations before that it has to run
+  EXPECT_EQ(order(), (Ids{stream.id, fresh.id}));
+  run(stream, 1);
+  EXPECT_EQ(order(), (Ids{stream.id, fresh.id}));  // not far enough ahead
+  run(stream, 2);
+  EXPECT_EQ(order(), (Ids{fresh.id, stream.id}));
+}
+
+TEST_F(SloPolicyTest, PutsARequestThatCanNoLongerMeetItsObjectiveBehindThoseThatCan) {
+  Request& late = join();
+  wait(0.9);
+  Request& fresh = join();
+  EXPECT_EQ(order(), (Ids{late.id, fresh.id}));
+  wait(0.2);
+  EXPECT_EQ(order(), (Ids{fresh.id, late.id}));
+  run(late, 20);
+  EXPECT_EQ(order(), (Ids{fresh.id, late.id}));  // however fast it goes on
+}
+
+TEST_F(SloPolicyTest, StartsOnlyWhatTheSlotsCanFeed) {
+  // A stream takes 10 of every 50 ms: two slots feed ten of them, 95 % of two slots nine.
+  for (int i = 0; i < 9; ++i) {
+    Request& request = join();
+    ASSERT_TRUE(policy_->may_start(request)) << i;
+    start(request);
+  }
+  EXPECT_FALSE(policy_->may_start(join()));
+  Request& first = requests_.front();
+  first.finish_reason = FinishReason::kStop;
+  policy_->leave(first);
+  first.counts_as_started = false;
+  policy_->count_started(first);
+  EXPECT_TRUE(policy_->may_start(join()));
+}
+
+TEST_F(SloPolicyTest, GoesByTheObjectivesOfTheRequestWhereItBringsAny) {
+  RequestOptions patient;
+  patient.ttft_slo_s = 10.0;
+  Request& late = join(patient);
+  wait(2.0);
+  EXPECT_EQ(late.level, join().level);
+  wait(9.0);
+  EXPECT_GT(late.level, join().level);
+}
+
+TEST_F(SloPolicyTest, ServesRequestsWithoutObjectivesInTheOrderOfTheIndex) {
+  policy_ = std::make_unique<SloPolicy>(mlfq_, LearnedConfig{}, SloConfig{}, latency_);
+  Request& plain = join();
+  RequestOptions options;
+  options.ttft_slo_s = 1.0;
+  Request& urgent = join(options);
+  EXPECT_EQ(order(), (Ids{urgent.id, plain.id}));
+}
+
+}  // namespace
+}  // namespace fastserve::sched
