@@ -229,7 +229,8 @@ class GuardedHttpProtocol(HttpToolsProtocol):
             return
         error = ApiError(status, message, code=code)
         if self._on_refused is not None:
-            self._on_refused(self.url.partition(b"?")[0].decode("latin-1"), error)
+            url: bytes = getattr(self, "url", b"")  # not there before the first request line has been read
+            self._on_refused(url.partition(b"?")[0].decode("latin-1"), error)
         body = error.body()
         head = b"content-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n" % len(body)
         self.transport.write(STATUS_LINE[status] + head + body)
