@@ -42,9 +42,7 @@ test-newest:
 lock:
 	$(PYTHON) third_party/lock.py
 
-# The C++ that clang-format holds (.clang-format): all but the rooms that still have to be formatted.
-UNFORMATTED := csrc/sched/% csrc/bindings/sched% csrc/bindings/kernels_sampling.cc csrc/kernels/sampling% tests/cpp/sched/%
-CPP_SOURCES := $(filter-out $(UNFORMATTED), $(shell find csrc tests bench -name '*.h' -o -name '*.cc' -o -name '*.cu' -o -name '*.cuh'))
+CPP_SOURCES := $(shell find csrc tests bench -name '*.h' -o -name '*.cc' -o -name '*.cu' -o -name '*.cuh')
 
 lint: $(STAMP)
 	$(BIN)/ruff check python tests bench third_party

@@ -38,7 +38,7 @@ void register_base(py::module_& module) {
   module.attr("__version__") = FASTSERVE_VERSION;
   module.def(
       "cpu_isa", [] { return std::string(cpu_isa_name(cpu_isa())); },
-      "Instruction set of the CPU kernels in use: scalar, avx2 or avx512.");
+      "Instruction set of the CPU kernels in use: scalar, avx2, avx512 or amx.");
   module.def(
       "set_cpu_isa", [](const std::string& name) { override_cpu_isa(parse_cpu_isa(name.c_str())); }, py::arg("name"),
       "Use another instruction set from now on (tests); an error when the machine cannot run it.");

@@ -43,8 +43,7 @@ void register_linear(py::module_& module) {
       py::arg("out"), py::arg("x"), py::arg("packed"), py::arg("bias") = py::none(), py::arg("num_segments") = 1,
       ReleaseGil(),
       "out [T, N] = x [T, K] @ weight.T + bias; a row of out does not depend on the other rows. The inputs are summed "
-      "in "
-      "num_segments (1, 2, 4, 8) segments, and these added up as a binary tree.");
+      "in num_segments (1, 2, 4, 8) segments, and these added up as a binary tree.");
 }
 
 void register_memory_roof(py::module_& module) {

@@ -15,22 +15,21 @@ namespace py = pybind11;
 namespace fastserve::bindings {
 
 void register_sampling(py::module_& module) {
-  const auto sample = [](const TensorView& logits, const kernels::SamplingSettings& settings,
-                         const TensorView& seeds, const TensorView& counters, const TensorView& history_start,
-                         const TensorView& history_tokens, const TensorView& history_prompt_len,
-                         const TensorView& banned_start, const TensorView& banned_tokens, const TensorView& out,
+  const auto sample = [](const TensorView& logits, const kernels::SamplingSettings& settings, const TensorView& seeds,
+                         const TensorView& counters, const TensorView& history_start, const TensorView& history_tokens,
+                         const TensorView& history_prompt_len, const TensorView& banned_start,
+                         const TensorView& banned_tokens, const TensorView& out,
                          const std::optional<TensorView>& workspace, std::int64_t stream) {
     ThreadPool& pool = compute_pool();
     py::gil_scoped_release release;
-    kernels::sample(
-        {logits, settings, seeds, counters, history_start, history_tokens, history_prompt_len, banned_start,
-         banned_tokens, out, workspace ? &*workspace : nullptr},
-        stream, pool);
+    kernels::sample({logits, settings, seeds, counters, history_start, history_tokens, history_prompt_len, banned_start,
+                     banned_tokens, out, workspace ? &*workspace : nullptr},
+                    stream, pool);
   };
   module.def("sample", sample, py::arg("logits"), py::arg("settings"), py::arg("seeds"), py::arg("counters"),
-             py::arg("history_start"), py::arg("history_tokens"),
-             py::arg("history_prompt_len"), py::arg("banned_start"), py::arg("banned_tokens"), py::arg("out"),
-             py::kw_only(), py::arg("workspace") = py::none(), py::arg("stream") = 0,
+             py::arg("history_start"), py::arg("history_tokens"), py::arg("history_prompt_len"),
+             py::arg("banned_start"), py::arg("banned_tokens"), py::arg("out"), py::kw_only(),
+             py::arg("workspace") = py::none(), py::arg("stream") = 0,
              "Choose a token per row of logits; settings are arrays in the order of Setting, see kernels/sampling.h.");
 
   const auto read = [](const TensorView& logits, const TensorView& tokens, const TensorView& token_logprobs,
@@ -38,9 +37,9 @@ void register_sampling(py::module_& module) {
                        const std::optional<TensorView>& workspace, std::int64_t stream) {
     ThreadPool& pool = compute_pool();
     py::gil_scoped_release release;
-    kernels::token_logprobs({logits, tokens, token_logprobs, ranks, top_ids, top_logprobs,
-                             workspace ? &*workspace : nullptr},
-                            stream, pool);
+    kernels::token_logprobs(
+        {logits, tokens, token_logprobs, ranks, top_ids, top_logprobs, workspace ? &*workspace : nullptr}, stream,
+        pool);
   };
   module.def("token_logprobs", read, py::arg("logits"), py::arg("tokens"), py::arg("token_logprobs"), py::arg("ranks"),
              py::arg("top_ids"), py::arg("top_logprobs"), py::kw_only(), py::arg("workspace") = py::none(),
@@ -61,8 +60,7 @@ void register_copy_blocks(py::module_& module) {
   module.def("copy_blocks", copy, py::arg("src"), py::arg("dst"), py::arg("src_ids"), py::arg("dst_ids"), py::kw_only(),
              py::arg("stream") = 0, "Copy whole blocks; see kernels/copy_blocks.h.");
 
-  const auto checksum = [](const TensorView& cache, const TensorView& ids, const TensorView& out,
-                           std::int64_t stream) {
+  const auto checksum = [](const TensorView& cache, const TensorView& ids, const TensorView& out, std::int64_t stream) {
     ThreadPool& pool = compute_pool();
     py::gil_scoped_release release;
     kernels::checksum_blocks(cache, ids, out, stream, pool);

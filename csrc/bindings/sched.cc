@@ -1,5 +1,3 @@
-#include "sched/scheduler.h"
-
 #include <pybind11/native_enum.h>
 #include <pybind11/numpy.h>
 #include <pybind11/stl.h>
@@ -11,6 +9,7 @@
 #include "base/error.h"
 #include "bindings/bindings.h"
 #include "bindings/sched_values.h"
+#include "sched/scheduler.h"
 
 namespace py = pybind11;
 
@@ -78,9 +77,7 @@ void register_latency_model(py::module_& module) {
       .def(
           "observe",
           [](LatencyModel& self, double prefill_tokens, double pairs, double num_decodes, double decode_ctx,
-             double seconds) {
-            self.observe(shape_of(prefill_tokens, pairs, num_decodes, decode_ctx), seconds);
-          },
+             double seconds) { self.observe(shape_of(prefill_tokens, pairs, num_decodes, decode_ctx), seconds); },
           py::arg("prefill_tokens"), py::arg("prefill_pairs"), py::arg("num_decodes"), py::arg("decode_ctx"),
           py::arg("seconds"), "Let the correction follow one iteration that ran.")
       .def(
@@ -106,26 +103,23 @@ void register_latency_model(py::module_& module) {
       .def("coefficients", &LatencyModel::coefficients, "(base, a, b, c, d), without the correction.")
       .def_property_readonly("correction", &LatencyModel::correction,
                              "Measured over predicted time, smoothed, within 1/4..4.");
-  module.def("prefill_pairs",
-             [](double num_tokens, double ctx) {
-               return prefill_pairs(require_amount("num_tokens", num_tokens), require_amount("ctx", ctx));
-             },
-             py::arg("num_tokens"), py::arg("ctx"),
-             "(query, key) pairs that causal attention computes for num_tokens queries behind ctx tokens.");
+  module.def(
+      "prefill_pairs",
+      [](double num_tokens, double ctx) {
+        return prefill_pairs(require_amount("num_tokens", num_tokens), require_amount("ctx", ctx));
+      },
+      py::arg("num_tokens"), py::arg("ctx"),
+      "(query, key) pairs that causal attention computes for num_tokens queries behind ctx tokens.");
 }
 
-std::unique_ptr<Scheduler> make_scheduler(kv::KvManager& kv, LatencyModel& latency, const std::string& policy,
-                                          std::int32_t max_num_seqs, std::int32_t max_num_batched_tokens,
-                                          std::int32_t max_prefill_chunk_tokens, std::int32_t max_model_len,
-                                          double starvation_limit_s, double max_pause_s, double ttft_slo_s,
-                                          double tpot_slo_s, double quantum_ratio,
-                                          double first_quantum_s,
-                                          std::int32_t num_levels, const std::string& preemption_mode,
-                                          bool proactive_offload, bool write_through, std::int32_t reserve_iterations,
-                                          double upload_margin,
-                                          std::int32_t max_parks_per_request, double thrash_parks_per_finish,
-                                          double block_bytes, double offload_bytes_per_s, double upload_bytes_per_s,
-                                          double length_half_life, std::int32_t min_length_observations) {
+std::unique_ptr<Scheduler> make_scheduler(
+    kv::KvManager& kv, LatencyModel& latency, const std::string& policy, std::int32_t max_num_seqs,
+    std::int32_t max_num_batched_tokens, std::int32_t max_prefill_chunk_tokens, std::int32_t max_model_len,
+    double starvation_limit_s, double max_pause_s, double ttft_slo_s, double tpot_slo_s, double quantum_ratio,
+    double first_quantum_s, std::int32_t num_levels, const std::string& preemption_mode, bool proactive_offload,
+    bool write_through, std::int32_t reserve_iterations, double upload_margin, std::int32_t max_parks_per_request,
+    double thrash_parks_per_finish, double block_bytes, double offload_bytes_per_s, double upload_bytes_per_s,
+    double length_half_life, std::int32_t min_length_observations) {
   const SchedulerConfig config{.policy = parse_policy(policy),
                                .max_num_seqs = max_num_seqs,
                                .max_num_batched_tokens = max_num_batched_tokens,
@@ -155,42 +149,41 @@ std::unique_ptr<Scheduler> make_scheduler(kv::KvManager& kv, LatencyModel& laten
 
 void define_init(py::class_<Scheduler>& scheduler) {
   const SchedulerConfig d;
-  scheduler.def(
-      py::init(&make_scheduler), py::keep_alive<1, 2>(), py::keep_alive<1, 3>(), py::arg("kv"), py::arg("latency"),
-      py::kw_only(), py::arg("policy") = "learned", py::arg("max_num_seqs") = d.max_num_seqs,
-      py::arg("max_num_batched_tokens") = d.max_num_batched_tokens,
-      py::arg("max_prefill_chunk_tokens") = d.max_prefill_chunk_tokens, py::arg("max_model_len") = d.max_model_len,
-      py::arg("starvation_limit_s") = d.starvation_limit_s, py::arg("max_pause_s") = d.max_pause_s,
-      py::arg("ttft_slo_s") = d.ttft_slo_s, py::arg("tpot_slo_s") = d.tpot_slo_s,
-      py::arg("quantum_ratio") = d.quantum_ratio,
-      py::arg("first_quantum_s") = d.first_quantum_s, py::arg("num_levels") = d.num_levels,
-      py::arg("preemption_mode") = "auto", py::arg("proactive_offload") = d.proactive_offload,
-      py::arg("write_through") = d.write_through, py::arg("reserve_iterations") = d.reserve_iterations,
-      py::arg("upload_margin") = d.upload_margin,
-      py::arg("max_parks_per_request") = d.max_parks_per_request,
-      py::arg("thrash_parks_per_finish") = d.thrash_parks_per_finish, py::arg("block_bytes") = d.block_bytes,
-      py::arg("offload_bytes_per_s") = d.offload_bytes_per_s, py::arg("upload_bytes_per_s") = d.upload_bytes_per_s,
-      py::arg("length_half_life") = d.length_half_life, py::arg("min_length_observations") = d.min_length_observations);
+  scheduler.def(py::init(&make_scheduler), py::keep_alive<1, 2>(), py::keep_alive<1, 3>(), py::arg("kv"),
+                py::arg("latency"), py::kw_only(), py::arg("policy") = "learned",
+                py::arg("max_num_seqs") = d.max_num_seqs, py::arg("max_num_batched_tokens") = d.max_num_batched_tokens,
+                py::arg("max_prefill_chunk_tokens") = d.max_prefill_chunk_tokens,
+                py::arg("max_model_len") = d.max_model_len, py::arg("starvation_limit_s") = d.starvation_limit_s,
+                py::arg("max_pause_s") = d.max_pause_s, py::arg("ttft_slo_s") = d.ttft_slo_s,
+                py::arg("tpot_slo_s") = d.tpot_slo_s, py::arg("quantum_ratio") = d.quantum_ratio,
+                py::arg("first_quantum_s") = d.first_quantum_s, py::arg("num_levels") = d.num_levels,
+                py::arg("preemption_mode") = "auto", py::arg("proactive_offload") = d.proactive_offload,
+                py::arg("write_through") = d.write_through, py::arg("reserve_iterations") = d.reserve_iterations,
+                py::arg("upload_margin") = d.upload_margin, py::arg("max_parks_per_request") = d.max_parks_per_request,
+                py::arg("thrash_parks_per_finish") = d.thrash_parks_per_finish, py::arg("block_bytes") = d.block_bytes,
+                py::arg("offload_bytes_per_s") = d.offload_bytes_per_s,
+                py::arg("upload_bytes_per_s") = d.upload_bytes_per_s, py::arg("length_half_life") = d.length_half_life,
+                py::arg("min_length_observations") = d.min_length_observations);
 }
 
 void define_calls(py::class_<Scheduler>& scheduler) {
   scheduler
       .def(
           "add",
-          [](Scheduler& self, std::int64_t request_id, const Array<std::int32_t>& prompt,
-             const RequestOptions& options, double now_s) {
-            return self.add(request_id, span_of(prompt, "prompt"), options, now_s);
-          },
-          py::arg("request_id"), py::arg("prompt"), py::arg_v("options", RequestOptions{}, "RequestOptions()"), py::kw_only(),
-          py::arg("now_s"), "Queue a request; prompt int32 [n]. Returns its slot of the workers' request tables, which a plan "
+          [](Scheduler& self, std::int64_t request_id, const Array<std::int32_t>& prompt, const RequestOptions& options,
+             double now_s) { return self.add(request_id, span_of(prompt, "prompt"), options, now_s); },
+          py::arg("request_id"), py::arg("prompt"), py::arg_v("options", RequestOptions{}, "RequestOptions()"),
+          py::kw_only(), py::arg("now_s"),
+          "Queue a request; prompt int32 [n]. Returns its slot of the workers' request tables, which a plan "
           "lists in ended_slots when it is free again. Raises InvalidArgumentError when it can never run.")
       .def("abort", &Scheduler::abort, py::arg("request_id"), py::arg("now_s"),
            "End a request; False when unknown or finished. Its end comes as an event, at once or with a commit.")
       .def("fail", &Scheduler::fail, py::arg("request_id"), py::arg("now_s"),
            "As abort, for a request that cannot go on: it ends with ERROR.")
-      .def("stop", &Scheduler::stop, py::arg("request_id"), py::arg("num_tokens"), py::arg("now_s"),
-           "End a request at a stop string that was found in its outputs, of which the first num_tokens are the answer. "
-           "False when unknown or finished; raises InvalidArgumentError when it has no such number of outputs.")
+      .def(
+          "stop", &Scheduler::stop, py::arg("request_id"), py::arg("num_tokens"), py::arg("now_s"),
+          "End a request at a stop string that was found in its outputs, of which the first num_tokens are the answer. "
+          "False when unknown or finished; raises InvalidArgumentError when it has no such number of outputs.")
       .def(
           "park", &Scheduler::park, py::arg("request_id"), py::arg("hold"), py::arg("now_s"),
           "Take the KV off the device once it is in no plan; with hold it stays away until unpark. False when unknown.")
@@ -219,8 +212,9 @@ void define_calls(py::class_<Scheduler>& scheduler) {
       .def("set_link_rates", &Scheduler::set_link_rates, py::arg("offload_bytes_per_s"), py::arg("upload_bytes_per_s"),
            "Measured speed of the copies.")
       .def("stats", &Scheduler::stats, "State and counters now.")
-      .def("level_quanta_s", &Scheduler::level_quanta_s,
-           "Quanta of the policy's levels, seconds; infinite where nobody is demoted, none for a policy without levels.")
+      .def(
+          "level_quanta_s", &Scheduler::level_quanta_s,
+          "Quanta of the policy's levels, seconds; infinite where nobody is demoted, none for a policy without levels.")
       .def("request_stats", &Scheduler::request_stats, py::arg("request_id"), py::arg("now_s"),
            "Where the time of a request went; a finished one is known until the schedule() after its end was taken.")
       .def(

@@ -109,7 +109,8 @@ void register_step_plan(py::module_& module) {
             return std::make_shared<StepPlan>(self.slice(first, end));
           },
           py::arg("first"), py::arg("end"),
-          "The rows [first, end) as a plan of their own, with their sampling entries, without transfers and ended slots.");
+          "The rows [first, end) as a plan of their own, with their sampling entries, without transfers and ended "
+          "slots.");
   const StepPlan layout;
   StepPlan::for_each_array(layout, [&](const char* name, const auto& member) {
     using T = typename std::remove_cvref_t<decltype(member)>::value_type;
@@ -203,15 +204,16 @@ const char* name_of_residency(kv::Residency residency) {
 
 void register_request_options(py::module_& module) {
   const RequestOptions d;
-  py::class_<RequestOptions>(module, "RequestOptions",
-                             "What the caller asks of one request; the scheduler copies it. deadline_s is absolute, <= 0 "
-                             "none; max_pause_s, ttft_slo_s and tpot_slo_s <= 0 the scheduler's; oracle_output_tokens is its output "
-                             "length, for srpt; requests of one length_class have similar output lengths, for learned.")
+  py::class_<RequestOptions>(
+      module, "RequestOptions",
+      "What the caller asks of one request; the scheduler copies it. deadline_s is absolute, <= 0 "
+      "none; max_pause_s, ttft_slo_s and tpot_slo_s <= 0 the scheduler's; oracle_output_tokens is its output "
+      "length, for srpt; requests of one length_class have similar output lengths, for learned.")
       .def(py::init([](std::int32_t max_tokens, std::int32_t min_tokens, bool ignore_eos,
                        std::vector<std::int32_t> eos_token_ids, std::vector<std::int32_t> stop_token_ids,
                        std::int32_t priority, std::uint64_t cache_salt, double deadline_s, double max_pause_s,
-                       double ttft_slo_s, double tpot_slo_s,
-                       std::int32_t oracle_output_tokens, std::uint64_t length_class) {
+                       double ttft_slo_s, double tpot_slo_s, std::int32_t oracle_output_tokens,
+                       std::uint64_t length_class) {
              return RequestOptions{max_tokens,
                                    min_tokens,
                                    ignore_eos,
@@ -231,8 +233,8 @@ void register_request_options(py::module_& module) {
            py::arg("stop_token_ids") = py::tuple(), py::arg("priority") = d.priority,
            py::arg("cache_salt") = d.cache_salt, py::arg("deadline_s") = d.deadline_s,
            py::arg("max_pause_s") = d.max_pause_s, py::arg("ttft_slo_s") = d.ttft_slo_s,
-           py::arg("tpot_slo_s") = d.tpot_slo_s,
-           py::arg("oracle_output_tokens") = d.oracle_output_tokens, py::arg("length_class") = d.length_class);
+           py::arg("tpot_slo_s") = d.tpot_slo_s, py::arg("oracle_output_tokens") = d.oracle_output_tokens,
+           py::arg("length_class") = d.length_class);
 }
 
 }  // namespace
@@ -249,8 +251,7 @@ py::dict to_dict(const RequestView& view) {
                   "requests_ahead"_a = view.requests_ahead, "prompt_tokens"_a = view.prompt_tokens,
                   "output_tokens"_a = view.output_tokens, "computed_tokens"_a = view.computed_tokens,
                   "device_blocks"_a = view.device_blocks, "parks"_a = view.parks, "promotions"_a = view.promotions,
-                  "decisions"_a = decisions,
-                  "length_class"_a = view.length_class, "index_s"_a = view.index_s);
+                  "decisions"_a = decisions, "length_class"_a = view.length_class, "index_s"_a = view.index_s);
 }
 
 py::dict to_dict(const LengthClassView& view) {

@@ -85,7 +85,7 @@ class AttentionHopper {
         page_map_(pages),
         group_(p_.num_q_heads / p_.num_kv_heads) {
     const std::uint32_t address = gpu::shared_address(gpu::shared());
-    base_ = gpu::shared() + (0u - address) % 1024u;  // where the swizzle of the copy engine begins anew
+    base_ = gpu::shared() + (0u - address) % 1024u;  // a multiple of the period of the copy engine's swizzle
   }
 
   FS_DEVICE char* queries(int slot) const { return base_ + slot * Layout::kQueryBytes; }
@@ -202,7 +202,7 @@ class AttentionHopper {
 
   FS_DEVICE int tile_pages() const { return kTileTokens >> launch_.block_shift; }
 
-  /// This lane's block of a tile: one outside the cache, so zeros, for tokens that nobody sees.
+  /// This lane's block of a tile: one outside the cache, so zeros, for tokens that no query sees.
   FS_DEVICE int block_of(const Work& work, int tile) const {
     const int page = tile * tile_pages() + gpu::fresh_lane();
     const bool wanted =
@@ -372,7 +372,7 @@ class AttentionHopper {
     at.values.next();
   }
 
-  /// Clear the values, behind the last token, of its page: nobody has written them, they could be NaN, and 0 * NaN is
+  /// Clear the values, behind the last token, of its page: no token has written them, they could be NaN, and 0 * NaN is
   /// NaN. Whole pages beyond it arrived as zeros. The warpgroups share the work and wait for each other: a store of one
   /// must not meet a product of the other, even where both would leave zeros.
   FS_DEVICE void clear_tail(const Item& item, int tile, char* values) const {

@@ -6,7 +6,7 @@
 #include "kernels/attention_hopper_schedule.h"
 #include "kernels/hopper.h"
 
-// Where prefill on Hopper keeps what in shared memory, and how the copy engine is told to bring it there.
+// Where prefill on Hopper keeps what in shared memory, and in which boxes the copy engine brings it there.
 
 namespace fastserve::kernels {
 

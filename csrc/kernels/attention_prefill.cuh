@@ -122,7 +122,7 @@ class AttentionPrefill {
     float sums[kRowTiles][2 * kSteps][4] = {};
     for (int tile = 0; tile < num_tiles; ++tile) {
       gpu::wait<0>();
-      gpu::sync();  // the keys are here, and nobody reads the values of the tile before any more
+      gpu::sync();  // the keys are here, and no thread still reads the values of the tile before
       load_values(tile);
       gpu::commit();
       fetch_block(tile + 1);
@@ -143,7 +143,7 @@ class AttentionPrefill {
       std::uint32_t weights[kRowTiles][kParts][4];
       round_weights(scores, weights);
       gpu::wait<0>();
-      gpu::sync();  // the values are here, and nobody reads the keys any more
+      gpu::sync();  // the values are here, and no thread still reads the keys
       load_keys(tile + 1, num_tiles);
       gpu::commit();
       add_values(weights, sums);

@@ -35,7 +35,7 @@ FS_HOST_DEVICE constexpr std::uint64_t wgmma_descriptor(std::uint32_t start, int
          static_cast<std::uint64_t>(group_bytes >> 4) << 32 | mode << 62;
 }
 
-/// Where in a ring of kStages slots somebody is, and the parity of the phase there.
+/// A place in a ring of kStages slots, and the parity of the phase there.
 template <int kStages>
 struct RingPlace {
   int slot = 0;

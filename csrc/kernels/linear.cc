@@ -69,7 +69,7 @@ void linear(const TensorView& out, const TensorView& x, const TensorView& packed
   require_packed(packed);
   require_cpu(x, "x");
   require_ndim(x, 2, "x");
-  const bool fits = packed_inputs(x.dtype, x.size(1)) == packed.size(1);  // in bf16 as exactly as it is known here
+  const bool fits = packed_inputs(x.dtype, x.size(1)) == packed.size(1);  // in bf16 the padded number is known alone
   require_matrix(x, x.size(0), fits ? x.size(1) : packed.size(1), packed.dtype, "x");
   FS_REQUIRE(num_segments == 1 || num_segments == 2 || num_segments == 4 || num_segments == kLinearMaxSegments,
              "num_segments must be 1, 2, 4 or ", kLinearMaxSegments, ", got ", num_segments);

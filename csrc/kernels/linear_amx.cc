@@ -42,17 +42,24 @@ struct Plan {
   std::int64_t panel_inputs;  // of a packed panel
 };
 
-/// sums[16 kTiles][32] += x[16 kTiles][32 steps] * piece[32 steps][32]. With kPrefetch the lines kAheadBytes behind
-/// those in use are asked for.
+/// sums[16 kTiles][32] += x[16 kTiles][32 steps] * piece[32 steps][32], from zero where `start`. With kPrefetch the lines
+/// kAheadBytes after those in use are fetched as well.
 template <int kTiles, bool kPrefetch>
-FS_NOINLINE void run_tiles(float* sums, const BFloat16* x, const BFloat16* piece, std::int64_t steps) {
+FS_NOINLINE void run_tiles(float* sums, bool start, const BFloat16* x, const BFloat16* piece, std::int64_t steps) {
   constexpr int kStride = kPanelWidth * 4;
   constexpr int kRowTile = kTileRows * kPanelWidth;
-  _tile_loadd(0, sums, kStride);
-  _tile_loadd(1, sums + 16, kStride);
-  if constexpr (kTiles == 2) {
-    _tile_loadd(2, sums + kRowTile, kStride);
-    _tile_loadd(3, sums + kRowTile + 16, kStride);
+  if (start) {
+    _tile_zero(0);
+    _tile_zero(1);
+    _tile_zero(2);
+    _tile_zero(3);
+  } else {
+    _tile_loadd(0, sums, kStride);
+    _tile_loadd(1, sums + 16, kStride);
+    if constexpr (kTiles == 2) {
+      _tile_loadd(2, sums + kRowTile, kStride);
+      _tile_loadd(3, sums + kRowTile + 16, kStride);
+    }
   }
   for (std::int64_t step = 0; step < steps; ++step) {
     if constexpr (kPrefetch) {
@@ -82,11 +89,11 @@ FS_NOINLINE void run_tiles(float* sums, const BFloat16* x, const BFloat16* piece
 }
 
 template <bool kPrefetch>
-void run_row_tiles(float* sums, const BFloat16* x, const BFloat16* piece, std::int64_t steps, int tiles) {
+void run_row_tiles(float* sums, bool start, const BFloat16* x, const BFloat16* piece, std::int64_t steps, int tiles) {
   if (tiles == 2) {
-    run_tiles<2, kPrefetch>(sums, x, piece, steps);
+    run_tiles<2, kPrefetch>(sums, start, x, piece, steps);
   } else {
-    run_tiles<1, kPrefetch>(sums, x, piece, steps);
+    run_tiles<1, kPrefetch>(sums, start, x, piece, steps);
   }
 }
 
@@ -112,26 +119,27 @@ void load_inputs(Scratch& scratch, const BFloat16* x, std::int64_t x_stride, std
 void run_segment(const Plan& plan, Scratch& scratch, int segment, std::int64_t rows, const BFloat16* x,
                  const BFloat16* weight, int panels) {
   const int depth = sum_depth(segment);
+  const std::int64_t begin = segment_begin(*plan.params, segment);
   const std::int64_t end = segment_begin(*plan.params, segment + 1);
   const int row_tiles = static_cast<int>(ceil_div(rows, kTileRows));
-  for (int i = 0; i < panels; ++i) {
-    __builtin_memset(scratch.sums[i][depth], 0, static_cast<std::size_t>(row_tiles) * kTileRows * kPanelWidth * 4);
+  for (int i = 0; i < panels && begin == end; ++i) {
+    __builtin_memset(scratch.sums[i][depth], 0, static_cast<std::size_t>(rows) * kPanelWidth * sizeof(float));
   }
-  for (std::int64_t k = segment_begin(*plan.params, segment); k < end; k += kBlockSteps * kTileInputs) {
+  for (std::int64_t k = begin; k < end; k += kBlockSteps * kTileInputs) {
     const std::int64_t inputs = min_of(kBlockSteps * kTileInputs, end - k);
     const std::int64_t steps = ceil_div(inputs, kTileInputs);
     load_inputs(scratch, x + k, plan.params->x_stride, rows, inputs);
     for (int i = 0; i < panels; ++i) {
       const BFloat16* piece = weight + (i * plan.panel_inputs + k) * kPanelWidth;
-      run_row_tiles<true>(scratch.sums[i][depth][0], scratch.x[0][0], piece, steps,
-                          static_cast<int>(min_of(row_tiles, 2)));
+      float (*sums)[kPanelWidth] = scratch.sums[i][depth];
+      run_row_tiles<true>(sums[0], k == begin, scratch.x[0][0], piece, steps, static_cast<int>(min_of(row_tiles, 2)));
       for (int tile = 2; tile < row_tiles; tile += 2) {
-        run_row_tiles<false>(scratch.sums[i][depth][tile * kTileRows], scratch.x[tile][0], piece, steps,
+        run_row_tiles<false>(sums[tile * kTileRows], k == begin, scratch.x[tile][0], piece, steps,
                              static_cast<int>(min_of(row_tiles - tile, 2)));
       }
     }
   }
-  for (int i = 0; i < panels; ++i) merge_sums(scratch.sums[i][0][0], kBlockRows * kPanelWidth, rows, segment);
+  for (int i = 0; i < panels; ++i) merge_sums(scratch.sums[i][0][0], kBlockRows * kPanelWidth, rows, segment, depth);
 }
 
 template <typename Out>

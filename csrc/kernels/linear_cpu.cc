@@ -76,16 +76,25 @@ struct Weights<BFloat16> {
   }
 };
 
-/// sums[kRows][kTileWidth] += x[kRows][inputs] * panel[inputs][kTileWidth]; rows of sums and panel are kPanelWidth
-/// apart. `inputs` is a multiple of Weights<T>::kInputs.
+/// Where the sums of a tile come from and go to; rows are kPanelWidth apart.
+struct TileSums {
+  float* at;
+  bool start;    // at zero, whatever is there
+  float* below;  // of the sums before on the stack, to which the tile is added in place of being kept; null: it is kept
+};
+
+/// sums[kRows][kTileWidth] += x[kRows][inputs] * panel[inputs][kTileWidth]; rows of the panel are kPanelWidth apart.
+/// `inputs` is a multiple of Weights<T>::kInputs.
 template <int kRows, typename T>
-__attribute__((noinline)) void run_tile(float* sums, const float* x, const T* panel, std::int64_t inputs,
+__attribute__((noinline)) void run_tile(TileSums sums, const float* x, const T* panel, std::int64_t inputs,
                                         Prefetch prefetch) {
   Vec tile[kRows][kTileVecs];
 #pragma GCC unroll 16
   for (int r = 0; r < kRows; ++r) {
 #pragma GCC unroll 2
-    for (int v = 0; v < kTileVecs; ++v) tile[r][v] = load(sums + r * kPanelWidth + v * Vec::kLanes);
+    for (int v = 0; v < kTileVecs; ++v) {
+      tile[r][v] = sums.start ? set1(0.0f) : load(sums.at + r * kPanelWidth + v * Vec::kLanes);
+    }
   }
 #pragma GCC unroll 2
   for (std::int64_t k = 0; k < inputs; k += Weights<T>::kInputs) {
@@ -106,13 +115,21 @@ __attribute__((noinline)) void run_tile(float* sums, const float* x, const T* pa
 #pragma GCC unroll 16
   for (int r = 0; r < kRows; ++r) {
 #pragma GCC unroll 2
-    for (int v = 0; v < kTileVecs; ++v) store(sums + r * kPanelWidth + v * Vec::kLanes, tile[r][v]);
+    for (int v = 0; v < kTileVecs; ++v) {
+      const std::int64_t at = r * kPanelWidth + v * Vec::kLanes;
+      if (sums.below == nullptr) {
+        store(sums.at + at, tile[r][v]);
+      } else {
+        store(sums.below + at, load(sums.below + at) + tile[r][v]);
+      }
+    }
   }
 }
 
 /// run_tile with the number of rows chosen at run time.
 template <int kRows, typename T>
-void run_rows(std::int64_t rows, float* sums, const float* x, const T* panel, std::int64_t inputs, Prefetch prefetch) {
+void run_rows(std::int64_t rows, TileSums sums, const float* x, const T* panel, std::int64_t inputs,
+              Prefetch prefetch) {
   if constexpr (kRows > 0) {
     if (rows == kRows) {
       run_tile<kRows>(sums, x, panel, inputs, prefetch);
@@ -123,9 +140,9 @@ void run_rows(std::int64_t rows, float* sums, const float* x, const T* panel, st
 }
 
 /// One piece for all rows of the block, prefetching a piece of the same size at `next_piece` during the first two
-/// passes.
+/// passes. `sums` is that of the first tile.
 template <typename T>
-void run_piece(Scratch& scratch, int panel, int depth, std::int64_t rows, const T* piece, std::int64_t inputs,
+void run_piece(const Scratch& scratch, TileSums sums, std::int64_t rows, const T* piece, std::int64_t inputs,
                std::uintptr_t next_piece) {
   const std::int64_t groups = ceil_div(rows, kMaxRows);
   const auto prefetching = static_cast<std::uintptr_t>(min_of(groups * kTilesPerPanel, 2));  // passes
@@ -137,8 +154,9 @@ void run_piece(Scratch& scratch, int panel, int depth, std::int64_t rows, const 
     for (int column = 0; column < kPanelWidth; column += kTileWidth, ++pass) {
       Prefetch prefetch{next_piece + pass * step_bytes * static_cast<std::uintptr_t>(inputs), step_bytes};
       if (pass >= prefetching) prefetch = {reinterpret_cast<std::uintptr_t>(scratch.x), 0};  // there already
-      run_rows<kMaxRows>(group_rows, scratch.sums[panel][depth][row] + column, scratch.x[row],
-                         piece + column * Weights<T>::kInputs, inputs, prefetch);
+      const std::int64_t at = row * kPanelWidth + column;
+      const TileSums tile{sums.at + at, sums.start, sums.below == nullptr ? nullptr : sums.below + at};
+      run_rows<kMaxRows>(group_rows, tile, scratch.x[row], piece + column * Weights<T>::kInputs, inputs, prefetch);
     }
   }
 }
@@ -179,20 +197,23 @@ void run_segment(const Plan& plan, Scratch& scratch, int segment, std::int64_t b
   const int depth = sum_depth(segment);
   const std::int64_t blocks = max_of(ceil_div(end - begin, kInputBlock), 1);
   const std::int64_t block = ceil_div(ceil_div(end - begin, blocks), 16) * 16;
-  for (int i = 0; i < panels; ++i) {
+  const bool is_right = (segment & 1) != 0;  // half of a pair: its last block is added to the left half at once
+  for (int i = 0; i < panels && begin == end && !is_right; ++i) {
     __builtin_memset(scratch.sums[i][depth], 0, static_cast<std::size_t>(rows) * sizeof(scratch.sums[i][depth][0]));
   }
   for (std::int64_t k = begin; k < end; k += block) {
     const std::int64_t inputs = min_of(block, end - k);
     load_inputs(scratch.x[0], x + k, plan.params->x_stride, rows, inputs);
     for (int i = 0; i < panels; ++i) {
-      run_piece(scratch, i, depth, rows, weight + (i * plan.panel_inputs + k) * kPanelWidth,
+      const bool adds = is_right && k + block >= end;
+      const TileSums sums{scratch.sums[i][depth][0], k == begin, adds ? scratch.sums[i][depth - 1][0] : nullptr};
+      run_piece(scratch, sums, rows, weight + (i * plan.panel_inputs + k) * kPanelWidth,
                 ceil_div(inputs, Weights<T>::kInputs) * Weights<T>::kInputs,
                 piece_after(plan, weight, i, panels, k, inputs));
     }
   }
-  for (int i = 0; i < panels; ++i) {
-    merge_sums(scratch.sums[i][0][0], kBlockRows * kPanelWidth, rows, segment);
+  for (int i = 0; i < panels && is_right; ++i) {
+    merge_sums(scratch.sums[i][0][0], kBlockRows * kPanelWidth, rows, segment >> 1, depth - 1);
   }
 }
 

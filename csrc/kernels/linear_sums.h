@@ -23,9 +23,10 @@ FS_INLINE std::int64_t segment_begin(const LinearParams& p, int i) {
 
 FS_INLINE int sum_depth(int segment) { return __builtin_popcount(static_cast<unsigned>(segment)); }
 
-/// Add up what is complete once `segment` is. sums is [kMaxSumDepth][rows][kPanelWidth], `depth_stride` floats apart.
-FS_NOINLINE inline void merge_sums(float* sums, std::int64_t depth_stride, std::int64_t rows, int segment) {
-  for (int depth = sum_depth(segment); (segment & 1) != 0; segment >>= 1, --depth) {
+/// Add up what is complete once the top of the stack, at `depth`, is: a 1 at the end of `segment` for each sum.
+/// sums is [kMaxSumDepth][rows][kPanelWidth], `depth_stride` floats apart.
+FS_NOINLINE inline void merge_sums(float* sums, std::int64_t depth_stride, std::int64_t rows, int segment, int depth) {
+  for (; (segment & 1) != 0; segment >>= 1, --depth) {
     const float* top = sums + depth * depth_stride;
     float* below = sums + (depth - 1) * depth_stride;
     for (std::int64_t i = 0; i < rows * kPanelWidth; i += Vec::kLanes)

@@ -239,9 +239,8 @@ void sample_on_cpu(const SamplingInputs& in, ThreadPool& pool) {
                             &in.banned_start, &in.banned_tokens, &in.out}) {
     require_cpu(*array, "every array beside logits on the CPU");
   }
-  for_each_row(pool, in.logits.size(0), in.logits.size(1), [&](std::int64_t row, VocabRow& vocab) {
-    in.out.as<std::int32_t>()[row] = choose(in, row, vocab);
-  });
+  for_each_row(pool, in.logits.size(0), in.logits.size(1),
+               [&](std::int64_t row, VocabRow& vocab) { in.out.as<std::int32_t>()[row] = choose(in, row, vocab); });
 }
 
 #ifdef FASTSERVE_WITH_CUDA

@@ -17,7 +17,8 @@ inline constexpr float kGreedyTemperature = 1e-5f;
 /// What stands in place of a token that could not be chosen, and why: the row fails, the others do not notice.
 inline constexpr std::int32_t kNoFiniteLogit = -1;
 inline constexpr std::int32_t kBadSettings = -2;  // a number out of the range that SamplingInputs gives
-inline constexpr std::int32_t kBadLists = -3;     // a token of the history outside the vocabulary, or starts that do not fit
+inline constexpr std::int32_t kBadLists =
+    -3;  // a token of the history outside the vocabulary, or starts that do not fit
 
 /// Whether the numbers of a row are in range; NaN never is.
 FS_HOST_DEVICE inline bool settings_fit(float temperature, float top_p, float min_p, float repetition_penalty,
@@ -44,16 +45,16 @@ using SamplingSettings = std::array<TensorView, kNumSettings>;
 
 /// One entry per row in every array; token lists are ragged: row r has tokens[start[r] .. start[r + 1]).
 struct SamplingInputs {
-  const TensorView& logits;              // float32 [num_rows, vocab_size], rows may be strided; not changed
-  const SamplingSettings& settings;      // each [num_rows], see Setting
-  const TensorView& seeds;               // int64 [num_rows]: the bits of an unsigned seed
-  const TensorView& counters;            // int64 [num_rows]: position of the token to draw
-  const TensorView& history_start;       // int32 [num_rows + 1]
-  const TensorView& history_tokens;      // int32: prompt, then output
-  const TensorView& history_prompt_len;  // int32 [num_rows]: how many of them are prompt
-  const TensorView& banned_start;        // int32 [num_rows + 1]
-  const TensorView& banned_tokens;       // int32
-  const TensorView& out;                 // int32 [num_rows]
+  const TensorView& logits;               // float32 [num_rows, vocab_size], rows may be strided; not changed
+  const SamplingSettings& settings;       // each [num_rows], see Setting
+  const TensorView& seeds;                // int64 [num_rows]: the bits of an unsigned seed
+  const TensorView& counters;             // int64 [num_rows]: position of the token to draw
+  const TensorView& history_start;        // int32 [num_rows + 1]
+  const TensorView& history_tokens;       // int32: prompt, then output
+  const TensorView& history_prompt_len;   // int32 [num_rows]: how many of them are prompt
+  const TensorView& banned_start;         // int32 [num_rows + 1]
+  const TensorView& banned_tokens;        // int32
+  const TensorView& out;                  // int32 [num_rows]
   const TensorView* workspace = nullptr;  // uint8 [sampling_workspace_bytes] on the GPU; null on the CPU
 };
 

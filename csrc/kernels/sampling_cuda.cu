@@ -114,9 +114,9 @@ __global__ void __launch_bounds__(kThreads, 1) prepare_kernel(SamplingParams p) 
   const std::int64_t row = blockIdx.x;
   const Span history = span_of(p.history_start, row, p.num_history);
   const Span banned = span_of(p.banned_start, row, p.num_banned);
-  const bool penalties = history.end > history.begin && (p.repetition_penalty[row] != 1.0f ||
-                                                         p.presence_penalty[row] != 0.0f ||
-                                                         p.frequency_penalty[row] != 0.0f);
+  const bool penalties =
+      history.end > history.begin &&
+      (p.repetition_penalty[row] != 1.0f || p.presence_penalty[row] != 0.0f || p.frequency_penalty[row] != 0.0f);
   const bool changes = p.rows.changed_logits != nullptr && (penalties || banned.end > banned.begin);
   if (threadIdx.x == 0) {
     const Filters filters = filters_of(p, row);

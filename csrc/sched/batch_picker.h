@@ -119,9 +119,9 @@ class BatchPicker {
   std::int32_t residents_left_ = 0;  // not considered yet
   std::int32_t level_wanted_ = 0;
   std::int32_t growth_blocks_ = 0;
-  std::int32_t claimed_ = 0;                      // blocks that blocked requests wait for
-  std::int32_t left_out_ = 0;                     // blocks of victims left out of this plan
-  std::span<const SwapPlanner::Victim> victims_;  // of this step, best first; some may be used up
+  std::int32_t claimed_ = 0;                        // blocks that blocked requests wait for
+  std::int32_t left_out_ = 0;                       // blocks of victims left out of this plan
+  std::span<const SwapPlanner::Victim> victims_;    // of this step, best first; some may be used up
   std::vector<const SwapPlanner::Victim*> chosen_;  // of them, to go now
   bool victims_even_capped_ = false;
   std::array<bool, 2> exhausted_{};  // nobody is left to evict; second: even among those parked too often

@@ -25,7 +25,7 @@ struct SchedulerCore {
   SchedulerStats stats{};  // counters only; the state fields are filled in on demand
   std::int64_t step = 0;   // of the plan being made, or the next one
   double now_s = 0.0;
-  BlockRate freed{};        // by requests that ended, less what others grew by
+  BlockRate freed{};             // by requests that ended, less what others grew by
   std::int64_t num_started = 0;  // requests that have begun and are neither finished nor held
   std::array<std::int64_t, kNumRequestStates> num_in_state{};
 

@@ -19,7 +19,8 @@ Exchange::Exchange(const SchedulerCore& core, const SwapPlanner& planner, const 
 std::int64_t Exchange::most_away(const SchedulerCore& core) {
   const SchedulerConfig& config = core.config;
   const std::int64_t residents = std::clamp<std::int64_t>(core.num_residents(), 1, config.max_num_seqs);
-  const double turns = static_cast<double>(Mlfq::stream_seats(static_cast<std::int32_t>(residents))) * config.max_pause_s / Mlfq::kTurnS;
+  const double turns =
+      static_cast<double>(Mlfq::stream_seats(static_cast<std::int32_t>(residents))) * config.max_pause_s / Mlfq::kTurnS;
   return learns(config.policy) && turns < 1e9 ? static_cast<std::int64_t>(turns) : kNoLimit;
 }
 
@@ -33,8 +34,7 @@ bool Exchange::may_pause(const SwapPlanner::Victim& victim) const {
   if (victim.request->num_outputs() == 0) return true;
   const std::int64_t away = core_.num_away() + num_paused_ + 1;
   if (away > most_away(core_)) return false;
-  return !learns(core_.config.policy) ||
-         static_cast<double>(away) * copy_s(victim) <= core_.config.max_pause_s;
+  return !learns(core_.config.policy) || static_cast<double>(away) * copy_s(victim) <= core_.config.max_pause_s;
 }
 
 bool Exchange::allows(const SwapPlanner::Victim& victim) const {

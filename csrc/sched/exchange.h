@@ -13,7 +13,7 @@ namespace fastserve::sched {
 /// - Gain: it does not wait until memory comes free by itself, at the pace at which requests that end have freed it
 ///   lately beyond what the others grew by, and at the latest with the end of the shortest of the others.
 /// - Cost: each of the others waits while it runs, and for the copies of its KV; what is dropped is computed again in the
-///   iterations of everybody.
+///   iterations of all requests.
 /// - A stream that paused too long pauses another one in its stead, whatever that gains, as far as a copy is enough.
 class Exchange {
  public:

@@ -75,7 +75,8 @@ LatencyModel::LatencyModel(const Coefficients& coefficients) : coefficients_(coe
     FS_REQUIRE(std::isfinite(value) && value >= 0.0, "latency coefficients must be finite and not negative, got ",
                value);
   FS_REQUIRE(decode_s(1, 1) > 0.0, "an iteration of one decode must take some time: base, c and d are all 0");
-  FS_REQUIRE(std::isfinite(decode_s(1, 1)), "an iteration of one decode must take a finite time: base, c and d are too large");
+  FS_REQUIRE(std::isfinite(decode_s(1, 1)),
+             "an iteration of one decode must take a finite time: base, c and d are too large");
 }
 
 void LatencyModel::fit(std::span<const Sample> samples) {

@@ -84,16 +84,12 @@ void LearnedPolicy::leave(Request& request) {
   // The limit is the length of those that nothing else can end.
   const bool ends_at_limit = request.options.ignore_eos && request.options.stop_token_ids.empty();
   switch (request.finish_reason) {
-    case FinishReason::kNone:
-      return;  // held
-    case FinishReason::kStop:
-      return lengths.ended(request.num_prompt, tokens);
+    case FinishReason::kNone: return;  // held
+    case FinishReason::kStop: return lengths.ended(request.num_prompt, tokens);
     case FinishReason::kLength:
       return ends_at_limit ? lengths.ended(request.num_prompt, tokens) : lengths.limited(request.num_prompt, tokens);
-    case FinishReason::kAbort:
-      return lengths.aborted(request.num_prompt, tokens);
-    default:
-      return lengths.censored(request.num_prompt, tokens);
+    case FinishReason::kAbort: return lengths.aborted(request.num_prompt, tokens);
+    default: return lengths.censored(request.num_prompt, tokens);
   }
 }
 

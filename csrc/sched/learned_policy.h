@@ -29,7 +29,8 @@ class LearnedPolicy : public Mlfq {
   /// `mlfq.quanta_s` are those of skip-join MLFQ; the levels of the index are added. `latency` outlives the policy.
   /// Throws InvalidArgumentError for a half-life that is not positive, or an infinite first quantum.
   /// `first_level`: levels before those of the index, which a policy that builds on this one fills.
-  LearnedPolicy(MlfqConfig mlfq, const LearnedConfig& config, const LatencyModel& latency, std::int32_t first_level = 0);
+  LearnedPolicy(MlfqConfig mlfq, const LearnedConfig& config, const LatencyModel& latency,
+                std::int32_t first_level = 0);
 
   void join(Request& request, double first_iteration_s) override;
   void leave(Request& request) override;
@@ -61,7 +62,7 @@ class LearnedPolicy : public Mlfq {
   std::int32_t first_level_;  // of the index
   const LatencyModel& latency_;
   LengthClasses classes_;
-  bool follows_index_ = false;  // else the order of arrival
+  bool follows_index_ = false;    // else the order of arrival
   double token_s_;                // c: seconds of a decode iteration over its rows
   std::int64_t num_rows_ = 1;     // of the last iteration
   std::int64_t num_charged_ = 0;  // since the last plan was made

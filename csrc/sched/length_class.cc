@@ -67,7 +67,9 @@ void LengthClass::censored(std::int32_t prompt_tokens, std::int32_t tokens) {
 
 void LengthClass::observed() {
   const std::int64_t seen = num_observations();
-  if (rebuilt_at_ > 0 ? seen < rebuilt_at_ + kRebuildInterval : seen < min_observations_ || (parent_ && !parent_->learned())) return;
+  if (rebuilt_at_ > 0 ? seen < rebuilt_at_ + kRebuildInterval
+                      : seen < min_observations_ || (parent_ && !parent_->learned()))
+    return;
   rebuilt_at_ = seen;
   hazards_ = parent_ ? histogram_.hazards(parent_->hazards_, kPooledWeight) : histogram_.hazards();
   weight_.flat = kFlatShare / (1.0 - kFlatShare) * mean_inverse_length(hazards_);

@@ -191,7 +191,8 @@ bool Mlfq::charge(Request& request, std::int64_t iteration_ns, double next_itera
 }
 
 bool Mlfq::is_served(const Request& request) const {
-  return request.num_outputs() > request.outputs_when_seated && static_cast<double>(request.attained_ns) * 1e-9 >= request.turn_s;
+  return request.num_outputs() > request.outputs_when_seated &&
+         static_cast<double>(request.attained_ns) * 1e-9 >= request.turn_s;
 }
 
 void Mlfq::add_attained(Request& request, std::int64_t iteration_ns) {

@@ -12,11 +12,11 @@
 namespace fastserve::sched {
 
 struct MlfqConfig {
-  std::vector<double> quanta_s;  // of Q_1 .. Q_k, not decreasing
-  bool skip_join = true;         // false: everyone joins Q_1
-  bool use_priority = true;      // classes by RequestOptions::priority, strict
+  std::vector<double> quanta_s;                                         // of Q_1 .. Q_k, not decreasing
+  bool skip_join = true;                                                // false: everyone joins Q_1
+  bool use_priority = true;                                             // classes by RequestOptions::priority, strict
   double starvation_limit_s = std::numeric_limits<double>::infinity();  // until the first output
-  double max_pause_s = std::numeric_limits<double>::infinity();         // between outputs, unless the request says other
+  double max_pause_s = std::numeric_limits<double>::infinity();  // between outputs, unless the request says other
   /// Promoted starts of a class take at most this share of the time with their prefills, 1: no limit. Where every request
   /// is due, the rest of the order is what keeps the means short.
   double start_share = 1.0;
@@ -76,7 +76,9 @@ class Mlfq : public Policy {
   double quantum_s(const Request& request) const override {
     return config_.quanta_s[static_cast<std::size_t>(request.level)];
   }
-  double work_s(const Request& request) const override { return request.starving ? request.turn_s : quantum_s(request); }
+  double work_s(const Request& request) const override {
+    return request.starving ? request.turn_s : quantum_s(request);
+  }
   std::vector<double> level_quanta_s() const override { return config_.quanta_s; }
   std::int64_t num_ahead(const Request& request) const override;
   std::vector<std::int32_t> level_counts() const override;

@@ -65,7 +65,8 @@ void write_row(StepPlan& plan, const Pick& pick, std::int32_t block_size, Cursor
   at.block += num_blocks;
   plan.block_start[row + 1] = static_cast<std::int32_t>(at.block);
 
-  const bool pending = request.num_tokens() < end;  // only the last token can be: it is the sample of the plan in flight
+  const bool pending =
+      request.num_tokens() < end;  // only the last token can be: it is the sample of the plan in flight
   std::copy(request.tokens.data() + pick.start, request.tokens.data() + (pending ? end - 1 : end),
             plan.token_ids.data() + at.token);
   const std::size_t first = at.token;

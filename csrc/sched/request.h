@@ -37,12 +37,12 @@ struct RequestOptions {
   bool ignore_eos = false;
   std::vector<std::int32_t> eos_token_ids;
   std::vector<std::int32_t> stop_token_ids;
-  std::int32_t priority = 0;     // lower first
-  std::uint64_t cache_salt = 0;  // prefix blocks are shared only under the same salt
-  double deadline_s = 0.0;       // absolute; <= 0: none
-  double max_pause_s = 0.0;      // longest pause between outputs, where memory allows; <= 0: the engine's
-  double ttft_slo_s = 0.0;       // objective until the first output; <= 0: the engine's
-  double tpot_slo_s = 0.0;       // objective per output after it, on average; <= 0: the engine's
+  std::int32_t priority = 0;              // lower first
+  std::uint64_t cache_salt = 0;           // prefix blocks are shared only under the same salt
+  double deadline_s = 0.0;                // absolute; <= 0: none
+  double max_pause_s = 0.0;               // longest pause between outputs, where memory allows; <= 0: the engine's
+  double ttft_slo_s = 0.0;                // objective until the first output; <= 0: the engine's
+  double tpot_slo_s = 0.0;                // objective per output after it, on average; <= 0: the engine's
   std::int32_t oracle_output_tokens = 0;  // output length, for srpt; 0: unknown
   std::uint64_t length_class = 0;         // requests of one class have similar output lengths, for learned
 };
@@ -156,9 +156,9 @@ class Request {
   bool is_stop_token(std::int32_t token) const { return has_stop_tokens && stops_at(token); }
   /// Bring what a step touches into the cache, for those who walk over many requests.
   void prefetch() const {
-    for (const void* line : {static_cast<const void*>(this), static_cast<const void*>(&max_total),
-                             static_cast<const void*>(&blocks), static_cast<const void*>(&level),
-                             static_cast<const void*>(&state_)})
+    for (const void* line :
+         {static_cast<const void*>(this), static_cast<const void*>(&max_total), static_cast<const void*>(&blocks),
+          static_cast<const void*>(&level), static_cast<const void*>(&state_)})
       __builtin_prefetch(line);
   }
 
@@ -178,7 +178,7 @@ class Request {
   std::int32_t num_pending = 0;    // samples of plans in flight
   std::int32_t last_sample = -1;   // sampling entry in the newest plan that samples for it
   std::int32_t plans_in_flight = 0;
-  std::int32_t slot = -1;  // of the workers' request tables; given and taken back by the request table
+  std::int32_t slot = -1;       // of the workers' request tables; given and taken back by the request table
   std::int64_t last_step = -2;  // newest plan that contains it; negative: none
   std::int32_t num_cached_tokens = 0;
   std::int32_t most_scheduled = 0;            // tokens whose KV was there once, dropped since or not
@@ -212,7 +212,7 @@ class Request {
   bool timed = false;             // its wait is followed
   std::int32_t outputs_when_seated = 0;
   double first_iteration_s = 0.0;  // of its whole prefill, as predicted when it joined
-  double turn_s = 0.0;  // of iterations, that the seat grants at least
+  double turn_s = 0.0;             // of iterations, that the seat grants at least
   std::int32_t level = 0;
   std::int64_t ticket = -1;  // place in the queue
   std::int64_t attained_ns = 0;

@@ -225,7 +225,7 @@ void Scheduler::leave_batch(Request& request) {
 }
 
 void Scheduler::complete_transfers(std::span<const std::int64_t> transfer_ids, std::span<const std::uint8_t> ok,
-                                         double now_s) {
+                                   double now_s) {
   set_now(now_s);
   mover_.complete(transfer_ids, ok);
 }

@@ -58,7 +58,8 @@ bool Scheduler::stop(std::int64_t request_id, std::int32_t num_tokens, double no
   Request* const request = table_.find_live(request_id);
   if (!request) return false;
   FS_REQUIRE(num_tokens >= 1 && num_tokens <= request->num_outputs(), "a stop string must end within the ",
-             request->num_outputs(), " outputs of request ", request_id, ", got ", num_tokens, " tokens before its end");
+             request->num_outputs(), " outputs of request ", request_id, ", got ", num_tokens,
+             " tokens before its end");
   if (request->ending == FinishReason::kNone) request->stopped_after = num_tokens;
   end_soon(*request, FinishReason::kStop);
   return true;

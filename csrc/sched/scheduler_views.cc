@@ -32,8 +32,8 @@ void check_config(const SchedulerConfig& config) {
   positive("offload_bytes_per_s", config.offload_bytes_per_s);
   positive("upload_bytes_per_s", config.upload_bytes_per_s);
   FS_REQUIRE(config.first_quantum_s >= 0.0, "first_quantum_s must not be negative, got ", config.first_quantum_s);
-  FS_REQUIRE(config.upload_margin >= 0.0 && config.upload_margin <= 1.0,
-             "upload_margin must be between 0 and 1, got ", config.upload_margin);
+  FS_REQUIRE(config.upload_margin >= 0.0 && config.upload_margin <= 1.0, "upload_margin must be between 0 and 1, got ",
+             config.upload_margin);
   FS_REQUIRE(config.block_bytes >= 0.0 && std::isfinite(config.block_bytes),
              "block_bytes must be finite and not negative, got ", config.block_bytes);
 }
@@ -51,7 +51,7 @@ SchedulerStats Scheduler::stats() const {
   stats.num_running = num_running_;
   stats.num_waiting = in(RequestState::kWaiting);
   stats.num_parked_device =
-      std::max<std::int64_t>(0, in(RequestState::kReady) + in(RequestState::kRunning)-num_running_);
+      std::max<std::int64_t>(0, in(RequestState::kReady) + in(RequestState::kRunning) - num_running_);
   stats.num_parked_host = in(RequestState::kOffloading) + in(RequestState::kParked) + in(RequestState::kUploading);
   stats.level_requests = core_.policy->level_counts();
   stats.num_held = table_.num_live();

@@ -132,8 +132,8 @@ bool SloPolicy::charge(Request& request, std::int64_t iteration_ns, double next_
 
 double SloPolicy::enst_s(const Request& request, double now_s) const {
   const double enst_s = LearnedPolicy::enst_s(request, now_s);
-  return request.watched && request.num_outputs() > 0
-             ? std::min(enst_s, std::max(0.0, request.slack_ends_s - now_s)) : enst_s;
+  return request.watched && request.num_outputs() > 0 ? std::min(enst_s, std::max(0.0, request.slack_ends_s - now_s))
+                                                      : enst_s;
 }
 
 void SloPolicy::count_started(Request& request) { account(request); }

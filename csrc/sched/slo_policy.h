@@ -28,13 +28,13 @@ struct SloConfig {
 /// by what the iterations took. One that missed its objective gets what the others leave, at least kRestShare of the slots.
 class SloPolicy final : public LearnedPolicy {
  public:
-  static constexpr double kTurnS = 0.05;      // that an urgent stream gets ahead
-  static constexpr double kFill = 0.95;       // of the slots that objectives may take
-  static constexpr double kRestShare = 0.1;   // of the slots, for those that missed theirs
-  static constexpr double kLeadIterations = 3.0;  // before an output is due: planned ahead, under way, its own
+  static constexpr double kTurnS = 0.05;            // that an urgent stream gets ahead
+  static constexpr double kFill = 0.95;             // of the slots that objectives may take
+  static constexpr double kRestShare = 0.1;         // of the slots, for those that missed theirs
+  static constexpr double kLeadIterations = 3.0;    // before an output is due: planned ahead, under way, its own
   static constexpr double kLongestIteration = 0.8;  // of the mean pace of the streams in it
   static constexpr std::int32_t kFreshLevels = 32;
-  static constexpr double kHopelessS = 1.0;   // behind its pace: a stream that no longer counts as able to meet it
+  static constexpr double kHopelessS = 1.0;  // behind its pace: a stream that no longer counts as able to meet it
 
   SloPolicy(MlfqConfig mlfq, const LearnedConfig& config, const SloConfig& objectives, const LatencyModel& latency);
 
@@ -79,13 +79,13 @@ class SloPolicy final : public LearnedPolicy {
   SloConfig objectives_;
   const LatencyModel& latency_;
   double now_s_ = 0.0;
-  double iteration_s_;          // smoothed
+  double iteration_s_;  // smoothed
   double last_iteration_s_ = 0.0;
   double paced_per_s_ = 0.0;    // outputs per second that started requests are to get
   double prefill_scale_ = 1.0;  // by what iterations with prefills took
   double decode_s_ = 0.0;       // of an iteration of decodes like the last one
   std::int64_t num_paced_ = 0;
-  std::int64_t num_rest_ = 0;   // started requests that missed their objective, or have none
+  std::int64_t num_rest_ = 0;               // started requests that missed their objective, or have none
   std::set<Request*, EarlierDue> watched_;  // in no plan, with slack that runs out
 };
 

@@ -31,8 +31,8 @@ struct Range {
 }  // namespace
 
 StepPlan StepPlan::slice(std::int32_t first, std::int32_t end) const {
-  FS_REQUIRE(first >= 0 && first <= end && end <= num_rows(), "a slice must lie within the ", num_rows(),
-             " rows, got ", first, " to ", end);
+  FS_REQUIRE(first >= 0 && first <= end && end <= num_rows(), "a slice must lie within the ", num_rows(), " rows, got ",
+             first, " to ", end);
   StepPlan part;
   part.clear();
   part.step = step;

@@ -101,7 +101,9 @@ class ModelConfig:
         "who computes attention: our kernels, those of them that every GPU has, torch, or (on a GPU) the first of these that"
         " passes a check at start",
     )
-    enforce_eager: bool = option(False, "on a GPU, launch every decode step anew instead of replaying a captured graph")
+    enforce_eager: bool = option(
+        False, "on a GPU, launch the kernels of every decode step instead of replaying a captured graph"
+    )
     seed: int = option(0, "seed of dummy weights and of requests that bring none")
     num_threads: int | None = option(None, "compute threads; default: one per core this process may use")
 

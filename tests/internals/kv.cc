@@ -158,7 +158,7 @@ void register_copies(py::class_<KvManager>& manager) {
 void register_pools(py::class_<KvManager>& manager) {
   manager.def("usage", &KvManager::usage, py::arg("tier"))
       .def("num_free", &KvManager::num_free, py::arg("tier"))
-      .def("clear_prefix_cache", &KvManager::clear_prefix_cache, "Forget all cached prefixes that nobody holds.")
+      .def("clear_prefix_cache", &KvManager::clear_prefix_cache, "Forget all cached prefixes that no sequence holds.")
       .def("check_integrity", &KvManager::check_integrity, py::call_guard<py::gil_scoped_release>(),
            "InternalError when any invariant is broken.");
 }

@@ -18,7 +18,7 @@ class InternalError(FastServeError):
     pass
 def cpu_isa() -> str:
     """
-    Instruction set of the CPU kernels in use: scalar, avx2 or avx512.
+    Instruction set of the CPU kernels in use: scalar, avx2, avx512 or amx.
     """
 def cuda_architectures() -> str:
     """

@@ -1,9 +1,15 @@
 """Simulated runs as text: one run in full, several as a table."""
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import TYPE_CHECKING
 
-from fastserve.config import LEARNING, SchedulerConfig
+from fastserve.config import LEARNING
+
+if TYPE_CHECKING:  # the simulator loads slowly, and the command's help does not need it
+    from fastserve.sim.explain import Level
+    from fastserve.sim.learned import LengthClass
+    from fastserve.sim.simulation import SimulationResult
+    from fastserve.sim.suggest import Suggestion
 
 _LATENCIES = (
     ("normalised latency, s/token", "normalized_latency_s"),
@@ -15,86 +21,7 @@ _LATENCIES = (
 )
 
 
-class _Distribution(Protocol):
-    mean: float
-    p50: float
-    p95: float
-    p99: float
-    max: float
-
-
-class _Summary(Protocol):
-    num_requests: int
-    num_refused: int
-    duration_s: float
-    requests_per_s: float
-    output_tokens_per_s: float
-    goodput_per_s: float | None
-    goodput_share: float | None
-    normalized_latency_s: _Distribution
-    e2e_s: _Distribution
-    ttft_s: _Distribution
-    gap_s: _Distribution
-    longest_pause_s: _Distribution
-    queue_s: float
-    swap_s: float
-    parked_s: float
-    run_s: float
-    iterations: int
-    busy_share: float
-    preemptions: int
-    promotions: int
-    demotions: int
-    swaps: int
-    recomputes: int
-    recomputed_tokens: int
-    offload_blocks: int
-    mirror_blocks: int
-    upload_blocks: int
-    cached_tokens: int
-    thrash_governor_trips: int
-
-
-class _Result(Protocol):
-    workload: str
-    deployment: str
-    policy: str
-
-    @property
-    def summary(self) -> _Summary: ...
-
-
-class _Trial(Protocol):
-    scheduler: SchedulerConfig
-    summary: _Summary
-
-
-class _Suggestion(Protocol):
-    objective: str
-    start: _Trial
-    best: _Trial
-    fcfs: _Trial
-    trials: Sequence[_Trial]
-
-
-class _LengthStep(Protocol):
-    tokens: int
-    level: int
-
-
-class _LengthClass(Protocol):
-    num_observations: int
-    quantiles: Sequence[tuple[float, float]]
-    steps: Sequence[_LengthStep]
-
-
-class _Level(Protocol):
-    quantum_s: float
-    max_prompt_tokens: int
-    decodes: float
-
-
-def report(result: _Result) -> str:
+def report(result: "SimulationResult") -> str:
     """One run: latencies, throughput, where the time went, what the scheduler did."""
     s = result.summary
     lines = [f"{result.workload}: {result.policy} on {result.deployment}", ""]
@@ -122,7 +49,7 @@ def report(result: _Result) -> str:
     return "\n".join(lines + [f"{name:<{width}}  {text}" for name, text in facts])
 
 
-def comparison(results: Sequence[tuple[float | None, _Result]]) -> str:
+def comparison(results: "Sequence[tuple[float | None, SimulationResult]]") -> str:
     """Several runs, one line each; latencies in seconds."""
     first = results[0][1]
     with_rate = any(rate is not None for rate, _ in results)
@@ -145,7 +72,7 @@ def comparison(results: Sequence[tuple[float | None, _Result]]) -> str:
     return "\n".join([f"{first.workload} on {first.deployment}", "", *_table(rows)])
 
 
-def explanation(policy: str, levels: Sequence[_Level], classes: Sequence[_LengthClass] = ()) -> str:
+def explanation(policy: str, levels: "Sequence[Level]", classes: "Sequence[LengthClass]" = ()) -> str:
     """The levels of a policy, from the highest on; for `learned` also the levels by tokens produced."""
     if not levels:
         return f"{policy}: no levels, one order for all requests"
@@ -158,14 +85,14 @@ def explanation(policy: str, levels: Sequence[_Level], classes: Sequence[_Length
     return "\n".join(lines)
 
 
-def _learned(found: _LengthClass) -> list[str]:
+def _learned(found: "LengthClass") -> list[str]:
     quantiles = ", ".join(f"{100 * share:g} %: {tokens:.0f}" for share, tokens in found.quantiles)
     rows = [["output tokens so far", "level"]]
     rows += [[f"from {step.tokens}", f"Q{step.level + 1}"] for step in found.steps]
     return [f"lengths learned from {found.num_observations} requests: {quantiles}", "", *_table(rows)]
 
 
-def advice(found: _Suggestion) -> str:
+def advice(found: "Suggestion") -> str:
     """What was tried, and the flags to take."""
     rows = [
         ["policy", "starvation limit, s", "quantum ratio", "reserve", "norm mean", "e2e mean", "ttft mean", "swaps"]

@@ -25,7 +25,7 @@ from fastserve.server.validation import parse_request
 MODELS = {model.__name__: model for model in (ChatRequest, CompletionRequest, DetokenizeRequest, TokenizeRequest)}
 
 
-# Where cores are short, a long body waits for the engine and not the engine, with everybody's next token, for the body.
+# Where cores are short, reading a long body is delayed, and not the engine's next step.
 NICENESS = 5
 
 

@@ -57,6 +57,7 @@ class GuardedHttpProtocol(HttpToolsProtocol):
     ) -> None:
         super().__init__(*args, **kwargs)
         self._on_refused = on_refused
+        self.url = b""  # uvicorn sets it with the first request line, and a head may be refused before that
         self._max_message_bytes = max_body_bytes * DISCARD_FACTOR + FRAMING_BYTES
         self._descriptors = descriptors
         self._held = b""
@@ -229,8 +230,7 @@ class GuardedHttpProtocol(HttpToolsProtocol):
             return
         error = ApiError(status, message, code=code)
         if self._on_refused is not None:
-            url: bytes = getattr(self, "url", b"")  # not there before the first request line has been read
-            self._on_refused(url.partition(b"?")[0].decode("latin-1"), error)
+            self._on_refused(self.url.partition(b"?")[0].decode("latin-1"), error)
         body = error.body()
         head = b"content-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n" % len(body)
         self.transport.write(STATUS_LINE[status] + head + body)

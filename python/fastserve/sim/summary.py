@@ -45,7 +45,7 @@ class Summary:
     """Of one run. Seconds are simulated ones; distributions are over finished requests.
 
     Attributes:
-        gap_s: between two tokens of a request, over all gaps; None where they were not recorded.
+        gap_s: between two tokens of a request, over all gaps; NaN where they were not recorded.
         longest_pause_s: the longest of these of each request.
         goodput_per_s: finished requests that kept all objectives, over the duration; None without objectives.
         goodput_share: the same over all requests.
@@ -67,7 +67,7 @@ class Summary:
     e2e_s: Distribution
     ttft_s: Distribution
     tpot_s: Distribution
-    gap_s: Distribution | None
+    gap_s: Distribution
     longest_pause_s: Distribution
     goodput_per_s: float | None
     goodput_share: float | None
@@ -167,7 +167,7 @@ def summarize(
         e2e_s=Distribution.of(table.e2e_s),
         ttft_s=Distribution.of(table.ttft_s),
         tpot_s=Distribution.of(table.tpot_s),
-        gap_s=gaps,
+        gap_s=gaps or Distribution.of(np.empty(0)),
         longest_pause_s=Distribution.of(table.longest_pause_s),
         goodput_per_s=None if num_good is None else num_good * per_s,
         goodput_share=None if num_good is None else num_good / max(len(table), 1),

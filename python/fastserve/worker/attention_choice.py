@@ -20,7 +20,7 @@ logger = get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class AttentionChoice:
-    """The backend, and why it is not the native one although nobody asked for another; empty otherwise."""
+    """The backend, and why it is not the native one although no other was asked for; empty otherwise."""
 
     backend: AttentionBackend
     fallback: str = ""

@@ -69,7 +69,7 @@ class Gpu(Device, Protocol):
     """A device with memory of its own, which works beside the host."""
 
     def capture(self, step: Callable[[], torch.Tensor]) -> tuple[Graph, torch.Tensor]:
-        """Capture a step, after it has run once for real; what it returned is written anew by every replay."""
+        """Capture a step, after it has run once for real; what it returned is written again by every replay."""
 
     def begin_peak(self) -> None:
         """Give back memory that is not in use and count the peak from now on."""

@@ -64,7 +64,7 @@ def rows_of_plan(plan: StepPlan) -> RowInputs:
     )
 
 
-def made_up_rows(
+def dummy_rows(
     query_lens: list[int], seq_lens: list[int], *, num_decode_rows: int, num_blocks: int, block_size: int,
     vocab_size: int, write_kv: bool = True,
 ) -> RowInputs:  # fmt: skip
@@ -99,7 +99,7 @@ def made_up_rows(
 
 def control_row(block_size: int) -> RowInputs:
     """A decode of one token that belongs to no request and writes no KV."""
-    return made_up_rows([1], [1], num_decode_rows=1, num_blocks=1, block_size=block_size, vocab_size=1, write_kv=False)
+    return dummy_rows([1], [1], num_decode_rows=1, num_blocks=1, block_size=block_size, vocab_size=1, write_kv=False)
 
 
 def padded_decode(rows: RowInputs, num_rows: int) -> RowInputs:

@@ -1,4 +1,4 @@
-"""Runs plans on a device: launch a step, go on, read its tokens later. Never run on a GPU; serves on the CPU."""
+"""Runs plans on a device: launch a step, go on, read its tokens later."""
 
 import time
 from collections.abc import Callable
@@ -155,7 +155,7 @@ class Runner:
             launched.busy = False
 
     def time(self, rows: RowInputs) -> float:
-        """Seconds of a forward pass over made-up rows, from an idle device to an idle device."""
+        """Seconds of a forward pass over dummy rows, from an idle device to an idle device."""
         self._device.synchronize()
         started_s = time.perf_counter()
         with self._device.scope():

@@ -18,7 +18,7 @@ from fastserve.worker.attention_trial import AttentionTrial
 from fastserve.worker.device import CpuDevice, Gpu, memory_advice
 from fastserve.worker.memory import PoolSizes, device_kv_bytes, size_pools
 from fastserve.worker.request_table import RequestTable
-from fastserve.worker.row_inputs import RowInputs, made_up_rows
+from fastserve.worker.row_inputs import RowInputs, dummy_rows
 from fastserve.worker.runner import Runner, RunnerLimits
 
 GRAPHS_BYTES = 512 * MIB  # CUDA's own memory for some 35 graphs, and their activations
@@ -149,5 +149,5 @@ def _largest_step(limits: RunnerLimits, vocab_size: int) -> RowInputs:
     rows = min(limits.max_num_seqs, limits.max_num_tokens)
     share, extra = divmod(limits.max_num_tokens, rows)
     lengths = [min(share + (row < extra), limits.max_model_len) for row in range(rows)]
-    return made_up_rows(lengths, lengths, num_decode_rows=0, num_blocks=1, block_size=limits.block_size,
+    return dummy_rows(lengths, lengths, num_decode_rows=0, num_blocks=1, block_size=limits.block_size,
                         vocab_size=vocab_size, write_kv=False)  # fmt: skip

@@ -39,10 +39,10 @@ class _Slot:
 
 
 class PackedInputs:
-    """Arrays on the device under fixed addresses, filled anew for every step by one small copy.
+    """Arrays on the device under fixed addresses, filled for every step by one small copy.
 
     Use: `begin`, `put` each array, `send`. What was put is read by the device later, so a slot of host memory is filled
-    anew only after the copy of what it held has ended. On the CPU nothing is copied: a step has ended before the next one is
+    again only after the copy of what it held has ended. On the CPU nothing is copied: a step has ended before the next one is
     packed, in the place where it is read. Used by one thread.
     """
 

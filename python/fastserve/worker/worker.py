@@ -17,7 +17,7 @@ from fastserve.worker.device import Device, memory_advice, open_device
 from fastserve.worker.info import IDLE_WAIT_S, Progress, WorkerInfo
 from fastserve.worker.request_changes import NO_CHANGES, RequestChanges
 from fastserve.worker.request_table import RequestTable
-from fastserve.worker.row_inputs import made_up_rows
+from fastserve.worker.row_inputs import dummy_rows
 from fastserve.worker.runner import StepResult
 from fastserve.worker.sampled import Sampled
 from fastserve.worker.start import start_runner
@@ -148,7 +148,7 @@ class Worker:
             prefill_tokens: tokens of one prefill chunk (0 = none), after `prefill_ctx` tokens of context.
             num_decodes: decode rows (0 = none), each with `decode_ctx` tokens of context.
         """
-        rows = made_up_rows(
+        rows = dummy_rows(
             [1] * num_decodes + ([prefill_tokens] if prefill_tokens else []),
             [decode_ctx] * num_decodes + ([prefill_ctx + prefill_tokens] if prefill_tokens else []),
             num_decode_rows=num_decodes,

@@ -127,7 +127,7 @@ TEST_F(LearnedPolicyTest, ChangesTheLevelWhereTheIndexDoes) {
   const std::int32_t first = request.level;
   run(request, 3);
   EXPECT_LE(request.level, first);  // the prefill is done
-  run(request, 97);  // it is one of the long ones
+  run(request, 97);                 // it is one of the long ones
   const std::int32_t second = request.level;
   EXPECT_GE(second, first + 5);
   run(request, 195);

@@ -241,7 +241,7 @@ TEST_F(SchedulerTest, TakesTheMemoryOfALongStreamForAShortRequestWhereThatPays) 
   add(2, 8, 40);
   for (int i = 0; i < 4; ++i) EXPECT_EQ(step(), (Ids{1, 2}));  // both in Q_3: taken to need 4 s more
   add(3, 8, 1);                                                // Q_1: 1 s; wants 2 blocks and one to grow, 2 are free
-  step();  // the last of the two is left out, its KV leaves
+  step();                                                      // the last of the two is left out, its KV leaves
   EXPECT_EQ(scheduler_->stats().swaps, 1);
   const Ids ids = step();
   EXPECT_EQ(std::set<std::int64_t>(ids.begin(), ids.end()), (std::set<std::int64_t>{1, 3}));
@@ -424,7 +424,7 @@ TEST_F(SchedulerTest, StartsNobodyIntoTheLastFreeBlocksWhileMoreWasDroppedThanMa
   scheduler_->unpark(2, now_s_);
   EXPECT_EQ(step(), (Ids{1}));
   EXPECT_EQ(kv_->usage(kv::Tier::kDevice).free, 3);  // room to start, but less than a twentieth
-  EXPECT_EQ(step(), (Ids{1}));  // its last one
+  EXPECT_EQ(step(), (Ids{1}));                       // its last one
   EXPECT_EQ(step(), (Ids{2}));
 }
 

@@ -18,7 +18,7 @@ struct Counters {
   std::int64_t kernel_launches = 0;
   std::int64_t largest_copy_bytes = 0;
   std::int64_t most_queued_operations = 0;  // of any stream at one time
-  std::int64_t rerecorded_events = 0;       // recorded anew while somebody waited for the recording before
+  std::int64_t rerecorded_events = 0;       // recorded again while a wait for the recording before was open
   std::int64_t pinned_ranges = 0;           // registered now
 };
 

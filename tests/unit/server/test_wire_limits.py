@@ -114,6 +114,12 @@ async def test_bad_head_is_refused_in_openais_shape(live, fields, code):
     assert f'"code":"{code}"'.encode() in reply
 
 
+async def test_head_without_a_request_line_is_refused(live):
+    async with connected(live) as (reader, writer):
+        writer.write(b"\r\n" * MAX_HEAD_BYTES)
+        assert (await rest_of(reader)).startswith(b"HTTP/1.1 431")
+
+
 @pytest.mark.parametrize(
     ("route", "counted"), [("POST /v1/completions?a=b", 1), ("POST /v1/chat/completions", 1), ("GET /health", 0)]
 )

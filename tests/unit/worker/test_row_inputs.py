@@ -5,7 +5,7 @@ import numpy as np
 from fastserve._C.kv import KvManager
 from fastserve._C.sched import LatencyModel, RequestOptions, Scheduler
 from fastserve.worker.graphs import batch_buckets
-from fastserve.worker.row_inputs import empty_decode, made_up_rows, padded_decode, rows_of_plan
+from fastserve.worker.row_inputs import dummy_rows, empty_decode, padded_decode, rows_of_plan
 
 
 def decode_plan():
@@ -46,13 +46,13 @@ def test_a_batch_may_be_all_empty():
     assert rows.is_plain_decode
 
 
-def test_made_up_rows_use_the_pool_in_turn():
-    rows = made_up_rows([1, 3], [17, 5], num_decode_rows=1, num_blocks=2, block_size=16, vocab_size=100)
+def test_dummy_rows_use_the_pool_in_turn():
+    rows = dummy_rows([1, 3], [17, 5], num_decode_rows=1, num_blocks=2, block_size=16, vocab_size=100)
     assert rows.positions.tolist() == [16, 2, 3, 4]
     assert rows.block_ids.tolist() == [0, 1, 0]
     assert rows.slots.tolist() == [16, 2, 3, 4]
     assert rows.logit_rows.tolist() == [0, 3]
-    unwritten = made_up_rows([1], [5], num_decode_rows=1, num_blocks=1, block_size=16, vocab_size=9, write_kv=False)
+    unwritten = dummy_rows([1], [5], num_decode_rows=1, num_blocks=1, block_size=16, vocab_size=9, write_kv=False)
     assert unwritten.slots.tolist() == [-1]
 
 
