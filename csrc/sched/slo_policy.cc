@@ -46,7 +46,7 @@ std::int32_t SloPolicy::home_level(const Request& request, double prefill_s) con
   if (!can_meet(request)) return LearnedPolicy::home_level(request, prefill_s);
   if (request.num_outputs() == 0)
     return kFresh + std::min(kFreshLevels - 1, LearnedPolicy::home_level(request, prefill_s) - kNumLevels);
-  const double enough_s = request.level == kAhead ? lead_s() : lead_s() + kTurnS;
+  const double enough_s = request.level == kAhead ? lead_s() : lead_s() + kAheadS;
   return ahead_s(request) >= enough_s ? kAhead : kUrgent;
 }
 

@@ -19,7 +19,7 @@ struct SloConfig {
 /// that is slack: a pause within it is not felt. So a batch can feed more streams than it has slots. Three kinds of
 /// levels stand before those of the index:
 ///
-/// - urgent: streams whose slack has run out, in the order in which it did. Back once they are kTurnS ahead.
+/// - urgent: streams whose slack has run out, in the order in which it did. Back once they are kAheadS ahead.
 /// - fresh: requests without output that can still meet ttft, in the order of their index.
 /// - ahead: streams with slack.
 ///
@@ -28,7 +28,7 @@ struct SloConfig {
 /// by what the iterations took. One that missed its objective gets what the others leave, at least kRestShare of the slots.
 class SloPolicy final : public LearnedPolicy {
  public:
-  static constexpr double kTurnS = 0.05;            // that an urgent stream gets ahead
+  static constexpr double kAheadS = 0.05;           // beyond its lead, of an urgent stream that goes back
   static constexpr double kFill = 0.95;             // of the slots that objectives may take
   static constexpr double kRestShare = 0.1;         // of the slots, for those that missed theirs
   static constexpr double kLeadIterations = 3.0;    // before an output is due: planned ahead, under way, its own
@@ -72,8 +72,6 @@ class SloPolicy final : public LearnedPolicy {
   double longest_iteration_s() const { return kLongestIteration * static_cast<double>(num_paced_) / paced_per_s_; }
   void watch(Request& request);
   void unwatch(Request& request);
-  /// Slots it takes on average at the pace of its objective.
-  double slots_for(const Request& request) const;
   void account(Request& request);
 
   SloConfig objectives_;

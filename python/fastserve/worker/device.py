@@ -1,4 +1,4 @@
-"""Where a worker runs: on the CPU, or on one GPU of the NVIDIA driver. The GPU side has never run on a GPU."""
+"""Where a worker runs: on the CPU, or on one GPU of the NVIDIA driver."""
 
 import contextlib
 from collections.abc import Callable, Iterator
@@ -132,7 +132,7 @@ class _CudaEvent:
 
 
 class CudaDevice:
-    """The first GPU that the process may see, with one compute stream of its own. Never run on a GPU.
+    """The first GPU that the process may see, with one compute stream of its own.
 
     Raises:
         DeviceError: there is no usable GPU; the message says what is missing and what to do.

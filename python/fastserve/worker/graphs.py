@@ -1,4 +1,4 @@
-"""Decode steps captured once per batch size and replayed. Never run on a GPU."""
+"""Decode steps captured once per batch size and replayed."""
 
 from bisect import bisect_left
 from collections.abc import Callable, Sequence

@@ -1,6 +1,6 @@
 """Start of a worker: check the attention kernels, size and allocate the KV pool, make the runner.
 
-On a GPU the pool gets what a step of the largest size leaves, and decode steps are captured. Never run on a GPU; that part
+On a GPU the pool gets what a step of the largest size leaves, and decode steps are captured; that part
 runs on the CPU under a simulated device (tests/fake_device.py).
 """
 

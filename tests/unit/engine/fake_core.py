@@ -57,7 +57,7 @@ class FakeEngineCore:
             num_device_blocks=100,
             num_host_blocks=100,
             block_bytes=1024,
-            scheduling_policy=config.scheduler.scheduling_policy,
+            scheduling_policy=config.scheduler.policy,
             max_num_seqs=config.scheduler.max_num_seqs,
         )
         self.closed = False
