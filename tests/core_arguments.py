@@ -18,7 +18,7 @@ import numpy as np
 import fastserve
 from fastserve._C.kv import KvManager, Tier
 from fastserve._C.offload import Direction, HostArena, OffloadEngine
-from fastserve._C.sched import LatencyModel, RequestOptions, Scheduler, StepPlan
+from fastserve._C.sched import LatencyModel, RequestOptions, Scheduler, SchedulerConfig, StepPlan
 from fastserve.errors import DeviceError, InvalidArgumentError
 from tests import core_internals
 
@@ -39,15 +39,23 @@ def make_kv(**changes: object) -> KvManager:
 
 
 def use_kv(kv: KvManager) -> None:
-    scheduler = Scheduler(kv, LatencyModel(), max_num_seqs=4, max_model_len=40)
+    scheduler = Scheduler(SchedulerConfig(max_num_seqs=4, max_model_len=40), kv, LatencyModel())
     if kv.usage(Tier.DEVICE).total >= 40:
         use_scheduler(scheduler)
     scheduler.check_integrity()
 
 
-def make_scheduler(**changes: object) -> Scheduler:
+def make_config(**changes: object) -> SchedulerConfig:
+    return SchedulerConfig(**{"max_num_seqs": 4, "max_model_len": 40} | changes)
+
+
+def use_config(config: SchedulerConfig) -> None:
+    use_scheduler(make_scheduler(config))
+
+
+def make_scheduler(config: SchedulerConfig | None = None) -> Scheduler:
     kv = KvManager(block_size=4, num_device_blocks=16, num_host_blocks=8)
-    scheduler = Scheduler(kv, LatencyModel(), **{"max_num_seqs": 4, "max_model_len": 40} | changes)
+    scheduler = Scheduler(config or make_config(), kv, LatencyModel())
     scheduler.add(0, ints(1, 2, 3), RequestOptions(max_tokens=4), now_s=1.0)
     scheduler.schedule(1.0)
     return scheduler
@@ -70,7 +78,9 @@ def use_scheduler(scheduler: Scheduler) -> None:
 
 
 def make_plan() -> StepPlan:
-    scheduler = Scheduler(KvManager(block_size=4, num_device_blocks=16), LatencyModel(), max_model_len=40)
+    scheduler = Scheduler(
+        SchedulerConfig(max_model_len=40), KvManager(block_size=4, num_device_blocks=16), LatencyModel()
+    )
     scheduler.add(0, ints(1, 2, 3), RequestOptions(), now_s=0.0)
     return scheduler.schedule(0.0)
 
@@ -92,6 +102,7 @@ def use_offload(engine: OffloadEngine) -> None:
 
 MAKERS: dict[str, Callable[..., object]] = {
     "KvManager": make_kv,
+    "SchedulerConfig": make_config,
     "Scheduler": make_scheduler,
     "LatencyModel": LatencyModel,
     "RequestOptions": RequestOptions,
@@ -99,7 +110,12 @@ MAKERS: dict[str, Callable[..., object]] = {
     "HostArena": make_arena,
     "OffloadEngine": make_offload,
 }
-USERS: dict[str, Callable[..., None]] = {"KvManager": use_kv, "Scheduler": use_scheduler, "OffloadEngine": use_offload}
+USERS: dict[str, Callable[..., None]] = {
+    "KvManager": use_kv,
+    "SchedulerConfig": use_config,
+    "Scheduler": use_scheduler,
+    "OffloadEngine": use_offload,
+}
 ARGUMENTS: dict[str, object] = {
     "num_tokens": 12, "ok": True, "request_id": 0, "prompt": ints(1, 2), "options": RequestOptions(), "now_s": 1.0, "step": 0,
     "sampled": ints(5), "iteration_s": 0.1, "ids": np.empty(0, np.int64), "hold": True, "offload_bytes_per_s": 1e9,
@@ -127,12 +143,17 @@ def cases(room: str) -> Iterator[tuple[str, str, dict[str, object]]]:
         if isinstance(node, ast.FunctionDef):
             yield from _cases_of("", node)
         elif isinstance(node, ast.ClassDef) and node.name in MAKERS:
+            if node.name == "SchedulerConfig":  # its constructor takes any of its properties
+                yield node.name, "__init__", {}
             for method in node.body:
                 if isinstance(method, ast.FunctionDef):
                     yield from _cases_of(node.name, method)
 
 
 def _cases_of(owner: str, function: ast.FunctionDef) -> Iterator[tuple[str, str, dict[str, object]]]:
+    if owner == "SchedulerConfig" and any(ast.unparse(d).endswith(".setter") for d in function.decorator_list):
+        yield from ((owner, "__init__", {function.name: value}) for value in _values_of(function.args.args[1]))
+        return
     parameters = [a for a in (*function.args.args, *function.args.kwonlyargs) if a.arg not in ("self", "data")]
     is_static = any(isinstance(d, ast.Name) for d in function.decorator_list)
     if is_static or not parameters:

@@ -51,6 +51,13 @@ class CoreParser(IParser):
             result.parameters = [self.parse_annotation_str(text) for text in GENERIC[str(result.name)]]
         return result
 
+    def handle_function(self, path: QualifiedName, func: Any) -> list[Function]:
+        """Return the stubs of a function; keywords of any name take any value."""
+        result = super().handle_function(path, func)
+        for argument in (argument for each in result for argument in each.args if argument.kw_variadic):
+            argument.annotation = self.parse_annotation_str("typing.Any")
+        return result
+
     def handle_property(self, path: QualifiedName, prop: Any) -> Property | None:
         """Return the stub of a property.
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from bench.lib.report import write_json
 from fastserve._C.kv import KvManager
-from fastserve._C.sched import LatencyModel, RequestOptions, Scheduler, StepPlan
+from fastserve._C.sched import LatencyModel, RequestOptions, Scheduler, SchedulerConfig, StepPlan
 
 SEED = 1
 RUNNING = 256
@@ -41,16 +41,18 @@ class Load:
         self.kv = KvManager(block_size=16, num_device_blocks=blocks, num_host_blocks=4 * blocks)
         self.latency = LatencyModel(LATENCY)
         self.scheduler = Scheduler(
+            SchedulerConfig(
+                policy=policy,
+                starvation_limit_s=3.0 if overload else 1e9,
+                max_num_seqs=RUNNING,
+                max_num_batched_tokens=8192,
+                max_model_len=MAX_MODEL_LEN,
+                block_bytes=float(2 << 20),
+                offload_bytes_per_s=25e9,
+                upload_bytes_per_s=25e9,
+            ),
             self.kv,
             self.latency,
-            policy=policy,
-            starvation_limit_s=3.0 if overload else 1e9,
-            max_num_seqs=RUNNING,
-            max_num_batched_tokens=8192,
-            max_model_len=MAX_MODEL_LEN,
-            block_bytes=float(2 << 20),
-            offload_bytes_per_s=25e9,
-            upload_bytes_per_s=25e9,
         )
         self.rng = random.Random(SEED)
         self.next_id = 0

@@ -3,7 +3,9 @@
 #include <pybind11/stl.h>
 
 #include <cmath>
+#include <optional>
 #include <string>
+#include <type_traits>
 #include <utility>
 
 #include "base/error.h"
@@ -36,25 +38,6 @@ double require_amount(const char* name, double value) {
 IterationShape shape_of(double prefill_tokens, double pairs, double num_decodes, double decode_ctx) {
   return {require_amount("prefill_tokens", prefill_tokens), require_amount("prefill_pairs", pairs),
           require_amount("num_decodes", num_decodes), require_amount("decode_ctx", decode_ctx)};
-}
-
-PolicyKind parse_policy(const std::string& name) {
-  if (name == "learned") return PolicyKind::kLearned;
-  if (name == "slo") return PolicyKind::kSlo;
-  if (name == "skip-join-mlfq") return PolicyKind::kSkipJoinMlfq;
-  if (name == "mlfq") return PolicyKind::kMlfq;
-  if (name == "fcfs") return PolicyKind::kFcfs;
-  if (name == "priority") return PolicyKind::kPriority;
-  if (name == "srpt") return PolicyKind::kSrpt;
-  detail::raise<InvalidArgumentError>("policy must be learned, slo, skip-join-mlfq, mlfq, fcfs, priority or srpt, got ",
-                                      name);
-}
-
-PreemptionMode parse_mode(const std::string& name) {
-  if (name == "auto") return PreemptionMode::kAuto;
-  if (name == "swap") return PreemptionMode::kSwap;
-  if (name == "recompute") return PreemptionMode::kRecompute;
-  detail::raise<InvalidArgumentError>("preemption_mode must be auto, swap or recompute, got ", name);
 }
 
 void register_latency_model(py::module_& module) {
@@ -112,58 +95,65 @@ void register_latency_model(py::module_& module) {
       "(query, key) pairs that causal attention computes for num_tokens queries behind ctx tokens.");
 }
 
-std::unique_ptr<Scheduler> make_scheduler(
-    kv::KvManager& kv, LatencyModel& latency, const std::string& policy, std::int32_t max_num_seqs,
-    std::int32_t max_num_batched_tokens, std::int32_t max_prefill_chunk_tokens, std::int32_t max_model_len,
-    double starvation_limit_s, double max_pause_s, double ttft_slo_s, double tpot_slo_s, double quantum_ratio,
-    double first_quantum_s, std::int32_t num_levels, const std::string& preemption_mode, bool proactive_offload,
-    bool write_through, std::int32_t reserve_iterations, double upload_margin, std::int32_t max_parks_per_request,
-    double thrash_parks_per_finish, double block_bytes, double offload_bytes_per_s, double upload_bytes_per_s,
-    double length_half_life, std::int32_t min_length_observations) {
-  const SchedulerConfig config{.policy = parse_policy(policy),
-                               .max_num_seqs = max_num_seqs,
-                               .max_num_batched_tokens = max_num_batched_tokens,
-                               .max_prefill_chunk_tokens = max_prefill_chunk_tokens,
-                               .max_model_len = max_model_len,
-                               .starvation_limit_s = starvation_limit_s,
-                               .max_pause_s = max_pause_s,
-                               .ttft_slo_s = ttft_slo_s,
-                               .tpot_slo_s = tpot_slo_s,
-                               .quantum_ratio = quantum_ratio,
-                               .first_quantum_s = first_quantum_s,
-                               .num_levels = num_levels,
-                               .length_half_life = length_half_life,
-                               .min_length_observations = min_length_observations,
-                               .preemption_mode = parse_mode(preemption_mode),
-                               .proactive_offload = proactive_offload,
-                               .write_through = write_through,
-                               .reserve_iterations = reserve_iterations,
-                               .upload_margin = upload_margin,
-                               .max_parks_per_request = max_parks_per_request,
-                               .thrash_parks_per_finish = thrash_parks_per_finish,
-                               .block_bytes = block_bytes,
-                               .offload_bytes_per_s = offload_bytes_per_s,
-                               .upload_bytes_per_s = upload_bytes_per_s};
-  return std::make_unique<Scheduler>(config, kv, latency);
+/// Python hands over 64 bits: a number that is too large for its field is refused by the field's limits.
+template <typename T>
+struct Wide {
+  using type = T;
+};
+template <>
+struct Wide<std::int32_t> {
+  using type = std::int64_t;
+};
+template <>
+struct Wide<std::optional<std::int32_t>> {
+  using type = std::optional<std::int64_t>;
+};
+
+template <typename Value>
+void define_setting(py::class_<SchedulerConfig>& config, const char* name, Value SchedulerConfig::* member,
+                    const Limits& limits) {
+  config.def_property(
+      name, [member](const SchedulerConfig& self) { return self.*member; },
+      [name, member, limits](SchedulerConfig& self, const typename Wide<Value>::type& value) {
+        limits.check(name, value);
+        if constexpr (std::is_same_v<Value, std::optional<std::int32_t>>)
+          self.*member = value ? Value(static_cast<std::int32_t>(*value)) : std::nullopt;
+        else
+          self.*member = static_cast<Value>(value);
+      });
 }
 
-void define_init(py::class_<Scheduler>& scheduler) {
-  const SchedulerConfig d;
-  scheduler.def(py::init(&make_scheduler), py::keep_alive<1, 2>(), py::keep_alive<1, 3>(), py::arg("kv"),
-                py::arg("latency"), py::kw_only(), py::arg("policy") = "learned",
-                py::arg("max_num_seqs") = d.max_num_seqs, py::arg("max_num_batched_tokens") = d.max_num_batched_tokens,
-                py::arg("max_prefill_chunk_tokens") = d.max_prefill_chunk_tokens,
-                py::arg("max_model_len") = d.max_model_len, py::arg("starvation_limit_s") = d.starvation_limit_s,
-                py::arg("max_pause_s") = d.max_pause_s, py::arg("ttft_slo_s") = d.ttft_slo_s,
-                py::arg("tpot_slo_s") = d.tpot_slo_s, py::arg("quantum_ratio") = d.quantum_ratio,
-                py::arg("first_quantum_s") = d.first_quantum_s, py::arg("num_levels") = d.num_levels,
-                py::arg("preemption_mode") = "auto", py::arg("proactive_offload") = d.proactive_offload,
-                py::arg("write_through") = d.write_through, py::arg("reserve_iterations") = d.reserve_iterations,
-                py::arg("upload_margin") = d.upload_margin, py::arg("max_parks_per_request") = d.max_parks_per_request,
-                py::arg("thrash_parks_per_finish") = d.thrash_parks_per_finish, py::arg("block_bytes") = d.block_bytes,
-                py::arg("offload_bytes_per_s") = d.offload_bytes_per_s,
-                py::arg("upload_bytes_per_s") = d.upload_bytes_per_s, py::arg("length_half_life") = d.length_half_life,
-                py::arg("min_length_observations") = d.min_length_observations);
+void register_config(py::module_& module) {
+  py::class_<SchedulerConfig> config(module, "SchedulerConfig",
+                                     "How requests are scheduled, with the defaults and limits of every setting. "
+                                     "fastserve.config.SchedulerConfig says what each means.");
+  config
+      .def(py::init([](const py::kwargs& settings) {
+             SchedulerConfig made;
+             const py::object self = py::cast(&made, py::return_value_policy::reference);
+             for (const auto& [name, value] : settings) {
+               if (!py::hasattr(self, name))
+                 throw py::type_error("SchedulerConfig has no setting " + std::string(py::str(name)));
+               py::setattr(self, name, value);
+             }
+             return made;
+           }),
+           "Raises InvalidArgumentError when a value is out of its limits, TypeError for an unknown setting.")
+      .def_property(
+          "policy", [](const SchedulerConfig& self) { return name_of(self.policy); },
+          [](SchedulerConfig& self, const std::string& name) { self.policy = policy_named(name); })
+      .def_property(
+          "preemption_mode", [](const SchedulerConfig& self) { return name_of(self.preemption_mode); },
+          [](SchedulerConfig& self, const std::string& name) { self.preemption_mode = preemption_mode_named(name); })
+      .def("validate", &SchedulerConfig::validate,
+           "Raise InvalidArgumentError when a value is out of its limits or settings do not go together.");
+  for_each_setting(
+      [&]<typename Value, typename... Rest>(const char* name, Value SchedulerConfig::* member, const Rest&... limits) {
+        if constexpr (sizeof...(limits) == 0)
+          config.def_readwrite(name, member);
+        else
+          define_setting(config, name, member, limits...);
+      });
 }
 
 void define_calls(py::class_<Scheduler>& scheduler) {
@@ -245,11 +235,14 @@ void define_calls(py::class_<Scheduler>& scheduler) {
 void register_sched(py::module_& module) {
   register_sched_values(module);
   register_latency_model(module);
+  register_config(module);
   py::class_<Scheduler> scheduler(
       module, "Scheduler",
       "Policy, KV and swap planner: schedule() -> run the plan -> commit(). Times are monotonic "
       "seconds given by the caller. One thread.");
-  define_init(scheduler);
+  scheduler.def(py::init<const SchedulerConfig&, kv::KvManager&, LatencyModel&>(), py::keep_alive<1, 3>(),
+                py::keep_alive<1, 4>(), py::arg("config"), py::arg("kv"), py::arg("latency"),
+                "Raises InvalidArgumentError for a config that does not hold, see SchedulerConfig.validate.");
   define_calls(scheduler);
 }
 

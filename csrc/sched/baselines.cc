@@ -23,8 +23,8 @@ std::unique_ptr<Policy> make_policy(const SchedulerConfig& config, const Latency
                   .start_share = 0.25,
                   .batch_slots = config.max_num_seqs};
   if (skip_join || config.policy == PolicyKind::kMlfq) {
-    mlfq.quanta_s = make_quanta(config.first_quantum_s > 0.0 ? config.first_quantum_s : shortest_s,
-                                config.quantum_ratio, config.num_levels, latency.prefill_s(config.max_model_len, 0));
+    mlfq.quanta_s = make_quanta(config.first_quantum_s.value_or(shortest_s), config.quantum_ratio,
+                                config.num_levels.value_or(0), latency.prefill_s(config.max_model_len, 0));
   }
   if (learns(config.policy)) {
     const LearnedConfig learned{.level_ratio = config.quantum_ratio,
@@ -32,7 +32,7 @@ std::unique_ptr<Policy> make_policy(const SchedulerConfig& config, const Latency
                                 .min_observations = config.min_length_observations};
     if (config.policy == PolicyKind::kLearned)
       return std::make_unique<LearnedPolicy>(std::move(mlfq), learned, latency);
-    const SloConfig objectives{.ttft_s = config.ttft_slo_s, .tpot_s = config.tpot_slo_s};
+    const SloConfig objectives{.ttft_s = config.ttft_slo_s.value_or(0.0), .tpot_s = config.tpot_slo_s.value_or(0.0)};
     return std::make_unique<SloPolicy>(std::move(mlfq), learned, objectives, latency);
   }
   return std::make_unique<Mlfq>(std::move(mlfq));

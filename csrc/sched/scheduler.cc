@@ -20,10 +20,8 @@ constexpr std::size_t kPrefetchRows = 8;
 }  // namespace
 
 Scheduler::Scheduler(const SchedulerConfig& config, kv::KvManager& kv, LatencyModel& latency)
-    : core_{.config = (check_config(config), config),
-            .kv = kv,
-            .latency = latency,
-            .policy = make_policy(config, latency)},
+    : core_{
+          .config = (config.validate(), config), .kv = kv, .latency = latency, .policy = make_policy(config, latency)},
       planner_(core_),
       mover_(core_),
       picker_(core_, planner_, mover_),

@@ -7,37 +7,6 @@
 
 namespace fastserve::sched {
 
-void check_config(const SchedulerConfig& config) {
-  constexpr std::int64_t kLargestInt = std::numeric_limits<std::int32_t>::max();
-  constexpr std::int64_t kMostTokens = std::int64_t{1} << 30;  // sums of two still fit 32 bits
-  const auto within = [](const char* name, std::int64_t value, std::int64_t low, std::int64_t high) {
-    FS_REQUIRE(value >= low && value <= high, name, " must be between ", low, " and ", high, ", got ", value);
-  };
-  const auto positive = [](const char* name, double value) {
-    FS_REQUIRE(value > 0.0, name, " must be above 0, got ", value);
-  };
-  within("max_num_seqs", config.max_num_seqs, 1, kMostTokens);
-  within("max_num_batched_tokens", config.max_num_batched_tokens, 1, kMostTokens);
-  within("max_prefill_chunk_tokens", config.max_prefill_chunk_tokens, 1, kMostTokens);
-  within("max_model_len", config.max_model_len, 2, kMostTokens);
-  within("reserve_iterations", config.reserve_iterations, 0, kMostTokens);
-  within("max_parks_per_request", config.max_parks_per_request, 0, kLargestInt);
-  within("min_length_observations", config.min_length_observations, 1, kLargestInt);
-  positive("starvation_limit_s", config.starvation_limit_s);
-  positive("max_pause_s", config.max_pause_s);
-  FS_REQUIRE(config.ttft_slo_s >= 0.0, "ttft_slo_s must be above 0, or 0 for none, got ", config.ttft_slo_s);
-  FS_REQUIRE(config.tpot_slo_s >= 0.0, "tpot_slo_s must be above 0, or 0 for none, got ", config.tpot_slo_s);
-  positive("length_half_life", config.length_half_life);
-  positive("thrash_parks_per_finish", config.thrash_parks_per_finish);
-  positive("offload_bytes_per_s", config.offload_bytes_per_s);
-  positive("upload_bytes_per_s", config.upload_bytes_per_s);
-  FS_REQUIRE(config.first_quantum_s >= 0.0, "first_quantum_s must not be negative, got ", config.first_quantum_s);
-  FS_REQUIRE(config.upload_margin >= 0.0 && config.upload_margin <= 1.0, "upload_margin must be between 0 and 1, got ",
-             config.upload_margin);
-  FS_REQUIRE(config.block_bytes >= 0.0 && std::isfinite(config.block_bytes),
-             "block_bytes must be finite and not negative, got ", config.block_bytes);
-}
-
 void Scheduler::set_link_rates(double offload_bytes_per_s, double upload_bytes_per_s) {
   for (const double rate : {offload_bytes_per_s, upload_bytes_per_s})
     FS_REQUIRE(rate > 0.0 && std::isfinite(rate), "a link rate must be above 0 bytes per second, got ", rate);

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, fields, replace
 from functools import cache
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
+from fastserve._C import sched
 from fastserve.errors import InvalidArgumentError
 
 Policy = Literal["learned", "slo", "skip-join-mlfq", "mlfq", "fcfs", "priority", "srpt"]
@@ -162,87 +163,102 @@ class CacheConfig:
         return min(int(HOST_KV_SHARE * free_host_bytes) // block_bytes, HOST_KV_MULTIPLE * num_device_blocks)
 
 
+_CORE = sched.SchedulerConfig()
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SchedulerConfig:
-    """The scheduling method; the defaults and their reasons are in docs/scheduling.md."""
+    """The scheduling method; the reasons for the defaults are in docs/scheduling.md.
+
+    Defaults and limits of what the scheduler reads are the core's.
+    """
 
     scheduling_policy: Policy | None = option(
         None,
         "order in which requests run; default: slo where an objective is given, else learned",
         choices=("learned", "slo", "skip-join-mlfq", "mlfq", "fcfs", "priority"),
     )
-    max_num_seqs: int = option(256, "batch slots", unit="requests")
-    max_num_batched_tokens: int = option(2048, "most tokens in one iteration", unit="tokens")
-    max_prefill_chunk_tokens: int = option(512, "most prompt tokens of one request in one iteration", unit="tokens")
+    max_num_seqs: int = option(_CORE.max_num_seqs, "batch slots", unit="requests")
+    max_num_batched_tokens: int = option(_CORE.max_num_batched_tokens, "most tokens in one iteration", unit="tokens")
+    max_prefill_chunk_tokens: int = option(
+        _CORE.max_prefill_chunk_tokens, "most prompt tokens of one request in one iteration", unit="tokens"
+    )
     starvation_limit_s: float = option(
-        3.0,
+        _CORE.starvation_limit_s,
         "a request that waited this long for its first token, or under mlfq for any token, goes to the front",
         unit="seconds",
     )
     max_pause_s: float = option(
-        1.0,
+        _CORE.max_pause_s,
         "learned and slo: a stream that paused for this long goes to the front; large = pauses have no limit",
         unit="seconds",
     )
     ttft_slo_s: float | None = option(
-        None, "objective of requests that bring none: time until the first token", unit="seconds"
+        _CORE.ttft_slo_s, "objective of requests that bring none: time until the first token", unit="seconds"
     )
     tpot_slo_s: float | None = option(
-        None, "objective of requests that bring none: mean time per token after the first", unit="seconds"
+        _CORE.tpot_slo_s, "objective of requests that bring none: mean time per token after the first", unit="seconds"
     )
-    quantum_ratio: float = option(2.0, "quantum of a level over that of the level before it")
+    quantum_ratio: float = option(_CORE.quantum_ratio, "quantum of a level over that of the level before it")
     first_quantum_s: float | None = option(
-        None, "quantum of the first level; default: the shortest iteration", unit="seconds"
+        _CORE.first_quantum_s, "quantum of the first level; default: the shortest iteration", unit="seconds"
     )
-    num_levels: int | None = option(None, "levels of skip-join-mlfq and mlfq; default: enough for the longest prefill")
+    num_levels: int | None = option(
+        _CORE.num_levels, "levels of skip-join-mlfq and mlfq; default: enough for the longest prefill"
+    )
     length_half_life: float = option(
-        128.0, "learned: an output length counts half after so many more ended requests", unit="requests"
+        _CORE.length_half_life,
+        "learned: an output length counts half after so many more ended requests",
+        unit="requests",
     )
     min_length_observations: int = option(
-        1, "learned: ended requests before their lengths decide; order of arrival until then", unit="requests"
+        _CORE.min_length_observations,
+        "learned: ended requests before their lengths decide; order of arrival until then",
+        unit="requests",
     )
     preemption_mode: Literal["auto", "swap", "recompute"] = option(
-        "auto",
+        _CORE.preemption_mode,
         "KV that must leave the device: swap = copied to the host, recompute = dropped and computed again, auto = the cheaper",
     )
-    proactive_offload: bool = option(True, "move KV ahead of need, by estimated next scheduled time")
-    write_through: bool = option(True, "copy full blocks of waiting requests to the host while the link is idle")
+    proactive_offload: bool = option(_CORE.proactive_offload, "move KV ahead of need, by estimated next scheduled time")
+    write_through: bool = option(
+        _CORE.write_through, "copy full blocks of waiting requests to the host while the link is idle"
+    )
     reserve_iterations: int = option(
-        8, "device blocks are kept free for this many iterations of growth", unit="iterations"
+        _CORE.reserve_iterations, "device blocks are kept free for this many iterations of growth", unit="iterations"
     )
     upload_margin: float = option(
-        0.05, "share of the device's blocks that must be free above that reserve before KV comes back ahead of its turn"
+        _CORE.upload_margin,
+        "share of the device's blocks that must be free above that reserve before KV comes back ahead of its turn",
     )
     max_parks_per_request: int = option(
-        64, "a request parked this often gives way to running requests only, not to new ones"
+        _CORE.max_parks_per_request, "a request parked this often gives way to running requests only, not to new ones"
     )
     thrash_parks_per_finish: float = option(
-        8.0, "parks per finished request over a window that stop preemption for a while"
+        _CORE.thrash_parks_per_finish, "parks per finished request over a window that stop preemption for a while"
     )
     max_num_queued_reqs: int = option(10_000, "unfinished requests beyond this are refused (429)", unit="requests")
     async_scheduling: bool = option(True, "plan the next iteration while the present one runs")
 
     def __post_init__(self) -> None:
         _check_types(self)
-        _check_range(self, 1, _MAX_INT, "max_num_seqs", "max_num_batched_tokens", "max_prefill_chunk_tokens")
-        _check_range(self, 1, _MAX_INT, "reserve_iterations", "max_parks_per_request", "max_num_queued_reqs")
-        _require(
-            self.max_num_batched_tokens >= self.max_num_seqs,
-            f"max_num_batched_tokens must be at least max_num_seqs ({self.max_num_seqs}) so that every running request"
-            f" can decode, got {self.max_num_batched_tokens}",
-        )
-        _check_range(self, 0, 1e9, "starvation_limit_s", "max_pause_s", "first_quantum_s", unit="seconds", above=True)
-        _check_range(self, 0, 1e9, "ttft_slo_s", "tpot_slo_s", unit="seconds", above=True)
-        _require(
-            self.policy == "slo" or not self.has_objective,
-            f"ttft_slo_s and tpot_slo_s are of the policy slo, not of {self.policy}: leave them out, or the policy",
-        )
-        _check_range(self, 1, 1024, "quantum_ratio", above=True)
-        _check_range(self, 1, 64, "num_levels")
-        _check_range(self, 0, 1e9, "length_half_life", unit="requests", above=True)
-        _check_range(self, 1, _MAX_INT, "min_length_observations", unit="requests")
-        _check_range(self, 0, 1e9, "thrash_parks_per_finish", above=True)
-        _check_range(self, 0, 1, "upload_margin")
+        _check_range(self, 1, _MAX_INT, "max_num_queued_reqs")
+        self.core().validate()
+
+    def core(self) -> sched.SchedulerConfig:
+        """The core's configuration with these settings.
+
+        Raises:
+            InvalidArgumentError: a value is out of its limits, or settings do not go together.
+        """
+        core = sched.SchedulerConfig(policy=self.policy)
+        for name in CORE_SETTINGS:
+            value = getattr(self, name)
+            try:
+                setattr(core, name, value)
+            except TypeError:  # its type was checked before
+                raise InvalidArgumentError(f"{name} must be a number of 64 bits, got {value}") from None
+        return core
 
     @property
     def has_objective(self) -> bool:
@@ -258,6 +274,9 @@ class SchedulerConfig:
         """The same under another policy; without objectives where that knows none."""
         ttft_slo_s, tpot_slo_s = (self.ttft_slo_s, self.tpot_slo_s) if policy == "slo" else (None, None)
         return replace(self, scheduling_policy=policy, ttft_slo_s=ttft_slo_s, tpot_slo_s=tpot_slo_s)
+
+
+CORE_SETTINGS = tuple(each.name for each in fields(SchedulerConfig) if hasattr(_CORE, each.name))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

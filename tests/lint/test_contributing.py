@@ -7,7 +7,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 TEXT = (ROOT / "CONTRIBUTING.md").read_text()
-ADDITIONS = ("policy", "sampling parameter", "model family", "operator", "metric", "API field")
+ADDITIONS = ("policy", "scheduler setting", "sampling parameter", "model family", "operator", "metric", "API field")
 ROWS = {
     what: (example, set(re.findall(r"`([^`]+)`", files)))
     for what, example, files in re.findall(r"^\| (?:an? )?([\w ]+?) \| `(\w+)` \| (.+) \|$", TEXT, re.MULTILINE)

@@ -13,7 +13,7 @@ import pytest
 import fastserve
 from fastserve import _C
 from fastserve._C.kv import KvManager
-from fastserve._C.sched import LatencyModel, RequestOptions, Scheduler, StepEvents, StepPlan
+from fastserve._C.sched import LatencyModel, RequestOptions, Scheduler, SchedulerConfig, StepEvents, StepPlan
 
 ROOT = Path(__file__).parents[2]
 STUBS = ROOT / "python" / "fastserve" / "_C"
@@ -50,7 +50,9 @@ def stub_properties(room: str, owner: str) -> Iterator[tuple[str, str]]:
 @pytest.fixture
 def filled() -> dict[type, object]:
     """One of each class that has arrays, by class."""
-    scheduler = Scheduler(KvManager(block_size=4, num_device_blocks=16), LatencyModel(), max_model_len=40)
+    scheduler = Scheduler(
+        SchedulerConfig(max_model_len=40), KvManager(block_size=4, num_device_blocks=16), LatencyModel()
+    )
     scheduler.add(1, np.arange(6, dtype=np.int32), RequestOptions(max_tokens=2), now_s=0.0)
     plan = scheduler.schedule(0.0)
     scheduler.commit(plan.step, np.full(plan.num_samples, 5, np.int32), 0.01, 0.1)

@@ -5,11 +5,13 @@ import math
 
 import pytest
 
+from fastserve._C.sched import SchedulerConfig as CoreConfig
 from fastserve.config import CacheConfig, ModelConfig, SchedulerConfig, ServerConfig
 from fastserve.errors import InvalidArgumentError
 
 NAN = math.nan
 BETWEEN_1_AND_INT = "must be between 1 and 2147483647, got"
+BETWEEN_1_AND_MOST_TOKENS = "must be between 1 and 1073741824, got"
 # Class, field, bad values, what the message says besides the field and the value.
 BAD = [
     (ModelConfig, "model", [None, 3], "must be a text"),
@@ -42,11 +44,11 @@ BAD = [
         ["lifo"],
         "must be one of learned, slo, skip-join-mlfq, mlfq, fcfs, priority",
     ),
-    (SchedulerConfig, "max_num_seqs", [0, 2**31], BETWEEN_1_AND_INT),
+    (SchedulerConfig, "max_num_seqs", [0, 2**30 + 1, 2**31, 2**63 - 1], BETWEEN_1_AND_MOST_TOKENS),
     (SchedulerConfig, "max_num_seqs", [4.0, "4", True, None], "must be an integer"),
-    (SchedulerConfig, "max_num_batched_tokens", [0], BETWEEN_1_AND_INT),
+    (SchedulerConfig, "max_num_batched_tokens", [0], BETWEEN_1_AND_MOST_TOKENS),
     (SchedulerConfig, "max_num_batched_tokens", [255], r"must be at least max_num_seqs \(256\)"),
-    (SchedulerConfig, "max_prefill_chunk_tokens", [0], BETWEEN_1_AND_INT),
+    (SchedulerConfig, "max_prefill_chunk_tokens", [0], BETWEEN_1_AND_MOST_TOKENS),
     (SchedulerConfig, "starvation_limit_s", [0.0, NAN, math.inf], "must be above 0 and at most 1e+09 seconds"),
     (SchedulerConfig, "max_pause_s", [0.0, -1.0, NAN, math.inf], "must be above 0 and at most 1e+09 seconds"),
     (SchedulerConfig, "ttft_slo_s", [0.0, -1.0, NAN, math.inf], "must be above 0 and at most 1e+09 seconds"),
@@ -60,7 +62,8 @@ BAD = [
     (SchedulerConfig, "preemption_mode", ["drop"], "must be one of auto, swap, recompute"),
     (SchedulerConfig, "proactive_offload", [0], "must be true or false"),
     (SchedulerConfig, "write_through", [0], "must be true or false"),
-    (SchedulerConfig, "reserve_iterations", [0], BETWEEN_1_AND_INT),
+    (SchedulerConfig, "max_num_seqs", [2**63, -(2**70)], "must be a number of 64 bits, got"),
+    (SchedulerConfig, "reserve_iterations", [-1], "must be between 0 and 1073741824"),
     (SchedulerConfig, "upload_margin", [-0.01, 1.01, NAN], "must be between 0 and 1"),
     (SchedulerConfig, "upload_margin", ["5%"], "must be a number"),
     (SchedulerConfig, "max_parks_per_request", [0], BETWEEN_1_AND_INT),
@@ -122,6 +125,33 @@ def test_every_field_has_bad_values():
 def test_the_ends_of_the_ranges_are_accepted(config_class, values):
     config = config_class(**values)
     assert {name: getattr(config, name) for name in values} == values
+
+
+def test_the_core_has_a_setting_for_each_of_the_schedulers_but_those_of_the_engine_loop():
+    deployment = {"max_model_len", "block_bytes", "offload_bytes_per_s", "upload_bytes_per_s"}
+    core = {name for name, kind in vars(CoreConfig).items() if isinstance(kind, property)} - deployment - {"policy"}
+    engine = {"scheduling_policy", "max_num_queued_reqs", "async_scheduling"}
+    assert core == {field.name for field in dataclasses.fields(SchedulerConfig)} - engine
+
+
+def test_every_setting_reaches_the_core():
+    chosen = SchedulerConfig(
+        scheduling_policy="slo",
+        max_num_seqs=7,
+        ttft_slo_s=0.5,
+        num_levels=3,
+        write_through=False,
+        preemption_mode="swap",
+    )
+    core = chosen.core()
+    assert (core.policy, core.max_num_seqs, core.ttft_slo_s, core.tpot_slo_s) == ("slo", 7, 0.5, None)
+    assert (core.num_levels, core.write_through, core.preemption_mode) == (3, False, "swap")
+    assert core.starvation_limit_s == SchedulerConfig().starvation_limit_s
+
+
+def test_a_core_setting_that_does_not_exist_is_refused():
+    with pytest.raises(TypeError, match="no setting max_seqs"):
+        CoreConfig(max_seqs=3)
 
 
 def test_objectives_make_slo_the_policy() -> None:

@@ -8,7 +8,7 @@ import fastserve._C.kv
 import numpy
 import numpy.typing
 import typing
-__all__: list[str] = ['FinishReason', 'LatencyModel', 'RequestOptions', 'RequestStats', 'Scheduler', 'SchedulerStats', 'StepEvents', 'StepPlan', 'prefill_pairs']
+__all__: list[str] = ['FinishReason', 'LatencyModel', 'RequestOptions', 'RequestStats', 'Scheduler', 'SchedulerConfig', 'SchedulerStats', 'StepEvents', 'StepPlan', 'prefill_pairs']
 class RequestOptions:
     """
     What the caller asks of one request; the scheduler copies it. deadline_s is absolute, <= 0 none; max_pause_s, ttft_slo_s and tpot_slo_s <= 0 the scheduler's; oracle_output_tokens is its output length, for srpt; requests of one length_class have similar output lengths, for learned.
@@ -350,12 +350,150 @@ class LatencyModel:
         """
         Measured over predicted time, smoothed, within 1/4..4.
         """
+class SchedulerConfig:
+    """
+    How requests are scheduled, with the defaults and limits of every setting. fastserve.config.SchedulerConfig says what each means.
+    """
+    policy: str
+    preemption_mode: str
+    proactive_offload: bool
+    write_through: bool
+    def __init__(self, **kwargs: typing.Any) -> None:
+        """
+        Raises InvalidArgumentError when a value is out of its limits, TypeError for an unknown setting.
+        """
+    def validate(self) -> None:
+        """
+        Raise InvalidArgumentError when a value is out of its limits or settings do not go together.
+        """
+    @property
+    def block_bytes(self) -> float:
+        ...
+    @block_bytes.setter
+    def block_bytes(self, arg1: typing.SupportsFloat | typing.SupportsIndex) -> None:
+        ...
+    @property
+    def first_quantum_s(self) -> float | None:
+        ...
+    @first_quantum_s.setter
+    def first_quantum_s(self, arg1: typing.SupportsFloat | typing.SupportsIndex | None) -> None:
+        ...
+    @property
+    def length_half_life(self) -> float:
+        ...
+    @length_half_life.setter
+    def length_half_life(self, arg1: typing.SupportsFloat | typing.SupportsIndex) -> None:
+        ...
+    @property
+    def max_model_len(self) -> int:
+        ...
+    @max_model_len.setter
+    def max_model_len(self, arg1: typing.SupportsInt | typing.SupportsIndex) -> None:
+        ...
+    @property
+    def max_num_batched_tokens(self) -> int:
+        ...
+    @max_num_batched_tokens.setter
+    def max_num_batched_tokens(self, arg1: typing.SupportsInt | typing.SupportsIndex) -> None:
+        ...
+    @property
+    def max_num_seqs(self) -> int:
+        ...
+    @max_num_seqs.setter
+    def max_num_seqs(self, arg1: typing.SupportsInt | typing.SupportsIndex) -> None:
+        ...
+    @property
+    def max_parks_per_request(self) -> int:
+        ...
+    @max_parks_per_request.setter
+    def max_parks_per_request(self, arg1: typing.SupportsInt | typing.SupportsIndex) -> None:
+        ...
+    @property
+    def max_pause_s(self) -> float:
+        ...
+    @max_pause_s.setter
+    def max_pause_s(self, arg1: typing.SupportsFloat | typing.SupportsIndex) -> None:
+        ...
+    @property
+    def max_prefill_chunk_tokens(self) -> int:
+        ...
+    @max_prefill_chunk_tokens.setter
+    def max_prefill_chunk_tokens(self, arg1: typing.SupportsInt | typing.SupportsIndex) -> None:
+        ...
+    @property
+    def min_length_observations(self) -> int:
+        ...
+    @min_length_observations.setter
+    def min_length_observations(self, arg1: typing.SupportsInt | typing.SupportsIndex) -> None:
+        ...
+    @property
+    def num_levels(self) -> int | None:
+        ...
+    @num_levels.setter
+    def num_levels(self, arg1: typing.SupportsInt | typing.SupportsIndex | None) -> None:
+        ...
+    @property
+    def offload_bytes_per_s(self) -> float:
+        ...
+    @offload_bytes_per_s.setter
+    def offload_bytes_per_s(self, arg1: typing.SupportsFloat | typing.SupportsIndex) -> None:
+        ...
+    @property
+    def quantum_ratio(self) -> float:
+        ...
+    @quantum_ratio.setter
+    def quantum_ratio(self, arg1: typing.SupportsFloat | typing.SupportsIndex) -> None:
+        ...
+    @property
+    def reserve_iterations(self) -> int:
+        ...
+    @reserve_iterations.setter
+    def reserve_iterations(self, arg1: typing.SupportsInt | typing.SupportsIndex) -> None:
+        ...
+    @property
+    def starvation_limit_s(self) -> float:
+        ...
+    @starvation_limit_s.setter
+    def starvation_limit_s(self, arg1: typing.SupportsFloat | typing.SupportsIndex) -> None:
+        ...
+    @property
+    def thrash_parks_per_finish(self) -> float:
+        ...
+    @thrash_parks_per_finish.setter
+    def thrash_parks_per_finish(self, arg1: typing.SupportsFloat | typing.SupportsIndex) -> None:
+        ...
+    @property
+    def tpot_slo_s(self) -> float | None:
+        ...
+    @tpot_slo_s.setter
+    def tpot_slo_s(self, arg1: typing.SupportsFloat | typing.SupportsIndex | None) -> None:
+        ...
+    @property
+    def ttft_slo_s(self) -> float | None:
+        ...
+    @ttft_slo_s.setter
+    def ttft_slo_s(self, arg1: typing.SupportsFloat | typing.SupportsIndex | None) -> None:
+        ...
+    @property
+    def upload_bytes_per_s(self) -> float:
+        ...
+    @upload_bytes_per_s.setter
+    def upload_bytes_per_s(self, arg1: typing.SupportsFloat | typing.SupportsIndex) -> None:
+        ...
+    @property
+    def upload_margin(self) -> float:
+        ...
+    @upload_margin.setter
+    def upload_margin(self, arg1: typing.SupportsFloat | typing.SupportsIndex) -> None:
+        ...
 class Scheduler:
     """
     Policy, KV and swap planner: schedule() -> run the plan -> commit(). Times are monotonic seconds given by the caller. One thread.
     """
-    def __init__(self, kv: fastserve._C.kv.KvManager, latency: LatencyModel, *, policy: str = 'learned', max_num_seqs: typing.SupportsInt | typing.SupportsIndex = 256, max_num_batched_tokens: typing.SupportsInt | typing.SupportsIndex = 2048, max_prefill_chunk_tokens: typing.SupportsInt | typing.SupportsIndex = 512, max_model_len: typing.SupportsInt | typing.SupportsIndex = 2048, starvation_limit_s: typing.SupportsFloat | typing.SupportsIndex = 3.0, max_pause_s: typing.SupportsFloat | typing.SupportsIndex = 1.0, ttft_slo_s: typing.SupportsFloat | typing.SupportsIndex = 0.0, tpot_slo_s: typing.SupportsFloat | typing.SupportsIndex = 0.0, quantum_ratio: typing.SupportsFloat | typing.SupportsIndex = 2.0, first_quantum_s: typing.SupportsFloat | typing.SupportsIndex = 0.0, num_levels: typing.SupportsInt | typing.SupportsIndex = 0, preemption_mode: str = 'auto', proactive_offload: bool = True, write_through: bool = True, reserve_iterations: typing.SupportsInt | typing.SupportsIndex = 8, upload_margin: typing.SupportsFloat | typing.SupportsIndex = 0.05, max_parks_per_request: typing.SupportsInt | typing.SupportsIndex = 64, thrash_parks_per_finish: typing.SupportsFloat | typing.SupportsIndex = 8.0, block_bytes: typing.SupportsFloat | typing.SupportsIndex = 0.0, offload_bytes_per_s: typing.SupportsFloat | typing.SupportsIndex = 10000000000.0, upload_bytes_per_s: typing.SupportsFloat | typing.SupportsIndex = 10000000000.0, length_half_life: typing.SupportsFloat | typing.SupportsIndex = 128.0, min_length_observations: typing.SupportsInt | typing.SupportsIndex = 1) -> None:
-        ...
+    def __init__(self, config: SchedulerConfig, kv: fastserve._C.kv.KvManager, latency: LatencyModel) -> None:
+        """
+        Raises InvalidArgumentError for a config that does not hold, see SchedulerConfig.validate.
+        """
     def abort(self, request_id: typing.SupportsInt | typing.SupportsIndex, now_s: typing.SupportsFloat | typing.SupportsIndex) -> bool:
         """
         End a request; False when unknown or finished. Its end comes as an event, at once or with a commit.

@@ -94,32 +94,9 @@ class EngineCore:
             num_host_blocks=info.pools.num_host_blocks,
             enable_prefix_caching=config.cache.enable_prefix_caching,
         )
-        self.scheduler = Scheduler(
-            self.kv,
-            latency,
-            policy=scheduler.policy,
-            max_num_seqs=scheduler.max_num_seqs,
-            max_num_batched_tokens=scheduler.max_num_batched_tokens,
-            max_prefill_chunk_tokens=scheduler.max_prefill_chunk_tokens,
-            max_model_len=info.max_model_len,
-            starvation_limit_s=scheduler.starvation_limit_s,
-            max_pause_s=scheduler.max_pause_s,
-            ttft_slo_s=scheduler.ttft_slo_s or 0.0,
-            tpot_slo_s=scheduler.tpot_slo_s or 0.0,
-            quantum_ratio=scheduler.quantum_ratio,
-            first_quantum_s=scheduler.first_quantum_s or 0.0,
-            num_levels=scheduler.num_levels or 0,
-            length_half_life=scheduler.length_half_life,
-            min_length_observations=scheduler.min_length_observations,
-            preemption_mode=scheduler.preemption_mode,
-            proactive_offload=scheduler.proactive_offload,
-            write_through=scheduler.write_through,
-            reserve_iterations=scheduler.reserve_iterations,
-            upload_margin=scheduler.upload_margin,
-            max_parks_per_request=scheduler.max_parks_per_request,
-            thrash_parks_per_finish=scheduler.thrash_parks_per_finish,
-            block_bytes=float(info.pools.block_bytes),
-        )
+        core = scheduler.core()
+        core.max_model_len, core.block_bytes = info.max_model_len, info.pools.block_bytes
+        self.scheduler = Scheduler(core, self.kv, latency)
         if info.offload_bytes_per_s and info.upload_bytes_per_s:
             self.scheduler.set_link_rates(info.offload_bytes_per_s, info.upload_bytes_per_s)
         self.info = EngineInfo(

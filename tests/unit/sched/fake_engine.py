@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from fastserve._C.kv import KvManager, Tier
-from fastserve._C.sched import FinishReason, LatencyModel, RequestOptions, Scheduler, StepPlan
+from fastserve._C.sched import FinishReason, LatencyModel, RequestOptions, Scheduler, SchedulerConfig, StepPlan
 from tests.plans import check_plan, contents
 
 VOCAB = 40
@@ -89,7 +89,7 @@ class FakeEngine:
             enable_prefix_caching=prefix_caching,
         )
         self.latency = LatencyModel()
-        self.scheduler = Scheduler(self.kv, self.latency, **config)
+        self.scheduler = Scheduler(SchedulerConfig(**config), self.kv, self.latency)
         self.block_size, self.depth, self.check = block_size, depth, check
         self.prefix_caching = prefix_caching
         self.max_model_len = config.get("max_model_len", 2048)

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from fastserve._C.kv import KvManager, Tier
-from fastserve._C.sched import LatencyModel, RequestOptions, Scheduler, StepPlan
+from fastserve._C.sched import LatencyModel, RequestOptions, Scheduler, SchedulerConfig, StepPlan
 
 POLICIES = ("learned", "slo", "skip-join-mlfq", "mlfq", "fcfs", "priority")
 PROMOTING = ("learned", "slo", "skip-join-mlfq", "mlfq")
@@ -77,8 +77,8 @@ class Search:
             "max_model_len": MODEL_LEN,
             "starvation_limit_s": self.alpha_s,
             "max_pause_s": self.max_pause_s,
-            "ttft_slo_s": rng.choice((0.0, 0.05, 0.5, 5.0)) if self.policy == "slo" else 0.0,
-            "tpot_slo_s": rng.choice((0.0, 0.01, 0.1, 1.0)) if self.policy == "slo" else 0.0,
+            "ttft_slo_s": rng.choice((None, 0.05, 0.5, 5.0)) if self.policy == "slo" else None,
+            "tpot_slo_s": rng.choice((None, 0.01, 0.1, 1.0)) if self.policy == "slo" else None,
             "preemption_mode": rng.choice(("auto", "swap", "recompute")),
             "max_parks_per_request": rng.choice((1, 64)),
             "thrash_parks_per_finish": rng.choice((0.1, 8.0)),
@@ -86,7 +86,7 @@ class Search:
             "write_through": rng.random() < 0.5,
             "min_length_observations": rng.choice((1, 1, 8)),
         }
-        self.scheduler = Scheduler(self.kv, LatencyModel(), **self.config)
+        self.scheduler = Scheduler(SchedulerConfig(**self.config), self.kv, LatencyModel())
         self.iterations_s = rng.choice(((0.01,), (0.001, 0.01, 0.05), (0.05, 0.3)))
         self.num_priorities = rng.choice((1, 1, 2, 3))
         self.rate = rng.choice((0.3, 1.0, 2.0))  # newcomers per turn

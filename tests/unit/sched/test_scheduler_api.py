@@ -9,7 +9,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fastserve._C.kv import MAX_BLOCKS, KvManager
-from fastserve._C.sched import FinishReason, LatencyModel, RequestOptions, Scheduler, StepPlan, prefill_pairs
+from fastserve._C.sched import (
+    FinishReason,
+    LatencyModel,
+    RequestOptions,
+    Scheduler,
+    SchedulerConfig,
+    StepPlan,
+    prefill_pairs,
+)
 from fastserve.errors import InvalidArgumentError
 from tests.plans import ARRAYS, check_plan, contents
 from tests.unit.sched.fake_engine import EOS, FakeEngine, expected_output
@@ -18,7 +26,9 @@ PROMOTED_S = 0.3  # iterations that a promotion grants
 
 
 def make(**config: object) -> Scheduler:
-    return Scheduler(KvManager(block_size=4, num_device_blocks=64, num_host_blocks=8), LatencyModel(), **config)
+    return Scheduler(
+        SchedulerConfig(**config), KvManager(block_size=4, num_device_blocks=64, num_host_blocks=8), LatencyModel()
+    )
 
 
 def filled_plan() -> StepPlan:

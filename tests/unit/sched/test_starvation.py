@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fastserve._C.sched import LatencyModel, Scheduler
+from fastserve._C.sched import LatencyModel, Scheduler, SchedulerConfig
 from tests.unit.sched.starvation import Search
 
 
@@ -22,7 +22,7 @@ def test_the_search_notices_a_request_that_starves() -> None:
         if search.policy not in ("learned", "skip-join-mlfq"):
             continue
         never = search.config | {"starvation_limit_s": 1e9, "max_pause_s": 1e9}
-        search.scheduler = Scheduler(search.kv, LatencyModel(), **never)
+        search.scheduler = Scheduler(SchedulerConfig(**never), search.kv, LatencyModel())
         try:
             shares.append(search.run())
         except AssertionError:

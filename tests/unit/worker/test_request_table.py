@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from fastserve._C.kv import KvManager
-from fastserve._C.sched import LatencyModel, RequestOptions, Scheduler, StepPlan
+from fastserve._C.sched import LatencyModel, RequestOptions, Scheduler, SchedulerConfig, StepPlan
 from fastserve.errors import InternalError
 from fastserve.types import SamplingParams
 from fastserve.worker.request_changes import RequestChanges, RequestStart
@@ -17,7 +17,9 @@ class Engine:
     """A scheduler and the table that its plans name."""
 
     def __init__(self) -> None:
-        self.scheduler = Scheduler(KvManager(num_device_blocks=64), LatencyModel(), policy="fcfs", max_num_seqs=4)
+        self.scheduler = Scheduler(
+            SchedulerConfig(policy="fcfs", max_num_seqs=4), KvManager(num_device_blocks=64), LatencyModel()
+        )
         self.table = RequestTable()
 
     def add(self, request_id: int, prompt: list[int], *, seed: int = 0, **sampling: object) -> int:

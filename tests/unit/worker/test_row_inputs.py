@@ -3,13 +3,15 @@
 import numpy as np
 
 from fastserve._C.kv import KvManager
-from fastserve._C.sched import LatencyModel, RequestOptions, Scheduler
+from fastserve._C.sched import LatencyModel, RequestOptions, Scheduler, SchedulerConfig
 from fastserve.worker.graphs import batch_buckets
 from fastserve.worker.row_inputs import dummy_rows, empty_decode, padded_decode, rows_of_plan
 
 
 def decode_plan():
-    scheduler = Scheduler(KvManager(num_device_blocks=64), LatencyModel(), policy="fcfs", max_num_seqs=4)
+    scheduler = Scheduler(
+        SchedulerConfig(policy="fcfs", max_num_seqs=4), KvManager(num_device_blocks=64), LatencyModel()
+    )
     for request_id, length in ((1, 3), (2, 20)):
         options = RequestOptions(max_tokens=8, ignore_eos=True)
         scheduler.add(request_id, np.arange(5, 5 + length, dtype=np.int32), options, now_s=0.0)

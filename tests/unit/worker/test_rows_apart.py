@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fastserve._C.kv import KvManager
-from fastserve._C.sched import LatencyModel, RequestOptions, Scheduler, StepPlan
+from fastserve._C.sched import LatencyModel, RequestOptions, Scheduler, SchedulerConfig, StepPlan
 from fastserve.ops.sampling import TokenLogprobs
 from fastserve.worker.rows_apart import run_apart
 from fastserve.worker.sampled import Sampled
@@ -19,7 +19,9 @@ NONE = np.full(3, -1)
 def plan_of(num_rows: int) -> StepPlan:
     """A plan of prefills."""
     scheduler = Scheduler(
-        KvManager(num_device_blocks=64), LatencyModel(), max_num_seqs=16, max_prefill_chunk_tokens=8, policy="fcfs"
+        SchedulerConfig(max_num_seqs=16, max_prefill_chunk_tokens=8, policy="fcfs"),
+        KvManager(num_device_blocks=64),
+        LatencyModel(),
     )
     for request_id in range(num_rows):
         prompt = np.full(20 if request_id == LONG else 3, request_id, np.int32)

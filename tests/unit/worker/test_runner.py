@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from fastserve._C.kv import KvManager
-from fastserve._C.sched import LatencyModel, RequestOptions, Scheduler, StepPlan
+from fastserve._C.sched import LatencyModel, RequestOptions, Scheduler, SchedulerConfig, StepPlan
 from fastserve.layers.context import ForwardContext
 from fastserve.types import SamplingParams
 from fastserve.worker.device import CpuDevice, Device
@@ -41,7 +41,9 @@ class Rig:
     """A scheduler and a runner."""
 
     def __init__(self, device: Device) -> None:
-        self.scheduler = Scheduler(KvManager(num_device_blocks=64), LatencyModel(), policy="fcfs", max_num_seqs=4)
+        self.scheduler = Scheduler(
+            SchedulerConfig(policy="fcfs", max_num_seqs=4), KvManager(num_device_blocks=64), LatencyModel()
+        )
         self.requests, self.model = RequestTable(), EchoModel()
         limits = RunnerLimits(max_num_tokens=64, max_num_seqs=4, max_model_len=64, block_size=16)
         self.runner = Runner(self.model, KV_CACHE, device, limits, self.requests)

@@ -1,0 +1,93 @@
+#include "sched/scheduler_config.h"
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <sstream>
+#include <string>
+#include <type_traits>
+#include <utility>
+
+#include "base/error.h"
+
+namespace fastserve::sched {
+namespace {
+
+/// As Python writes it: a whole double keeps its ".0".
+template <typename T>
+std::string text_of(T value) {
+  std::ostringstream text;
+  text << value;
+  if constexpr (std::is_floating_point_v<T>)
+    if (std::isfinite(value) && text.str().find_first_of(".e") == std::string::npos) text << ".0";
+  return text.str();
+}
+
+template <typename Kind>
+using Names = std::pair<const char*, Kind>;
+
+constexpr std::array kPolicies{
+    Names<PolicyKind>{"learned", PolicyKind::kLearned},
+    Names<PolicyKind>{"slo", PolicyKind::kSlo},
+    Names<PolicyKind>{"skip-join-mlfq", PolicyKind::kSkipJoinMlfq},
+    Names<PolicyKind>{"mlfq", PolicyKind::kMlfq},
+    Names<PolicyKind>{"fcfs", PolicyKind::kFcfs},
+    Names<PolicyKind>{"priority", PolicyKind::kPriority},
+    Names<PolicyKind>{"srpt", PolicyKind::kSrpt},
+};
+constexpr std::array kModes{
+    Names<PreemptionMode>{"auto", PreemptionMode::kAuto},
+    Names<PreemptionMode>{"swap", PreemptionMode::kSwap},
+    Names<PreemptionMode>{"recompute", PreemptionMode::kRecompute},
+};
+
+template <typename Table, typename Kind>
+const char* name_in(const Table& table, Kind kind) {
+  return std::ranges::find(table, kind, &Names<Kind>::second)->first;
+}
+
+template <typename Kind, std::size_t N>
+Kind kind_in(const std::array<Names<Kind>, N>& table, const char* field, std::string_view name) {
+  std::string names;
+  for (const auto& [each, kind] : table) {
+    if (each == name) return kind;
+    names += (names.empty() ? "" : ", ") + std::string(each);
+  }
+  detail::raise<InvalidArgumentError>(field, " must be one of ", names, ", got ", name);
+}
+
+}  // namespace
+
+const char* name_of(PolicyKind policy) { return name_in(kPolicies, policy); }
+const char* name_of(PreemptionMode mode) { return name_in(kModes, mode); }
+PolicyKind policy_named(std::string_view name) { return kind_in(kPolicies, "policy", name); }
+PreemptionMode preemption_mode_named(std::string_view name) { return kind_in(kModes, "preemption_mode", name); }
+
+template <typename T>
+void Limits::check(const char* name, T value) const {
+  const auto number = static_cast<double>(value);
+  if ((above_low ? number > low : number >= low) && number <= high) return;
+  std::ostringstream rule;
+  if (above_low)
+    rule << "above " << low << " and at most " << high;
+  else
+    rule << "between " << static_cast<std::int64_t>(low) << " and " << static_cast<std::int64_t>(high);
+  detail::raise<InvalidArgumentError>(name, " must be ", rule.str(), *unit ? " " : "", unit, ", got ", text_of(value));
+}
+
+template void Limits::check(const char*, std::int32_t) const;
+template void Limits::check(const char*, std::int64_t) const;
+template void Limits::check(const char*, double) const;
+
+void SchedulerConfig::validate() const {
+  for_each_setting([this]<typename Member, typename... Rest>(const char* name, Member member, const Rest&... limits) {
+    (limits.check(name, this->*member), ...);
+  });
+  FS_REQUIRE(max_num_batched_tokens >= max_num_seqs, "max_num_batched_tokens must be at least max_num_seqs (",
+             max_num_seqs, ") so that every running request can decode, got ", max_num_batched_tokens);
+  FS_REQUIRE(policy == PolicyKind::kSlo || (!ttft_slo_s && !tpot_slo_s),
+             "ttft_slo_s and tpot_slo_s are of the policy slo, not of ", name_of(policy),
+             ": leave them out, or the policy");
+}
+
+}  // namespace fastserve::sched
