@@ -9,7 +9,7 @@
 #include "sched/core.h"
 #include "sched/exchange.h"
 #include "sched/kv_mover.h"
-#include "sched/mlfq.h"
+#include "sched/policies/mlfq.h"
 #include "sched/swap_planner.h"
 
 namespace fastserve::sched {

@@ -8,7 +8,7 @@
 #include "kv/kv_manager.h"
 #include "sched/block_rate.h"
 #include "sched/latency_model.h"
-#include "sched/policy.h"
+#include "sched/policies/policy.h"
 #include "sched/request.h"
 #include "sched/scheduler_config.h"
 #include "sched/stats.h"

@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <limits>
 
-#include "sched/mlfq.h"
+#include "sched/policies/mlfq.h"
 
 namespace fastserve::sched {
 

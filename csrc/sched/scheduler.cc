@@ -5,7 +5,7 @@
 #include <utility>
 
 #include "base/error.h"
-#include "sched/baselines.h"
+#include "sched/policies/policy_factory.h"
 
 namespace fastserve::sched {
 namespace {

@@ -6,7 +6,7 @@
 #include <span>
 #include <vector>
 
-#include "sched/length_class.h"
+#include "sched/policies/length_class.h"
 #include "sched/request.h"
 
 namespace fastserve::sched {

@@ -3,7 +3,7 @@
 #include <cstdint>
 #include <set>
 
-#include "sched/learned_policy.h"
+#include "sched/policies/learned_policy.h"
 
 namespace fastserve::sched {
 

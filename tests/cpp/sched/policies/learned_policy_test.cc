@@ -1,4 +1,4 @@
-#include "sched/learned_policy.h"
+#include "sched/policies/learned_policy.h"
 
 #include <gtest/gtest.h>
 

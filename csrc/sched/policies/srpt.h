@@ -1,19 +1,13 @@
 #pragma once
 
+#include <array>
 #include <cstdint>
-#include <memory>
 #include <set>
 #include <vector>
 
-#include "sched/latency_model.h"
-#include "sched/policy.h"
-#include "sched/scheduler_config.h"
+#include "sched/policies/policy.h"
 
 namespace fastserve::sched {
-
-/// The policy of the configuration. `fcfs` and `priority` are the MLFQ with one level of infinite quantum, without and
-/// with priority classes; `mlfq` is the MLFQ without skip-join. `latency` gives the quanta their defaults.
-std::unique_ptr<Policy> make_policy(const SchedulerConfig& config, const LatencyModel& latency);
 
 /// Shortest remaining processing time: an oracle that is told the output length (RequestOptions::oracle_output_tokens,
 /// else max_tokens). For the simulator; operations cost O(log n), num_ahead and level_counts O(n).

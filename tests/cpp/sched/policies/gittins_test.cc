@@ -1,4 +1,4 @@
-#include "sched/gittins.h"
+#include "sched/policies/gittins.h"
 
 #include <gtest/gtest.h>
 

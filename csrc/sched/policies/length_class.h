@@ -9,8 +9,8 @@
 #include <unordered_map>
 #include <vector>
 
-#include "sched/gittins.h"
-#include "sched/length_histogram.h"
+#include "sched/policies/gittins.h"
+#include "sched/policies/length_histogram.h"
 
 namespace fastserve::sched {
 

@@ -1,4 +1,4 @@
-#include "sched/slo_policy.h"
+#include "sched/policies/slo_policy.h"
 
 #include <gtest/gtest.h>
 

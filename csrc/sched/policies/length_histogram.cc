@@ -1,4 +1,4 @@
-#include "sched/length_histogram.h"
+#include "sched/policies/length_histogram.h"
 
 #include <algorithm>
 #include <cmath>

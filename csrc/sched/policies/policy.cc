@@ -1,4 +1,4 @@
-#include "sched/policy.h"
+#include "sched/policies/policy.h"
 
 namespace fastserve::sched {
 

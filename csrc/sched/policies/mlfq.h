@@ -6,8 +6,8 @@
 #include <span>
 #include <vector>
 
-#include "sched/policy.h"
-#include "sched/ticket_queue.h"
+#include "sched/policies/policy.h"
+#include "sched/policies/ticket_queue.h"
 
 namespace fastserve::sched {
 

@@ -4,8 +4,8 @@
 #include <vector>
 
 #include "sched/latency_model.h"
-#include "sched/length_class.h"
-#include "sched/mlfq.h"
+#include "sched/policies/length_class.h"
+#include "sched/policies/mlfq.h"
 
 namespace fastserve::sched {
 

@@ -1,4 +1,4 @@
-#include "sched/mlfq.h"
+#include "sched/policies/mlfq.h"
 
 #include <algorithm>
 #include <cmath>

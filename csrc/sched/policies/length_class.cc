@@ -1,4 +1,4 @@
-#include "sched/length_class.h"
+#include "sched/policies/length_class.h"
 
 #include <algorithm>
 
