@@ -13,7 +13,7 @@ from bench.figures.settings import RUN_NAMES, SCHEDULER_NAMES, RunSettings, sett
 from fastserve.errors import InvalidArgumentError
 
 DRAWINGS = ("curves", "bars", "series")
-FOLDER = Path(__file__).parent
+FOLDER = Path(__file__).with_name("specs")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,7 +121,7 @@ class FigureSpec:
 
 def figure_names() -> list[str]:
     """Every figure that has a TOML file here."""
-    return sorted(path.stem for path in FOLDER.glob("*.toml") if path.stem != "workloads")
+    return sorted(path.stem for path in FOLDER.glob("*.toml"))
 
 
 def read_figure(path: str | Path) -> FigureSpec:

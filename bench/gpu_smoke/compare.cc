@@ -9,8 +9,8 @@
 #include <vector>
 
 #include "float16.h"
-#include "kernels/attention_gpu.h"
-#include "kernels/attention_schedule.h"
+#include "kernels/attention/attention_gpu.h"
+#include "kernels/attention/attention_schedule.h"
 #include "problem.h"
 
 namespace fastserve::smoke {

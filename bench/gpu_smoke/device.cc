@@ -7,9 +7,9 @@
 #include <vector>
 
 #include "base/cuda_check.h"
-#include "kernels/attention_gpu.h"
-#include "kernels/attention_hopper_layout.h"
-#include "kernels/attention_schedule.h"
+#include "kernels/attention/attention_gpu.h"
+#include "kernels/attention/attention_hopper_layout.h"
+#include "kernels/attention/attention_schedule.h"
 #include "kernels/cuda/tensor_map.cuh"
 #include "probe_kernels.h"
 #include "problem.h"

@@ -8,7 +8,7 @@
 #include <random>
 
 #include "float16.h"
-#include "kernels/attention_gpu.h"
+#include "kernels/attention/attention_gpu.h"
 
 namespace fastserve::smoke {
 namespace {

@@ -8,7 +8,7 @@
 #include "base/tensor_view.h"
 #include "base/thread_pool.h"
 #include "device_memory.h"
-#include "kernels/attention.h"
+#include "kernels/attention/attention.h"
 #include "spec.h"
 
 namespace fastserve::smoke {

@@ -4,8 +4,8 @@ import json
 import random
 from collections.abc import Callable
 
-from fastserve.server.ignored_fields import CHAT_NOOP_VALUES, COMPLETION_NOOP_VALUES
-from fastserve.server.schema import ChatRequest, CompletionRequest, DetokenizeRequest, TokenizeRequest
+from fastserve.server.requests.ignored_fields import CHAT_NOOP_VALUES, COMPLETION_NOOP_VALUES
+from fastserve.server.requests.schema import ChatRequest, CompletionRequest, DetokenizeRequest, TokenizeRequest
 
 
 class Raw(str):

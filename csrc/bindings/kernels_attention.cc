@@ -6,8 +6,8 @@
 #include "bindings/compute_pool.h"
 #include "bindings/kernels.h"
 #include "bindings/tensor_caster.h"
-#include "kernels/attention.h"
-#include "kernels/attention_gpu.h"
+#include "kernels/attention/attention.h"
+#include "kernels/attention/attention_gpu.h"
 
 namespace py = pybind11;
 
@@ -39,14 +39,14 @@ void def_attention(py::module_& module, const char* name, AttentionKernel kernel
 
 void register_attention(py::module_& module) {
   def_attention(module, "attention_decode", kernels::attention_decode,
-                "Paged attention of rows with one query token each; see kernels/attention.h.");
+                "Paged attention of rows with one query token each; see kernels/attention/attention.h.");
   def_attention(module, "attention_prefill", kernels::attention_prefill,
-                "Paged causal attention of rows with any number of query tokens; see kernels/attention.h.");
+                "Paged causal attention of rows with any number of query tokens; see kernels/attention/attention.h.");
   module.def("attention_workspace_bytes", kernels::attention_workspace_bytes, py::arg("num_rows"),
              py::arg("num_q_heads"), py::arg("head_dim"), py::arg("max_seq_len"),
-             "Bytes of the workspace of attention on a GPU; see kernels/attention.h.");
+             "Bytes of the workspace of attention on a GPU; see kernels/attention/attention.h.");
   module.def("attention_hopper_available", kernels::attention_hopper_available,
-             "Whether the current GPU runs the attention kernels for Hopper; see kernels/attention_gpu.h.");
+             "Whether the current GPU runs the attention kernels for Hopper; see kernels/attention/attention_gpu.h.");
 }
 
 }  // namespace fastserve::bindings

@@ -6,12 +6,12 @@
 #include "bindings/compute_pool.h"
 #include "bindings/kernels.h"
 #include "bindings/tensor_caster.h"
-#include "kernels/activation.h"
-#include "kernels/embedding.h"
-#include "kernels/linear.h"
-#include "kernels/memory_roof.h"
-#include "kernels/norm.h"
-#include "kernels/rope_kv_write.h"
+#include "kernels/dense/activation.h"
+#include "kernels/dense/embedding.h"
+#include "kernels/dense/linear.h"
+#include "kernels/dense/norm.h"
+#include "kernels/dense/rope_kv_write.h"
+#include "kernels/memory/memory_roof.h"
 
 namespace py = pybind11;
 

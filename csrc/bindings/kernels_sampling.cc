@@ -6,9 +6,9 @@
 #include "bindings/compute_pool.h"
 #include "bindings/kernels.h"
 #include "bindings/tensor_caster.h"
-#include "kernels/copy_blocks.h"
-#include "kernels/sampling.h"
-#include "kernels/token_logprobs.h"
+#include "kernels/memory/copy_blocks.h"
+#include "kernels/sampling/sampling.h"
+#include "kernels/sampling/token_logprobs.h"
 
 namespace py = pybind11;
 
@@ -30,7 +30,8 @@ void register_sampling(py::module_& module) {
              py::arg("history_start"), py::arg("history_tokens"), py::arg("history_prompt_len"),
              py::arg("banned_start"), py::arg("banned_tokens"), py::arg("out"), py::kw_only(),
              py::arg("workspace") = py::none(), py::arg("stream") = 0,
-             "Choose a token per row of logits; settings are arrays in the order of Setting, see kernels/sampling.h.");
+             "Choose a token per row of logits; settings are arrays in the order of Setting, see "
+             "kernels/sampling/sampling.h.");
 
   const auto read = [](const TensorView& logits, const TensorView& tokens, const TensorView& token_logprobs,
                        const TensorView& ranks, const TensorView& top_ids, const TensorView& top_logprobs,
@@ -44,7 +45,7 @@ void register_sampling(py::module_& module) {
   module.def("token_logprobs", read, py::arg("logits"), py::arg("tokens"), py::arg("token_logprobs"), py::arg("ranks"),
              py::arg("top_ids"), py::arg("top_logprobs"), py::kw_only(), py::arg("workspace") = py::none(),
              py::arg("stream") = 0,
-             "Log-softmax of the logits at chosen tokens, ranks, largest ones; see kernels/token_logprobs.h.");
+             "Log-softmax of the logits at chosen tokens, ranks, largest ones; see kernels/sampling/token_logprobs.h.");
 
   module.def("sampling_workspace_bytes", kernels::sampling_workspace_bytes, py::arg("num_rows"), py::arg("vocab_size"),
              py::arg("changes_logits"), "Bytes of GPU memory that sample and token_logprobs need as workspace.");
@@ -58,7 +59,7 @@ void register_copy_blocks(py::module_& module) {
     kernels::copy_blocks(src, dst, src_ids, dst_ids, stream, pool);
   };
   module.def("copy_blocks", copy, py::arg("src"), py::arg("dst"), py::arg("src_ids"), py::arg("dst_ids"), py::kw_only(),
-             py::arg("stream") = 0, "Copy whole blocks; see kernels/copy_blocks.h.");
+             py::arg("stream") = 0, "Copy whole blocks; see kernels/memory/copy_blocks.h.");
 
   const auto checksum = [](const TensorView& cache, const TensorView& ids, const TensorView& out, std::int64_t stream) {
     ThreadPool& pool = compute_pool();
@@ -66,7 +67,7 @@ void register_copy_blocks(py::module_& module) {
     kernels::checksum_blocks(cache, ids, out, stream, pool);
   };
   module.def("checksum_blocks", checksum, py::arg("cache"), py::arg("ids"), py::arg("out"), py::kw_only(),
-             py::arg("stream") = 0, "A 64-bit hash of the bytes of each block; see kernels/copy_blocks.h.");
+             py::arg("stream") = 0, "A 64-bit hash of the bytes of each block; see kernels/memory/copy_blocks.h.");
 }
 
 }  // namespace fastserve::bindings

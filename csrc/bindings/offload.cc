@@ -10,10 +10,10 @@
 #include "bindings/bindings.h"
 #include "bindings/offload_handle.h"
 #include "bindings/tensor_caster.h"
-#include "kernels/copy_blocks.h"
+#include "kernels/memory/copy_blocks.h"
+#include "offload/cuda/fragments.h"
 #include "offload/factory.h"
-#include "offload/fragments.h"
-#include "offload/host_memory.h"
+#include "offload/host/host_memory.h"
 
 namespace py = pybind11;
 

@@ -6,7 +6,7 @@
 
 #include "base/block_hash.h"
 #include "base/error.h"
-#include "offload/stream_copy.h"
+#include "offload/copy/stream_copy.h"
 
 namespace fastserve::offload {
 namespace {

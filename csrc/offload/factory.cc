@@ -5,7 +5,7 @@
 #include "base/error.h"
 #include "offload/cpu_offload.h"
 #ifdef FASTSERVE_WITH_CUDA
-#include "offload/cuda_offload.h"
+#include "offload/cuda/cuda_offload.h"
 #endif
 
 namespace fastserve::offload {

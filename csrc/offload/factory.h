@@ -3,7 +3,7 @@
 #include <memory>
 
 #include "base/tensor_view.h"
-#include "offload/host_arena.h"
+#include "offload/host/host_arena.h"
 #include "offload/offload_engine.h"
 
 namespace fastserve::offload {

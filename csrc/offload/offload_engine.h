@@ -8,7 +8,7 @@
 #include <string>
 #include <vector>
 
-#include "offload/copy_hook.h"
+#include "offload/copy/copy_hook.h"
 #include "offload/transfer.h"
 
 namespace fastserve::offload {

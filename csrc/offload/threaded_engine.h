@@ -10,9 +10,9 @@
 #include <vector>
 
 #include "base/tensor_view.h"
-#include "offload/block_checksums.h"
-#include "offload/copy_runs.h"
-#include "offload/host_arena.h"
+#include "offload/copy/block_checksums.h"
+#include "offload/copy/copy_runs.h"
+#include "offload/host/host_arena.h"
 #include "offload/offload_engine.h"
 #include "offload/transfer_board.h"
 

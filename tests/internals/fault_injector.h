@@ -7,7 +7,7 @@
 #include <mutex>
 #include <random>
 
-#include "offload/copy_hook.h"
+#include "offload/copy/copy_hook.h"
 #include "offload/offload_engine.h"
 
 namespace fastserve::offload {

@@ -3,7 +3,7 @@
 #include <type_traits>
 
 #include "base/error.h"
-#include "kernels/attention_gpu.h"
+#include "kernels/attention/attention_gpu.h"
 
 namespace fastserve::kernels::cuda {
 

@@ -10,7 +10,7 @@
 #include <utility>
 
 #include "base/error.h"
-#include "kernels/attention_gpu.h"
+#include "kernels/attention/attention_gpu.h"
 #include "kernels/cuda/launch.cuh"
 
 namespace fastserve::kernels::cuda {

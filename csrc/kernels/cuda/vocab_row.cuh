@@ -4,7 +4,7 @@
 
 #include "kernels/cuda/device.cuh"
 #include "kernels/cuda/vocab_rows.h"
-#include "kernels/vocab_scan.h"
+#include "kernels/sampling/vocab_scan.h"
 
 namespace fastserve::kernels::cuda {
 

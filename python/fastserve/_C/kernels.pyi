@@ -13,27 +13,27 @@ def activation(out: numpy.ndarray | torch.Tensor, x: numpy.ndarray | torch.Tenso
     """
 def attention_decode(q: numpy.ndarray | torch.Tensor, kv_cache: numpy.ndarray | torch.Tensor, query_start: numpy.ndarray | torch.Tensor, seq_lens: numpy.ndarray | torch.Tensor, block_start: numpy.ndarray | torch.Tensor, block_ids: numpy.ndarray | torch.Tensor, out: numpy.ndarray | torch.Tensor, *, row_begin: typing.SupportsInt | typing.SupportsIndex, row_end: typing.SupportsInt | typing.SupportsIndex, layer: typing.SupportsInt | typing.SupportsIndex, scale: typing.SupportsFloat | typing.SupportsIndex, workspace: numpy.ndarray | torch.Tensor | None = None, max_seq_len: typing.SupportsInt | typing.SupportsIndex = 0, backend: str = 'native', stream: typing.SupportsInt | typing.SupportsIndex = 0) -> None:
     """
-    Paged attention of rows with one query token each; see kernels/attention.h.
+    Paged attention of rows with one query token each; see kernels/attention/attention.h.
     """
 def attention_hopper_available() -> bool:
     """
-    Whether the current GPU runs the attention kernels for Hopper; see kernels/attention_gpu.h.
+    Whether the current GPU runs the attention kernels for Hopper; see kernels/attention/attention_gpu.h.
     """
 def attention_prefill(q: numpy.ndarray | torch.Tensor, kv_cache: numpy.ndarray | torch.Tensor, query_start: numpy.ndarray | torch.Tensor, seq_lens: numpy.ndarray | torch.Tensor, block_start: numpy.ndarray | torch.Tensor, block_ids: numpy.ndarray | torch.Tensor, out: numpy.ndarray | torch.Tensor, *, row_begin: typing.SupportsInt | typing.SupportsIndex, row_end: typing.SupportsInt | typing.SupportsIndex, layer: typing.SupportsInt | typing.SupportsIndex, scale: typing.SupportsFloat | typing.SupportsIndex, workspace: numpy.ndarray | torch.Tensor | None = None, max_seq_len: typing.SupportsInt | typing.SupportsIndex = 0, backend: str = 'native', stream: typing.SupportsInt | typing.SupportsIndex = 0) -> None:
     """
-    Paged causal attention of rows with any number of query tokens; see kernels/attention.h.
+    Paged causal attention of rows with any number of query tokens; see kernels/attention/attention.h.
     """
 def attention_workspace_bytes(num_rows: typing.SupportsInt | typing.SupportsIndex, num_q_heads: typing.SupportsInt | typing.SupportsIndex, head_dim: typing.SupportsInt | typing.SupportsIndex, max_seq_len: typing.SupportsInt | typing.SupportsIndex) -> int:
     """
-    Bytes of the workspace of attention on a GPU; see kernels/attention.h.
+    Bytes of the workspace of attention on a GPU; see kernels/attention/attention.h.
     """
 def checksum_blocks(cache: numpy.ndarray | torch.Tensor, ids: numpy.ndarray | torch.Tensor, out: numpy.ndarray | torch.Tensor, *, stream: typing.SupportsInt | typing.SupportsIndex = 0) -> None:
     """
-    A 64-bit hash of the bytes of each block; see kernels/copy_blocks.h.
+    A 64-bit hash of the bytes of each block; see kernels/memory/copy_blocks.h.
     """
 def copy_blocks(src: numpy.ndarray | torch.Tensor, dst: numpy.ndarray | torch.Tensor, src_ids: numpy.ndarray | torch.Tensor, dst_ids: numpy.ndarray | torch.Tensor, *, stream: typing.SupportsInt | typing.SupportsIndex = 0) -> None:
     """
-    Copy whole blocks; see kernels/copy_blocks.h.
+    Copy whole blocks; see kernels/memory/copy_blocks.h.
     """
 def embedding(out: numpy.ndarray | torch.Tensor, ids: numpy.ndarray | torch.Tensor, weight: numpy.ndarray | torch.Tensor, *, stream: typing.SupportsInt | typing.SupportsIndex = 0) -> None:
     """
@@ -65,7 +65,7 @@ def rope_kv_write(q: numpy.ndarray | torch.Tensor, k: numpy.ndarray | torch.Tens
     """
 def sample(logits: numpy.ndarray | torch.Tensor, settings: typing.Annotated[collections.abc.Sequence[numpy.ndarray | torch.Tensor], "FixedSize(7)"], seeds: numpy.ndarray | torch.Tensor, counters: numpy.ndarray | torch.Tensor, history_start: numpy.ndarray | torch.Tensor, history_tokens: numpy.ndarray | torch.Tensor, history_prompt_len: numpy.ndarray | torch.Tensor, banned_start: numpy.ndarray | torch.Tensor, banned_tokens: numpy.ndarray | torch.Tensor, out: numpy.ndarray | torch.Tensor, *, workspace: numpy.ndarray | torch.Tensor | None = None, stream: typing.SupportsInt | typing.SupportsIndex = 0) -> None:
     """
-    Choose a token per row of logits; settings are arrays in the order of Setting, see kernels/sampling.h.
+    Choose a token per row of logits; settings are arrays in the order of Setting, see kernels/sampling/sampling.h.
     """
 def sampling_workspace_bytes(num_rows: typing.SupportsInt | typing.SupportsIndex, vocab_size: typing.SupportsInt | typing.SupportsIndex, changes_logits: bool) -> int:
     """
@@ -73,7 +73,7 @@ def sampling_workspace_bytes(num_rows: typing.SupportsInt | typing.SupportsIndex
     """
 def token_logprobs(logits: numpy.ndarray | torch.Tensor, tokens: numpy.ndarray | torch.Tensor, token_logprobs: numpy.ndarray | torch.Tensor, ranks: numpy.ndarray | torch.Tensor, top_ids: numpy.ndarray | torch.Tensor, top_logprobs: numpy.ndarray | torch.Tensor, *, workspace: numpy.ndarray | torch.Tensor | None = None, stream: typing.SupportsInt | typing.SupportsIndex = 0) -> None:
     """
-    Log-softmax of the logits at chosen tokens, ranks, largest ones; see kernels/token_logprobs.h.
+    Log-softmax of the logits at chosen tokens, ranks, largest ones; see kernels/sampling/token_logprobs.h.
     """
 linear_bf16_input_unit: int = 32
 linear_panel_width: int = 32

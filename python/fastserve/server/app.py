@@ -16,9 +16,9 @@ from fastserve.server import generate_routes, health_routes, info_routes
 from fastserve.server.auth import ApiKeyMiddleware
 from fastserve.server.errors import ApiError, ClientGoneError, to_api_error
 from fastserve.server.keys import ApiKeys
-from fastserve.server.openapi import describe
 from fastserve.server.protocols import EngineProtocol
-from fastserve.server.request_body import state_of
+from fastserve.server.requests.openapi import describe
+from fastserve.server.requests.request_body import state_of
 from fastserve.server.server_state import ServerState
 
 logger = get_logger(__name__)

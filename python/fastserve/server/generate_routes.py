@@ -8,11 +8,11 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from fastserve.server.errors import bad_request
-from fastserve.server.formatter import ChatFormatter, CompletionFormatter
-from fastserve.server.generation import Generation
-from fastserve.server.request_body import body_schema, read_request, state_of, warning_headers
-from fastserve.server.response import GenerationResponse
-from fastserve.server.schema import MAX_CHOICES, ChatRequest, CompletionRequest, GenerationRequest, TokenIds
+from fastserve.server.requests.request_body import body_schema, read_request, state_of, warning_headers
+from fastserve.server.requests.schema import MAX_CHOICES, ChatRequest, CompletionRequest, GenerationRequest, TokenIds
+from fastserve.server.responses.formatter import ChatFormatter, CompletionFormatter
+from fastserve.server.responses.generation import Generation
+from fastserve.server.responses.response import GenerationResponse
 from fastserve.server.server_state import ServerState
 from fastserve.types import SamplingParams
 

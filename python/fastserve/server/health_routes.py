@@ -3,7 +3,7 @@
 from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, Response
 
-from fastserve.server.request_body import state_of
+from fastserve.server.requests.request_body import state_of
 from fastserve.server.server_state import ServerState
 
 router = APIRouter()

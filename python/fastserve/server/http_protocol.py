@@ -11,7 +11,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from fastserve.log import get_logger
 from fastserve.server.descriptors import DescriptorWatch
 from fastserve.server.errors import ApiError
-from fastserve.server.json_body import BODY_TIMEOUT_S, DISCARD_FACTOR
+from fastserve.server.requests.json_body import BODY_TIMEOUT_S, DISCARD_FACTOR
 
 MAX_HEAD_BYTES = 64 * 1024
 MAX_HEADERS = 128

@@ -11,10 +11,10 @@ from fastserve.metrics.exposition import CONTENT_TYPE
 from fastserve.server.errors import RETRY_AFTER_S, ApiError, bad_request
 from fastserve.server.prompts import INLINE_TOKENS
 from fastserve.server.protocols import EngineProtocol, TokenizerProtocol
-from fastserve.server.request_body import body_schema, read_request, state_of, warning_headers
-from fastserve.server.schema import DetokenizeRequest, TokenIds, TokenizeRequest
+from fastserve.server.requests.request_body import body_schema, read_request, state_of, warning_headers
+from fastserve.server.requests.schema import DetokenizeRequest, TokenIds, TokenizeRequest
+from fastserve.server.responses.sse import to_json
 from fastserve.server.server_state import ServerState
-from fastserve.server.sse import to_json
 from fastserve.types import EngineStats
 
 # The engine answers between two iterations; Prometheus gives up after 10 s.

@@ -7,10 +7,10 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import ParamSpec, TypeVar
 
 from fastserve.errors import OverloadedError
-from fastserve.server.chat_renderer import ChatRenderer
 from fastserve.server.errors import bad_request, context_overflow, prompt_overflow
 from fastserve.server.protocols import EngineProtocol
-from fastserve.server.schema import TokenIds
+from fastserve.server.requests.schema import TokenIds
+from fastserve.server.side_processes.chat_renderer import ChatRenderer
 
 # Below this, tokenizing takes less than the hop to a thread and back.
 INLINE_TEXT_CHARS = 1024

@@ -7,13 +7,13 @@ from fastserve.config import ServerConfig
 from fastserve.errors import EngineDeadError
 from fastserve.log import get_logger
 from fastserve.metrics import MetricsExporter, RequestMetrics
-from fastserve.server.body_reader import BodyReader
-from fastserve.server.chat_renderer import ChatRenderer
 from fastserve.server.errors import ApiError, DrainingError, LoadingError, RestartingError, refusal_reason
 from fastserve.server.in_flight import InFlight
 from fastserve.server.prompts import PromptReader, TextThreads
 from fastserve.server.protocols import EngineProtocol
 from fastserve.server.recorder import Recorder
+from fastserve.server.side_processes.body_reader import BodyReader
+from fastserve.server.side_processes.chat_renderer import ChatRenderer
 
 logger = get_logger(__name__)
 

@@ -6,7 +6,7 @@
 
 #include "base/tensor_view.h"
 #include "base/thread_pool.h"
-#include "kernels/attention_gpu.h"
+#include "kernels/attention/attention_gpu.h"
 
 namespace fastserve::kernels {
 namespace {

@@ -5,9 +5,9 @@
 #include <random>
 #include <vector>
 
-#include "kernels/attention_hopper_layout.h"
-#include "kernels/attention_schedule.h"
-#include "kernels/attention_tile_layout.h"
+#include "kernels/attention/attention_hopper_layout.h"
+#include "kernels/attention/attention_schedule.h"
+#include "kernels/attention/attention_tile_layout.h"
 
 namespace fastserve::kernels {
 namespace {

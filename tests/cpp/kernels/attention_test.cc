@@ -1,6 +1,6 @@
 // Attention, sampling and block copies in the sanitizer builds: odd sizes in buffers of exactly the size they may
 // touch, on several threads. What they compute is checked against torch in tests/unit/ops.
-#include "kernels/attention.h"
+#include "kernels/attention/attention.h"
 
 #include <gtest/gtest.h>
 
@@ -9,9 +9,9 @@
 
 #include "base/cpu_isa.h"
 #include "base/thread_pool.h"
-#include "kernels/copy_blocks.h"
-#include "kernels/sampling.h"
-#include "kernels/token_logprobs.h"
+#include "kernels/memory/copy_blocks.h"
+#include "kernels/sampling/sampling.h"
+#include "kernels/sampling/token_logprobs.h"
 #include "owned_tensor.h"
 
 namespace fastserve::kernels {

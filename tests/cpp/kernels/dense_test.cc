@@ -7,12 +7,12 @@
 #include "base/cpu_isa.h"
 #include "base/tensor_view.h"
 #include "base/thread_pool.h"
-#include "kernels/activation.h"
-#include "kernels/embedding.h"
-#include "kernels/linear.h"
-#include "kernels/memory_roof.h"
-#include "kernels/norm.h"
-#include "kernels/rope_kv_write.h"
+#include "kernels/dense/activation.h"
+#include "kernels/dense/embedding.h"
+#include "kernels/dense/linear.h"
+#include "kernels/dense/norm.h"
+#include "kernels/dense/rope_kv_write.h"
+#include "kernels/memory/memory_roof.h"
 #include "owned_tensor.h"
 
 namespace fastserve::kernels {

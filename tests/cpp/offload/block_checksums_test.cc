@@ -1,4 +1,4 @@
-#include "offload/block_checksums.h"
+#include "offload/copy/block_checksums.h"
 
 #include <gtest/gtest.h>
 

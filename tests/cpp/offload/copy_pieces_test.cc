@@ -1,4 +1,4 @@
-#include "offload/copy_pieces.h"
+#include "offload/copy/copy_pieces.h"
 
 #include <gtest/gtest.h>
 

@@ -1,4 +1,4 @@
-#include "offload/copy_runs.h"
+#include "offload/copy/copy_runs.h"
 
 #include <gtest/gtest.h>
 

@@ -1,4 +1,4 @@
-#include "offload/host_arena.h"
+#include "offload/host/host_arena.h"
 
 #include <gtest/gtest.h>
 
@@ -7,7 +7,7 @@
 #include <fstream>
 
 #include "base/error.h"
-#include "offload/host_memory.h"
+#include "offload/host/host_memory.h"
 
 namespace fastserve::offload {
 namespace {

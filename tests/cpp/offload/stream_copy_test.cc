@@ -1,4 +1,4 @@
-#include "offload/stream_copy.h"
+#include "offload/copy/stream_copy.h"
 
 #include <gtest/gtest.h>
 

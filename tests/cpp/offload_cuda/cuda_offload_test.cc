@@ -1,5 +1,5 @@
 // The CUDA backend of the offload engine over a CUDA runtime made of threads: what it orders, bounds and cleans up.
-#include "offload/cuda_offload.h"
+#include "offload/cuda/cuda_offload.h"
 
 #include <gtest/gtest.h>
 

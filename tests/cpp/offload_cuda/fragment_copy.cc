@@ -1,4 +1,4 @@
-#include "offload/fragment_copy.h"
+#include "offload/cuda/fragment_copy.h"
 
 #include <cstring>
 

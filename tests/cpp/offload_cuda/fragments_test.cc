@@ -1,5 +1,5 @@
 // Ranges copied by a kernel, over a CUDA runtime made of threads: how many launches they take.
-#include "offload/fragments.h"
+#include "offload/cuda/fragments.h"
 
 #include <gtest/gtest.h>
 

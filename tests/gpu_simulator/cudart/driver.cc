@@ -7,7 +7,7 @@
 
 #include "cudart/device.h"
 #include "cudart/runtime.h"
-#include "ptx/tensor_map.h"
+#include "ptx/memory/tensor_map.h"
 
 namespace {
 

@@ -9,7 +9,7 @@
 #include <vector>
 
 #include "ptx/machine.h"
-#include "ptx/module.h"
+#include "ptx/parser/module.h"
 
 namespace cudart {
 

@@ -2,7 +2,7 @@
 
 #include <string>
 
-#include "ptx/small_kernel.h"
+#include "ptx/testing/small_kernel.h"
 
 namespace ptx {
 namespace {

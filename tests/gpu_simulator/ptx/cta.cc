@@ -3,8 +3,8 @@
 #include <algorithm>
 #include <utility>
 
-#include "ptx/declaration.h"
 #include "ptx/error.h"
+#include "ptx/parser/declaration.h"
 
 namespace ptx {
 namespace {

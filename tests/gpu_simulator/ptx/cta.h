@@ -9,7 +9,7 @@
 #include <span>
 #include <vector>
 
-#include "ptx/module.h"
+#include "ptx/parser/module.h"
 #include "ptx/warp.h"
 
 namespace ptx {

@@ -5,7 +5,7 @@
 #include <string>
 #include <vector>
 
-#include "ptx/small_kernel.h"
+#include "ptx/testing/small_kernel.h"
 
 namespace ptx {
 namespace {

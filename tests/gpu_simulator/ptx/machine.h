@@ -4,7 +4,7 @@
 #include <span>
 
 #include "ptx/cta.h"
-#include "ptx/module.h"
+#include "ptx/parser/module.h"
 
 namespace ptx {
 

@@ -11,7 +11,7 @@
 
 #include "ptx/cta.h"
 #include "ptx/error.h"
-#include "ptx/module.h"
+#include "ptx/parser/module.h"
 
 namespace ptx {
 namespace {

@@ -6,7 +6,7 @@
 #include <cstdlib>
 #include <string>
 
-#include "ptx/small_kernel.h"
+#include "ptx/testing/small_kernel.h"
 
 namespace ptx {
 namespace {

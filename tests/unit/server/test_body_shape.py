@@ -3,7 +3,8 @@
 import msgspec
 import pytest
 
-from fastserve.server.body_shape import (
+from fastserve.server.errors import ApiError
+from fastserve.server.requests.body_shape import (
     MAX_FIELDS,
     MAX_JSON_DEPTH,
     MAX_JSON_PARTS,
@@ -13,8 +14,7 @@ from fastserve.server.body_shape import (
     check_parts,
     check_shape,
 )
-from fastserve.server.errors import ApiError
-from fastserve.server.json_body import parse_object
+from fastserve.server.requests.json_body import parse_object
 from fastserve.types import MAX_STOP_STRINGS, MAX_STOP_TOKEN_IDS
 
 MILLION = 1_000_000

@@ -2,7 +2,7 @@
 
 import pytest
 
-from fastserve.server.logprobs import ChatLogprobs, CompletionLogprobs
+from fastserve.server.responses.logprobs import ChatLogprobs, CompletionLogprobs
 from fastserve.types import TokenLogprobs
 from tests.unit.server.fake_engine import FakeTokenizer
 

@@ -3,9 +3,9 @@
 import pytest
 
 from fastserve.server.errors import ApiError
-from fastserve.server.messages import MAX_TOOL_CALLS
-from fastserve.server.schema import ChatRequest
-from fastserve.server.validation import parse_request
+from fastserve.server.requests.messages import MAX_TOOL_CALLS
+from fastserve.server.requests.schema import ChatRequest
+from fastserve.server.requests.validation import parse_request
 
 CALL = {"id": "c1", "type": "function", "function": {"name": "look", "arguments": '{"at": "sky", "unit": null}'}}
 SEEN_CALL = {"id": "c1", "type": "function", "function": {"name": "look", "arguments": {"at": "sky", "unit": None}}}

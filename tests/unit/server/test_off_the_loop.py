@@ -13,8 +13,10 @@ import httpx
 import pytest
 
 from fastserve.config import EngineConfig, ServerConfig
-from fastserve.server import chat_renderer, request_body, run
+from fastserve.server import run
 from fastserve.server.prompts import INLINE_TEXT_CHARS, INLINE_TOKENS
+from fastserve.server.requests import request_body
+from fastserve.server.side_processes import chat_renderer
 from fastserve.tokenizer import ChatTemplates
 from tests.unit.server.conftest import live_server, until
 from tests.unit.server.fake_engine import INFO, FakeEngine, FakeTokenizer

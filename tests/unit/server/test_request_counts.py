@@ -10,8 +10,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from fastserve.config import ServerConfig
 from fastserve.errors import EngineDeadError, InvalidArgumentError, OverloadedError
 from fastserve.metrics import REFUSAL_REASONS
-from fastserve.server import json_body
 from fastserve.server.errors import DrainingError
+from fastserve.server.requests import json_body
 from fastserve.types import EngineStats, FinishReason
 from tests.unit.server.conftest import Live, live_server, until
 from tests.unit.server.fake_engine import Script

@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 from fastserve.config import ServerConfig
 from fastserve.server.app import build_app
 from fastserve.server.errors import ApiError
-from fastserve.server.ignored_fields import CHAT_NOOP_VALUES, COMPLETION_NOOP_VALUES
-from fastserve.server.json_body import parse_object
-from fastserve.server.request_body import INLINE_BODY_BYTES
-from fastserve.server.schema import ChatRequest, CompletionRequest, DetokenizeRequest, TokenizeRequest
-from fastserve.server.validation import parse_request
+from fastserve.server.requests.ignored_fields import CHAT_NOOP_VALUES, COMPLETION_NOOP_VALUES
+from fastserve.server.requests.json_body import parse_object
+from fastserve.server.requests.request_body import INLINE_BODY_BYTES
+from fastserve.server.requests.schema import ChatRequest, CompletionRequest, DetokenizeRequest, TokenizeRequest
+from fastserve.server.requests.validation import parse_request
 from tests.unit.server.fake_engine import Call, FakeEngine
 
 FIELDS = sorted(

@@ -4,7 +4,7 @@ from dataclasses import fields
 
 import pytest
 
-from fastserve.server.schema import ChatRequest, CompletionRequest, GenerationRequest
+from fastserve.server.requests.schema import ChatRequest, CompletionRequest, GenerationRequest
 from fastserve.types import SamplingDefaults, SamplingParams, SchedulingParams
 
 BODIES = {
@@ -22,7 +22,7 @@ def test_every_parameter_is_a_field_of_the_body_with_the_same_default(
     body = model.model_validate(BODIES[model])
     made = body.scheduling_params() if params is SchedulingParams else body.sampling_params(SamplingDefaults())
     for field in fields(params):
-        assert field.name in model.model_fields, f"declare {field.name} in server/schema.py"
+        assert field.name in model.model_fields, f"declare {field.name} in server/requests/schema.py"
         if field.name not in SPELLED_OTHERWISE:
             assert getattr(made, field.name) == getattr(params(), field.name)
 

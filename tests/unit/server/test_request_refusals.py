@@ -7,10 +7,10 @@ import openai
 import pytest
 
 from fastserve.config import ServerConfig
-from fastserve.server import json_body
-from fastserve.server.body_shape import MAX_JSON_DEPTH, MAX_STOP_CHARS
 from fastserve.server.errors import ApiError
-from fastserve.server.json_body import parse_object
+from fastserve.server.requests import json_body
+from fastserve.server.requests.body_shape import MAX_JSON_DEPTH, MAX_STOP_CHARS
+from fastserve.server.requests.json_body import parse_object
 from tests.unit.server.conftest import live_server
 
 BAD_COMPLETIONS = [

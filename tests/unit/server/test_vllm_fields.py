@@ -6,7 +6,7 @@ import logging
 import pytest
 
 from fastserve.config import ServerConfig
-from fastserve.server.request_body import INLINE_BODY_BYTES, MAX_NAMES
+from fastserve.server.requests.request_body import INLINE_BODY_BYTES, MAX_NAMES
 from tests.unit.server.conftest import live_server
 from tests.unit.server.fake_engine import BOS, Script
 

@@ -1,0 +1,278 @@
+"""The request bodies, as strict pydantic models; `validation` makes them.
+
+Ranges of the sampling fields are checked where they are defined, by `SamplingParams`.
+"""
+
+from collections.abc import Iterable
+from dataclasses import fields
+from typing import Annotated, Any, ClassVar, Literal
+
+import msgspec
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PrivateAttr, StringConstraints
+
+from fastserve.errors import InvalidArgumentError
+from fastserve.server.errors import bad_request, prompt_overflow
+from fastserve.server.requests.body_shape import MAX_MESSAGES
+from fastserve.server.requests.ignored_fields import CHAT_NOOP_VALUES, COMPLETION_NOOP_VALUES
+from fastserve.server.requests.messages import Messages
+from fastserve.types import (
+    MAX_DEADLINE_S,
+    MAX_LOGPROBS,
+    MIN_PAUSE_S,
+    SamplingDefaults,
+    SamplingParams,
+    SchedulingParams,
+)
+
+# Completions of one request, over all its prompts.
+MAX_CHOICES = 1024
+# Token ids that /detokenize takes at a time, or those of a whole context where that is longer.
+MAX_DETOKENIZED = 1 << 17
+DEFAULT_COMPLETION_TOKENS = 16
+
+
+# Clients write numbers as texts, and whole ones as floats: "5", 5.0. `validation` refuses true and false.
+Integer = Annotated[int, Field(strict=False)]
+Number = Annotated[float, Field(strict=False, allow_inf_nan=False)]
+# A list stops at its first bad item: a megabyte of bad items must not become a megabyte of complaints.
+TokenIds = Annotated[list[int], Field(fail_fast=True)]
+Texts = Annotated[list[str], Field(fail_fast=True)]
+StopStrings = Annotated[str | Texts, AfterValidator(lambda stop: [stop] if isinstance(stop, str) else stop)]
+RequestId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._:\-]{1,128}$")]
+LengthClass = Annotated[str, StringConstraints(max_length=256)]
+CacheSalt = Annotated[str, StringConstraints(max_length=256)]
+Deadline = Annotated[float, Field(strict=False, gt=0, le=MAX_DEADLINE_S, allow_inf_nan=False)]
+Pause = Annotated[float, Field(strict=False, ge=MIN_PAUSE_S, le=MAX_DEADLINE_S, allow_inf_nan=False)]
+Priority = Annotated[int, Field(strict=False, ge=-(2**31), lt=2**31)]
+Truncation = Annotated[int, Field(strict=False, ge=-1, lt=2**31)]
+
+
+class RequestBody(BaseModel):
+    """What all bodies have in common."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+    noop_values: ClassVar[dict[str, tuple[object, ...]]] = {}
+
+    def check_lengths(self, max_model_len: int) -> None:
+        """Refuse lists of token ids that no context could hold, before anything more is done with them.
+
+        Raises:
+            ApiError: 400.
+        """
+
+
+class StreamOptions(RequestBody):
+    """Extras of a stream. `include_events`: an SSE comment whenever the scheduler parks, resumes or moves a choice."""
+
+    include_usage: bool = False
+    continuous_usage_stats: bool = False
+    include_events: bool = False
+    include_obfuscation: Literal[False] = False
+
+    @property
+    def usage_in_chunks(self) -> bool:
+        """Whether every chunk carries the usage so far."""
+        return self.include_usage and self.continuous_usage_stats
+
+
+class GenerationRequest(RequestBody):
+    """What completions and chats have in common.
+
+    A field with the name of one of `SamplingParams` or `SchedulingParams` becomes that one.
+    """
+
+    id_prefix: ClassVar[str]  # of the ids that the server gives
+
+    model: str | None = None
+    max_tokens: Integer | None = None
+    min_tokens: Integer = 0
+    # None = not given: the model's default stands.
+    temperature: Number | None = None
+    top_p: Number | None = None
+    top_k: Integer | None = None
+    min_p: Number | None = None
+    presence_penalty: Number = 0.0
+    frequency_penalty: Number = 0.0
+    repetition_penalty: Number | None = None
+    seed: Integer | None = None
+    stop: StopStrings = Field(default_factory=list)
+    stop_token_ids: TokenIds = Field(default_factory=list)
+    include_stop_str_in_output: bool = False
+    skip_special_tokens: bool = True
+    ignore_eos: bool = False
+    n: Integer = 1
+    stream: bool = False
+    stream_options: StreamOptions | None = None
+    priority: Priority = 0
+    request_id: RequestId | None = None
+    cache_salt: CacheSalt = ""
+    length_class: LengthClass = ""
+    deadline_s: Deadline | None = None
+    max_pause_s: Pause | None = None
+    truncate_prompt_tokens: Truncation | None = None
+    return_token_ids: bool = False
+
+    def sampling_params(self, defaults: SamplingDefaults) -> SamplingParams:
+        """The sampling fields; `defaults` stands for those that were not given.
+
+        Raises:
+            InvalidArgumentError: a value is out of its range.
+            ApiError: 400, two fields contradict each other.
+        """
+        asked = _given(self, _SAMPLING)
+        asked |= {"max_tokens": defaults.cap(self._max_tokens(defaults)), "logprobs": self.num_logprobs()}
+        return SamplingParams(**defaults.given() | asked)
+
+    def scheduling_params(self) -> SchedulingParams:
+        """The scheduling fields."""
+        return SchedulingParams(**_given(self, _SCHEDULING))
+
+    def stream_settings(self) -> StreamOptions | None:
+        """The options of the stream; None = the reply comes in one piece.
+
+        Raises:
+            ApiError: 400, options without a stream.
+        """
+        if self.stream_options is not None and not self.stream:
+            raise bad_request("stream_options needs stream: true", "stream_options", "invalid_value")
+        return self.stream_options or StreamOptions() if self.stream else None
+
+    def max_tokens_asked(self) -> int | None:
+        """The limit of the output as the client set it.
+
+        Raises:
+            ApiError: 400, it has set two.
+        """
+        return self.max_tokens
+
+    def default_max_tokens(self, defaults: SamplingDefaults) -> int | None:
+        """The limit where the client has set none; None = up to the model's context."""
+        raise NotImplementedError
+
+    def num_logprobs(self) -> int | None:
+        """`SamplingParams.logprobs`."""
+        raise NotImplementedError
+
+    def _max_tokens(self, defaults: SamplingDefaults) -> int | None:
+        asked = self.max_tokens_asked()
+        return self.default_max_tokens(defaults) if asked is None else asked
+
+
+def _given(body: GenerationRequest, names: Iterable[str]) -> dict[str, Any]:
+    """The values that the body has under these names."""
+    return {
+        name: tuple(value) if isinstance(value, list) else value
+        for name in names
+        if (value := getattr(body, name)) is not None
+    }
+
+
+_SAMPLING = tuple(field.name for field in fields(SamplingParams))
+_SCHEDULING = tuple(field.name for field in fields(SchedulingParams))
+
+
+class CompletionRequest(GenerationRequest):
+    """Body of `/v1/completions`."""
+
+    noop_values: ClassVar[dict[str, tuple[object, ...]]] = COMPLETION_NOOP_VALUES
+    id_prefix: ClassVar[str] = "cmpl-"
+
+    prompt: str | TokenIds | Texts | Annotated[list[TokenIds], Field(fail_fast=True)]
+    logprobs: Integer | None = None
+    echo: bool = False
+    add_special_tokens: bool = True
+
+    def prompts(self) -> list[str | TokenIds]:
+        """The prompts as a list, whichever form they came in.
+
+        Raises:
+            ApiError: 400 when there are none.
+        """
+        if isinstance(self.prompt, str):
+            return [self.prompt]
+        if not self.prompt:
+            raise bad_request("prompt must not be empty", param="prompt", code="invalid_value")
+        if isinstance(self.prompt[0], int):
+            return [self.prompt]
+        return list(self.prompt)
+
+    def default_max_tokens(self, defaults: SamplingDefaults) -> int | None:
+        return DEFAULT_COMPLETION_TOKENS
+
+    def num_logprobs(self) -> int | None:
+        return self.logprobs
+
+    def check_lengths(self, max_model_len: int) -> None:
+        for prompt in self.prompts() if self.truncate_prompt_tokens is None else ():
+            if isinstance(prompt, list) and len(prompt) >= max_model_len:
+                raise prompt_overflow(max_model_len, f"{len(prompt)} tokens", "prompt")
+
+
+class Conversation(RequestBody):
+    """Messages, for the chat template."""
+
+    messages: Messages | None
+    _rows: bytes = PrivateAttr(b"")
+
+    def template_rows(self) -> bytes:
+        """The messages in the form that chat templates expect, as JSON."""
+        return self._rows or msgspec.json.encode([message.as_template_row() for message in self.messages or ()])
+
+    def put_rows(self, rows: bytes) -> None:
+        """Have these in the place of the messages' own."""
+        self._rows = rows
+
+
+class ChatRequest(GenerationRequest, Conversation):
+    """Body of `/v1/chat/completions`."""
+
+    noop_values: ClassVar[dict[str, tuple[object, ...]]] = CHAT_NOOP_VALUES
+    id_prefix: ClassVar[str] = "chatcmpl-"
+
+    messages: Messages = Field(min_length=1, max_length=MAX_MESSAGES)
+    max_completion_tokens: Integer | None = None
+    logprobs: bool = False
+    top_logprobs: Integer = 0
+    add_generation_prompt: bool = True
+    add_special_tokens: bool = False
+
+    def max_tokens_asked(self) -> int | None:
+        if None not in (self.max_tokens, self.max_completion_tokens) and self.max_tokens != self.max_completion_tokens:
+            message = "max_tokens and max_completion_tokens are two names of one limit; send one"
+            raise bad_request(message, "max_completion_tokens", "invalid_value")
+        return self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens
+
+    def default_max_tokens(self, defaults: SamplingDefaults) -> int | None:
+        return defaults.max_tokens
+
+    def num_logprobs(self) -> int | None:
+        if not 0 <= self.top_logprobs <= MAX_LOGPROBS:
+            message = f"top_logprobs must be between 0 and {MAX_LOGPROBS}, got {self.top_logprobs}"
+            raise InvalidArgumentError(message)
+        if self.top_logprobs and not self.logprobs:
+            raise bad_request("top_logprobs needs logprobs: true", param="top_logprobs", code="invalid_value")
+        return self.top_logprobs if self.logprobs else None
+
+
+class TokenizeRequest(Conversation):
+    """Body of `/tokenize`: a prompt, or messages to put through the chat template."""
+
+    model: str | None = None
+    prompt: str | None = None
+    messages: Messages | None = Field(default=None, min_length=1, max_length=MAX_MESSAGES)
+    add_generation_prompt: bool = True
+    add_special_tokens: bool | None = None
+    return_token_strs: bool = False
+
+
+class DetokenizeRequest(RequestBody):
+    """Body of `/detokenize`."""
+
+    model: str | None = None
+    tokens: TokenIds
+
+    def check_lengths(self, max_model_len: int) -> None:
+        limit = max(max_model_len, MAX_DETOKENIZED)
+        if len(self.tokens) > limit:
+            message = f"tokens must be at most {limit} token ids, got {len(self.tokens)}; send several requests"
+            raise bad_request(message, "tokens", "invalid_value")

@@ -1,0 +1,1 @@
+"""What clients get back: OpenAI's JSON objects and streams."""
