@@ -123,7 +123,7 @@ class MachineCost:
     """
 
     def __init__(self, cost: CostModel, deviations: np.ndarray) -> None:
-        """Deviations: of one iteration each, in their order; past the last one they begin anew."""
+        """Deviations of single iterations, in order; after the last one they start again from the first."""
         self._cost = cost
         self._deviations = itertools.cycle(deviations.tolist())
 

@@ -157,7 +157,7 @@ class _BusyTime:
 
 
 def _warm_up(core: EngineCore) -> None:
-    """Touch weights and buffers; what this writes into the KV pool belongs to nobody."""
+    """Touch weights and buffers; what this writes into the KV pool belongs to no request."""
     for _ in range(3):
         core.executor.time_iteration(
             prefill_tokens=64, prefill_ctx=0, num_decodes=min(8, core.info.max_num_seqs - 1), decode_ctx=64

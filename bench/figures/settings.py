@@ -18,7 +18,7 @@ class RunSettings:
         host_kv_gib, num_gpu_blocks_override: KV pools, as in `CacheConfig`.
         iteration_overhead_us, device_overhead_us, row_overhead_us, separate_prefills: as in `EngineCosts`, microseconds.
         prefix_caching: None = when the workload has conversations.
-        hide_lengths: requests end by a stop token that nobody knows beforehand, whatever the policy: the engine computes a row
+        hide_lengths: requests end by a stop token that is not known beforehand, whatever the policy: the engine computes a row
             in vain for each. None = only for policies that would learn the lengths from max_tokens. Lines that are
             compared with `learned` need true.
         workload: a name in workloads.toml.

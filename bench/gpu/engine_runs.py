@@ -30,7 +30,7 @@ class Load:
 
 @dataclass(slots=True)
 class Steps:
-    """Of iterations that followed one another without a pause: seconds, rows, tokens, requests preempted by the turn."""
+    """Of iterations that followed one another without a pause: seconds, rows, tokens, requests preempted by the step."""
 
     seconds: list[float] = field(default_factory=list)
     rows: list[int] = field(default_factory=list)
@@ -142,14 +142,14 @@ def serve(core: EngineCore, load: Load) -> Outcome:
             time.sleep(min(delay_s, IDLE_S))
             continue
         preempted = core.scheduler.stats().preemptions
-        turn = core.turn()
-        outputs = core.outputs_of(turn, time.monotonic())
+        result = core.run_step()
+        outputs = core.outputs_of(result, time.monotonic())
         now_s = time.monotonic() - started_s
-        if turn.plan is not None and turn.plan.num_rows:
+        if result.plan is not None and result.plan.num_rows:
             if last_s is not None:
                 steps.seconds.append(now_s - last_s)
-                steps.rows.append(turn.plan.num_rows)
-                steps.tokens.append(turn.plan.num_tokens)
+                steps.rows.append(result.plan.num_rows)
+                steps.tokens.append(result.plan.num_tokens)
                 steps.preempted.append(core.scheduler.stats().preemptions - preempted)
             last_s = now_s
         for output in outputs:

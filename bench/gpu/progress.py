@@ -81,7 +81,7 @@ def exit_if_device_is_lost() -> None:
 
 
 def run_to_the_end(command: Sequence[str], path: Path, *, stall_s: float = STALL_S, log: Path | None = None) -> bool:
-    """Run a command again and again until it says that it is done, does not get on, or has lost MOST_PROCESSES.
+    """Run a command again and again until it says that it is done, makes no progress, or has lost MOST_PROCESSES.
 
     Args:
         path: its file of progress.

@@ -1,6 +1,6 @@
 """What the scheduler itself costs: a step, a request, a plan's way into Python, memory.
 
-`python -m bench.sched [--steps N] [--output results.json]`. No model runs: tokens are made up, copies end one step after they
+`python -m bench.sched [--steps N] [--output results.json]`. No model runs: tokens are synthetic, copies end one step after they
 began, finished requests are replaced, so that the number waiting stays what it is. Times include the call from Python.
 """
 
@@ -161,7 +161,7 @@ def per_call_us(call: Callable[[int], object], count: int) -> float:
 
 
 class Uncalled:
-    """Stands in for the scheduler: what a call of that shape costs in the loop around it."""
+    """A stub of the scheduler: measures what a call of that shape costs in the loop around it."""
 
     def add(self, request_id: int, prompt: np.ndarray, options: RequestOptions, *, now_s: float) -> None:
         pass

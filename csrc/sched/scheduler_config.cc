@@ -86,7 +86,7 @@ void SchedulerConfig::validate() const {
   FS_REQUIRE(max_num_batched_tokens >= max_num_seqs, "max_num_batched_tokens must be at least max_num_seqs (",
              max_num_seqs, ") so that every running request can decode, got ", max_num_batched_tokens);
   FS_REQUIRE(policy == PolicyKind::kSlo || (!ttft_slo_s && !tpot_slo_s),
-             "ttft_slo_s and tpot_slo_s are of the policy slo, not of ", name_of(policy),
+             "ttft_slo_s and tpot_slo_s belong to the policy slo, not to ", name_of(policy),
              ": leave them out, or the policy");
 }
 

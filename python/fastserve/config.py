@@ -21,9 +21,9 @@ GIB = 1 << 30
 def option(
     default: object, text: str, *, unit: str = "", choices: Sequence[str] = (), alias: str = "", secret: bool = False
 ) -> Any:
-    """A config field with its help text, unit and a second flag name; a secret one is left out of the repr.
+    """Return a config field with its help text, unit and optional second flag name; a secret one is not in the repr.
 
-    `choices` are those of its flag, where they are fewer than the values of its type.
+    `choices` lists the values of its flag where the type has more values than the flag accepts.
     """
     metadata = {"help": text, "unit": unit, "choices": tuple(choices), "alias": alias}
     return field(default=default, repr=not secret, metadata=metadata)
@@ -44,7 +44,7 @@ def _hints(config_class: type) -> dict[str, Any]:
 
 
 def _check_types(config: object) -> None:
-    """Refuse what is not of its field's type or not one of its choices: from Python any value may come."""
+    """Reject values of the wrong type and values that are not among the choices: Python callers can pass anything."""
     config_class: Any = type(config)
     for name, hint in _hints(config_class).items():
         kinds = get_args(hint) if get_origin(hint) in (types.UnionType, Union) else (hint,)
@@ -65,7 +65,7 @@ def _check_types(config: object) -> None:
 
 
 def _check_range(config: object, low: float, high: float, *names: str, unit: str = "", above: bool = False) -> None:
-    """Refuse values outside [low, high], or outside (low, high] with `above`; None is no value."""
+    """Reject values outside [low, high], or outside (low, high] with `above`; None passes."""
     rule = f"above {low:g} and at most {high:g}" if above else f"between {low} and {high}"
     for name in names:
         value = getattr(config, name)
@@ -75,38 +75,40 @@ def _check_range(config: object, low: float, high: float, *names: str, unit: str
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelConfig:
-    """Which model, in which type."""
+    """Model and data type."""
 
     model: str = option(
-        "", "folder of a Hugging Face checkpoint, or a hub id: downloaded once, then taken from the local cache"
+        "",
+        "folder of a Hugging Face checkpoint, or a hub id, which is downloaded once and then read from the local cache",
     )
-    tokenizer: str | None = option(None, "folder or hub id of the tokenizer, when it is not the model's")
-    revision: str | None = option(None, "branch, tag or commit of a model that is a hub id; default: its main branch")
-    download_dir: str | None = option(None, "where downloads are kept; default: the local Hugging Face cache")
+    tokenizer: str | None = option(None, "folder or hub id of the tokenizer; default: the model's own")
+    revision: str | None = option(None, "branch, tag or commit of a model on the hub; default: its main branch")
+    download_dir: str | None = option(None, "folder for downloads; default: the local Hugging Face cache")
     dtype: DTypeName = option(
         "auto",
-        "type of weights, activations and KV; auto = as stored",
+        "data type of weights, activations and KV; auto = as stored in the checkpoint",
     )
     generation_config: str = option(
         "auto",
-        "sampling defaults: auto = of the model's generation_config.json, vllm = none, or the path of such a file or its folder",
+        "source of the default sampling parameters: auto = the model's generation_config.json, vllm = none, or the path of"
+        " such a file or of its folder",
     )
     override_generation_config: dict[str, Any] | None = option(
-        None, "sampling defaults that win over those of the file, for example '{\"temperature\": 0.5}'"
+        None, "default sampling parameters that override those of the file, for example '{\"temperature\": 0.5}'"
     )
     max_model_len: int | None = option(None, "longest prompt + output; default: the model's own limit", unit="tokens")
     load_format: Literal["safetensors", "dummy"] = option("safetensors", "dummy = random weights of the model's shape")
     device: Literal["auto", "cpu", "cuda"] = option("auto", "where the model runs")
     attention_backend: Literal["auto", "native", "mma", "torch"] = option(
         "auto",
-        "who computes attention: our kernels, those of them that every GPU has, torch, or (on a GPU) the first of these that"
-        " passes a check at start",
+        "attention kernels: native = FastServe's own, mma = native without the Hopper kernel, torch = PyTorch's, auto = (on a"
+        " GPU) the first of these that passes a self-test at start",
     )
     enforce_eager: bool = option(
-        False, "on a GPU, launch the kernels of every decode step instead of replaying a captured graph"
+        False, "on a GPU, launch the kernels of each decode step one by one instead of replaying a CUDA graph"
     )
-    seed: int = option(0, "seed of dummy weights and of requests that bring none")
-    num_threads: int | None = option(None, "compute threads; default: one per core this process may use")
+    seed: int = option(0, "seed of dummy weights and of requests without a seed of their own")
+    num_threads: int | None = option(None, "compute threads; default: one per core available to this process")
 
     def __post_init__(self) -> None:
         _check_types(self)
@@ -115,8 +117,8 @@ class ModelConfig:
         _check_range(self, 1, 1024, "num_threads")
 
 
-HOST_KV_SHARE = 0.25  # of the free host memory, for the host pool
-HOST_KV_MULTIPLE = 2  # of the device pool: more than that is hardly ever parked
+HOST_KV_SHARE = 0.25  # share of the free host memory that the host pool takes
+HOST_KV_MULTIPLE = 2  # largest host pool, in sizes of the device pool: more KV is hardly ever parked
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,25 +127,25 @@ class CacheConfig:
 
     block_size: int = option(16, "tokens in a KV block: 8, 16 or 32", unit="tokens")
     num_gpu_blocks_override: int | None = option(
-        None, "device KV blocks, instead of sizing the pool by memory", alias="num-device-blocks"
+        None, "number of device KV blocks; default: as many as fit into memory", alias="num-device-blocks"
     )
-    kv_gib: float = option(1.0, "device KV pool on a CPU", unit="GiB")
+    kv_gib: float = option(1.0, "size of the device KV pool on a CPU", unit="GiB")
     gpu_memory_utilization: float = option(
-        0.9, "share of a GPU's memory for weights, activations and the KV pool, which gets what is left of it"
+        0.9, "share of GPU memory to use; the KV pool gets what weights and activations leave of it"
     )
     host_kv_gib: float | None = option(
         None,
-        "host KV pool for parked requests; 0 = park by recomputing; default: a quarter of the free host memory, at most twice"
-        " the device pool",
+        "size of the host KV pool for parked requests; 0 = none: parked requests are recomputed; default: a quarter of the"
+        " free host memory, at most twice the device pool",
         unit="GiB",
         alias="swap-space",
     )
-    num_host_blocks_override: int | None = option(None, "host KV blocks, instead of host_kv_gib")
+    num_host_blocks_override: int | None = option(None, "number of host KV blocks; overrides host_kv_gib")
     allow_pageable_host_kv: bool = option(
-        False, "on a GPU, take a host KV pool that cannot be page-locked, with much slower copies, instead of stopping"
+        False, "on a GPU, accept a host KV pool that cannot be page-locked (copies are much slower) instead of exiting"
     )
     enable_prefix_caching: bool = option(True, "share the KV of common prefixes")
-    kv_canary: bool = option(False, "hash every KV block when it is parked and compare when it comes back")
+    kv_canary: bool = option(False, "hash every KV block when it is parked and compare the hash when it comes back")
 
     def __post_init__(self) -> None:
         _check_types(self)
@@ -155,7 +157,7 @@ class CacheConfig:
         _check_range(self, 0, 1, "gpu_memory_utilization", above=True)
 
     def num_host_blocks(self, *, num_device_blocks: int, block_bytes: int, free_host_bytes: float) -> int:
-        """Return the blocks of the host pool: as many as were asked for, else what the machine has room for."""
+        """Return the number of host blocks: the configured one, else what the machine has room for."""
         if self.num_host_blocks_override is not None:
             return self.num_host_blocks_override
         if self.host_kv_gib is not None:
@@ -168,77 +170,83 @@ _CORE = sched.SchedulerConfig()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SchedulerConfig:
-    """The scheduling method; the reasons for the defaults are in docs/scheduling.md.
+    """Scheduling; docs/scheduling.md explains the method and the defaults.
 
-    Defaults and limits of what the scheduler reads are the core's.
+    The core defines the defaults and limits of the settings that the scheduler reads.
     """
 
     scheduling_policy: Policy | None = option(
         None,
-        "order in which requests run; default: slo where an objective is given, else learned",
+        "order in which requests run; default: slo if an objective is given, else learned",
         choices=("learned", "slo", "skip-join-mlfq", "mlfq", "fcfs", "priority"),
     )
-    max_num_seqs: int = option(_CORE.max_num_seqs, "batch slots", unit="requests")
-    max_num_batched_tokens: int = option(_CORE.max_num_batched_tokens, "most tokens in one iteration", unit="tokens")
+    max_num_seqs: int = option(_CORE.max_num_seqs, "maximum number of requests in a batch", unit="requests")
+    max_num_batched_tokens: int = option(
+        _CORE.max_num_batched_tokens, "maximum number of tokens in one iteration", unit="tokens"
+    )
     max_prefill_chunk_tokens: int = option(
-        _CORE.max_prefill_chunk_tokens, "most prompt tokens of one request in one iteration", unit="tokens"
+        _CORE.max_prefill_chunk_tokens, "maximum number of prompt tokens of one request in one iteration", unit="tokens"
     )
     starvation_limit_s: float = option(
         _CORE.starvation_limit_s,
-        "a request that waited this long for its first token, or under mlfq for any token, goes to the front",
+        "move a request to the front once it has waited this long for its first token, or under mlfq for any token",
         unit="seconds",
     )
     max_pause_s: float = option(
         _CORE.max_pause_s,
-        "learned and slo: a stream that paused for this long goes to the front; large = pauses have no limit",
+        "learned and slo: move a stream to the front once it has paused for this long; a large value = no limit",
         unit="seconds",
     )
     ttft_slo_s: float | None = option(
-        _CORE.ttft_slo_s, "objective of requests that bring none: time until the first token", unit="seconds"
+        _CORE.ttft_slo_s, "default objective of requests: time to the first token", unit="seconds"
     )
     tpot_slo_s: float | None = option(
-        _CORE.tpot_slo_s, "objective of requests that bring none: mean time per token after the first", unit="seconds"
+        _CORE.tpot_slo_s, "default objective of requests: mean time per output token after the first", unit="seconds"
     )
-    quantum_ratio: float = option(_CORE.quantum_ratio, "quantum of a level over that of the level before it")
+    quantum_ratio: float = option(_CORE.quantum_ratio, "ratio of the quanta of two neighbouring levels")
     first_quantum_s: float | None = option(
         _CORE.first_quantum_s, "quantum of the first level; default: the shortest iteration", unit="seconds"
     )
     num_levels: int | None = option(
-        _CORE.num_levels, "levels of skip-join-mlfq and mlfq; default: enough for the longest prefill"
+        _CORE.num_levels, "number of levels of skip-join-mlfq and mlfq; default: enough for the longest prefill"
     )
     length_half_life: float = option(
         _CORE.length_half_life,
-        "learned: an output length counts half after so many more ended requests",
+        "learned: half-life of an observed output length, in finished requests",
         unit="requests",
     )
     min_length_observations: int = option(
         _CORE.min_length_observations,
-        "learned: ended requests before their lengths decide; order of arrival until then",
+        "learned: finished requests before learned lengths decide the order; until then requests run as they arrived",
         unit="requests",
     )
     preemption_mode: Literal["auto", "swap", "recompute"] = option(
         _CORE.preemption_mode,
-        "KV that must leave the device: swap = copied to the host, recompute = dropped and computed again, auto = the cheaper",
+        "how KV leaves the device: swap = copy it to the host, recompute = drop it and compute it again, auto = the cheaper",
     )
     proactive_offload: bool = option(_CORE.proactive_offload, "move KV ahead of need, by estimated next scheduled time")
     write_through: bool = option(
         _CORE.write_through, "copy full blocks of waiting requests to the host while the link is idle"
     )
     reserve_iterations: int = option(
-        _CORE.reserve_iterations, "device blocks are kept free for this many iterations of growth", unit="iterations"
+        _CORE.reserve_iterations, "keep enough device blocks free for this many iterations of growth", unit="iterations"
     )
     upload_margin: float = option(
         _CORE.upload_margin,
-        "share of the device's blocks that must be free above that reserve before KV comes back ahead of its turn",
+        "share of the device blocks, on top of that reserve, that must be free before KV is uploaded ahead of need",
     )
     max_parks_per_request: int = option(
-        _CORE.max_parks_per_request, "a request parked this often gives way to running requests only, not to new ones"
+        _CORE.max_parks_per_request,
+        "a request that was parked this often can be preempted by running requests only, not by new ones",
     )
     thrash_parks_per_finish: float = option(
-        _CORE.thrash_parks_per_finish, "parks per finished request over a window that stop preemption for a while"
+        _CORE.thrash_parks_per_finish,
+        "pause preemption for a while when a window has more parks per finished request than this",
     )
-    max_num_queued_reqs: int = option(10_000, "unfinished requests beyond this are refused (429)", unit="requests")
-    async_scheduling: bool = option(True, "plan the next iteration while the present one runs")
+    max_num_queued_reqs: int = option(
+        10_000, "refuse new requests (429) while this many are unfinished", unit="requests"
+    )
+    async_scheduling: bool = option(True, "plan the next iteration while the current one runs")
 
     def __post_init__(self) -> None:
         _check_types(self)
@@ -246,7 +254,7 @@ class SchedulerConfig:
         self.core().validate()
 
     def core(self) -> sched.SchedulerConfig:
-        """The core's configuration with these settings.
+        """Return the core's configuration with these settings.
 
         Raises:
             InvalidArgumentError: a value is out of its limits, or settings do not go together.
@@ -262,7 +270,7 @@ class SchedulerConfig:
 
     @property
     def has_objective(self) -> bool:
-        """Requests have an objective unless they bring their own."""
+        """Whether requests have a default objective."""
         return self.ttft_slo_s is not None or self.tpot_slo_s is not None
 
     @property
@@ -271,7 +279,7 @@ class SchedulerConfig:
         return self.scheduling_policy or ("slo" if self.has_objective else "learned")
 
     def of_policy(self, policy: Policy) -> "SchedulerConfig":
-        """The same under another policy; without objectives where that knows none."""
+        """Return the same configuration under another policy; objectives are dropped where that policy has none."""
         ttft_slo_s, tpot_slo_s = (self.ttft_slo_s, self.tpot_slo_s) if policy == "slo" else (None, None)
         return replace(self, scheduling_policy=policy, ttft_slo_s=ttft_slo_s, tpot_slo_s=tpot_slo_s)
 
@@ -284,7 +292,7 @@ class EngineConfig:
     """Everything the engine process needs.
 
     Attributes:
-        eos_token_ids: end tokens besides those of the checkpoint: the tokenizer's, which the engine does not read.
+        eos_token_ids: end tokens in addition to the checkpoint's: the tokenizer's, which the engine does not read.
     """
 
     model: ModelConfig = field(default_factory=ModelConfig)
@@ -301,35 +309,33 @@ class ServerConfig:
     port: int = option(8000, "port to listen on; 0 = any free one")
     api_key: tuple[str, ...] = option(
         (),
-        "clients must send one of these as a bearer token, health routes are free; a command line is no secret: better"
-        " FASTSERVE_API_KEY in the environment, or api_keys_file",
+        "require one of these keys as a bearer token, except on health routes; other users can read a command line, so"
+        " prefer FASTSERVE_API_KEY in the environment or api_keys_file",
         secret=True,
     )
-    api_keys_file: str | None = option(None, "CSV file of more keys; its first line is name,key")
+    api_keys_file: str | None = option(None, "CSV file with more keys; its first line is name,key")
     served_model_name: str | None = option(None, "name of the model in the API; default: the model argument")
     strict_fields: bool = option(
-        False, "refuse requests with fields that are not known; without it they are ignored, with a Warning header"
+        False, "refuse requests with unknown fields; otherwise they are ignored and named in a Warning header"
     )
     max_body_bytes: int = option(4 * MIB, "largest request body", unit="bytes")
     shutdown_timeout: float = option(
-        25.0, "on SIGTERM, all is over within this time; running requests may finish until 3 s before", unit="seconds"
+        25.0, "exit within this time after SIGTERM; running requests may finish until 3 s before", unit="seconds"
     )
     heartbeat_limit_s: float = option(
-        30.0, "/livez fails when the engine loop has not turned for this long", unit="seconds"
+        30.0, "/livez fails when the engine loop has made no step for this long", unit="seconds"
     )
-    restart_engine: bool = option(
-        False, "replace an engine that dies or hangs by a new process, instead of ending the server"
-    )
+    restart_engine: bool = option(False, "replace an engine that dies or hangs with a new process instead of exiting")
     max_engine_restarts: int = option(
-        3, "restart_engine: after so many restarts within 10 minutes the server ends after all", unit="restarts"
+        3, "restart_engine: exit after this many engine restarts within 10 minutes", unit="restarts"
     )
     metrics_compat: Literal["none", "vllm"] = option("none", "also export metrics under vllm's names")
-    log_level: Literal["debug", "info", "warning", "error"] = option("info", "least severe messages that are logged")
+    log_level: Literal["debug", "info", "warning", "error"] = option("info", "least severe level of messages to log")
     json_logs: bool = option(False, "log as JSON lines")
     record: str | None = option(
-        None, "write arrival and lengths of every request to this new CSV file, for replays; docs/workloads.md"
+        None, "write arrival time and lengths of every request to this new CSV file, for replay (docs/workloads.md)"
     )
-    record_prompts: bool = option(False, "record the token ids of prompts as well: they tell what users wrote")
+    record_prompts: bool = option(False, "also record the token ids of prompts, which reveal what users wrote")
 
     def __post_init__(self) -> None:
         _check_types(self)

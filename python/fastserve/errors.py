@@ -1,14 +1,14 @@
-"""Errors of FastServe. The first four are raised by the C++ core as well."""
+"""Errors of FastServe. The C++ core raises the first four as well."""
 
 from fastserve._C import DeviceError, FastServeError, InternalError, InvalidArgumentError
 
 
 class CheckpointError(FastServeError):
-    """A checkpoint folder is truncated, mis-shaped or of a kind that is not supported; names file and tensor."""
+    """A checkpoint is truncated, malformed or not supported; the message names file and tensor."""
 
 
 class DeviceLostError(DeviceError):
-    """The device failed so that nothing this process holds on it can be trusted; only a new process can go on."""
+    """The device failed and nothing this process keeps on it can be trusted; only a new process can continue."""
 
 
 class EngineDeadError(FastServeError):
@@ -16,18 +16,18 @@ class EngineDeadError(FastServeError):
 
 
 class OverloadedError(FastServeError):
-    """The engine refuses a request because its queue is full or it is draining; try again later."""
+    """The engine refuses a request because its queue is full or because it is draining; try again later."""
 
 
 class RequestFailedError(FastServeError):
-    """One request failed inside the engine; other requests are not affected."""
+    """One request failed in the engine; other requests are not affected."""
 
 
 _LONGEST_CAUSE_CHARS = 200
 
 
 def cause_of(error: BaseException) -> str:
-    """Name an error in one short line, for the client whose request it ended; the log has the rest."""
+    """Describe an error in one short line, for the client whose request failed; the log has the rest."""
     first_line = str(error).partition("\n")[0]
     return f"{type(error).__name__}: {first_line}"[:_LONGEST_CAUSE_CHARS]
 

@@ -19,7 +19,7 @@ BAD_LISTS = -3  # a token of the history outside the vocabulary, or starts that 
 
 
 class FinishReason(StrEnum):
-    """Why a request ended, in OpenAI's words where it has one."""
+    """Why a request finished, in OpenAI's words where it has one."""
 
     STOP = "stop"
     LENGTH = "length"
@@ -34,7 +34,7 @@ def _require(condition: bool, message: str) -> None:
 
 
 def _require_number(name: str, value: float, low: float, high: float) -> None:
-    """Both ends of the range must be valid as a float32: what lies between them is then valid too, once rounded."""
+    """Check a number; both ends of the range must be valid as float32, so that every value between them rounds validly."""
     if not isinstance(value, (int, float)) or isinstance(value, bool) or not low <= value <= high:
         raise InvalidArgumentError(f"{name} must be a number between {low:g} and {high:g}, got {_shown(value)}")
 
@@ -45,7 +45,7 @@ def _require_int(name: str, value: int, low: int, high: int) -> None:
 
 
 def _shown(value: object) -> str:
-    """A value for a message."""
+    """Return a value as text for an error message."""
     try:
         return f"{value!r:.100}"
     except ValueError:  # Python writes no integers of more than some thousand digits
@@ -57,24 +57,24 @@ class SamplingParams:
     """How to choose tokens and when to stop; checked on construction.
 
     Attributes:
-        max_tokens: most tokens to produce; None = up to the model's context.
-        min_tokens: stop tokens and stop strings are not honoured before this many tokens.
-        temperature: 0 = greedy, and so is whatever is below 1e-5.
+        max_tokens: maximum number of output tokens; None = up to the model's context.
+        min_tokens: ignore stop tokens and stop strings before this many output tokens.
+        temperature: 0 = greedy, as is every value below 1e-5.
         top_k: keep the k likeliest tokens; 0 or -1 = all.
-        top_p: keep the smallest set with at least this probability, in (0, 1]; it holds the likeliest token at least.
+        top_p: keep the smallest set of tokens with at least this probability, in (0, 1]; never fewer than one token.
         min_p: drop tokens less likely than min_p times the likeliest, in [0, 1].
-        repetition_penalty: > 1 makes tokens of prompt and output less likely (Hugging Face's rule), in [1e-6, 10].
-        presence_penalty: subtracted from the logit of every token already produced, in [-2, 2].
-        frequency_penalty: the same, times its number of occurrences.
-        seed: random stream of the request; None = chosen by the engine. The same seed gives the same tokens however
-            often the request is preempted.
-        stop: strings that end the output and are cut from its text.
-        stop_token_ids: tokens that end the output and are cut from its text.
+        repetition_penalty: above 1, make tokens of prompt and output less likely (Hugging Face's rule), in [1e-6, 10].
+        presence_penalty: subtract this from the logit of every token already produced, in [-2, 2].
+        frequency_penalty: the same, times the number of occurrences of the token.
+        seed: seed of the request's random numbers; None = chosen by the engine. The same seed gives the same tokens
+            however often the request is preempted.
+        stop: strings that end the output; they are removed from the text.
+        stop_token_ids: tokens that end the output; they are removed from the text.
         include_stop_str_in_output: keep the stop string, or the text of the stop token, at the end of the text.
-        skip_special_tokens: leave special tokens out of the text.
-        ignore_eos: go on after the end-of-sequence token.
-        logprobs: number of likeliest tokens to report per position besides the chosen one; None = no logprobs.
-        n: independent completions of the prompt.
+        skip_special_tokens: omit special tokens from the text.
+        ignore_eos: continue after the end-of-sequence token.
+        logprobs: number of likeliest tokens to report per position in addition to the chosen one; None = no logprobs.
+        n: number of independent completions of the prompt.
     """
 
     max_tokens: int | None = 16
@@ -134,14 +134,14 @@ MAX_DEADLINE_S = 1e9
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SchedulingParams:
-    """When a request should run, and with which others it shares; checked on construction.
+    """When to run a request and what it may share; checked on construction.
 
     Attributes:
-        priority: lower runs first (vLLM's meaning).
-        cache_salt: requests share prefix-cache blocks only with the same salt.
-        length_class: requests of one class have outputs of similar length; policy `learned` learns them apart.
-        deadline_s: seconds after arrival at which the request fails unless finished; None = never.
-        max_pause_s: longest pause between two of its tokens, where memory allows; None = the engine's.
+        priority: lower values run first (vLLM's meaning).
+        cache_salt: requests share prefix-cache blocks only with requests of the same salt.
+        length_class: name of a group of requests with outputs of similar length; policy `learned` learns each group apart.
+        deadline_s: seconds after arrival when an unfinished request fails; None = never.
+        max_pause_s: longest pause between two tokens, where memory allows; None = the engine's setting.
     """
 
     priority: int = 0
@@ -158,7 +158,7 @@ class SchedulingParams:
             _require_number("max_pause_s", self.max_pause_s, MIN_PAUSE_S, MAX_DEADLINE_S)
 
     def after(self, elapsed_s: float) -> "SchedulingParams":
-        """Return the parameters of a request that arrived `elapsed_s` ago: what is left until its deadline."""
+        """Return the parameters of a request that arrived `elapsed_s` seconds ago: its deadline is that much nearer."""
         if self.deadline_s is None:
             return self
         return replace(self, deadline_s=max(0.0, self.deadline_s - elapsed_s))
@@ -166,13 +166,14 @@ class SchedulingParams:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SamplingDefaults:
-    """What stands for the sampling fields that a request leaves out: what the model's publisher recommends.
+    """Defaults for sampling fields that a request omits: the recommendations of the model's publisher.
 
-    None is no recommendation: the default of `SamplingParams` stands. Values are checked on construction, as there.
+    A field is None where there is no recommendation; then the default of `SamplingParams` applies. Values are checked on
+    construction, as there.
 
     Attributes:
-        max_tokens: for requests without a limit of their own whose default is the whole context.
-        max_tokens_limit: most tokens of any request, whatever it asks for.
+        max_tokens: default for requests without a limit, whose default would be the whole context.
+        max_tokens_limit: upper bound of every request's max_tokens.
     """
 
     temperature: float | None = None
@@ -189,12 +190,12 @@ class SamplingDefaults:
             _require_int("max_tokens_limit", self.max_tokens_limit, 1, 2**31 - 1)
 
     def given(self) -> dict[str, Any]:
-        """The fields of `SamplingParams` that have a recommendation."""
+        """Return the fields of `SamplingParams` that have a recommendation."""
         values = {name: getattr(self, name) for name in RECOMMENDABLE}
         return {name: value for name, value in values.items() if value is not None}
 
     def params(self) -> SamplingParams:
-        """Parameters for a request that says nothing at all."""
+        """Return the parameters of a request that sets none."""
         return SamplingParams(**self.given())
 
     def cap(self, max_tokens: int | None) -> int | None:
@@ -211,10 +212,10 @@ class TokenLogprobs:
     """Log-probabilities at one output position, of the raw (unpenalised, temperature 1) distribution.
 
     Attributes:
-        logprob: of the chosen token.
-        rank: 1 = the likeliest.
+        logprob: log-probability of the chosen token.
+        rank: rank of the chosen token; 1 = the likeliest.
         top_ids: the likeliest tokens, best first; at most `SamplingParams.logprobs` of them.
-        top_logprobs: theirs.
+        top_logprobs: log-probabilities of `top_ids`.
     """
 
     logprob: float
@@ -225,10 +226,10 @@ class TokenLogprobs:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RequestStats:
-    """Where the time of a request went so far; seconds. Goes to clients as `usage.fastserve`.
+    """How a request has spent its time so far, seconds; clients get it as `usage.fastserve`.
 
-    `parked_s` is time not in a batch after the first iteration with the KV on the device; `host_s` with the KV on the
-    host or on its way there; `upload_wait_s` waiting for an upload under way; `queue_s` before the first iteration.
+    `queue_s` is the time before the first iteration. After it, time outside a batch counts as `parked_s` while the KV is on
+    the device, as `host_s` while the KV is on the host or on its way there, and as `upload_wait_s` while an upload runs.
     """
 
     preemptions: int = 0
@@ -244,7 +245,7 @@ class EngineOutput:
     """What one engine step did for one request.
 
     Attributes:
-        token_ids: tokens appended in this step (none, or one; the last may be a stop token).
+        token_ids: tokens appended in this step: none or one; the last one may be a stop token.
         logprobs: one entry per token when asked for.
         finish_reason: set on the last output of the request.
         stop_token_id: the token that ended the request, when one did.
@@ -265,11 +266,11 @@ class EngineOutput:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CompletionDelta:
-    """What is new in one completion of a request since the delta before it; the frontend streams these.
+    """What one completion of a request has gained since its previous delta; the frontend streams these.
 
     Attributes:
-        index: which completion of the call: sample j of prompt i is i * n + j.
-        text: new text, whole characters only, stop strings cut off.
+        index: number of the completion in the call: sample j of prompt i is i * n + j.
+        text: new text, whole characters only, without stop strings.
         token_ids: new tokens (stop tokens included).
         logprobs: one entry per new token when asked for.
         finish_reason: set on the last delta of the completion.
@@ -292,10 +293,10 @@ class CompletionDelta:
 
 @dataclass(frozen=True, slots=True)
 class RequestEvent:
-    """A completion has a new place in the scheduler: parked, resumed, moved.
+    """A completion changed its state in the scheduler: it was parked, resumed or moved.
 
     Attributes:
-        index: which completion of the call, as in `CompletionDelta`.
+        index: number of the completion in the call, as in `CompletionDelta`.
         facts: as from `AsyncEngine.explain`.
     """
 
@@ -329,9 +330,9 @@ class RequestOutput:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineInfo:
-    """What the engine found out at start; fixed while it runs. Sizes in bytes unless named.
+    """Facts about a started engine, fixed while it runs. Sizes are in bytes unless the name says otherwise.
 
-    `kernel_fallback` says why our best attention kernels are not used although they were wanted; empty when they are.
+    `kernel_fallback` says why the best attention kernels are not used although they were wanted; empty when they are used.
     """
 
     model: str
@@ -352,7 +353,7 @@ class EngineInfo:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineStats:
-    """State and counters of the engine at one moment; counters run from the start of the engine.
+    """State and counters of the engine at one moment; counters start at 0 with the engine.
 
     Attributes:
         num_running: requests in the batch.
@@ -361,10 +362,10 @@ class EngineStats:
         num_parked_host: requests whose KV is on the host, or on its way there or back.
         level_requests: unfinished requests per scheduling level.
         device_usage: share of device KV blocks in use, 0..1; host_usage likewise.
-        preemptions: times a request was left out of the batch after it had been in it, while unfinished.
-        uploads_hit: uploads that were complete when the request was next picked; uploads_late: waited for;
-            uploads_wasted: undone before use.
-        iterations, iteration_tokens: forward passes and the tokens they took in.
+        preemptions: how often an unfinished request left the batch.
+        uploads_hit: uploads that were complete when the request was next scheduled; uploads_late: uploads that the request
+            waited for; uploads_wasted: uploads that were undone before use.
+        iterations, iteration_tokens: forward passes and their input tokens.
         schedule_s: time in schedule + commit, seconds, summed over iterations.
         execute_s: time in the model, seconds, summed.
     """

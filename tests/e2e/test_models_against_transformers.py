@@ -127,7 +127,7 @@ def test_a_head_of_its_own_in_a_tied_checkpoint_is_used_as_transformers_does(tmp
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_logits_have_the_same_bits_whatever_the_batch_and_the_chunks(family: str, dtype: str) -> None:
-    """What lets a request be preempted, recomputed and batched anew without a change in its output."""
+    """What lets a request be preempted, recomputed and batched again without a change in its output."""
     decoder = load(tiny_checkpoint(family, dtype=dtype)).decoder
     alone = []
     for prompt in prompts():

@@ -109,7 +109,7 @@ ALIGNMENT = 16
 
 
 def _fenced(tensor: torch.Tensor) -> torch.Tensor:
-    """Copy of a tensor that ends, but for alignment, at a page that nobody may touch: who reads behind it faults."""
+    """Copy of a tensor that ends, but for alignment, at a page that no code may touch: a read past the end faults."""
     num_bytes = tensor.numel() * tensor.element_size()
     if num_bytes == 0 or not tensor.is_contiguous():
         return tensor

@@ -495,5 +495,5 @@ asyncio.run(main())
         parent.kill()
         parent.wait()
         gone, _ = psutil.wait_procs([engine], timeout=SEEN_WITHIN_S)
-    # An orphan nobody waits for may stay a zombie where init does not reap.
+    # An orphan may stay a zombie where init does not reap.
     assert gone or engine.status() == psutil.STATUS_ZOMBIE

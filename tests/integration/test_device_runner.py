@@ -81,24 +81,24 @@ def test_the_kernels_for_hopper_are_tried_while_the_weights_are_loaded(greedy_to
     events = []
 
     @contextlib.contextmanager
-    def begin_trial(*_: object, **__: object) -> Iterator[str]:
-        events.append("trial begins")
-        yield "the trial"
-        events.append("trial ends")
+    def begin_selftest(*_: object, **__: object) -> Iterator[str]:
+        events.append("self-test begins")
+        yield "the self-test"
+        events.append("self-test ends")
 
     def load(*arguments: object, **settings: object) -> LoadedModel:
         events.append("weights")
         return load_model(*arguments, **settings)
 
-    def choose(*_: object, trial: object, **__: object) -> AttentionChoice:
-        events.append(f"choice by {trial}")
+    def choose(*_: object, selftest: object, **__: object) -> AttentionChoice:
+        events.append(f"choice by {selftest}")
         return AttentionChoice(AttentionBackend.NATIVE)
 
-    monkeypatch.setattr(worker_module, "trial_of_hopper_kernels", begin_trial)
+    monkeypatch.setattr(worker_module, "selftest_of_hopper_kernels", begin_selftest)
     monkeypatch.setattr(worker_module, "load_model", load)
     monkeypatch.setattr(start, "choose_attention", choose)
     assert run_prompts(PROMPTS) == greedy_tokens
-    assert events == ["trial begins", "weights", "choice by the trial", "trial ends"]
+    assert events == ["self-test begins", "weights", "choice by the self-test", "self-test ends"]
 
 
 def test_sampled_tokens_and_penalties_are_those_of_the_cpu_worker(seeded_tokens, device):

@@ -95,7 +95,7 @@ def ask(client: openai.OpenAI, which: int, **fields: object):
 
 
 def lose(served: Served, end: Callable[[], None], reason: str) -> None:
-    """End the engine while a stream is read and while others wait for whole replies; all are told why."""
+    """End the engine while a stream is read and while others wait for whole replies; all get the reason."""
     with served.client(max_retries=0) as client, ThreadPoolExecutor(NUM_WAITING) as threads:
         expected = ask(client, 1, max_tokens=LONG).choices[0].text
         stream = iter(ask(client, 1, max_tokens=LONG, stream=True))

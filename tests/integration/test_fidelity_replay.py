@@ -43,7 +43,7 @@ def test_requests_that_come_at_once_take_as_many_iterations_as_simulated(tmp_pat
     simulated = simulate(workload, deployment, config.scheduler)
     assert real.requests.is_finished.all()
     assert real.summary.iterations == simulated.summary.iterations == len(real.iterations)
-    computed = workload.prompt_tokens + workload.output_tokens - 1  # nobody needs the KV of the last token
+    computed = workload.prompt_tokens + workload.output_tokens - 1  # the KV of the last token is not needed
     assert real.iterations[:, [1, 3]].sum() == computed.sum()
     assert 0 == real.summary.preemptions == simulated.summary.preemptions
 

@@ -64,8 +64,8 @@ def test_tokens_are_the_same_without_a_host_pool(unparked):
     assert run_prompts(PROMPTS, num_gpu_blocks_override=16, num_host_blocks_override=0) == unparked
 
 
-# Two steps compute only the first chunk of a dropped sequence again. Where time changes the order, those whose KV has the
-# room on the host get their turn; under fcfs and priority they may stand behind those who start anew for ever.
+# Two steps compute only the first chunk of a dropped sequence again. Where time changes the order, requests whose KV has
+# room on the host get scheduled; under fcfs and priority they may wait forever for those that start again and again.
 @pytest.mark.parametrize(("policy", "k"), [*((policy, 2) for policy in TIMED), *((policy, 8) for policy in POLICIES)])
 def test_tokens_are_the_same_with_a_host_pool_that_is_too_small(unparked, policy, k):
     tokens = run_prompts(

@@ -1,4 +1,4 @@
-"""The HTTP server over a real engine process and socket (with a core that makes up its tokens)."""
+"""The HTTP server over a real engine process and socket (with a fake core)."""
 
 import asyncio
 import os

@@ -21,7 +21,7 @@ BATCH_EVERY = 5  # steps between two arrivals of requests
 
 
 class Recording:
-    """What an engine was told and when: times asked for, results of its plans; and the plans it made of it."""
+    """The inputs of an engine and their times: times asked for, results of its plans; and the plans it made of it."""
 
     def __init__(self) -> None:
         self.times: list[float] = []

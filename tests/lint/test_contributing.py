@@ -1,4 +1,4 @@
-"""The lists of "How to add" in CONTRIBUTING.md: an example of each addition stands in the listed files and in no others."""
+"""The lists of "How to add" in CONTRIBUTING.md: an example of each addition occurs in the listed files and in no others."""
 
 import re
 from pathlib import Path

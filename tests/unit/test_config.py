@@ -158,5 +158,5 @@ def test_objectives_make_slo_the_policy() -> None:
     assert SchedulerConfig().policy == "learned"
     assert SchedulerConfig(ttft_slo_s=1.0).policy == "slo"
     assert SchedulerConfig(tpot_slo_s=0.05).policy == "slo"
-    with pytest.raises(InvalidArgumentError, match="are of the policy slo, not of fcfs"):
+    with pytest.raises(InvalidArgumentError, match="belong to the policy slo, not to fcfs"):
         SchedulerConfig(scheduling_policy="fcfs", tpot_slo_s=0.05)

@@ -23,7 +23,7 @@ class LoadOptions:
     """How requests are asked.
 
     Attributes:
-        vocab_size: ids of made-up prompts stay below it.
+        vocab_size: ids of synthetic prompts stay below it.
         ignore_eos: ask for exactly the workload's output lengths (a field that not every server knows).
         temperature: 0 = greedy.
         max_concurrency: most requests under way; None = no limit. A request that must wait for it counts from then on.

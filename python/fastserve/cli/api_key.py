@@ -1,4 +1,4 @@
-"""API keys from the environment, so that none has to stand in a command line, which every user can read."""
+"""API keys from the environment: every user of the machine can read a command line."""
 
 import os
 

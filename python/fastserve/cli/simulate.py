@@ -122,7 +122,7 @@ def _add_runs(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--scheduling-policy",
         choices=POLICIES,
-        help="order in which requests run; srpt is told their lengths (default: slo where an objective is given, else learned)",
+        help="order in which requests run; srpt knows their lengths (default: slo if an objective is given, else learned)",
     )
     group.add_argument("--compare", metavar="P,P,...", help="run each of these policies on the same workload")
     group.add_argument(

@@ -1,4 +1,4 @@
-"""The engine as an asyncio server sees it: a process at the other end of a socket, requests as async iterators."""
+"""The asyncio API of the engine: a process at the other end of a socket, requests as async iterators."""
 
 import asyncio
 import contextlib
@@ -27,7 +27,7 @@ from fastserve.types import (
 
 
 class AsyncEngine:
-    """One engine process. Everything is called from the event loop that started it.
+    """One engine process. Call its methods from the event loop that started it.
 
     Attributes:
         info: what the engine found out at start.
@@ -40,7 +40,7 @@ class AsyncEngine:
     sampling_defaults: SamplingDefaults
 
     def __init__(self, client: EngineClient, info: EngineInfo, prepared: Prepared) -> None:
-        """Use `start`."""
+        """Wrap a started engine process; call `start` instead."""
         self.info = info
         self.tokenizer = tokenizer = prepared.tokenizer
         self.sampling_defaults = prepared.defaults
@@ -65,15 +65,15 @@ class AsyncEngine:
     ) -> Self:
         """Find or download the model, load the tokenizer, start the engine process; return when the model is ready.
 
-        The process dies with the calling thread (Linux), so call this in a thread that lives as long as the engine.
+        On Linux the process dies with the calling thread, so call this in a thread that lives as long as the engine.
 
         Args:
-            config: of the engine.
+            config: configuration of the engine.
             core_factory: "module:function" called in the process as function(config, progress=...) to make the core.
             progress: called as progress(stage, done, total) while the engine loads.
         Raises:
             InvalidArgumentError, CheckpointError, DeviceError: as the engine reported.
-            EngineDeadError: the process ended without a word.
+            EngineDeadError: the process ended without giving a reason.
         """
         prepared = await prepare_async(config)
         client = EngineClient(progress)
@@ -86,12 +86,12 @@ class AsyncEngine:
 
     @property
     def is_alive(self) -> bool:
-        """Whether the process runs and has not failed; see `heartbeat_age_s` for hangs."""
+        """Whether the process is running and has not failed; for hangs see `heartbeat_age_s`."""
         return self._client.is_alive
 
     @property
     def death(self) -> str | None:
-        """Why the engine has ended; None while nothing is known of an end."""
+        """Why the engine process ended; None while it is not known to have ended."""
         return self._client.death
 
     @property
@@ -100,9 +100,9 @@ class AsyncEngine:
         return self._client.pid
 
     def heartbeat_age_s(self) -> float:
-        """Return seconds since the engine loop was last heard of; it speaks at least every HEARTBEAT_INTERVAL_S.
+        """Return the seconds since the last message of the engine, which sends one at least every HEARTBEAT_INTERVAL_S.
 
-        Longer means that one iteration takes that long, or that the engine hangs.
+        A higher age means that one iteration takes that long, or that the engine hangs.
         """
         return self._client.heartbeat_age_s()
 
@@ -115,29 +115,30 @@ class AsyncEngine:
         request_id: str,
         watch: bool = False,
     ) -> AsyncGenerator[CompletionDelta | RequestEvent, None]:
-        """Run the prompts of one call; their completions come interleaved, each ends with a delta with a finish_reason.
+        """Run the prompts of one call. Their completions come interleaved; the last delta of each has a finish_reason.
 
-        Nothing is sent before the first delta is asked for. Closing the iterator, or cancelling the task that waits in
-        it, ends the request in the engine. Deltas that were not taken in time are merged into one per completion.
+        The request starts when the first delta is asked for. Closing the iterator, or cancelling the task that waits in
+        it, aborts the request. Deltas that the caller has not taken yet are merged into one per completion.
 
         Args:
-            prompts: token ids of each, 1..max_model_len - 1 of them; there are n completions of each.
+            prompts: token ids of each prompt, 1..max_model_len - 1 of them; there are n completions of each prompt.
             sampling: how to choose tokens and when to stop.
-            scheduling: when to run, and with whom to share; its deadline counts from the first delta asked for.
+            scheduling: priority, deadline and sharing; the deadline counts from when the first delta is asked for.
             request_id: unique among live requests.
-            watch: yield an event as well when a completion is parked, resumed or moved; the newest of each completion.
+            watch: also yield an event when a completion is parked, resumed or moved; only the newest of each completion.
         Raises:
-            InvalidArgumentError: empty or too long prompt, ids outside the vocabulary (at once); bad request (later).
-            OverloadedError: the engine drains (at once), or its queue is full.
+            InvalidArgumentError: a prompt is empty or too long or has ids outside the vocabulary (raised by this call), or
+                the request is invalid (raised by the iterator).
+            OverloadedError: the engine is draining (raised by this call), or its queue is full (by the iterator).
             EngineDeadError: the engine has ended, or ends while the request runs.
-            RequestFailedError: the engine could not take the request.
+            RequestFailedError: the engine could not accept the request.
         """
         self._check_open()
         checked = [check_prompt(prompt, self.info) for prompt in prompts]
         return self._generate(request_id, checked, sampling, scheduling, watch=watch)
 
     async def abort(self, request_id: str) -> bool:
-        """End a request; its iterator still gets its last deltas. Return whether it was running."""
+        """Abort a request and return whether it was running; its iterator still yields the last deltas."""
         request = self._requests.get(request_id)
         if request is None or request.finished:
             return False
@@ -145,14 +146,14 @@ class AsyncEngine:
         return True
 
     async def stats(self) -> EngineStats:
-        """Return state and counters of the engine, as of its next turn; raises EngineDeadError."""
+        """Return state and counters of the engine, as of its next step; raises EngineDeadError."""
         return await self._client.stats()
 
     async def explain(self, request_id: str) -> Facts | None:
-        """Return what the scheduler says of a request; None when it is not in the engine.
+        """Return what the scheduler knows about a request; None when it is not in the engine.
 
-        Of several completions: `{"completions": [facts, ...]}` of the unfinished ones. The i-th of several prompts is
-        `{request_id}-{i}`.
+        For several completions this is `{"completions": [facts, ...]}` with one entry per unfinished one. The i-th of
+        several prompts is addressed as `{request_id}-{i}`.
         """
         sequences, open_ids = self._requests.named_sequences(request_id)
         answers = await asyncio.gather(*map(self._client.explain, open_ids))
@@ -162,18 +163,18 @@ class AsyncEngine:
         return {"completions": found} if len(sequences) > 1 else found[0]
 
     async def drain(self) -> None:
-        """Refuse new requests with OverloadedError and wait for those under way."""
+        """Refuse new requests with OverloadedError and wait for the running ones."""
         self._draining = True
         await self._idle.wait()
 
     async def close(self, *, grace_s: float = CLOSE_GRACE_S) -> None:
-        """Fail what is under way and end the process, by force after `grace_s`; may be called again."""
+        """Fail running requests and end the process, by force after `grace_s` seconds; may be called again."""
         await self._client.close(grace_s=grace_s)
 
     def _check_open(self) -> None:
         self._client.check_alive()
         if self._draining:
-            raise OverloadedError("the engine is draining and takes no new requests: try again later, or elsewhere")
+            raise OverloadedError("the engine is draining and accepts no new requests: try again later, or elsewhere")
 
     async def _generate(
         self,
@@ -232,7 +233,7 @@ class AsyncEngine:
 
 
 class _Waker:
-    """Wakes the one task that waits; a wake-up while none waits is not kept, so look before waiting."""
+    """Wakes the one task that waits; a wake-up without a waiting task is lost, so check before waiting."""
 
     __slots__ = ("_waiter",)
 

@@ -29,12 +29,12 @@ MAX_FAILED_STEPS = 3  # consecutive iterations that may fail before the engine g
 
 
 @dataclass(slots=True)
-class Turn:
-    """What one turn of the loop did.
+class StepResult:
+    """What one step of the engine did.
 
     Attributes:
-        events: tokens and ends of requests since the turn before.
-        plan, output: the iteration that ended, and its result; None when none did, or it failed.
+        events: tokens and finished requests since the step before.
+        plan, output: the iteration that ended and its result; None when no iteration ended, or it failed.
         error: why it failed.
     """
 
@@ -211,12 +211,12 @@ class EngineCore:
         return max(0.0, delay_s // WAIT_STEP_S * WAIT_STEP_S)
 
     def step(self) -> list[EngineOutput]:
-        """One turn, and what it did for each request."""
-        turn = self.turn()
-        return self.outputs_of(turn, self._clock())
+        """Run one step and return what it did for each request."""
+        result = self.run_step()
+        return self.outputs_of(result, self._clock())
 
-    def turn(self) -> Turn:
-        """Plan the next iteration behind the one under way, then wait for that one and commit it."""
+    def run_step(self) -> StepResult:
+        """Plan the next iteration while the current one runs, then wait for the current one and commit it."""
         running = self._running
         if running is not None and not self._config.scheduler.async_scheduling:
             self._running = None
@@ -226,24 +226,24 @@ class EngineCore:
         self._counters.schedule_s += self._clock() - started_s
         self._changes.end(plan.ended_slots)
         self._running = self._start(plan)
-        turn = self._finish(running) if running is not None else Turn(self.scheduler.take_events())
+        result = self._finish(running) if running is not None else StepResult(self.scheduler.take_events())
         if self._running is None:
             self._running = self._start_or_drop(plan)
         elif running is not None:
             self._running.started_s = self._clock()
-        return turn
+        return result
 
-    def outputs_of(self, turn: Turn, now_s: float) -> list[EngineOutput]:
-        """What a turn, which must be the last one, did for each request; one whose output cannot be made fails."""
+    def outputs_of(self, result: StepResult, now_s: float) -> list[EngineOutput]:
+        """Return what the latest step did for each request; a request whose output cannot be made fails."""
         made = engine_outputs(
-            self.scheduler, turn.events, turn.output, now_s, failures=self._failures, step_error=turn.error
+            self.scheduler, result.events, result.output, now_s, failures=self._failures, step_error=result.error
         )
         for request_id, why in made.failed:
             self._fail(request_id, why)
         return made.outputs
 
     def has_work(self) -> bool:
-        """Whether step() has something to do: unfinished requests, ends to tell, a plan or a copy under way."""
+        """Whether step() has something to do: unfinished requests, events to deliver, a plan or a copy in flight."""
         return (
             self._running is not None
             or self.scheduler.has_unfinished
@@ -294,7 +294,7 @@ class EngineCore:
         self.executor.stop()
 
     def _start(self, plan: StepPlan) -> _Running | None:
-        """Queue a plan behind the one under way: the worker goes from one to the next without asking."""
+        """Queue a plan after the one in flight: the worker starts it without waiting for the engine."""
         if not plan.num_rows and not plan.num_transfers:
             return None
         expected_s = self.latency.iteration_s(*plan.shape) if plan.num_rows else 0.0
@@ -307,7 +307,7 @@ class EngineCore:
         self.scheduler.commit(plan.step, np.empty(0, np.int32), 0.0, self._clock())
         return None
 
-    def _finish(self, running: _Running) -> Turn:
+    def _finish(self, running: _Running) -> StepResult:
         """Wait for an iteration and commit it."""
         output, error = self._result(running)
         started_s = self._clock()
@@ -318,7 +318,7 @@ class EngineCore:
         events = self.scheduler.take_events()
         self._count(running.plan, output)
         self._counters.schedule_s += self._clock() - started_s
-        return Turn(events, running.plan, output, error)
+        return StepResult(events, running.plan, output, error)
 
     def _result(self, running: _Running) -> tuple[StepOutput | None, str | None]:
         """What an iteration gave, or why it failed."""

@@ -63,7 +63,7 @@ class EngineProcess:
 
     def _wait(self) -> None:
         status = self._process.wait()
-        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody is left to be told
+        with contextlib.suppress(RuntimeError):  # the loop is closed: no listener is left
             self._loop.call_soon_threadsafe(self._exited, status)
 
     def _exited(self, status: int) -> None:

@@ -60,7 +60,7 @@ class LLM:
         self.info = named_as_asked(self._core.info, self.config)
 
     def get_default_sampling_params(self) -> SamplingParams:
-        """Return what a request gets that comes without parameters: the model's own recommendation."""
+        """Return the parameters of requests that have none: those that the model's publisher recommends."""
         return self._defaults.params()
 
     def generate(
@@ -70,10 +70,11 @@ class LLM:
         *,
         use_tqdm: bool = True,
     ) -> list[RequestOutput]:
-        """Complete prompts; outputs come in the order of the prompts.
+        """Complete prompts and return the outputs in the order of the prompts.
 
-        A prompt that cannot run, or fails, has finish_reason "error" and the reason in its outputs; the others are not
-        affected. Ctrl-C ends all requests and raises KeyboardInterrupt once the engine is empty; a second one at once.
+        The outputs of a prompt that cannot run, or fails, have finish_reason "error" and say why; the other prompts are
+        not affected. Ctrl-C aborts all requests and raises KeyboardInterrupt once the engine is empty; a second Ctrl-C
+        raises it at once.
 
         Args:
             prompts: a text, or a list of texts or lists of token ids.
@@ -101,7 +102,7 @@ class LLM:
         add_generation_prompt: bool = True,
         use_tqdm: bool = True,
     ) -> list[RequestOutput]:
-        """Complete conversations by the model's chat template; otherwise as `generate`.
+        """Complete conversations with the model's chat template; otherwise like `generate`.
 
         Args:
             messages: a conversation (a list of `{"role": ..., "content": ...}`), or a list of conversations.
@@ -177,7 +178,7 @@ class LLM:
             try:
                 while len(self._requests):
                     interrupt.check()
-                    self._turn(waiting, progress)
+                    self._step(waiting, progress)
             except Exception as error:
                 self._closed = f"the engine failed: {error}"
                 self._core.close()
@@ -189,8 +190,8 @@ class LLM:
                 raise
         return [job.output() for job in jobs]
 
-    def _turn(self, waiting: deque[EngineRequest], progress: BatchProgress) -> None:
-        """Give the core what it takes, step it once, collect."""
+    def _step(self, waiting: deque[EngineRequest], progress: BatchProgress) -> None:
+        """Add as many waiting requests as the core takes, step it once, collect the outputs."""
         outputs = self._feed(waiting)
         if self._core.has_work():
             outputs += self._core.step()
@@ -223,7 +224,7 @@ class LLM:
         return refused
 
     def _abort_all(self, jobs: "list[_Job]") -> None:
-        """End every sequence and turn until the core has let go of them."""
+        """Abort every sequence and step until the core has released them."""
         for job in jobs:
             if job.request is not None:
                 for sequence_id in self._requests.remove(job.request):
@@ -234,7 +235,7 @@ class LLM:
 
 @dataclass(slots=True)
 class _Job:
-    """A prompt on its way."""
+    """One prompt of a call and the request made of it."""
 
     sampling: SamplingParams
     prompt: str | None = None
@@ -243,7 +244,7 @@ class _Job:
     error: str | None = None
 
     def output(self) -> RequestOutput:
-        """The completions; they were not looked at before, so each is one delta."""
+        """Return the completions; none was taken before, so each is one delta."""
         deltas = self._failed() if self.request is None else sorted(self.request.take(), key=lambda delta: delta.index)
         return RequestOutput(
             prompt=self.prompt,

@@ -1,4 +1,4 @@
-"""The engine process: one thread owns the core, turns its loop and answers the frontend.
+"""The engine process: one thread owns the core, steps it and answers the frontend.
 
 Started as `python -m fastserve.engine.process` with an `EngineStart` message on standard input: a fresh interpreter
 inherits no locks, threads or CUDA state, needs no `__main__` guard in the user's script, and nothing is pickled.
@@ -140,11 +140,11 @@ class EngineLoop:
         self._stopping = False
 
     def run(self) -> None:
-        """Turn until told to stop or the parent is gone; raises what `step` raises."""
+        """Step until a stop message arrives or the parent is gone; raises what `step` raises."""
         while not self._stopping and os.getppid() == self._parent_pid:
-            self._turn()
+            self._step()
 
-    def _turn(self) -> None:
+    def _step(self) -> None:
         core, channel = self._core, self._channel
         if not core.has_work():
             self._take_in(channel.receive(HEARTBEAT_INTERVAL_S))

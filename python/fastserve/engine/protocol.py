@@ -127,7 +127,7 @@ class ExplainReply(_Message, frozen=True):
 
 
 class Heartbeat(_Message, frozen=True):
-    """The engine loop turned; sent when nothing else was for a while."""
+    """The engine loop is alive; sent when nothing else was for a while."""
 
 
 class ErrorKind(StrEnum):
@@ -187,7 +187,7 @@ def plain_facts(facts: Mapping[str, object]) -> dict[str, object]:
 
 
 def request_id_of(raw: bytes) -> int | None:
-    """Return the request that a message which does not decode was about, as far as can be told."""
+    """Return the id of the request in a message that does not decode, as far as it can be read."""
     try:
         value = msgspec.msgpack.decode(raw)
     except Exception:

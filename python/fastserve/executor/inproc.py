@@ -41,7 +41,7 @@ class InprocExecutor:
         return self._ends.submit(lambda: self.worker.finish(launched.result()))
 
     def time_iteration(self, **shape: int) -> float:
-        """Seconds of a made-up iteration; see Worker.time_iteration."""
+        """Return the seconds of a dummy iteration; see Worker.time_iteration."""
         return self._thread.submit(lambda: self.worker.time_iteration(**shape)).result()
 
     def stop(self) -> None:

@@ -21,7 +21,7 @@ class HeadNorms:
 
 @dataclass(frozen=True, slots=True)
 class HeadBuffers:
-    """Query, key, value and output of one forward pass, written anew by every layer.
+    """Query, key, value and output of one forward pass, overwritten by every layer.
 
     Attributes:
         qkv: [num_tokens, (num_heads + 2 * num_kv_heads) * head_dim], what the fused projection writes.

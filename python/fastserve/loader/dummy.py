@@ -25,11 +25,11 @@ class DummyWeights:
         self._pool = torch.empty(POOL_SIZE).uniform_(-1.0, 1.0, generator=generator)
 
     def has(self, name: str) -> bool:
-        """False: there is no checkpoint. A tensor is made up when it is read."""
+        """False: there is no checkpoint. A tensor is generated when it is read."""
         return False
 
     def expect(self, name: str, shape: tuple[int, ...]) -> None:
-        """Agree: any tensor can be made up. A slice is one of the shape named last."""
+        """Agree: any tensor can be generated. A slice is one of the shape named last."""
         self._shapes[name] = shape
 
     def read_into(

@@ -74,7 +74,7 @@ def attention_workspace(
     One workspace serves every step and every smaller shape, one stream at a time.
 
     Returns:
-        uint8, zeros. Kernels leave it fit for the next launch; nobody else may write to it.
+        uint8, zeros. Kernels leave it ready for the next launch; no other code may write to it.
     Raises:
         InvalidArgumentError: an argument is not positive.
     """

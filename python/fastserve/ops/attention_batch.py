@@ -1,4 +1,4 @@
-"""What attention is told about a step, and which kernels it may be computed by."""
+"""The inputs of attention for one step, and the kernels that can compute it."""
 
 from dataclasses import dataclass, replace
 from enum import StrEnum

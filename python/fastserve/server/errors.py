@@ -1,4 +1,4 @@
-"""The one place where an exception becomes an HTTP status and OpenAI's error object."""
+"""Exceptions as HTTP statuses and OpenAI's error objects."""
 
 from collections.abc import Mapping
 from http import HTTPStatus
@@ -13,7 +13,7 @@ from fastserve.metrics import REFUSAL_REASONS
 
 RETRY_AFTER_S = 1
 DRAIN_RETRY_AFTER_S = 5
-# Nothing that a client sends makes a reply, or a line of the log, much longer than this.
+# No request makes an error reply or a log line much longer than this.
 MAX_MESSAGE_CHARS = 1000
 MAX_PARAM_CHARS = 100
 
@@ -21,14 +21,14 @@ logger = get_logger(__name__)
 
 
 class ApiError(Exception):
-    """An error with everything its reply needs.
+    """An error with everything that its reply needs.
 
     Attributes:
         status: HTTP status.
-        message: for people; states the rule, the value and the remedy. Cut where it is longer than `MAX_MESSAGE_CHARS`.
+        message: text for people: rule, value and remedy. Cut at `MAX_MESSAGE_CHARS`.
         kind: OpenAI's `type`.
-        param: the request field at fault, if one is.
-        code: for programs.
+        param: the request field at fault, if there is one.
+        code: code for programs.
         headers: extra response headers.
     """
 
@@ -52,12 +52,12 @@ class ApiError(Exception):
         self.headers = dict(headers or {})
 
     def body(self) -> bytes:
-        """The error object as JSON."""
+        """Return the error object as JSON."""
         error = {"message": self.message, "type": self.kind, "param": self.param, "code": self.code}
         return msgspec.json.encode({"error": error})
 
     def response(self) -> Response:
-        """The reply of a request that has not started one."""
+        """Return the reply for a request whose response has not started."""
         return Response(self.body(), self.status, self.headers, media_type="application/json")
 
 
@@ -66,7 +66,7 @@ def _cut(text: str, limit: int) -> str:
 
 
 class DrainingError(OverloadedError):
-    """The server is shutting down and takes no new requests."""
+    """The server is shutting down and accepts no new requests."""
 
 
 class LoadingError(OverloadedError):
@@ -86,15 +86,15 @@ class ClientGoneError(Exception):
 
 
 def bad_request(message: str, param: str | None = None, code: str | None = None) -> ApiError:
-    """A 400."""
+    """Return an error with status 400."""
     return ApiError(400, message, param=param, code=code)
 
 
 def context_overflow(limit_tokens: int, however: str, param: str) -> ApiError:
-    """A 400 in the words by which clients know that a prompt needs a model with more room.
+    """Return a 400 in the words by which clients recognise that a prompt exceeds the context.
 
     Args:
-        limit_tokens: of prompt and output together.
+        limit_tokens: limit of prompt and output together.
         however: what does not fit, and the remedy.
         param: the field at fault.
     """
@@ -103,9 +103,9 @@ def context_overflow(limit_tokens: int, however: str, param: str) -> ApiError:
 
 
 def prompt_overflow(limit_tokens: int, length: str, param: str) -> ApiError:
-    """The overflow of a prompt alone; `length` is its own, for example "9010 tokens".
+    """Return the error for a prompt that alone exceeds the context; `length` is its length, such as "9010 tokens".
 
-    "maximum context length is" is what litellm looks for, "prompt is too long" what langchain-openai looks for.
+    litellm looks for "maximum context length is", langchain-openai for "prompt is too long".
     """
     however = f"the prompt is too long: {param} has {length}, which leaves no room for output; shorten {param}"
     return context_overflow(limit_tokens, however, param)
@@ -134,7 +134,7 @@ def to_api_error(error: Exception) -> ApiError:
             retry = {"Retry-After": str(DRAIN_RETRY_AFTER_S)}
             return ApiError(503, str(error), kind="server_error", code="engine_dead", headers=retry)
         case DeadlineError():
-            # A client that retries by itself would only miss the same deadline again.
+            # An automatic retry would only miss the same deadline again.
             no_retry = {"x-should-retry": "false"}
             return ApiError(504, str(error), kind="timeout_error", code="deadline_exceeded", headers=no_retry)
         case RequestFailedError():
@@ -146,7 +146,7 @@ def to_api_error(error: Exception) -> ApiError:
 
 
 def refusal_reason(error: ApiError) -> str:
-    """The label under which a refused request is counted: one of `REFUSAL_REASONS`."""
+    """Return the metric label of a refused request: one of `REFUSAL_REASONS`."""
     match error.status:
         case 401:
             return "unauthorized"
@@ -169,7 +169,7 @@ def _unavailable(message: str, code: str) -> ApiError:
 
 
 def _from_http(error: HTTPException) -> ApiError:
-    """Errors of the router itself: no such route, wrong method."""
+    """Describe an error of the router: no such route, wrong method."""
     phrase = HTTPStatus(error.status_code).phrase
     kind = "not_found_error" if error.status_code == 404 else "invalid_request_error"
     code = phrase.lower().replace(" ", "_")
@@ -177,6 +177,6 @@ def _from_http(error: HTTPException) -> ApiError:
 
 
 def _leading_field(message: str) -> str | None:
-    """The field that a message of `SamplingParams` starts with: "top_p must be ..." -> "top_p"."""
+    """Return the field that a message of `SamplingParams` starts with: "top_p must be ..." -> "top_p"."""
     first, _, rest = message.partition(" ")
     return first if rest.startswith("must ") and first.isidentifier() else None

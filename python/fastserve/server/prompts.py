@@ -83,7 +83,7 @@ class PromptReader:
         else:
             ids = prompt
             if len(ids) > INLINE_TOKENS:
-                await asyncio.sleep(0)  # dozens of such prompts may come in one request: others may go between
+                await asyncio.sleep(0)  # one request may have dozens of such prompts: let other tasks run
         ids = _last(ids, keep_last)
         self.check(ids, "prompt")
         return ids

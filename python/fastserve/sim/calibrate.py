@@ -7,7 +7,7 @@ import numpy as np
 
 from fastserve._C.sched import LatencyModel
 from fastserve.config import EngineConfig
-from fastserve.engine.core import EngineCore, Turn
+from fastserve.engine.core import EngineCore, StepResult
 from fastserve.engine.pacing import LONGEST_WAIT_S
 from fastserve.engine.request import EngineRequest
 from fastserve.executor.base import Executor
@@ -50,7 +50,7 @@ def fitted_coefficients(samples: np.ndarray) -> Coefficients:
 
 
 def loop_samples(config: EngineConfig, executor: Executor, latency: LatencyModel, *, budget_s: float) -> np.ndarray:
-    """Run made-up requests for some seconds and time the iterations.
+    """Run synthetic requests for some seconds and time the iterations.
 
     Returns:
         float64[n, 5]: prefill_tokens, prefill_pairs, num_decodes, decode_ctx, seconds in the worker and until it begins the
@@ -91,27 +91,27 @@ def _group(rng: np.random.Generator, core: EngineCore) -> list[tuple[list[int], 
 
 
 def _run_out(core: EngineCore, deadline_s: float, num_requests: int) -> list[tuple[float, ...]]:
-    """Turn the loop, as the engine's process does, until all have ended; past the deadline end them.
+    """Step the core, as the engine process does, until all requests have finished; abort them past the deadline.
 
     Returns:
         Of every iteration that was planned while another one ran: shape (4), seconds in the worker, the rest of the time
         since the one before ended.
     """
     rows: list[tuple[float, ...]] = []
-    former: Turn | None = None
+    former: StepResult | None = None
     former_s = 0.0
     while core.has_work():
         while (delay_s := core.planning_delay_s()) > 0.0:
             time.sleep(min(delay_s, LONGEST_WAIT_S))
-        turn = core.turn()
+        result = core.run_step()
         now_s = time.monotonic()
-        if turn.output is None or turn.plan is None or not turn.plan.num_rows:
+        if result.output is None or result.plan is None or not result.plan.num_rows:
             former = None
         else:
             if former is not None:
-                rows.append((*turn.plan.shape, turn.output.elapsed_s, now_s - former_s - turn.output.elapsed_s))
-            former, former_s = turn, now_s
-        core.outputs_of(turn, now_s)  # as step() does, at the same time
+                rows.append((*result.plan.shape, result.output.elapsed_s, now_s - former_s - result.output.elapsed_s))
+            former, former_s = result, now_s
+        core.outputs_of(result, now_s)  # as step() does, at the same time
         if now_s > deadline_s:
             for request_id in range(num_requests):
                 core.abort(request_id)

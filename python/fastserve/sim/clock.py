@@ -1,4 +1,4 @@
-"""Time that passes only when somebody waits."""
+"""Virtual time: it passes only when a caller waits."""
 
 
 class VirtualClock:

@@ -15,7 +15,7 @@ class EngineCosts:
 
     Attributes:
         iteration_s: per iteration, between its end and the next start: to schedule, prepare inputs and read results, seconds.
-        device_s: more of it for each device but the first, that is told what to run, seconds.
+        device_s: additional time per iteration for each device but the first, seconds.
         row_s: per decoding row of an iteration, seconds.
         separate_prefills: the prefills of an iteration run before its decodes, as an iteration of their own with all the
             costs of one, instead of in the same forward pass. In a pipeline they are those of one group of rows.

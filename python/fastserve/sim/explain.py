@@ -16,7 +16,7 @@ class Level:
     """One level, from the highest on.
 
     Attributes:
-        quantum_s: seconds of iterations that it grants; infinite = nobody is demoted.
+        quantum_s: seconds of iterations that it grants; infinite = no request is demoted.
         max_prompt_tokens: longest uncached prompt whose prefill the quantum covers, at most max_model_len - 1; 0 = none.
         decodes: iterations of a full batch, half a context long, that fit the quantum.
     """

@@ -7,7 +7,7 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class LengthStep:
-    """From this many output tokens on, a request without prefill left stands in this level (0 = the first)."""
+    """From this many output tokens on, a request without prefill left is in this level (0 = the first)."""
 
     tokens: int
     level: int

@@ -9,7 +9,7 @@ import numpy as np
 
 from fastserve._C.sched import RequestOptions
 from fastserve.config import LEARNING, SchedulerConfig
-from fastserve.engine.core import Turn
+from fastserve.engine.core import StepResult
 from fastserve.engine.pacing import LONGEST_WAIT_S
 from fastserve.sim.deployment import Deployment
 from fastserve.sim.engine import simulated_engine
@@ -21,9 +21,9 @@ from fastserve.sim.timeline import Timeline
 from fastserve.sim.tokens import TokenSource, token_source
 from fastserve.workload import Workload
 
-# Called as progress(finished requests, all requests) every so many turns of the loop, and at the end.
+# Called as progress(finished requests, all requests) every STEPS_PER_REPORT steps, and at the end.
 Progress = Callable[[int, int], None]
-TURNS_PER_REPORT = 512
+STEPS_PER_REPORT = 512
 # What ends a request: max_tokens with ignore_eos, so that its length is known; max_tokens, where it would have gone on;
 # or what is not known beforehand, a stop token or a stop string, which the server finds and tells the engine.
 Endings = Literal["known", "max-tokens", "stop-token", "stop-string"]
@@ -72,8 +72,8 @@ def simulate(
     """Run a workload to its end. The same arguments give the same result, bit for bit.
 
     Args:
-        scheduler: its fields as an engine takes them; `srpt` may be the policy, and is told the output lengths.
-            max_num_queued_reqs does not count: nobody is turned away for a full queue.
+        scheduler: its fields as an engine takes them; the policy may be `srpt`, which knows the output lengths.
+            max_num_queued_reqs does not count: no request is refused for a full queue.
         enable_prefix_caching: default: when the workload has prompts that share prefixes.
         endings: what ends requests. Default: "known", but "stop-token" where the policy would learn from max_tokens
             what it must find out by itself (`learned`).
@@ -153,9 +153,9 @@ class _Run:
         return RunCounters.of(self._core)
 
     def to_the_end(self, progress: Progress | None) -> None:
-        """Turn the loop until every request has ended."""
+        """Step the core until every request has finished."""
         core, clock = self._core, self._clock
-        total, turns = len(self._arrival_s), 0
+        total, steps = len(self._arrival_s), 0
         while True:
             if not core.has_work():
                 if self._next == total:
@@ -172,9 +172,9 @@ class _Run:
                 planned_s = clock.now_s + min(delay_s, waits * LONGEST_WAIT_S)
                 self._add_arrived(planned_s)
                 clock.advance_to(planned_s)
-            self._collect(core.turn())
-            turns += 1
-            if progress is not None and turns % TURNS_PER_REPORT == 0:
+            self._collect(core.run_step())
+            steps += 1
+            if progress is not None and steps % STEPS_PER_REPORT == 0:
                 progress(self._num_done, total)
         if progress is not None:
             progress(self._num_done, total)
@@ -216,9 +216,9 @@ class _Run:
             )
         return options
 
-    def _collect(self, turn: Turn) -> None:
+    def _collect(self, result: StepResult) -> None:
         """Note first tokens and ends."""
-        events = turn.events
+        events = result.events
         ids = events.request_ids
         if not ids.size:
             return

@@ -92,7 +92,7 @@ class _Real:
 
     def sample(self, plan: StepPlan) -> np.ndarray:
         ids, positions = plan.request_ids[plan.sample_rows], plan.seq_lens[plan.sample_rows]
-        # A row planned before the end of its request was known lies behind its last output; nobody reads what it samples.
+        # A row planned before the end of its request was known lies after its last output; what it samples is not used.
         indices: np.ndarray = self._first_of_position[ids] + positions
         sampled: np.ndarray = self._outputs.take(indices, mode="clip")
         return sampled

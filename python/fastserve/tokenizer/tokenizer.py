@@ -68,7 +68,7 @@ class Tokenizer:
         return bool(self.chat_templates.sources)
 
     def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
-        """Return the ids of a text, with the model's begin/end tokens unless told otherwise.
+        """Return the ids of a text, with the model's begin/end tokens by default.
 
         Releases the GIL for all but the copy of the ids, which takes about 20 ms per million.
         """

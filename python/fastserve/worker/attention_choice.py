@@ -13,7 +13,7 @@ from fastserve.loader.load import LoadedModel, ModelOutline
 from fastserve.log import get_logger
 from fastserve.ops.attention_batch import AttentionBackend
 from fastserve.ops.attention_check import check_attention
-from fastserve.worker.attention_trial import AttentionTrial
+from fastserve.worker.selftest_process import AttentionSelfTest
 
 logger = get_logger(__name__)
 
@@ -27,9 +27,9 @@ class AttentionChoice:
 
 
 @contextlib.contextmanager
-def trial_of_hopper_kernels(
+def selftest_of_hopper_kernels(
     requested: str, model: ModelOutline, *, block_size: int, device: torch.device
-) -> Iterator[AttentionTrial | None]:
+) -> Iterator[AttentionSelfTest | None]:
     """Check the kernels for Hopper in a process of its own, beside whatever the scope does first: load the weights.
 
     Yields None where they will not be used, or not checked: no Hopper GPU, float32, or a backend that was named.
@@ -38,21 +38,26 @@ def trial_of_hopper_kernels(
     if not wanted or not kernels.attention_hopper_available():
         yield None
         return
-    trial = AttentionTrial(device, model.dtype, **_shape(model, block_size), backend=AttentionBackend.NATIVE)
-    with contextlib.closing(trial):
-        yield trial
+    selftest = AttentionSelfTest(device, model.dtype, **_shape(model, block_size), backend=AttentionBackend.NATIVE)
+    with contextlib.closing(selftest):
+        yield selftest
 
 
 def choose_attention(
-    requested: str, model: LoadedModel, *, block_size: int, device: torch.device, trial: AttentionTrial | None = None
+    requested: str,
+    model: LoadedModel,
+    *,
+    block_size: int,
+    device: torch.device,
+    selftest: AttentionSelfTest | None = None,
 ) -> AttentionChoice:
     """Decide at start, on the device that will serve.
 
     Args:
         requested: "native", "mma" or "torch", taken as they are; "auto": on a GPU kernels have to agree with torch on a few
-            small steps, and those that do not are replaced, loudly: the ones for Hopper, which `trial` checks, by those that
+            small steps, and those that do not are replaced, loudly: the ones for Hopper, which `selftest` checks, by those that
             every GPU has, these by torch.
-        trial: of `trial_of_hopper_kernels`.
+        selftest: of `selftest_of_hopper_kernels`.
     Raises:
         InvalidArgumentError: "mma" on a CPU.
         DeviceError: a launch failed, which leaves the device in an unknown state.
@@ -67,8 +72,8 @@ def choose_attention(
         return AttentionChoice(AttentionBackend.NATIVE)
     fallback = ""
     # Without kernels for Hopper native and mma are the same.
-    for backend in (AttentionBackend.NATIVE, *([AttentionBackend.MMA] if trial is not None else [])):
-        faults = _faults_of(backend, model, block_size, device, trial)
+    for backend in (AttentionBackend.NATIVE, *([AttentionBackend.MMA] if selftest is not None else [])):
+        faults = _faults_of(backend, model, block_size, device, selftest)
         if not faults:
             return AttentionChoice(backend, fallback)
         fallback += ("; " if fallback else "") + f"{backend}: {faults}"
@@ -88,10 +93,10 @@ def _faults_of(
     model: LoadedModel,
     block_size: int,
     device: torch.device,
-    trial: AttentionTrial | None,
+    selftest: AttentionSelfTest | None,
 ) -> str:
     started_s = time.perf_counter()
-    apart = trial if backend is AttentionBackend.NATIVE else None
+    apart = selftest if backend is AttentionBackend.NATIVE else None
     try:
         if apart is not None:
             faults = apart.faults()

@@ -1,4 +1,4 @@
-"""The rows of a step as host arrays: of a plan, made up for measurements, or padded for a captured graph."""
+"""The rows of a step as host arrays: those of a plan, dummy rows for measurements, or padded for a captured graph."""
 
 from dataclasses import dataclass
 

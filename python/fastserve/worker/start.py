@@ -14,12 +14,12 @@ from fastserve.errors import InvalidArgumentError
 from fastserve.loader.load import LoadedModel
 from fastserve.models.kv_cache import allocate_kv_cache, kv_block_bytes
 from fastserve.worker.attention_choice import AttentionChoice, choose_attention
-from fastserve.worker.attention_trial import AttentionTrial
 from fastserve.worker.device import CpuDevice, Gpu, memory_advice
 from fastserve.worker.memory import PoolSizes, device_kv_bytes, size_pools
 from fastserve.worker.request_table import RequestTable
 from fastserve.worker.row_inputs import RowInputs, dummy_rows
 from fastserve.worker.runner import Runner, RunnerLimits
+from fastserve.worker.selftest_process import AttentionSelfTest
 
 GRAPHS_BYTES = 512 * MIB  # CUDA's own memory for some 35 graphs, and their activations
 THREAD_BYTES = 64 * MIB  # cuBLAS's for the thread that launches steps: the one measured here is another's
@@ -42,14 +42,14 @@ def start_runner(
     device: CpuDevice | Gpu,
     *,
     requests: RequestTable,
-    trial: AttentionTrial | None,
+    selftest: AttentionSelfTest | None,
     progress: Callable[[str, int, int], None] | None,
 ) -> Started:
     """Make all that a worker runs plans with; on the device's compute stream.
 
     Args:
         requests: the worker's.
-        trial: the check of the best attention kernels, which began before the weights were loaded.
+        selftest: the check of the best attention kernels, which began before the weights were loaded.
         progress: called as progress("graphs", done, total) while graphs are captured.
     Raises:
         InvalidArgumentError: the memory does not hold a step of the largest size, or no KV pool or graphs beside it.
@@ -66,7 +66,7 @@ def start_runner(
             model,
             block_size=limits.block_size,
             device=device.torch_device,
-            trial=trial,
+            selftest=selftest,
         )
         if isinstance(device, CpuDevice):
             started = _start_on_cpu(config, model, device, limits=limits, requests=requests, attention=attention)

@@ -12,7 +12,7 @@ from fastserve._C.sched import StepPlan
 from fastserve.config import EngineConfig
 from fastserve.errors import DeviceLostError
 from fastserve.loader.load import LoadedModel, ModelOutline, load_model, outline_model
-from fastserve.worker.attention_choice import trial_of_hopper_kernels
+from fastserve.worker.attention_choice import selftest_of_hopper_kernels
 from fastserve.worker.device import Device, memory_advice, open_device
 from fastserve.worker.info import IDLE_WAIT_S, Progress, WorkerInfo
 from fastserve.worker.request_changes import NO_CHANGES, RequestChanges
@@ -52,12 +52,12 @@ class Worker:
         outline = outline_model(config.model)
         self._requests = RequestTable()
         spec, self._block_size = outline.spec, config.cache.block_size
-        with trial_of_hopper_kernels(
+        with selftest_of_hopper_kernels(
             config.model.attention_backend, outline, block_size=self._block_size, device=self._device.torch_device
-        ) as trial:
+        ) as selftest:
             self._model = _load(config, outline, self._device, progress)
             started = start_runner(
-                config, self._model, self._device, requests=self._requests, trial=trial, progress=progress
+                config, self._model, self._device, requests=self._requests, selftest=selftest, progress=progress
             )
         pools, self._kv_cache, self._runner = started.pools, started.kv_cache, started.runner
         self.transfers = Transfers(
@@ -142,7 +142,7 @@ class Worker:
 
     @torch.inference_mode()
     def time_iteration(self, *, prefill_tokens: int, prefill_ctx: int, num_decodes: int, decode_ctx: int) -> float:
-        """Seconds of a made-up iteration, for the latency model; overwrites the KV pool, so only before serving.
+        """Return the seconds of a dummy iteration, for the latency model; overwrites the KV pool, so call it before serving.
 
         Args:
             prefill_tokens: tokens of one prefill chunk (0 = none), after `prefill_ctx` tokens of context.

@@ -1,6 +1,6 @@
-"""Workloads: request lengths, arrival times, conversations and priorities, made up or read from traces."""
+"""Workloads: request lengths, arrival times, conversations and priorities, synthetic or read from traces."""
 
-from fastserve.workload.arguments import add_workload_arguments, has_made_up_lengths, workload_from
+from fastserve.workload.arguments import add_workload_arguments, has_synthetic_lengths, workload_from
 from fastserve.workload.arrivals import fixed_arrivals, gamma_arrivals, poisson_arrivals, replayed_arrivals
 from fastserve.workload.build import (
     Arrivals,
@@ -38,7 +38,7 @@ __all__ = [
     "draw_requests",
     "fixed_arrivals",
     "gamma_arrivals",
-    "has_made_up_lengths",
+    "has_synthetic_lengths",
     "keep_short",
     "lengths_alone",
     "lognormal_lengths",

@@ -109,7 +109,7 @@ def workload_from(
     return workload
 
 
-def has_made_up_lengths(args: argparse.Namespace) -> bool:
+def has_synthetic_lengths(args: argparse.Namespace) -> bool:
     """Whether the lengths of the requests are drawn from a distribution instead of read from a file."""
     return args.replay is None and _source(args) in _DRAWN
 
@@ -184,7 +184,7 @@ def _drawn(args: argparse.Namespace, read_dataset: Callable[[argparse.Namespace]
         rate=args.request_rate, burstiness=args.burstiness, think_time_s=args.think_time_s, ramp_up=_ramp_up(args)
     )
     name = source if args.dataset_path is None else Path(args.dataset_path).stem
-    trace = _made_up(args, source, count) if source in _DRAWN else _read(args, source, read_dataset)
+    trace = _synthetic(args, source, count) if source in _DRAWN else _read(args, source, read_dataset)
     trace = _short(trace, args)
     draw = draw_conversations if args.multi_turn else draw_requests
     return draw(trace, count, arrivals, name=name, seed=args.seed)
@@ -212,7 +212,7 @@ def _ramp_up(args: argparse.Namespace) -> RampUp | None:
     return RampUp(strategy=args.ramp_up_strategy, start_rps=ends[0], end_rps=ends[1])
 
 
-def _made_up(args: argparse.Namespace, source: str, count: int) -> Trace:
+def _synthetic(args: argparse.Namespace, source: str, count: int) -> Trace:
     if args.multi_turn:
         raise InvalidArgumentError("--multi-turn needs a trace with conversations; give one with --dataset-path")
     rng = np.random.default_rng((args.seed, 0))

@@ -1,4 +1,4 @@
-"""Made-up request lengths: uniform around a length (which may be fixed), or log-normal with a given mean."""
+"""Synthetic request lengths: uniform around a length (which may be fixed), or log-normal with a given mean."""
 
 import numpy as np
 

@@ -1,4 +1,4 @@
-"""A workload: when requests arrive and how long they are. Prompts are made up from the seed when they are asked for."""
+"""A workload: when requests arrive and how long they are. Prompts are drawn from the seed when they are asked for."""
 
 from dataclasses import dataclass, replace
 

@@ -1,4 +1,4 @@
-"""CUDA that pretends: tensors asked for on a GPU lie on the CPU, events read the host's clock, a graph replays nothing.
+"""Simulated CUDA: tensors asked for on a GPU lie on the CPU, events read the host's clock, a graph replays nothing.
 
 What it is for: the Python of the GPU benchmarks (streams, events, tables, files) runs without a GPU.
 """
@@ -50,7 +50,7 @@ class Graph:
         self.replays += 1
 
 
-def pretend(monkeypatch: pytest.MonkeyPatch) -> contextlib.AbstractContextManager:
+def simulate(monkeypatch: pytest.MonkeyPatch) -> contextlib.AbstractContextManager:
     """Within it there is a GPU; returns what to enter."""
     names = {
         "Event": Event,
@@ -72,6 +72,6 @@ def pretend(monkeypatch: pytest.MonkeyPatch) -> contextlib.AbstractContextManage
 
 @pytest.fixture
 def cuda(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A GPU that pretends, until the test ends."""
-    with pretend(monkeypatch):
+    """A simulated GPU, until the test ends."""
+    with simulate(monkeypatch):
         yield

@@ -84,7 +84,7 @@ def test_serve_prints_and_saves_figures_under_vllms_names(tmp_path, capsys):
         (["--extra-body", '{"top_k": 3}'], lambda body: body["top_k"] == 3),
         (["--priority-shares", "4:1"], lambda body: body["priority"] == 4),
         (["--ignore-eos"], lambda body: body["ignore_eos"] is True),
-        ([], lambda body: body["ignore_eos"] is True),  # made-up lengths are meant as they are
+        ([], lambda body: body["ignore_eos"] is True),  # synthetic lengths are exact
         (["--no-ignore-eos"], lambda body: "ignore_eos" not in body),
     ],
 )

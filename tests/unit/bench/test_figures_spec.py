@@ -1,4 +1,4 @@
-"""Figures are read from TOML; every mistake in one is told with its place and its remedy."""
+"""Figures are read from TOML; the error for a mistake names its place and the remedy."""
 
 import pytest
 

@@ -101,7 +101,7 @@ def outcomes_of(tmp_path, monkeypatch):
 
     def run(text):
         monkeypatch.setenv("PYTHONPATH", ":".join(filter(None, sys.path)))
-        file = tmp_path / "test_made_up.py"
+        file = tmp_path / "test_example.py"
         file.write_text(text)
         finished = run_part((str(file), ""), 0, tmp_path, "not gpu", 4.0)
         collector = Collector(tmp_path, tmp_path / "all.json")

@@ -1,4 +1,4 @@
-"""What runs on a GPU alone, on one that pretends: events, graphs, roofs, items that fail, the copies beside decode."""
+"""What runs on a GPU alone, on a simulated one: events, graphs, roofs, items that fail, the copies beside decode."""
 
 import json
 import sys

@@ -1,4 +1,4 @@
-"""Figures against numpy on made-up results."""
+"""Figures against numpy on synthetic results."""
 
 from dataclasses import replace
 
@@ -12,7 +12,7 @@ from fastserve.bench.result import RequestResult
 from fastserve.errors import InvalidArgumentError
 
 
-def made_up_run(count: int = 200) -> LoadRun:
+def synthetic_run(count: int = 200) -> LoadRun:
     rng = np.random.default_rng(0)
     results = []
     for i in range(count):
@@ -28,7 +28,7 @@ def made_up_run(count: int = 200) -> LoadRun:
 
 
 def test_figures_are_those_of_numpy():
-    run = made_up_run()
+    run = synthetic_run()
     summary = summarize(run, percentiles=(50, 95, 99.9))
     ttft = np.array([r.token_s[0] - r.start_s for r in run.results]) * 1e3
     tpot = np.array([
@@ -76,12 +76,12 @@ def test_the_busiest_second_counts_pieces_and_whoever_ran_in_it():
 
 
 def test_percentiles_are_named_in_full():
-    names = summarize(made_up_run(5), metrics=("ttft",), percentiles=(50.0, 99.9, 99.9999999))
+    names = summarize(synthetic_run(5), metrics=("ttft",), percentiles=(50.0, 99.9, 99.9999999))
     assert {"p50_ttft_ms", "p99.9_ttft_ms", "p99.9999999_ttft_ms"} <= set(names)
 
 
 def test_goodput_counts_requests_that_keep_every_limit():
-    run = made_up_run()
+    run = synthetic_run()
     limits = {"ttft": 70.0, "e2el": 300.0}
     good = sum((r.token_s[0] - r.start_s) <= 0.07 and r.token_s[-1] - r.start_s <= 0.3 for r in run.results)
     assert 0 < good < 200
@@ -89,7 +89,7 @@ def test_goodput_counts_requests_that_keep_every_limit():
 
 
 def test_single_token_has_no_time_per_further_token():
-    run = made_up_run(1)
+    run = synthetic_run(1)
     one = RequestResult(index=0, due_s=0, start_s=0, sent_s=0, finished_s=1.0, token_s=np.array([0.5]), output_tokens=1)
     assert one.tpot_s is None and is_good(one, {"tpot": 1.0, "itl": 1.0}) and not is_good(one, {"ttft": 400.0})
     assert len(samples_ms([one], "tpot")) == len(samples_ms([one], "itl")) == len(samples_ms([one], "pause")) == 0
@@ -109,7 +109,7 @@ def test_run_without_a_completed_request_has_no_latencies():
 
 
 def test_report_shows_what_was_asked_for():
-    summary = summarize(made_up_run(), metrics=("ttft",), percentiles=(90,), goodput_ms={"ttft": 50.0})
+    summary = summarize(synthetic_run(), metrics=("ttft",), percentiles=(90,), goodput_ms={"ttft": 50.0})
     text = text_report(summary, ("ttft",))
     assert "p90 (ms)" in text and "goodput" in text and "Inter-token" not in text and "p99" not in text
 

@@ -113,7 +113,7 @@ def test_help_shows_text_unit_and_default(capsys):
     text = " ".join(capsys.readouterr().out.split())
     assert "--starvation-limit-s SECONDS" in text
     assert (
-        "a request that waited this long for its first token, or under mlfq for any token, goes to the front [seconds] (default: 3.0)"
+        "move a request to the front once it has waited this long for its first token, or under mlfq for any token [seconds] (default: 3.0)"
         in text
     )
     assert "--enable-prefix-caching | --no-enable-prefix-caching" in text

@@ -160,7 +160,7 @@ def test_objectives_choose_the_policy_and_the_limits_of_goodput(capsys):
     assert "slo on opt-13b" in text and "(100.0%)" in text
     assert "good share" in simulate(capsys, "--compare", "fcfs,slo", *objectives)
     assert main([*RUN, "--scheduling-policy", "fcfs", *objectives]) == 2
-    assert "are of the policy slo, not of fcfs" in capsys.readouterr().err
+    assert "belong to the policy slo, not to fcfs" in capsys.readouterr().err
 
 
 def test_goodput_is_that_of_the_limits_given(capsys):

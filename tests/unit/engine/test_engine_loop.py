@@ -160,10 +160,10 @@ def test_an_unknown_request_has_no_explanation(slow: Frontend) -> None:
 
 
 def test_the_loop_ends_without_its_parent(tmp_path: Path) -> None:
-    channel = EngineChannel(f"{tmp_path}/nobody")
+    channel = EngineChannel(f"{tmp_path}/no-listener")
     loop = EngineLoop(FakeEngineCore(EngineConfig()), channel, parent_pid=-1)
     loop.run()
-    assert not loop._stopping, "nobody told it to stop: it ended because its parent is gone"
+    assert not loop._stopping, "no stop message came: it ended because its parent is gone"
     channel._context.destroy(linger=0)
 
 

@@ -39,7 +39,7 @@ class Copy:
 
 
 class KvMachine(RuleBasedStateMachine):
-    """Memory holds, per slot, the number of the context (salt and tokens up to there) whose KV stands in it."""
+    """Memory holds, per slot, the number of the context (salt and tokens up to there) whose KV it holds."""
 
     caching = True
 
@@ -142,7 +142,7 @@ class KvMachine(RuleBasedStateMachine):
 
     @rule(clear=st.booleans())
     def overwrite_what_is_free(self, clear: bool) -> None:
-        """Let a passing sequence use all of the device that nobody holds."""
+        """Let a passing sequence use all free blocks of the device."""
         if clear:
             self.manager.clear_prefix_cache()
         seq = MAX_SEQUENCES

@@ -105,7 +105,7 @@ class ParkedOwners:
         self.most_moving = 0
 
     def step(self, wrong: torch.Tensor) -> None:
-        """Every owner on the device finds what its last step wrote, and writes anew."""
+        """Every owner on the device finds what its last step wrote, and writes again."""
         away = {owner for owner, _ in self.moving.values()}
         for owner, block in enumerate(self.at):
             if block < 0 or owner in away:
@@ -116,7 +116,7 @@ class ParkedOwners:
             kv.fill_(int(self.stamp[owner]))
 
     def start_move(self) -> None:
-        """Park an owner, or bring one back, behind the step just given to the device; nobody waits for the copy."""
+        """Park an owner, or bring one back, after the step just given to the device; no thread waits for the copy."""
         owner = int(self.rng.integers(len(self.at)))
         if len(self.moving) == MOST_MOVING or owner in {owner for owner, _ in self.moving.values()}:
             return

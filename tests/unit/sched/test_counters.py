@@ -12,7 +12,7 @@ def run_parking_often(engine: FakeEngine) -> None:
     while engine.scheduler.has_unfinished:
         engine.turn()
         turns += 1
-        # Seldom enough that a dropped sequence gets on: it computes its longest context within the turns between.
+        # Seldom enough that a dropped sequence makes progress: it computes its longest context within the turns between.
         if turns % 5 == 0 and engine.scheduler.stats().parks < 300:
             for request_id in engine.live():
                 engine.scheduler.park(request_id, False, engine.now_s)

@@ -59,7 +59,7 @@ def test_rows_name_the_slots_that_add_returned_and_ended_ones_are_free_again() -
     assert [slots[i] for i in plan.request_ids.tolist()] == plan.request_slots.tolist()
     scheduler.abort(5, 0.0)
     scheduler.commit(plan.step, np.zeros(3, np.int32), 0.1, 0.1)
-    assert scheduler.schedule(0.1).ended_slots.size == 0  # nobody took its last event
+    assert scheduler.schedule(0.1).ended_slots.size == 0  # its last event was not taken
     scheduler.take_events()
     assert scheduler.schedule(0.1).ended_slots.tolist() == [slots[5]]
     assert scheduler.add(7, np.arange(5, dtype=np.int32), now_s=0.2) == slots[5]
@@ -367,7 +367,7 @@ def test_the_governor_stops_preemption_that_costs_too_much() -> None:
 
 @pytest.mark.parametrize("policy", ["learned", "mlfq", "skip-join-mlfq"])
 def test_all_end_though_everybody_is_parked_after_every_iteration_and_the_host_is_too_small(policy: str) -> None:
-    # Those at the front start anew each time, for others hold the host. The governor must not keep the order as it is.
+    # Those at the front start again each time, for others hold the host. The governor must not keep the order as it is.
     engine = FakeEngine(policy=policy, block_size=16, num_device_blocks=16, num_host_blocks=6, max_num_seqs=8, prefix_caching=False,
                         max_prefill_chunk_tokens=32, max_model_len=256, starvation_limit_s=0.2, check=False)  # fmt: skip
     engine.end_transfers = 1.0

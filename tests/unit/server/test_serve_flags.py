@@ -15,7 +15,7 @@ from tests.unit.server.process import serve_process
 
 
 def free_port(host: str) -> int:
-    """A port that nobody listens on."""
+    """A port without a listener."""
     with socket.create_server((host, 0)) as found:
         return found.getsockname()[1]
 

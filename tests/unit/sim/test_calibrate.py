@@ -47,7 +47,7 @@ def test_the_wait_before_planning_is_in_whole_milliseconds():
         deployment(), scheduler(), lambda plan: np.zeros(plan.num_samples, np.int32), enable_prefix_caching=False
     )
     engine.core.scheduler.add(0, np.zeros(8, np.int32), RequestOptions(max_tokens=4), now_s=0.0)
-    engine.core.turn()
+    engine.core.run_step()
     assert engine.core.planning_delay_s() == pytest.approx(3e-3)  # 70 % of an iteration of 5.2 ms are 3.6 ms
 
 

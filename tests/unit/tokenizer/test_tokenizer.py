@@ -105,7 +105,7 @@ def test_a_tokenizer_of_its_own_is_used_instead_of_the_models(tmp_path: Path) ->
     assert load_tokenizer(config).vocab_size == tiny.byte_level().get_vocab_size()
 
 
-@pytest.mark.parametrize("name", ["", "/no/such/folder", "./none", "nobody/no-such-model", "not a valid id !!"])
+@pytest.mark.parametrize("name", ["", "/no/such/folder", "./none", "no-such-user/no-such-model", "not a valid id !!"])
 def test_an_unknown_model_is_refused_without_any_download(name: str) -> None:
     with pytest.raises(InvalidArgumentError, match="tokenizer"):
         load_tokenizer(ModelConfig(model=name))

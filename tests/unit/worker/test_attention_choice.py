@@ -1,4 +1,4 @@
-"""Our attention kernels serve only when they agree with torch; otherwise others do, and everybody can see it."""
+"""Our attention kernels serve only when they agree with torch; otherwise others do, visibly."""
 
 import types
 
@@ -8,7 +8,7 @@ import torch
 from fastserve.errors import InvalidArgumentError
 from fastserve.ops.attention import AttentionBackend
 from fastserve.worker import attention_choice
-from fastserve.worker.attention_choice import AttentionChoice, choose_attention, trial_of_hopper_kernels
+from fastserve.worker.attention_choice import AttentionChoice, choose_attention, selftest_of_hopper_kernels
 
 MODEL = types.SimpleNamespace(
     dtype=torch.bfloat16, spec=types.SimpleNamespace(head_dim=64, num_heads=4, num_kv_heads=2)
@@ -22,7 +22,7 @@ def no_faults(*_: object, **__: object) -> list[str]:
     return []
 
 
-class MadeUpTrial:
+class FakeSelfTest:
     """Finds what `check` finds; remembers what it was started with and whether it was closed."""
 
     seconds = 0.25
@@ -41,11 +41,11 @@ def hopper(request) -> bool:
     return request.param
 
 
-def choose(monkeypatch, check, trial_check=None, *, requested="auto", device=GPU) -> AttentionChoice:
-    """Choose with made-up checks here and, where `trial_check` is given, in the trial of kernels for Hopper."""
+def choose(monkeypatch, check, selftest_check=None, *, requested="auto", device=GPU) -> AttentionChoice:
+    """Choose with fake checks here and, where `selftest_check` is given, in the self-test of kernels for Hopper."""
     monkeypatch.setattr(attention_choice, "check_attention", check)
-    trial = None if trial_check is None else MadeUpTrial(check=trial_check)
-    return choose_attention(requested, MODEL, block_size=16, device=device, trial=trial)
+    selftest = None if selftest_check is None else FakeSelfTest(check=selftest_check)
+    return choose_attention(requested, MODEL, block_size=16, device=device, selftest=selftest)
 
 
 @pytest.fixture
@@ -67,9 +67,9 @@ def test_kernels_that_agree_with_torch_serve(checks):
     assert checks == [{"device": GPU, "dtype": torch.bfloat16, **SHAPE, "backend": NATIVE}]
 
 
-def test_kernels_for_hopper_that_pass_their_trial_serve_and_the_log_says_how_long_it_took(checks, caplog):
+def test_kernels_for_hopper_that_pass_their_selftest_serve_and_the_log_says_how_long_it_took(checks, caplog):
     with caplog.at_level("INFO", logger="fastserve"):
-        choice = choose_attention("auto", MODEL, block_size=16, device=GPU, trial=MadeUpTrial())
+        choice = choose_attention("auto", MODEL, block_size=16, device=GPU, selftest=FakeSelfTest())
     assert (choice.backend, choice.fallback) == (NATIVE, "")
     assert not checks
     assert "compared in 0.25 s, for which the start waited 0.00 s" in caplog.text
@@ -139,23 +139,25 @@ def test_kernels_for_hopper_are_tried_where_they_would_serve(
     monkeypatch, requested, device, dtype, available, is_tried
 ):
     monkeypatch.setattr(attention_choice.kernels, "attention_hopper_available", lambda: available)
-    monkeypatch.setattr(attention_choice, "AttentionTrial", MadeUpTrial)
+    monkeypatch.setattr(attention_choice, "AttentionSelfTest", FakeSelfTest)
     model = types.SimpleNamespace(dtype=dtype, spec=MODEL.spec)
-    with trial_of_hopper_kernels(requested, model, block_size=16, device=device) as trial:
-        assert (trial is not None) == is_tried
+    with selftest_of_hopper_kernels(requested, model, block_size=16, device=device) as selftest:
+        assert (selftest is not None) == is_tried
         if is_tried:
-            assert trial.started_with == (device, dtype, SHAPE | {"backend": NATIVE})
-            assert not trial.closed
-    assert trial is None or trial.closed
+            assert selftest.started_with == (device, dtype, SHAPE | {"backend": NATIVE})
+            assert not selftest.closed
+    assert selftest is None or selftest.closed
 
 
-def test_a_start_that_fails_ends_the_trial(monkeypatch):
+def test_a_start_that_fails_ends_the_selftest(monkeypatch):
     monkeypatch.setattr(attention_choice.kernels, "attention_hopper_available", lambda: True)
-    trials = []
-    monkeypatch.setattr(attention_choice, "AttentionTrial", lambda *_, **__: trials.append(MadeUpTrial()) or trials[-1])
+    selftests = []
+    monkeypatch.setattr(
+        attention_choice, "AttentionSelfTest", lambda *_, **__: selftests.append(FakeSelfTest()) or selftests[-1]
+    )
     with (
         pytest.raises(ZeroDivisionError),
-        trial_of_hopper_kernels("auto", MODEL, block_size=16, device=GPU),
+        selftest_of_hopper_kernels("auto", MODEL, block_size=16, device=GPU),
     ):
         raise ZeroDivisionError
-    assert trials[0].closed
+    assert selftests[0].closed

@@ -17,7 +17,7 @@ from fastserve.worker.device import CpuDevice, CudaDevice, cuda_problem, open_de
 HAS_GPU = bool(_C.cuda_devices())
 
 
-def pretend(monkeypatch, *, problem: str = "", devices: list | None = None, torch_cuda: str | None = "13.0",
+def simulate(monkeypatch, *, problem: str = "", devices: list | None = None, torch_cuda: str | None = "13.0",
             available: bool = True) -> None:  # fmt: skip
     """Let the core and torch report another machine."""
     core = types.SimpleNamespace(cuda_problem=lambda: problem, cuda_devices=lambda: devices or [])
@@ -59,12 +59,12 @@ def test_another_word_is_refused():
     ],
 )
 def test_each_obstacle_has_a_message(monkeypatch, machine, text):
-    pretend(monkeypatch, **machine)
+    simulate(monkeypatch, **machine)
     assert re.search(text, cuda_problem())
 
 
 def test_auto_takes_the_cpu_and_says_why_when_a_gpu_cannot_be_used(monkeypatch, caplog):
-    pretend(monkeypatch, devices=[T4])
+    simulate(monkeypatch, devices=[T4])
     with caplog.at_level("WARNING", logger="fastserve"):
         assert isinstance(open_device("auto"), CpuDevice)
     assert "Tesla T4" in caplog.text
@@ -101,7 +101,7 @@ def test_a_step_runs_once_before_it_is_captured_and_captures_share_their_memory(
     events = []
     signature = inspect.signature(torch.cuda.graph)
 
-    class MadeUpGraph:
+    class FakeGraph:
         def pool(self) -> tuple[int, int]:
             return (0, 7)
 
@@ -114,7 +114,7 @@ def test_a_step_runs_once_before_it_is_captured_and_captures_share_their_memory(
         events.append("end")
 
     monkeypatch.setattr(torch.cuda, "graph", capture)
-    monkeypatch.setattr(torch.cuda, "CUDAGraph", MadeUpGraph)
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", FakeGraph)
     monkeypatch.setattr(torch.cuda, "stream", lambda stream: contextlib.nullcontext())
     monkeypatch.setattr(torch.cuda, "synchronize", lambda device: events.append("wait"))
     device = object.__new__(CudaDevice)

@@ -1,4 +1,4 @@
-"""Rows for the device: of plans, padded for graphs, made up for measurements."""
+"""Rows for the device: of plans, padded for graphs, dummy ones for measurements."""
 
 import numpy as np
 

@@ -7,7 +7,7 @@ from typing import Any
 from fastserve.cli.api_key import client_key
 from fastserve.cli.lazy import load
 from fastserve.errors import InvalidArgumentError
-from fastserve.workload import has_made_up_lengths
+from fastserve.workload import has_synthetic_lengths
 
 
 def add_target_arguments(parser: argparse.ArgumentParser) -> None:
@@ -40,12 +40,12 @@ def add_target_arguments(parser: argparse.ArgumentParser) -> None:
         "--vocab-size",
         type=int,
         metavar="N",
-        help="made-up prompts use ids below (default: the tokenizer's, else 1000)",
+        help="synthetic prompts use ids below this (default: the tokenizer's vocabulary, else 1000)",
     )
     group.add_argument(
         "--ignore-eos",
         action=argparse.BooleanOptionalAction,
-        help="ask for exactly the output lengths of the workload (default: where they are made up)",
+        help="ask for exactly the output lengths of the workload (default: for synthetic ones)",
     )
     group.add_argument("--temperature", type=float, default=0.0, metavar="X", help="0 = greedy (default: 0)")
     group.add_argument("--extra-body", metavar="JSON", help="more fields of every request, as a JSON object")
@@ -81,7 +81,7 @@ def load_options_of(args: argparse.Namespace, *, max_concurrency: int | None = N
         raise InvalidArgumentError(f"--num-warmups must be at least 0, got {args.num_warmups}")
     sizes = {"vocab_size": size} if (size := _vocab_size(args)) is not None else {}
     return load("fastserve.bench.load:LoadOptions")(
-        ignore_eos=has_made_up_lengths(args) if args.ignore_eos is None else args.ignore_eos,
+        ignore_eos=has_synthetic_lengths(args) if args.ignore_eos is None else args.ignore_eos,
         temperature=args.temperature,
         max_concurrency=max_concurrency,
         extra_body=_extra_body(args.extra_body),

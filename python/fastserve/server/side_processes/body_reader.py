@@ -44,7 +44,7 @@ class BodyReader:
         rows = answer[1]
         if ignored is not None:
             ignored += answer[2]
-        await asyncio.sleep(0)  # a million ids take 10 ms up to here, and 10 ms from here: others may go between
+        await asyncio.sleep(0)  # a million ids take 10 ms up to here, and 10 ms from here: let other tasks run
         built = model.model_validate(fields | {"messages": _STAND_IN} if rows else fields)
         if rows and isinstance(built, Conversation):
             built.put_rows(rows)

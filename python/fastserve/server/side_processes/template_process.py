@@ -1,4 +1,4 @@
-"""The side process that renders chat templates: programs of the checkpoint, which may run for ever or ask for any memory.
+"""The side process that renders chat templates: programs of the checkpoint, which may never end or ask for any memory.
 
 Request and answer are msgpack: `[messages as JSON, add_generation_prompt, max_chars]`; `[prompt, its length, None]`, an
 empty prompt when that is more than `max_chars`, or `["", 0, why the template refuses]`.

@@ -1,4 +1,4 @@
-"""`python -m fastserve.ops.attention_trial DEVICE DTYPE SHAPE`: one check of attention kernels, for whoever started the process.
+"""`python -m fastserve.ops.attention_selftest DEVICE DTYPE SHAPE`: one self-test of attention kernels, for the parent process.
 
 Imports nothing but the operators: the time until the check begins is that of torch and of CUDA.
 """

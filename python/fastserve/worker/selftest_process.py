@@ -11,13 +11,13 @@ import time
 import torch
 
 from fastserve.ops.attention_batch import AttentionBackend
-from fastserve.ops.attention_trial import VERDICT
+from fastserve.ops.attention_selftest import VERDICT
 
 TIMEOUT_S = 120.0
 KILL_WAIT_S = 10.0
 
 
-class AttentionTrial:
+class AttentionSelfTest:
     """A check under way: started by the constructor, asked by `faults`, ended by `close`.
 
     It takes as long as a start of Python with torch and CUDA, so start it before something that takes longer.
@@ -51,9 +51,9 @@ class AttentionTrial:
         self.seconds: float | None = None
         self._timeout_s = timeout_s
         self._deadline_s = time.monotonic() + timeout_s
-        self._output = tempfile.TemporaryFile()  # noqa: SIM115 (closed by `close`); a pipe that nobody reads fills up
+        self._output = tempfile.TemporaryFile()  # noqa: SIM115 (closed by `close`); a pipe without a reader fills up
         self._process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "fastserve.ops.attention_trial", *words],
+            [sys.executable, "-P", "-m", "fastserve.ops.attention_selftest", *words],
             stdin=subprocess.DEVNULL,
             stdout=self._output,
             stderr=subprocess.STDOUT,
