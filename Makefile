@@ -12,7 +12,7 @@ export CMAKE_BUILD_PARALLEL_LEVEL ?= $(shell nproc)
 # Where nvcc is found, developers build the CUDA backend as well; a plain `pip install` does so only when asked.
 export FASTSERVE_CUDA ?= AUTO
 
-.PHONY: build test test-all test-python test-cpp test-gpu-sim test-newest lint format lock demo stubs cuda-report wheel clean test-sanitizers
+.PHONY: build test test-all test-python test-cpp test-gpu-sim test-newest lint format lock demo stubs flag-table cuda-report wheel clean test-sanitizers
 
 $(STAMP): pyproject.toml third_party/install_requirements.py $(wildcard third_party/lock/*.txt)
 	$(PYTHON) -m venv $(VENV)
@@ -86,6 +86,10 @@ demo: build
 stubs: build
 	$(BIN)/python third_party/write_stubs.py build/stubs
 	cp build/stubs/fastserve/_C/*.pyi python/fastserve/_C/
+
+# The table of vLLM's flags in docs/from-vllm.md, after a change of python/fastserve/cli/vllm_flags.
+flag-table: build
+	$(BIN)/python -m fastserve.cli.vllm_flags.document docs/from-vllm.md
 
 # Registers, spills and shared memory of every CUDA kernel; needs nvcc, no GPU. Fails when a kernel spills.
 cuda-report: $(STAMP)

@@ -1,7 +1,7 @@
 """Configuration. Each field is a command-line flag of `fastserve serve` (`_` becomes `-`): the metadata is its help."""
 
 import types
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cache
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -19,13 +19,21 @@ GIB = 1 << 30
 
 
 def option(
-    default: object, text: str, *, unit: str = "", choices: Sequence[str] = (), alias: str = "", secret: bool = False
+    default: object,
+    text: str,
+    *,
+    unit: str = "",
+    choices: Sequence[str] = (),
+    synonyms: Mapping[str, str] | None = None,
+    alias: str = "",
+    secret: bool = False,
 ) -> Any:
     """Return a config field with its help text, unit and optional second flag name; a secret one is not in the repr.
 
-    `choices` lists the values of its flag where the type has more values than the flag accepts.
+    `choices` lists the values of its flag where the type has more values than the flag accepts; `synonyms` maps other
+    names that the flag accepts to values.
     """
-    metadata = {"help": text, "unit": unit, "choices": tuple(choices), "alias": alias}
+    metadata = {"help": text, "unit": unit, "choices": tuple(choices), "synonyms": dict(synonyms or {}), "alias": alias}
     return field(default=default, repr=not secret, metadata=metadata)
 
 
@@ -87,6 +95,7 @@ class ModelConfig:
     dtype: DTypeName = option(
         "auto",
         "data type of weights, activations and KV; auto = as stored in the checkpoint",
+        synonyms={"half": "float16", "float": "float32"},
     )
     generation_config: str = option(
         "auto",
@@ -97,7 +106,9 @@ class ModelConfig:
         None, "default sampling parameters that override those of the file, for example '{\"temperature\": 0.5}'"
     )
     max_model_len: int | None = option(None, "longest prompt + output; default: the model's own limit", unit="tokens")
-    load_format: Literal["safetensors", "dummy"] = option("safetensors", "dummy = random weights of the model's shape")
+    load_format: Literal["safetensors", "dummy"] = option(
+        "safetensors", "dummy = random weights of the model's shape", synonyms={"auto": "safetensors"}
+    )
     device: Literal["auto", "cpu", "cuda"] = option("auto", "where the model runs")
     attention_backend: Literal["auto", "native", "mma", "torch"] = option(
         "auto",
@@ -131,7 +142,9 @@ class CacheConfig:
     )
     kv_gib: float = option(1.0, "size of the device KV pool on a CPU", unit="GiB")
     gpu_memory_utilization: float = option(
-        0.9, "share of GPU memory to use; the KV pool gets what weights and activations leave of it"
+        0.9,
+        "share of GPU memory to use; the KV pool gets what weights and activations leave of it",
+        alias="device-memory-utilization",
     )
     host_kv_gib: float | None = option(
         None,
@@ -185,7 +198,10 @@ class SchedulerConfig:
         _CORE.max_num_batched_tokens, "maximum number of tokens in one iteration", unit="tokens"
     )
     max_prefill_chunk_tokens: int = option(
-        _CORE.max_prefill_chunk_tokens, "maximum number of prompt tokens of one request in one iteration", unit="tokens"
+        _CORE.max_prefill_chunk_tokens,
+        "maximum number of prompt tokens of one request in one iteration",
+        unit="tokens",
+        alias="long-prefill-token-threshold",
     )
     starvation_limit_s: float = option(
         _CORE.starvation_limit_s,

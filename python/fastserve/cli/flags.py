@@ -3,14 +3,17 @@
 import argparse
 import dataclasses
 import json
+import re
 import types
 import typing
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
+from fractions import Fraction
 from typing import Any, TypeVar
 
 from fastserve.config import CacheConfig, EngineConfig, ModelConfig, SchedulerConfig, ServerConfig
 
 POSITIONAL = "model"
+_MODEL_WORD = "model_word"
 Config = TypeVar("Config", ModelConfig, CacheConfig, SchedulerConfig, ServerConfig)
 
 
@@ -23,13 +26,27 @@ def add_config_flags(parser: argparse.ArgumentParser, config_class: type, *, ski
             group.add_argument(*_names(field), **_settings(field, hints[field.name]))
 
 
-def add_engine_flags(parser: argparse.ArgumentParser) -> None:
-    """Add MODEL and the flags of the engine."""
-    text = next(f.metadata["help"] for f in dataclasses.fields(ModelConfig) if f.name == POSITIONAL)
-    parser.add_argument(POSITIONAL, metavar="MODEL", help=_escape(text))
+def add_engine_flags(parser: argparse.ArgumentParser, *, model_is_optional: bool = False) -> None:
+    """Add MODEL and the flags of the engine.
+
+    Where the model is optional it may be given by the flag --model as well; see `settle_model`.
+    """
+    text = _escape(next(f.metadata["help"] for f in dataclasses.fields(ModelConfig) if f.name == POSITIONAL))
+    if model_is_optional:
+        parser.add_argument(_MODEL_WORD, nargs="?", default=argparse.SUPPRESS, metavar="MODEL", help=text)
+        parser.add_argument("--model", dest=POSITIONAL, metavar="MODEL", help="the same, as a flag")
+    else:
+        parser.add_argument(POSITIONAL, metavar="MODEL", help=text)
     add_config_flags(parser, ModelConfig, skip=(POSITIONAL,))
     add_config_flags(parser, CacheConfig)
     add_config_flags(parser, SchedulerConfig)
+
+
+def settle_model(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    """Let the positional MODEL win over the flag; an error of the parser when there is neither."""
+    args.model = getattr(args, _MODEL_WORD, args.model)
+    if args.model is None:
+        parser.error("the following arguments are required: MODEL")
 
 
 def config_of(config_class: type[Config], args: argparse.Namespace) -> Config:
@@ -52,7 +69,7 @@ def engine_config_of(args: argparse.Namespace) -> EngineConfig:
 
 
 class _Extend(argparse.Action):
-    """A flag that takes several values and may be repeated; all of them count."""
+    """A flag that takes several values and may be repeated; all of them count, in place of the default."""
 
     def __call__(
         self,
@@ -61,7 +78,8 @@ class _Extend(argparse.Action):
         values: Any,
         option_string: str | None = None,
     ) -> None:
-        setattr(namespace, self.dest, (*getattr(namespace, self.dest), *values))
+        before = getattr(namespace, self.dest)
+        setattr(namespace, self.dest, (*(() if before is self.default else before), *values))
 
 
 def _names(field: dataclasses.Field[Any]) -> Iterator[str]:
@@ -80,11 +98,37 @@ def _settings(field: dataclasses.Field[Any], hint: Any) -> dict[str, Any]:
         return settings | {"action": argparse.BooleanOptionalAction}
     choices = field.metadata.get("choices") or (typing.get_args(kind) if _is_literal(kind) else ())
     if choices:
-        return settings | {"choices": choices}
+        return settings | {"choices": choices, "type": _named(field.metadata["synonyms"])}
     if typing.get_origin(kind) is dict:
         return settings | {"type": _json_object, "metavar": "JSON"}
-    metavar = field.metadata.get("unit") or {int: "N", float: "X"}.get(kind, "TEXT")
-    return settings | {"type": kind, "metavar": metavar.upper()}
+    unit = field.metadata["unit"]
+    metavar = unit or {int: "N", float: "X"}.get(kind, "TEXT")
+    return settings | {
+        "type": _size if kind is int and unit in ("tokens", "bytes") else kind,
+        "metavar": metavar.upper(),
+    }
+
+
+def _named(synonyms: dict[str, str]) -> Callable[[str], str]:
+    """Return a function that maps a choice in any case, or a synonym of one, to the choice."""
+    return lambda text: synonyms.get(text.lower(), text.lower())
+
+
+_SIZE = re.compile(r"([+-]?\d{1,18}(?:\.\d{1,18})?)([kmgt]?)", re.IGNORECASE)
+
+
+def _size(text: str) -> int:
+    """Read an integer, or a short form of one: 8k = 8000, 8K = 8192, likewise m, g, t; 1.5k = 1500.
+
+    Raises:
+        argparse.ArgumentTypeError: it is neither.
+    """
+    if found := _SIZE.fullmatch(text):
+        exponent = " kmgt".index(found[2].lower() or " ")
+        value = Fraction(found[1]) * (1024 if found[2].isupper() else 1000) ** exponent
+        if value.denominator == 1:
+            return int(value)
+    raise argparse.ArgumentTypeError(f"must be a whole number such as 8192, 8k (8000) or 8K (8192), got {text!r:.200}")
 
 
 def _json_object(text: str) -> dict[str, Any]:

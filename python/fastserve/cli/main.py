@@ -1,7 +1,7 @@
 """Entry point of `fastserve`: finds the command, checks its flags, runs it.
 
-A command is a module of this package with `add_arguments(parser)` and `run(args) -> int`. Only the chosen one is
-imported, and it loads torch or the server no earlier than in `run`: `--help` and a mistyped flag answer at once.
+A command is a module of this package with `add_arguments(parser)` and `run(args) -> int`, and `parse(parser, words)` where
+its arguments come from elsewhere as well. Only the chosen one is imported, and it loads torch or the server no earlier than in `run`: `--help` and a mistyped flag answer at once.
 """
 
 import argparse
@@ -35,6 +35,14 @@ class OneLineParser(argparse.ArgumentParser):
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(allow_abbrev=False, **kwargs)
 
+    def parse_known_args(  # type: ignore[override]  # its overloads say no more
+        self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
+    ) -> tuple[argparse.Namespace, list[str]]:
+        """Parse flags written with dashes or with underscores."""
+        words = list(sys.argv[1:] if args is None else args)
+        end = words.index("--") if "--" in words else len(words)
+        return super().parse_known_args([*map(_dashed, words[:end]), *words[end:]], namespace)
+
     def error(self, message: str) -> NoReturn:
         self.exit(EXIT_USAGE, f"{self.prog}: error: {message}\n")
 
@@ -49,7 +57,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         command = importlib.import_module(f"fastserve.cli.{name}")
         command.add_arguments(parser)
-        return int(command.run(parser.parse_args(words[1:])))
+        parse = getattr(command, "parse", OneLineParser.parse_args)
+        return int(command.run(parse(parser, words[1:])))
     except InvalidArgumentError as error:
         return _say(parser.prog, str(error), EXIT_USAGE)
     except (FastServeError, OSError) as error:
@@ -61,6 +70,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _say(parser.prog, f"{error.name} is not installed; pip install 'fastserve[{extra}]'", EXIT_FAILED)
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
+
+
+def _dashed(word: str) -> str:
+    """A flag with dashes for underscores; its value, or any other word, as it is."""
+    name, equals, value = word.partition("=")
+    return name.replace("_", "-") + equals + value if word.startswith("--") else word
 
 
 def _no_command(words: list[str]) -> int:

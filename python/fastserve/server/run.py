@@ -3,20 +3,29 @@
 import asyncio
 import gc
 import logging
+from collections.abc import Sequence
 from contextlib import closing
 from typing import NoReturn
 
 from fastserve.config import EngineConfig, ServerConfig
 from fastserve.engine.async_engine import AsyncEngine
 from fastserve.engine.console import StartProgress
-from fastserve.log import configure_logging
+from fastserve.log import configure_logging, get_logger
 from fastserve.server.ending import leave
 from fastserve.server.lifecycle import serve
 
+logger = get_logger(__name__)
 
-def run_server(engine_config: EngineConfig, server_config: ServerConfig) -> NoReturn:
-    """Load the model, serve it until a signal, and end the process with the exit code of `lifecycle.serve`."""
+
+def run_server(engine_config: EngineConfig, server_config: ServerConfig, *, notes: Sequence[str] = ()) -> NoReturn:
+    """Load the model, serve it until a signal, and end the process with the exit code of `lifecycle.serve`.
+
+    Args:
+        notes: what there is to say of the configuration; one line each in the log.
+    """
     configure_logging(server_config.log_level, json_lines=server_config.json_logs)
+    for note in notes:
+        logger.info("%s", note)
     # What uvicorn has to say (a bug in a route, a cut connection) goes to the same place in the same form.
     uvicorn_log = logging.getLogger("uvicorn")
     uvicorn_log.handlers[:] = logging.getLogger("fastserve").handlers

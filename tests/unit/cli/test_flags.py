@@ -35,7 +35,7 @@ def served_with(monkeypatch, *flags: str) -> tuple[EngineConfig, ServerConfig]:
     """What `fastserve serve m FLAGS` gives to run_server."""
     seen = []
 
-    def run_server(*configs):
+    def run_server(*configs, notes):
         seen.append(configs)
         return 0
 
