@@ -44,7 +44,7 @@ SERVER = (
     only("api-server-count -asc", "1", ONE_FRONT_END),
     only_off("grpc", OTHER_APIS),
     refused("grpc-port", OTHER_APIS),
-    refused("config", "not supported yet; use flags"),
+    same("config", "the command line and FASTSERVE_ variables win"),
     only_off("fail-on-environ-validation", "a bad value in a FASTSERVE_ variable always stops the start; leave it out"),
     only_off("enable-flash-late-interaction", "only models that generate text are served; leave it out"),
 )  # fmt: skip
