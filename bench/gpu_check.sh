@@ -186,7 +186,7 @@ run_tests() {
 
 stage_tests() {
   local tests=()
-  [ "$DEVICE" = cuda ] || tests=(--select "not slow" --files tests/unit/ops/test_memory_roof.py)
+  [ "$DEVICE" = cuda ] || tests=(--select "not slow" --files tests/unit/ops/test_read_bandwidth.py)
   run_tests "$OUT/tests.jsonl" "${tests[@]}"
 }
 

@@ -135,8 +135,8 @@ class MachineCost:
 def _slowness(end_s: np.ndarray, seconds: np.ndarray, deviations: np.ndarray) -> list[float]:
     """Time of the iterations of each second over that of the fit: how evenly the machine worked; 0 = it had nothing to do."""
     second = end_s.astype(int)
-    took, told = np.bincount(second, seconds), np.bincount(second, seconds / deviations)
-    return np.round(np.divide(took, told, out=np.zeros_like(took), where=told > 0), 3).tolist()
+    took, modelled = np.bincount(second, seconds), np.bincount(second, seconds / deviations)
+    return np.round(np.divide(took, modelled, out=np.zeros_like(took), where=modelled > 0), 3).tolist()
 
 
 def _figures(summary: Summary) -> dict[str, float]:

@@ -44,7 +44,7 @@ def read_rate(device: str) -> float:
 
     def read() -> None:
         for _ in range(READS):
-            _C.kernels.memory_roof(memory, sums, stream=stream_of(memory))
+            _C.kernels.read_bandwidth(memory, sums, stream=stream_of(memory))
         if device == "cuda":
             torch.cuda.synchronize()
 

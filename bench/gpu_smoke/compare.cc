@@ -184,9 +184,9 @@ Outcome compare(const AttentionSpec& spec) {
             find_differences(spec, second.bits, as_floats(first.bits, spec.dtype), 0.0f).facts);
   } else if (!first.guards_intact || !second.guards_intact) {
     differs("written outside the output", {});
-  } else if (const std::int64_t left = problem.tickets_left(); left != 0) {
+  } else if (const std::int64_t left = problem.counters_left(); left != 0) {
     differs("the workspace is not left at zero", {});
-    outcome.facts.add("tickets", left);
+    outcome.facts.add("counters", left);
   } else {
     outcome.facts = differences.facts;
   }

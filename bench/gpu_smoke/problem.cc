@@ -202,10 +202,10 @@ kernels::AttentionParams AttentionProblem::params() const {
   return params;
 }
 
-std::int64_t AttentionProblem::tickets_left() const {
-  std::vector<std::uint32_t> tickets(index(kernels::kAttentionTickets));
-  workspace_->read(tickets.data(), 4 * tickets.size());
-  return std::ranges::count_if(tickets, [](std::uint32_t ticket) { return ticket != 0; });
+std::int64_t AttentionProblem::counters_left() const {
+  std::vector<std::uint32_t> counters(index(kernels::kAttentionCounters));
+  workspace_->read(counters.data(), 4 * counters.size());
+  return std::ranges::count_if(counters, [](std::uint32_t counter) { return counter != 0; });
 }
 
 std::vector<double> AttentionProblem::expected_on_host() const {

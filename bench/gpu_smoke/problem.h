@@ -33,7 +33,7 @@ class AttentionProblem {
   /// The checked input that `launch` gives to kernels, for what is asked about them.
   kernels::AttentionParams params() const;
   /// Words of the workspace that a launch should have left at zero, and has not.
-  std::int64_t tickets_left() const;
+  std::int64_t counters_left() const;
   /// The output in double precision, computed on the host from the values as they were rounded; small problems only.
   std::vector<double> expected_on_host() const;
 

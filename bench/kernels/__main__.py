@@ -68,7 +68,7 @@ def _run_on_cpu(arguments: argparse.Namespace, progress: Progress) -> list[dict[
     for case in all_cases(quick=arguments.quick, only=arguments.only):
         contenders = dict(case.contenders)
         if case.bytes_moved:
-            contenders[ROOF] = lambda: _C.kernels.memory_roof(memory, roof_sum)
+            contenders[ROOF] = lambda: _C.kernels.read_bandwidth(memory, roof_sum)
         samples = interleave(contenders, rounds=rounds, sample_s=sample_s)
         if case.bytes_moved:
             samples[ROOF] = scaled(samples[ROOF], case.bytes_moved / ROOF_BYTES)

@@ -43,7 +43,7 @@ def measure_roofs(*, rounds: int) -> Roofs:
     sums = torch.empty(_CTAS_PER_SM * multiprocessors, device="cuda")
     a, b, product = torch.randn(3, _MATMUL_SIZE, _MATMUL_SIZE, device="cuda", dtype=torch.bfloat16)
     contenders = {
-        "read": lambda: _C.kernels.memory_roof(memory, sums, stream=stream_of(memory)),
+        "read": lambda: _C.kernels.read_bandwidth(memory, sums, stream=stream_of(memory)),
         "copy": lambda: first.copy_(second),
         "matmul": lambda: torch.matmul(a, b, out=product),
         "launch": sums[:1].zero_,

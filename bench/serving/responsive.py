@@ -72,7 +72,7 @@ def attacks() -> dict[str, list[tuple[str, bytes]]]:
 
 
 def attack(url: str, bodies: list[tuple[str, bytes]], stop: object, counts: object) -> None:
-    """Send the bodies in turn until told to stop; count the replies by status class."""
+    """Send the bodies in turn until the stop event is set; count the replies by status class."""
     with httpx.Client(base_url=url, timeout=60) as client:
         while not stop.is_set():
             for path, body in bodies:

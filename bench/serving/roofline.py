@@ -45,7 +45,7 @@ def linear_parameters() -> tuple[int, int]:
 def read_once(memory: torch.Tensor) -> float:
     """Bytes per second of one read of `memory` by all cores."""
     started_s = time.perf_counter()
-    _C.kernels.memory_roof(memory, torch.empty(1))
+    _C.kernels.read_bandwidth(memory, torch.empty(1))
     return memory.numel() * 4 / (time.perf_counter() - started_s)
 
 

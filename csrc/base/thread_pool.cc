@@ -56,11 +56,11 @@ void ThreadPool::run(std::int64_t count, std::int64_t grain, Task task, void* co
   {
     std::lock_guard lock(sleep_mutex_);
     const std::uint64_t generation = generation_of(state_.load(std::memory_order_relaxed)) + 1;
-    state_.store(generation * kGeneration, std::memory_order_release);  // open, nobody joined
+    state_.store(generation * kGeneration, std::memory_order_release);  // open, no worker joined
   }
   wake_.notify_all();
   take_chunks(loop);
-  state_.fetch_or(kClosed, std::memory_order_acq_rel);  // whoever is late stays out
+  state_.fetch_or(kClosed, std::memory_order_acq_rel);  // a late worker stays out
   while ((state_.load(std::memory_order_acquire) & kJoinedMask) != 0) pause_cpu();
 }
 
@@ -74,7 +74,7 @@ void ThreadPool::take_chunks(const Loop& loop) {
 
 void ThreadPool::work() {
   std::uint64_t seen = 0;  // generation of the last loop this worker dealt with
-  // The end is no generation: a worker late for the last loop could take it for that loop's, and sleep for ever.
+  // The end is no generation: a worker late for the last loop could take it for that loop's, and sleep forever.
   const auto has_news = [&] {
     return stopping_.load() || generation_of(state_.load(std::memory_order_acquire)) != seen;
   };

@@ -6,7 +6,7 @@ namespace fastserve::bindings {
 
 void register_kernels(pybind11::module_& module) {
   register_linear(module);
-  register_memory_roof(module);
+  register_read_bandwidth(module);
   register_norm(module);
   register_rope(module);
   register_activation(module);

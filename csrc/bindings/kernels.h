@@ -6,7 +6,7 @@ namespace fastserve::bindings {
 
 // One registering function per kernel of the `kernels` submodule; kernels.cc only lists them.
 void register_linear(pybind11::module_& module);
-void register_memory_roof(pybind11::module_& module);
+void register_read_bandwidth(pybind11::module_& module);
 void register_norm(pybind11::module_& module);
 void register_rope(pybind11::module_& module);
 void register_activation(pybind11::module_& module);

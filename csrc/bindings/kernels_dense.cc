@@ -11,7 +11,7 @@
 #include "kernels/dense/linear.h"
 #include "kernels/dense/norm.h"
 #include "kernels/dense/rope_kv_write.h"
-#include "kernels/memory/memory_roof.h"
+#include "kernels/memory/read_bandwidth.h"
 
 namespace py = pybind11;
 
@@ -46,14 +46,15 @@ void register_linear(py::module_& module) {
       "in num_segments (1, 2, 4, 8) segments, and these added up as a binary tree.");
 }
 
-void register_memory_roof(py::module_& module) {
+void register_read_bandwidth(py::module_& module) {
   module.def(
-      "memory_roof",
+      "read_bandwidth",
       [](const TensorView& x, const TensorView& out, std::int64_t stream) {
-        kernels::memory_roof(x, out, stream, compute_pool());
+        kernels::read_bandwidth(x, out, stream, compute_pool());
       },
       py::arg("x"), py::arg("out"), py::kw_only(), py::arg("stream") = 0, ReleaseGil(),
-      "Read x once, out [n] = sums of n shares of it: the roof for what is bound by reading memory (benchmarks).");
+      "Read x once, out [n] = sums of n shares of it: the roof of kernels that are bound by reading memory (for "
+      "benchmarks).");
 }
 
 void register_norm(py::module_& module) {

@@ -202,9 +202,9 @@ void define_calls(py::class_<Scheduler>& scheduler) {
       .def("set_link_rates", &Scheduler::set_link_rates, py::arg("offload_bytes_per_s"), py::arg("upload_bytes_per_s"),
            "Measured speed of the copies.")
       .def("stats", &Scheduler::stats, "State and counters now.")
-      .def(
-          "level_quanta_s", &Scheduler::level_quanta_s,
-          "Quanta of the policy's levels, seconds; infinite where nobody is demoted, none for a policy without levels.")
+      .def("level_quanta_s", &Scheduler::level_quanta_s,
+           "Quanta of the policy's levels, seconds; infinite where no request is demoted, none for a policy without "
+           "levels.")
       .def("request_stats", &Scheduler::request_stats, py::arg("request_id"), py::arg("now_s"),
            "Where the time of a request went; a finished one is known until the schedule() after its end was taken.")
       .def(

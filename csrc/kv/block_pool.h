@@ -12,7 +12,7 @@ namespace fastserve::kv {
 inline constexpr BlockId kNoBlock{-1};
 
 /// kFree: content undefined. kCached: free as well, but the content is worth keeping until the space is wanted. kUsed:
-/// held. kInTransfer: a copy reads or writes it, whoever holds it.
+/// held. kInTransfer: a copy reads or writes it, no matter which sequence holds it.
 enum class BlockState : std::uint8_t { kFree, kCached, kUsed, kInTransfer };
 
 /// The blocks of one tier: holders, pins of copies under way, the free list and the least-recently-used list of cached

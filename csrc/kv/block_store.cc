@@ -135,7 +135,7 @@ void BlockStore::check_integrity() const {
       FS_CHECK(twin(other_tier(tier), copy) == block, "block ", index, " and its twin ", index_of(copy), " disagree");
       FS_CHECK(prefixes_.same_entry(tier, block, copy), "twins ", index, " and ", index_of(copy), " differ in prefix");
       FS_CHECK(named || !pool.is_free(block) || !pools_[other_tier(tier)].is_free(copy), "free twins ", index, " and ",
-               index_of(copy), " are kept although nobody can ask for them");
+               index_of(copy), " are kept although no request can use them");
     }
   }
 }

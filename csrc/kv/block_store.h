@@ -15,7 +15,7 @@ namespace fastserve::kv {
 /// The blocks of both tiers and what is known of their contents: which two blocks hold the same bytes (twins: one on
 /// each tier, made by a copy), and which hold a known prefix (PrefixCache).
 ///
-/// A free block stays cached while somebody could still want its content: it is a prefix, or the twin of a block that
+/// A free block stays cached while a request could still use its content: it is a prefix, or the twin of a block that
 /// is in use. So the mirrors of a sequence on the device, and what an offload left behind there, count as free and go,
 /// least recently used first, when the space is wanted. An entry of the prefix cache names both of two twins or
 /// neither.
@@ -34,7 +34,7 @@ class BlockStore {
   BlockId allocate(Tier tier);
 
   /// As allocate, for a copy made on speculation: no mirror of a block in use goes for it (else mirrors would push each
-  /// other out for ever). nullopt when there is nothing else, as far as it looks.
+  /// other out forever). nullopt when there is nothing else, as far as it looks.
   std::optional<BlockId> try_allocate_spare_host();
 
   void hold(Tier tier, BlockId block) { pools_[tier].hold(block); }

@@ -34,8 +34,8 @@ struct TierUsage {
 
 /// Owns every KV block of the device and the host pool: who holds it, what it contains, what is being copied.
 ///
-/// Decides nothing: the scheduler says what to offload, upload or drop. Copies nothing: it hands out Transfers and is
-/// told when they are complete. Single-threaded, no clock. A method that cannot be served returns false or nullopt and
+/// Decides nothing: the scheduler says what to offload, upload or drop. Copies nothing: it hands out Transfers, and its
+/// caller reports them when they are complete. Single-threaded, no clock. A method that cannot be served returns false or nullopt and
 /// changes nothing; a broken contract throws InvalidArgumentError and changes nothing.
 class KvManager {
  public:
@@ -119,7 +119,7 @@ class KvManager {
 
   TierUsage usage(Tier tier) const;
   std::int32_t num_free(Tier tier) const;
-  /// Forget all cached prefixes that nobody holds.
+  /// Forget all cached prefixes that no sequence holds.
   void clear_prefix_cache();
 
   /// Check every invariant; throws InternalError naming the first one broken. O(blocks + sequences).

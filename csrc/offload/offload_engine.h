@@ -47,8 +47,8 @@ struct OffloadOptions {
 /// submits it after that offload completed (KvManager guarantees this); two transfers may read the same block.
 ///
 /// Beside the compute. The engine does not see the model's reads and writes of the device arena. The caller submits an
-/// offload when the step that wrote its source blocks has ended (CPU) or was enqueued on the compute stream (GPU), lets
-/// nobody write them until it completed, and lets nobody touch the targets of an upload between its submission and its
+/// offload when the step that wrote its source blocks has ended (CPU) or was enqueued on the compute stream (GPU), does not
+/// write them until it completed, and does not touch the targets of an upload between its submission and its
 /// completion. On a GPU every copy also waits for what the compute stream was given before its submission.
 ///
 /// Failure. A transfer that fails completes with ok = false and the reason; its targets hold unspecified bytes, every

@@ -358,7 +358,7 @@ async def test_kill_dash_nine_under_load_is_seen_in_time(paced: AsyncEngine) -> 
     assert all(isinstance(result, EngineDeadError) for result in results[:50])
 
 
-async def test_a_message_that_does_not_decode_hurts_nobody(paced: AsyncEngine) -> None:
+async def test_a_message_that_does_not_decode_hurts_no_request(paced: AsyncEngine) -> None:
     stream = asyncio.create_task(collect(paced.generate([[9]], SamplingParams(max_tokens=100), request_id="a")))
     for raw in (b"", b"garbage", b"\x93\xa3Add\x01", os.urandom(5000)):
         paced._client._channel._socket.send(raw)

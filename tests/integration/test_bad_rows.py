@@ -266,7 +266,7 @@ def test_an_engine_that_cannot_run_a_row_of_its_own_either_gives_up(make_driver,
     assert driver.last[0].error.endswith("failed: RuntimeError: injected into every row")
 
 
-def test_the_end_of_a_request_that_is_in_no_plan_is_told(make_driver):
+def test_the_finish_of_a_request_that_is_in_no_plan_is_delivered(make_driver):
     driver = make_driver(async_scheduling=False)
     driver.add(0, PROMPTS[0])
     while not driver.tokens[0]:

@@ -224,17 +224,17 @@ def test_an_error_that_is_no_fault_of_the_device_fails_its_iteration_only(greedy
 
 
 def test_the_scheduler_knows_the_rates_of_the_link_before_the_first_request(device, monkeypatch):
-    told = []
+    reported = []
 
     class WatchedScheduler(core_module.Scheduler):
         def set_link_rates(self, *rates: float) -> None:
-            told.append(rates)
+            reported.append(rates)
 
     monkeypatch.setattr(core_module, "Scheduler", WatchedScheduler)
     core = EngineCore.from_config(engine_config())
     core.close()
-    assert told == [(core.executor.info.offload_bytes_per_s, core.executor.info.upload_bytes_per_s)]
-    assert min(told[0]) > 1e6
+    assert reported == [(core.executor.info.offload_bytes_per_s, core.executor.info.upload_bytes_per_s)]
+    assert min(reported[0]) > 1e6
 
 
 def test_the_pool_gets_what_the_memory_of_the_device_leaves(monkeypatch):
@@ -271,7 +271,7 @@ def cuda_out_of_memory(text: str) -> torch.AcceleratorError:
     ],
 )
 @pytest.mark.parametrize("error", [torch.OutOfMemoryError, cuda_out_of_memory], ids=["allocator", "cuda"])
-def test_memory_that_runs_out_at_start_is_told_with_the_remedy(device, monkeypatch, error, owner, function, text):
+def test_memory_that_runs_out_at_start_is_an_error_with_the_remedy(device, monkeypatch, error, owner, function, text):
     def run_out(*args: object, **settings: object) -> None:
         raise error("out of memory")
 

@@ -44,7 +44,7 @@ class Scrape(dict[Key, float]):
 
 
 @dataclass
-class Told:
+class Replies:
     """What the clients of one phase saw.
 
     Attributes:
@@ -95,103 +95,103 @@ def near(value: float, expected: float) -> bool:
 
 # --- the checks: (what was added in the phase, what stands there after it, what the clients saw) ---
 
-Check = Callable[[Scrape, Scrape, Told], bool]
+Check = Callable[[Scrape, Scrape, Replies], bool]
 
 
-def counts(name: str, expected: Callable[[Told], float]) -> Check:
+def counts(name: str, expected: Callable[[Replies], float]) -> Check:
     """A histogram has observed so often."""
-    return lambda added, _, told: added[name + "_count",] == expected(told)
+    return lambda added, _, replies: added[name + "_count",] == expected(replies)
 
 
 def idle(name: str, *labels: tuple[str, ...]) -> Check:
     """A gauge is back at 0."""
-    return lambda added, now, told: all(now[name, *values] == 0 for values in labels or ((),))
+    return lambda added, now, replies: all(now[name, *values] == 0 for values in labels or ((),))
 
 
-def generation_tokens(added: Scrape, _: Scrape, told: Told) -> bool:
-    seen = told.sum("completion_tokens") + told.cut_tokens
+def generation_tokens(added: Scrape, _: Scrape, replies: Replies) -> bool:
+    seen = replies.sum("completion_tokens") + replies.cut_tokens
     tokens = added["generation_tokens_total",]
-    return seen <= tokens <= seen + told.cut_limit - told.cut_tokens
+    return seen <= tokens <= seen + replies.cut_limit - replies.cut_tokens
 
 
-def prompt_tokens(added: Scrape, _: Scrape, told: Told) -> bool:
-    seen = told.sum("prompt_tokens")
-    return seen <= added["prompt_tokens_total",] <= seen + told.cut_prompt_tokens
+def prompt_tokens(added: Scrape, _: Scrape, replies: Replies) -> bool:
+    seen = replies.sum("prompt_tokens")
+    return seen <= added["prompt_tokens_total",] <= seen + replies.cut_prompt_tokens
 
 
-def cached_tokens(added: Scrape, _: Scrape, told: Told) -> bool:
-    seen = told.sum("prompt_tokens_details", "cached_tokens")
-    return seen <= added["prompt_tokens_cached_total",] <= seen + told.cut_prompt_tokens
+def cached_tokens(added: Scrape, _: Scrape, replies: Replies) -> bool:
+    seen = replies.sum("prompt_tokens_details", "cached_tokens")
+    return seen <= added["prompt_tokens_cached_total",] <= seen + replies.cut_prompt_tokens
 
 
-def sequences_with_a_token(added: Scrape, _: Scrape, told: Told) -> bool:
+def sequences_with_a_token(added: Scrape, _: Scrape, replies: Replies) -> bool:
     count = added["time_to_first_token_seconds_count",]
-    return told.complete <= count <= told.sequences and (not told.exact or count == told.sequences)
+    return replies.complete <= count <= replies.sequences and (not replies.exact or count == replies.sequences)
 
 
-def further_tokens(added: Scrape, _: Scrape, told: Told) -> bool:
+def further_tokens(added: Scrape, _: Scrape, replies: Replies) -> bool:
     gaps = added["generation_tokens_total",] - added["time_to_first_token_seconds_count",]
     times = added["e2e_request_latency_seconds_sum",] - added["time_to_first_token_seconds_sum",]
-    in_time = not told.only_lengths or near(added["inter_token_latency_seconds_sum",], times)
+    in_time = not replies.only_lengths or near(added["inter_token_latency_seconds_sum",], times)
     return added["inter_token_latency_seconds_count",] == gaps and in_time
 
 
-def end_to_end(added: Scrape, _: Scrape, told: Told) -> bool:
-    between = added["request_queue_time_seconds_sum",] <= added["e2e_request_latency_seconds_sum",] <= told.wall_s
-    return added["e2e_request_latency_seconds_count",] == told.complete and between
+def end_to_end(added: Scrape, _: Scrape, replies: Replies) -> bool:
+    between = added["request_queue_time_seconds_sum",] <= added["e2e_request_latency_seconds_sum",] <= replies.wall_s
+    return added["e2e_request_latency_seconds_count",] == replies.complete and between
 
 
-def parked_time(added: Scrape, _: Scrape, told: Told) -> bool:
+def parked_time(added: Scrape, _: Scrape, replies: Replies) -> bool:
     return all(
-        added["request_parked_time_seconds_count", where] == told.complete
-        and near(added["request_parked_time_seconds_sum", where], told.sum("fastserve", figure))
+        added["request_parked_time_seconds_count", where] == replies.complete
+        and near(added["request_parked_time_seconds_sum", where], replies.sum("fastserve", figure))
         for where, figure in (("device", "parked_s"), ("host", "host_s"), ("upload", "upload_wait_s"))
     )
 
 
-def queue_time(added: Scrape, _: Scrape, told: Told) -> bool:
-    in_sum = near(added["request_queue_time_seconds_sum",], told.sum("fastserve", "queue_s"))
-    return added["request_queue_time_seconds_count",] == told.complete and in_sum
+def queue_time(added: Scrape, _: Scrape, replies: Replies) -> bool:
+    in_sum = near(added["request_queue_time_seconds_sum",], replies.sum("fastserve", "queue_s"))
+    return added["request_queue_time_seconds_count",] == replies.complete and in_sum
 
 
-def preemptions_of_sequences(added: Scrape, _: Scrape, told: Told) -> bool:
-    in_sum = added["request_num_preemptions_sum",] == told.sum("fastserve", "preemptions")
-    return added["request_num_preemptions_count",] == told.complete and in_sum
+def preemptions_of_sequences(added: Scrape, _: Scrape, replies: Replies) -> bool:
+    in_sum = added["request_num_preemptions_sum",] == replies.sum("fastserve", "preemptions")
+    return added["request_num_preemptions_count",] == replies.complete and in_sum
 
 
 def at_least_usage(name: str, figure: str) -> Check:
     """The engine's counter: equal to the sum of usage, or above it by what became of sequences without one."""
 
-    def check(added: Scrape, _: Scrape, told: Told) -> bool:
-        seen = told.sum("fastserve", figure)
-        return added[name,] == seen if told.exact else added[name,] >= seen
+    def check(added: Scrape, _: Scrape, replies: Replies) -> bool:
+        seen = replies.sum("fastserve", figure)
+        return added[name,] == seen if replies.exact else added[name,] >= seen
 
     return check
 
 
-def queries(added: Scrape, _: Scrape, told: Told) -> bool:
+def queries(added: Scrape, _: Scrape, replies: Replies) -> bool:
     tokens = added["prefix_cache_queries_total",]
-    least = told.prompt_tokens_of_sequences
-    return tokens == least if told.exact else least <= tokens <= least + told.cut_prompt_tokens
+    least = replies.prompt_tokens_of_sequences
+    return tokens == least if replies.exact else least <= tokens <= least + replies.cut_prompt_tokens
 
 
-def hits(added: Scrape, _: Scrape, told: Told) -> bool:
-    tokens, seen = added["prefix_cache_hits_total",], told.sum("prompt_tokens_details", "cached_tokens")
-    return tokens == seen if told.only_lengths else seen <= tokens <= added["prefix_cache_queries_total",]
+def hits(added: Scrape, _: Scrape, replies: Replies) -> bool:
+    tokens, seen = added["prefix_cache_hits_total",], replies.sum("prompt_tokens_details", "cached_tokens")
+    return tokens == seen if replies.only_lengths else seen <= tokens <= added["prefix_cache_queries_total",]
 
 
-def iteration_tokens(added: Scrape, _: Scrape, told: Told) -> bool:
+def iteration_tokens(added: Scrape, _: Scrape, replies: Replies) -> bool:
     """What iterations took in: prompts but for what was cached, outputs but for the last token, and some of it again."""
     tokens = added["iteration_tokens_total_sum",]
     prompts = added["prefix_cache_queries_total",] - added["prefix_cache_hits_total",]
-    outputs = added["generation_tokens_total",] - told.sequences
+    outputs = added["generation_tokens_total",] - replies.sequences
     needed = prompts + outputs + added["recomputed_tokens_total",]
-    return tokens == needed if told.only_lengths else tokens >= added["generation_tokens_total",] - told.sequences
+    return tokens == needed if replies.only_lengths else tokens >= added["generation_tokens_total",] - replies.sequences
 
 
 def bytes_of_blocks(name: str) -> Check:
-    def check(added: Scrape, now: Scrape, told: Told) -> bool:
-        must_move = told.sum("fastserve", "host_s") > 0 and "store" in name
+    def check(added: Scrape, now: Scrape, replies: Replies) -> bool:
+        must_move = replies.sum("fastserve", "host_s") > 0 and "store" in name
         return added[name,] % now["block_bytes",] == 0 and (added[name,] > 0 or not must_move)
 
     return check
@@ -199,22 +199,22 @@ def bytes_of_blocks(name: str) -> Check:
 
 def moves(name: str) -> Check:
     """Only policies with levels move requests between them."""
-    return lambda added, _, told: added[name,] >= 0 and (told.policy in TIME_SLICED or added[name,] == 0)
+    return lambda added, _, replies: added[name,] >= 0 and (replies.policy in TIME_SLICED or added[name,] == 0)
 
 
 def seconds_of_iterations(name: str) -> Check:
-    def check(added: Scrape, _: Scrape, told: Told) -> bool:
+    def check(added: Scrape, _: Scrape, replies: Replies) -> bool:
         count = added["iteration_tokens_total_count",]
-        return added[name + "_count",] == count > 0 and 0 < added[name + "_sum",] < told.wall_s
+        return added[name + "_count",] == count > 0 and 0 < added[name + "_sum",] < replies.wall_s
 
     return check
 
 
-def reasons(name: str, seen: Callable[[Told], Counter]) -> Check:
+def reasons(name: str, seen: Callable[[Replies], Counter]) -> Check:
     """A counter's series are what the clients saw, label by label."""
 
-    def check(added: Scrape, _: Scrape, told: Told) -> bool:
-        return +Counter({key[1]: int(value) for key, value in added.items() if key[0] == name}) == +seen(told)
+    def check(added: Scrape, _: Scrape, replies: Replies) -> bool:
+        return +Counter({key[1]: int(value) for key, value in added.items() if key[0] == name}) == +seen(replies)
 
     return check
 
@@ -224,18 +224,18 @@ AUDIT: dict[str, Check] = {
     "prompt_tokens": prompt_tokens,
     "prompt_tokens_cached": cached_tokens,
     "generation_tokens": generation_tokens,
-    "request_success": reasons("request_success_total", lambda told: told.ends),
-    "admission_rejections": reasons("admission_rejections_total", lambda told: told.refused),
+    "request_success": reasons("request_success_total", lambda replies: replies.ends),
+    "admission_rejections": reasons("admission_rejections_total", lambda replies: replies.refused),
     "time_to_first_token_seconds": sequences_with_a_token,
     "inter_token_latency_seconds": further_tokens,
     "e2e_request_latency_seconds": end_to_end,
-    "normalized_latency_seconds": counts("normalized_latency_seconds", lambda told: told.complete),
+    "normalized_latency_seconds": counts("normalized_latency_seconds", lambda replies: replies.complete),
     "request_queue_time_seconds": queue_time,
     "request_parked_time_seconds": parked_time,
     "request_num_preemptions": preemptions_of_sequences,
-    "request_prompt_tokens": counts("request_prompt_tokens", lambda told: told.num_requests),
-    "request_generation_tokens": lambda added, _, told: (
-        added["request_generation_tokens_count",] == told.sequences
+    "request_prompt_tokens": counts("request_prompt_tokens", lambda replies: replies.num_requests),
+    "request_generation_tokens": lambda added, _, replies: (
+        added["request_generation_tokens_count",] == replies.sequences
         and added["request_generation_tokens_sum",] == added["generation_tokens_total",]
     ),
     "engine_restarts": idle("engine_restarts_total"),
@@ -243,7 +243,7 @@ AUDIT: dict[str, Check] = {
     "num_requests_running": idle("num_requests_running"),
     "num_requests_waiting": idle("num_requests_waiting"),
     "num_requests_parked": idle("num_requests_parked", ("device",), ("host",)),
-    "level_requests": lambda _, now, told: sum(v for key, v in now.items() if key[0] == "level_requests") == 0,
+    "level_requests": lambda _, now, replies: sum(v for key, v in now.items() if key[0] == "level_requests") == 0,
     "kv_cache_usage_perc": idle("kv_cache_usage_perc"),
     "host_kv_usage_perc": idle("host_kv_usage_perc"),
     "num_preemptions": at_least_usage("num_preemptions_total", "preemptions"),
@@ -254,7 +254,7 @@ AUDIT: dict[str, Check] = {
     "prefix_cache_hits": hits,
     "kv_offload_store_bytes": bytes_of_blocks("kv_offload_store_bytes_total"),
     "kv_offload_load_bytes": bytes_of_blocks("kv_offload_load_bytes_total"),
-    "uploads": lambda added, _, told: (
+    "uploads": lambda added, _, replies: (
         (added["kv_offload_load_bytes_total",] == 0)
         or sum(added["uploads_total", result] for result in ("hit", "late", "wasted")) > 0
     ),
@@ -262,8 +262,8 @@ AUDIT: dict[str, Check] = {
     "iteration_tokens_total": iteration_tokens,
     "schedule_seconds": seconds_of_iterations("schedule_seconds"),
     "execute_seconds": seconds_of_iterations("execute_seconds"),
-    "cache_config_info": lambda _, now, told: now["cache_config_info",] == 1 and now["block_bytes",] > 0,
-    "kernel_fallback": lambda _, now, told: now["kernel_fallback", "attention", "native"] == 0,
+    "cache_config_info": lambda _, now, replies: now["cache_config_info",] == 1 and now["block_bytes",] > 0,
+    "kernel_fallback": lambda _, now, replies: now["kernel_fallback", "attention", "native"] == 0,
 }
 
 
@@ -301,7 +301,7 @@ class Clients:
     def __init__(self, live: Live, policy: str, seed: int) -> None:
         self.live = live
         self.rng = random.Random(seed)
-        self.told = Told(policy=policy)
+        self.replies = Replies(policy=policy)
         self.prefixes = [self.ids(48) for _ in range(3)]
 
     def ids(self, count: int) -> list[int]:
@@ -316,17 +316,17 @@ class Clients:
         """A request that is answered in one piece, or refused, or too late."""
         started_s = time.monotonic()
         reply = await self.live.complete(**fields)
-        told, num_prompts = self.told, len(fields["prompt"]) if isinstance(fields["prompt"][0], list) else 1
+        replies, num_prompts = self.replies, len(fields["prompt"]) if isinstance(fields["prompt"][0], list) else 1
         if reply.status_code == 429:
-            told.refused["overloaded"] += 1
+            replies.refused["overloaded"] += 1
             return
         self._count(fields, num_prompts, time.monotonic() - started_s)
         if reply.status_code == 504:
             self._cut(fields, "deadline", seen=0)
             return
         assert reply.status_code == 200, reply.text
-        told.usages.append(reply.json()["usage"])
-        told.ends.update(choice["finish_reason"] for choice in reply.json()["choices"])
+        replies.usages.append(reply.json()["usage"])
+        replies.ends.update(choice["finish_reason"] for choice in reply.json()["choices"])
         self._count_prompts(reply.json()["usage"], fields)
 
     async def stream(self, *, leave_after: int | None = None, **fields: object) -> None:
@@ -350,35 +350,35 @@ class Clients:
         if leave_after is not None:
             self._cut(fields, "abort", seen=usage["completion_tokens"])
             return
-        self.told.usages.append(usage)
-        self.told.ends.update(ends)
+        self.replies.usages.append(usage)
+        self.replies.ends.update(ends)
         self._count_prompts(usage, fields)
 
     async def refused(self, reason: str, content: bytes) -> None:
         reply = await self.live.http.post(PATH, content=content)
         assert reply.status_code in (400, 404, 413), reply.text
-        self.told.refused[reason] += 1
+        self.replies.refused[reason] += 1
 
     def _count(self, fields: dict, num_prompts: int, wall_s: float) -> None:
         num_sequences = num_prompts * fields.get("n", 1)
-        self.told.num_requests += 1
-        self.told.sequences += num_sequences
-        self.told.wall_s += wall_s * num_sequences
+        self.replies.num_requests += 1
+        self.replies.sequences += num_sequences
+        self.replies.wall_s += wall_s * num_sequences
 
     def _count_prompts(self, usage: dict, fields: dict) -> None:
-        self.told.prompt_tokens_of_sequences += usage["prompt_tokens"] * fields.get("n", 1)
+        self.replies.prompt_tokens_of_sequences += usage["prompt_tokens"] * fields.get("n", 1)
 
     def _cut(self, fields: dict, reason: str, *, seen: int) -> None:
         n = fields.get("n", 1)
-        self.told.ends[reason] += n
-        self.told.cut_tokens += seen
-        self.told.cut_limit += n * fields["max_tokens"]
-        self.told.cut_prompt_tokens += n * len(fields["prompt"])
+        self.replies.ends[reason] += n
+        self.replies.cut_tokens += seen
+        self.replies.cut_limit += n * fields["max_tokens"]
+        self.replies.cut_prompt_tokens += n * len(fields["prompt"])
 
 
 async def lengths(clients: Clients) -> None:
     """One sequence each, all as long as they may be."""
-    clients.told.only_lengths = True
+    clients.replies.only_lengths = True
     bodies = [{"prompt": clients.prompt(), "max_tokens": 100, "ignore_eos": True, "priority": i % 3} for i in range(20)]
     await asyncio.gather(*(clients.stream(**b) if i % 2 else clients.whole(**b) for i, b in enumerate(bodies)))
 
@@ -469,12 +469,12 @@ async def test_every_metric_is_what_clients_saw(served):
         assert not watcher.done(), watcher.exception()
         watcher.cancel()
         now = await until_idle(live)
-        added, told = now.since(before), clients.told
-        wrong = [name for name, check in AUDIT.items() if not check(added, now, told)]
-        assert not wrong, f"{phase.__name__}: {wrong}: {dict(added)}; clients: {told}"
+        added, replies = now.since(before), clients.replies
+        wrong = [name for name, check in AUDIT.items() if not check(added, now, replies)]
+        assert not wrong, f"{phase.__name__}: {wrong}: {dict(added)}; clients: {replies}"
         assert await scrape(live, "vllm:") == await scrape(live)
         preemptions += added["num_preemptions_total",]
         before = now
     assert preemptions > (100 if policy in TIME_SLICED else 0)
-    assert told.refused["overloaded"] > 0
-    assert told.ends["deadline"] > 0
+    assert replies.refused["overloaded"] > 0
+    assert replies.ends["deadline"] > 0

@@ -86,7 +86,7 @@ async def test_client_that_leaves_frees_the_engine(served):
         await asyncio.sleep(0.005)
 
 
-async def test_killed_engine_is_told_in_the_stream_and_fails_livez(served):
+async def test_killed_engine_is_an_error_in_the_stream_and_fails_livez(served):
     stream = await served.http.send(
         served.http.build_request(
             "POST", "/v1/completions", json={"prompt": [5, 6], "max_tokens": 200, "ignore_eos": True, "stream": True}

@@ -116,7 +116,7 @@ POISON = [
 ]
 
 
-def test_requests_with_numbers_at_the_end_of_their_range_hurt_nobody_else(served):
+def test_requests_with_numbers_at_the_end_of_their_range_hurt_no_other_request(served):
     process, http, client = served
     alone = [ask(client, i, max_tokens=150, temperature=0).choices[0].text for i in range(3)]
     streams = [ask(client, i, max_tokens=150, temperature=0, stream=True) for i in range(3)]

@@ -62,6 +62,6 @@ def test_configuring_twice_does_not_log_twice(capsys):
 
 
 @pytest.mark.parametrize(("level", "json_lines"), [("debug", True), ("error", False)])
-def test_a_child_process_is_told_to_log_alike(level, json_lines):
+def test_a_child_process_logs_alike(level, json_lines):
     configure_logging(level, json_lines=json_lines)
     assert log_settings() == (level, json_lines)

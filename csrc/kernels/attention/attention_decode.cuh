@@ -370,14 +370,14 @@ class AttentionDecode {
 
   /// Hand in a split; true in all threads of the thread block that handed in the last one.
   FS_DEVICE bool is_last_split(const DecodeItem& item) {
-    std::uint32_t* ticket = launch_.tickets + static_cast<std::int64_t>(item.row) * num_units_ + item.unit;
+    std::uint32_t* counter = launch_.counters + static_cast<std::int64_t>(item.row) * num_units_ + item.unit;
     gpu::sync();
     if (gpu::thread() == 0) {
       const auto last = static_cast<std::uint32_t>(item.shape.num_splits() - 1);
-      gpu::fence();  // what all threads wrote before the barrier comes before the ticket
-      const bool is_last = gpu::fetch_add(ticket, 1) == last;
-      gpu::fence();              // and what others wrote before theirs comes before what we read below
-      if (is_last) *ticket = 0;  // as the next launch wants it
+      gpu::fence();  // what all threads wrote before the barrier comes before the count
+      const bool is_last = gpu::fetch_add(counter, 1) == last;
+      gpu::fence();               // and what others wrote before theirs comes before what we read below
+      if (is_last) *counter = 0;  // as the next launch wants it
       note_[6] = is_last ? 1 : 0;
     }
     gpu::sync();

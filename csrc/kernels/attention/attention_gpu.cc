@@ -11,7 +11,7 @@
 namespace fastserve::kernels {
 namespace {
 
-constexpr std::int64_t kTicketBytes = kAttentionTickets * 4;
+constexpr std::int64_t kCounterBytes = kAttentionCounters * 4;
 
 /// Partial results of decode, in floats.
 std::int64_t partial_floats(std::int64_t num_rows, std::int64_t num_q_heads, std::int64_t head_dim, int max_seq_len) {
@@ -31,7 +31,7 @@ std::int64_t attention_workspace_bytes(std::int64_t num_rows, std::int64_t num_q
                                        std::int64_t max_seq_len) {
   FS_REQUIRE(num_rows >= 1 && num_q_heads >= 1 && head_dim >= 1, "a workspace is for at least one row, head and ",
              "element, got ", num_rows, ", ", num_q_heads, " and ", head_dim);
-  return kTicketBytes + 4 * partial_floats(num_rows, num_q_heads, head_dim, checked_length(max_seq_len));
+  return kCounterBytes + 4 * partial_floats(num_rows, num_q_heads, head_dim, checked_length(max_seq_len));
 }
 
 bool attention_fits_tensor_cores(const AttentionParams& params) {
@@ -61,20 +61,20 @@ AttentionLaunch make_launch(const AttentionParams& params, const AttentionInputs
   return launch;
 }
 
-void take_tickets(const AttentionInputs& inputs, AttentionLaunch& launch) {
+void take_counters(const AttentionInputs& inputs, AttentionLaunch& launch) {
   FS_REQUIRE(inputs.workspace != nullptr,
              "attention on a GPU needs a workspace; make one of attention_workspace_bytes");
   const TensorView& workspace = *inputs.workspace;
   require_dtype(workspace, DType::kUInt8, "workspace");
   require_contiguous(workspace, "workspace");
-  FS_REQUIRE(workspace.numel() >= kTicketBytes, "workspace must have at least ", kTicketBytes, " bytes, got ",
+  FS_REQUIRE(workspace.numel() >= kCounterBytes, "workspace must have at least ", kCounterBytes, " bytes, got ",
              workspace.numel());
   FS_REQUIRE(reinterpret_cast<std::uintptr_t>(workspace.data) % 16 == 0, "workspace must be aligned to 16 bytes");
-  launch.tickets = workspace.as<std::uint32_t>();
+  launch.counters = workspace.as<std::uint32_t>();
 }
 
 void take_workspace(const AttentionInputs& inputs, AttentionLaunch& launch) {
-  take_tickets(inputs, launch);
+  take_counters(inputs, launch);
   const AttentionParams& p = launch.params;
   const std::int64_t num_rows = p.row_end - p.row_begin;
   const TensorView& workspace = *inputs.workspace;
@@ -83,10 +83,10 @@ void take_workspace(const AttentionInputs& inputs, AttentionLaunch& launch) {
              launch.max_seq_len, " tokens, got ", workspace.numel());
   const int group = p.num_q_heads / p.num_kv_heads;
   const std::int64_t units = std::int64_t{p.num_kv_heads} * ((group + kDecodeUnitHeads - 1) / kDecodeUnitHeads);
-  FS_REQUIRE(num_rows * units <= kAttentionTickets, "decode on a GPU takes at most ", kAttentionTickets / units,
+  FS_REQUIRE(num_rows * units <= kAttentionCounters, "decode on a GPU takes at most ", kAttentionCounters / units,
              " rows of ", p.num_kv_heads, " KV heads at a time, got ", num_rows);
   launch.max_splits = decode_max_splits(launch.max_seq_len);
-  launch.partial_values = reinterpret_cast<float*>(workspace.as<char>() + kTicketBytes);
+  launch.partial_values = reinterpret_cast<float*>(workspace.as<char>() + kCounterBytes);
   launch.partial_state = launch.partial_values + num_rows * p.num_q_heads * launch.max_splits * p.head_dim;
 }
 
@@ -113,7 +113,7 @@ void attention_prefill_on_gpu(const AttentionParams& params, const AttentionInpu
   if (inputs.backend == AttentionBackend::kMma || !attention_fits_hopper(params) || !attention_hopper_available()) {
     return attention_prefill_cuda(launch, stream);
   }
-  take_tickets(inputs, launch);
+  take_counters(inputs, launch);
   attention_hopper_cuda(launch, stream);
 }
 

@@ -9,7 +9,7 @@
 
 namespace fastserve::kernels {
 
-inline constexpr std::int64_t kAttentionTickets = 65536;  // rows x units; first in the workspace, whatever the shape
+inline constexpr std::int64_t kAttentionCounters = 65536;  // rows x units; first in the workspace, whatever the shape
 
 /// One launch of a kernel over the rows [params.row_begin, params.row_end). Pointers are to memory of one GPU.
 struct AttentionLaunch {
@@ -17,11 +17,11 @@ struct AttentionLaunch {
   std::int64_t num_tokens = 0;  // dimension 0 of q
   std::int64_t num_blocks = 0;  // of the cache
   int max_seq_len = 0;
-  int block_shift = 0;               // log2 of the block size
-  int max_splits = 1;                // of a row, see decode_max_splits
-  std::uint32_t* tickets = nullptr;  // [kAttentionTickets], all 0 before and after a launch
-  float* partial_values = nullptr;   // [rows, num_q_heads, max_splits, head_dim]
-  float* partial_state = nullptr;    // [rows, num_q_heads, max_splits, 2]: maximum and sum of the weights
+  int block_shift = 0;                // log2 of the block size
+  int max_splits = 1;                 // of a row, see decode_max_splits
+  std::uint32_t* counters = nullptr;  // [kAttentionCounters], all 0 before and after a launch
+  float* partial_values = nullptr;    // [rows, num_q_heads, max_splits, head_dim]
+  float* partial_state = nullptr;     // [rows, num_q_heads, max_splits, 2]: maximum and sum of the weights
 };
 
 /// Queue the rows of `params`, which fit the shapes of `inputs`, on the stream of `inputs`.
@@ -57,7 +57,7 @@ struct KernelResidency {
 void attention_naive_cuda(const AttentionLaunch& launch, void* stream);
 void attention_decode_cuda(const AttentionLaunch& launch, void* stream);
 void attention_prefill_cuda(const AttentionLaunch& launch, void* stream);
-/// Takes the first two tickets; for what fits Hopper, where it is available.
+/// Uses the first two counters; for what fits Hopper, where it is available.
 void attention_hopper_cuda(const AttentionLaunch& launch, void* stream);
 
 // The same kernels, not launched; throw InvalidArgumentError where the device has too little shared memory.

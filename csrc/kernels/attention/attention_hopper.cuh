@@ -13,7 +13,7 @@
 // Packed rows and tiles of KV tokens, counted from position 0, are those of attention_prefill.cuh, so that a query
 // gives the same bits wherever a prompt is cut into chunks; tiles are walked from the last one to the first, as tiles
 // that a row does not see change nothing in it. There is a thread block per processor; it takes tiles of queries
-// (attention_hopper_schedule.h) until none is left, counted in the first of the tickets.
+// (attention_hopper_schedule.h) until none is left, counted in the first of the counters.
 //
 // Thread mapping: 3 warpgroups. One warp of the first fetches: queries, and page by page keys and values into two
 // rings. The other two have 64 packed rows each. They issue the scores of the next tile and the values of this one
@@ -123,47 +123,47 @@ class AttentionHopper {
   };
 
   FS_DEVICE void fetch() {
-    int ticket = take_ticket();
+    int drawn = draw_tile();
     HopperOrder order(launch_);
     Work work = find(order, gpu::cta());
     RingPlace<Layout::kQueryStages> at;
     RingPlace<Layout::kStages> tiles;
     while (work.item.num_queries != kEnd) {
       fetch_queries(work.item, at);
-      work = fetch_tiles(work, tiles, order, ticket);
+      work = fetch_tiles(work, tiles, order, drawn);
       at.next();
     }
     gpu::barrier_wait(&control().queries.free[at.slot], at.parity ^ 1);
     if (gpu::fresh_lane() != 0) return;
     control().items[at.slot].num_queries = kEnd;
     gpu::barrier_arrive(&control().queries.full[at.slot]);
-    gpu::fence();  // this thread block takes no more tickets
-    if (gpu::fetch_add(&launch_.tickets[1], 1) + 1 == static_cast<std::uint32_t>(gpu::num_ctas())) {
-      launch_.tickets[0] = 0;
-      launch_.tickets[1] = 0;
+    gpu::fence();  // this thread block draws no more tiles
+    if (gpu::fetch_add(&launch_.counters[1], 1) + 1 == static_cast<std::uint32_t>(gpu::num_ctas())) {
+      launch_.counters[0] = 0;
+      launch_.counters[1] = 0;
     }
   }
 
-  /// Only the first lane's is one. It is taken long before it is used, as it comes from far away.
-  FS_DEVICE int take_ticket() const {
-    return gpu::fresh_lane() == 0 ? static_cast<int>(gpu::fetch_add(&launch_.tickets[0], 1)) : 0;
+  /// The number of the next tile, valid in the first lane. It is drawn long before it is used, as it comes from far away.
+  FS_DEVICE int draw_tile() const {
+    return gpu::fresh_lane() == 0 ? static_cast<int>(gpu::fetch_add(&launch_.counters[0], 1)) : 0;
   }
 
-  FS_DEVICE Work next(HopperOrder& order, int& ticket) const {
-    const int number = gpu::num_ctas() + gpu::shfl(ticket, 0);
-    ticket = take_ticket();
+  FS_DEVICE Work next(HopperOrder& order, int& drawn) const {
+    const int number = gpu::num_ctas() + gpu::shfl(drawn, 0);
+    drawn = draw_tile();
     return find(order, number);
   }
 
-  FS_DEVICE Work find(HopperOrder& order, int ticket) const {
-    const int number = ticket / p_.num_kv_heads;
+  FS_DEVICE Work find(HopperOrder& order, int drawn) const {
+    const int number = drawn / p_.num_kv_heads;
     const HopperTile found = order.find(number);
     if (found.row < 0) return {{0, kEnd, 0, 0}, 0};
     const int tile_queries = hopper_tile_queries(group_);
     const int first = found.tile * tile_queries;
     const int left = found.shape.num_queries - first;
     return {{p_.query_start[found.row] + first, left < tile_queries ? left : tile_queries, found.shape.lead + first + 1,
-             ticket - number * p_.num_kv_heads},
+             drawn - number * p_.num_kv_heads},
             p_.block_start[found.row]};
   }
 
@@ -182,7 +182,7 @@ class AttentionHopper {
   }
 
   /// Fetch keys and values of all tiles of the work, and find the next one as soon as the rings are full.
-  FS_DEVICE Work fetch_tiles(const Work& work, RingPlace<Layout::kStages>& at, HopperOrder& order, int& ticket) const {
+  FS_DEVICE Work fetch_tiles(const Work& work, RingPlace<Layout::kStages>& at, HopperOrder& order, int& drawn) const {
     Work following{};
     int until_full = Layout::kStages;
     int tile = work.item.num_tiles() - 1;
@@ -195,7 +195,7 @@ class AttentionHopper {
         block = following_block;
         at.next();
       }
-      if (--until_full == 0 || (tile <= 0 && until_full > 0)) following = next(order, ticket);
+      if (--until_full == 0 || (tile <= 0 && until_full > 0)) following = next(order, drawn);
       if (tile <= 0) return following;
     }
   }

@@ -7,7 +7,7 @@
 // In which order thread blocks take the tiles of prefill on Hopper: those that see most tokens first, so that the last
 // ones to be taken are short. A tile is as many query tokens of a row, with all query heads of a KV head, as fill
 // kHopperRows. Tiles are sorted into levels by the tokens they see; within a level they come by row, the longest of a
-// row first. Nobody stores the list: each thread block walks along it, as the numbers that it is given only grow.
+// row first. The list is not stored: each thread block walks along it, as the numbers that it is given only grow.
 
 namespace fastserve::kernels {
 

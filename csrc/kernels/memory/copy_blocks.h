@@ -46,7 +46,7 @@ void checksum_blocks(const TensorView& cache, const TensorView& ids, const Tenso
 /// returns.
 using HashBlocksOnGpu = void (*)(const std::byte* cache, std::int64_t block_bytes, std::span<const std::int32_t> ids,
                                  std::int64_t* out, void* stream);
-/// The above for whoever may not know this room; null in a build without CUDA.
+/// The above as a function pointer, for offload/, which must not include kernels/; null in a build without CUDA.
 HashBlocksOnGpu hash_blocks_on_gpu();
 
 /// Queue the copy on `stream` (a cudaStream_t); throws DeviceError when the launch fails.

@@ -14,7 +14,7 @@ namespace fastserve::kernels {
 /// Temperatures below this are greedy.
 inline constexpr float kGreedyTemperature = 1e-5f;
 
-/// What stands in place of a token that could not be chosen, and why: the row fails, the others do not notice.
+/// The value in place of a token that could not be chosen, and why: the row fails, the others are not affected.
 inline constexpr std::int32_t kNoFiniteLogit = -1;
 inline constexpr std::int32_t kBadSettings = -2;  // a number out of the range that SamplingInputs gives
 inline constexpr std::int32_t kBadLists =

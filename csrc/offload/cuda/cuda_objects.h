@@ -51,7 +51,7 @@ class CudaHostBuffer {
   std::byte* data_ = nullptr;
 };
 
-/// Events that are handed out, used once and given back, so that no event is recorded anew while something may still
+/// Events that are handed out, used once and given back, so that no event is recorded again while something may still
 /// wait for its last recording (rule R6). A thread that waits for one sleeps. Thread-safe; owns all it ever made.
 class CudaEventPool {
  public:

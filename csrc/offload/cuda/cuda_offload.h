@@ -21,12 +21,12 @@ namespace fastserve::offload {
 ///   R3 an upload writes its blocks after the last step enqueued before `submit`, which may still read or write what
 ///      they held before.
 /// A transfer is completed after an event behind its last copy was waited for on the host; until then the board keeps
-/// its blocks, so that nobody reuses them (R2, R5). The other way round (R4, R7) nothing is enqueued: the scheduler
+/// its blocks, so that they are not reused (R2, R5). The other way round (R4, R7) nothing is enqueued: the scheduler
 /// puts a request into a plan only after its upload was reported, so no kernel can be given to the GPU too early.
 /// Events come from a pool and are given back when their transfer has ended (R6).
 ///
-/// Link. Adjacent blocks are one copy, cut into pieces of at most 16 MiB, so that a small copy of somebody else never
-/// waits longer than one piece (0.3 ms); pieces go to the copy engine in batches, at most four ahead of what has ended.
+/// Link. Adjacent blocks are one copy, cut into pieces of at most 16 MiB, so that a small copy of another user of the
+/// link never waits longer than one piece (0.3 ms); pieces go to the copy engine in batches, at most four ahead of what has ended.
 /// Pieces below 32 KiB, where they are many, are copied by a kernel of two thread blocks instead. The link meter sees
 /// the time between two events around the copies.
 class CudaOffloadEngine final : public ThreadedOffloadEngine {

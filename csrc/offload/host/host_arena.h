@@ -21,7 +21,7 @@ struct HostArenaOptions {
 };
 
 /// Host memory for offloaded KV blocks: one mapping, aligned to 2 MiB, in huge pages where the kernel allows,
-/// zero-filled and, unless told otherwise, backed by real pages from the start, so that no copy waits for a page fault
+/// zero-filled and, by default, backed by real pages from the start, so that no copy waits for a page fault
 /// and a lack of memory shows at once.
 class HostArena {
  public:

@@ -6,7 +6,7 @@ import collections.abc
 import numpy
 import torch
 import typing
-__all__: list[str] = ['activation', 'attention_decode', 'attention_hopper_available', 'attention_prefill', 'attention_workspace_bytes', 'checksum_blocks', 'copy_blocks', 'embedding', 'layer_norm', 'linear', 'linear_bf16_input_unit', 'linear_panel_width', 'memory_roof', 'pack_linear_weight', 'rms_norm', 'rope_kv_write', 'sample', 'sampling_workspace_bytes', 'token_logprobs']
+__all__: list[str] = ['activation', 'attention_decode', 'attention_hopper_available', 'attention_prefill', 'attention_workspace_bytes', 'checksum_blocks', 'copy_blocks', 'embedding', 'layer_norm', 'linear', 'linear_bf16_input_unit', 'linear_panel_width', 'pack_linear_weight', 'read_bandwidth', 'rms_norm', 'rope_kv_write', 'sample', 'sampling_workspace_bytes', 'token_logprobs']
 def activation(out: numpy.ndarray | torch.Tensor, x: numpy.ndarray | torch.Tensor, kind: str, gated: bool, *, stream: typing.SupportsInt | typing.SupportsIndex = 0) -> None:
     """
     out = act(x), or act(x[:, :I]) * x[:, I:] when gated; kind is silu, gelu, gelu_tanh or relu.
@@ -47,13 +47,13 @@ def linear(out: numpy.ndarray | torch.Tensor, x: numpy.ndarray | torch.Tensor, p
     """
     out [T, N] = x [T, K] @ weight.T + bias; a row of out does not depend on the other rows. The inputs are summed in num_segments (1, 2, 4, 8) segments, and these added up as a binary tree.
     """
-def memory_roof(x: numpy.ndarray | torch.Tensor, out: numpy.ndarray | torch.Tensor, *, stream: typing.SupportsInt | typing.SupportsIndex = 0) -> None:
-    """
-    Read x once, out [n] = sums of n shares of it: the roof for what is bound by reading memory (benchmarks).
-    """
 def pack_linear_weight(packed: numpy.ndarray | torch.Tensor, weight: numpy.ndarray | torch.Tensor) -> None:
     """
     Copy weight [N, K] into packed [ceil(N / 32), K, 32], the layout that `linear` reads; bf16: K rounded up to a multiple of linear_bf16_input_unit.
+    """
+def read_bandwidth(x: numpy.ndarray | torch.Tensor, out: numpy.ndarray | torch.Tensor, *, stream: typing.SupportsInt | typing.SupportsIndex = 0) -> None:
+    """
+    Read x once, out [n] = sums of n shares of it: the roof of kernels that are bound by reading memory (for benchmarks).
     """
 def rms_norm(out: numpy.ndarray | torch.Tensor, x: numpy.ndarray | torch.Tensor, weight: numpy.ndarray | torch.Tensor, eps: typing.SupportsFloat | typing.SupportsIndex, residual: numpy.ndarray | torch.Tensor | None = None, *, stream: typing.SupportsInt | typing.SupportsIndex = 0) -> None:
     """

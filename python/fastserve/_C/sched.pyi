@@ -532,7 +532,7 @@ class Scheduler:
         """
     def level_quanta_s(self) -> list[float]:
         """
-        Quanta of the policy's levels, seconds; infinite where nobody is demoted, none for a policy without levels.
+        Quanta of the policy's levels, seconds; infinite where no request is demoted, none for a policy without levels.
         """
     def park(self, request_id: typing.SupportsInt | typing.SupportsIndex, hold: bool, now_s: typing.SupportsFloat | typing.SupportsIndex) -> bool:
         """

@@ -22,7 +22,7 @@ class StartProgress:
     """Takes the progress of an engine's start: a bar for each stage at a terminal, elsewhere a log line for each long one."""
 
     def __init__(self, *, terminal: bool | None = None) -> None:
-        """Show bars on standard error when it is a terminal, or as told."""
+        """Show bars on standard error if `terminal` is true; by default, if standard error is a terminal."""
         self._terminal = sys.stderr.isatty() if terminal is None else terminal
         self._stage: str | None = None
         self._bar: tqdm | None = None

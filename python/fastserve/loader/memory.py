@@ -1,4 +1,4 @@
-"""Whether a model can fit into the memory of this machine, told before any of it is taken."""
+"""Whether a model fits into the memory of this machine, checked before any of it is allocated."""
 
 from dataclasses import dataclass
 from pathlib import Path

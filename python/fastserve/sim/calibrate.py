@@ -1,4 +1,4 @@
-"""Times iterations in the engine's own loop: forward pass, batch and sampling, and the turn of the loop between two of them."""
+"""Times iterations in the engine's own loop: forward pass, batch and sampling, and the work of the loop between two of them."""
 
 import time
 from dataclasses import replace

@@ -14,7 +14,7 @@ from fastserve.worker.info import IDLE_WAIT_S, WorkerInfo
 from fastserve.worker.request_changes import NO_CHANGES, RequestChanges
 from fastserve.worker.step_output import StepOutput, TransferResults
 
-# Told of every plan that ended: plan, start, end, copies that ended by then.
+# Called for every plan that ended with plan, start, end and the copies that ended by then.
 OnStep = Callable[[StepPlan, float, float, list[Copy]], None]
 # Tokens of a plan: int32[num_samples].
 SampleTokens = Callable[[StepPlan], np.ndarray]

@@ -78,7 +78,7 @@ class FittedCost:
 
     def __init__(self, coefficients: Coefficients) -> None:
         """See Profile.coefficients."""
-        self._model = LatencyModel(coefficients)  # never told of an iteration, so it stays as it is
+        self._model = LatencyModel(coefficients)  # never observes an iteration, so it stays as it is
         self.iteration_s = self._model.iteration_s
 
 

@@ -1,4 +1,4 @@
-"""Request traces in CSV files: our own format and three public ones, told apart by their column names."""
+"""Request traces in CSV files: our own format and three public ones, recognised by their column names."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass

@@ -12,7 +12,7 @@
 #include "kernels/dense/linear.h"
 #include "kernels/dense/norm.h"
 #include "kernels/dense/rope_kv_write.h"
-#include "kernels/memory/memory_roof.h"
+#include "kernels/memory/read_bandwidth.h"
 #include "owned_tensor.h"
 
 namespace fastserve::kernels {
@@ -115,13 +115,13 @@ TEST_P(DenseKernels, RopeOfAngleZeroCopiesIntoTheCache) {
   }
 }
 
-TEST_P(DenseKernels, EmbeddingAndMemoryRoofReadWhatIsThere) {
+TEST_P(DenseKernels, EmbeddingAndReadBandwidthReadWhatIsThere) {
   auto weight = floats({7, 33}, 2.0f);
   Tensor<std::int32_t> ids({100}, DType::kInt32, 6);
   auto out = floats({100, 33});
   embedding(out.view, ids.view, weight.view, 0, pool_);
   auto sums = floats({1});
-  memory_roof(out.view, sums.view, 0, pool_);
+  read_bandwidth(out.view, sums.view, 0, pool_);
   EXPECT_EQ(sums.data[0], 2.0f * 100 * 33);
   ids.data[99] = 7;
   EXPECT_THROW(embedding(out.view, ids.view, weight.view, 0, pool_), InvalidArgumentError);

@@ -160,7 +160,7 @@ TEST(KvManager, DropGivesUpTheKvButNotTheSequence) {
   pools.kv.end(kA);
 }
 
-TEST(KvManager, ClearForgetsOnlyPrefixesThatNobodyHolds) {
+TEST(KvManager, ClearForgetsOnlyPrefixesThatNoSequenceHolds) {
   Pools pools(8, 8);
   pools.run(kA, sequence_of(8));
   pools.run(kB, sequence_of(8, 100));

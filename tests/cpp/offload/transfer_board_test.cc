@@ -79,7 +79,7 @@ TEST_F(TransferBoardTest, SubmitWaitsForRoom) {
   EXPECT_EQ(third.get(), Ticket{3});
 }
 
-TEST_F(TransferBoardTest, BlocksAreFreeAgainWhenTheCopyCompletedEvenIfNobodyPolled) {
+TEST_F(TransferBoardTest, BlocksAreFreeAgainWhenTheCopyCompletedEvenWithoutAPoll) {
   board.submit(offload_of({0}, {5}));
   EXPECT_THROW(board.submit(upload_of({5}, {1})), InvalidArgumentError);
   run_next(kOffload);

@@ -246,7 +246,7 @@ TEST_F(CudaOffloadTest, TheCanaryHashesBlocksOnTheDeviceWhereItCan) {
   EXPECT_EQ(engine->num_mismatches(), 1);
 }
 
-TEST_F(CudaOffloadTest, AFaultThatSpoilsTheContextIsToldAsOneOfTheDevice) {
+TEST_F(CudaOffloadTest, AFaultThatSpoilsTheContextIsReportedAsOneOfTheDevice) {
   make(4, 4096);
   cudart::fail_calls_from_now_on("cudaEventSynchronize", cudaErrorIllegalAddress);
   cudart::fail_calls_from_now_on("cudaStreamQuery", cudaErrorIllegalAddress);
@@ -309,7 +309,7 @@ TEST_F(CudaOffloadTest, NoStepEverSeesAWrongByteUnderRandomDelays) {
     return taken;
   };
   for (int step = 0; step < 400; ++step) {
-    for (std::int32_t owner = 0; owner < kOwners; ++owner) {  // one step: check what the step before wrote, write anew
+    for (std::int32_t owner = 0; owner < kOwners; ++owner) {  // one step: check what the step before wrote, write again
       const std::int32_t block = block_of[static_cast<std::size_t>(owner)];
       if (block < 0) continue;
       const int before = stamp[static_cast<std::size_t>(owner)];

@@ -7,7 +7,7 @@
 #include <string>
 
 /// A CUDA runtime made of threads: each stream is a thread that works off a queue, but for the legacy default stream,
-/// whose work is done when it is given; "device memory" is host memory. It stands in for the calls that we make, and
+/// whose work is done when it is given; "device memory" is host memory. It replaces the calls that we make, and
 /// watches them; tests of logic and order, not of CUDA. With kernels.cc kernels run, too, as their PTX says.
 namespace cudart {
 

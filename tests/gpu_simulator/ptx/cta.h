@@ -95,7 +95,7 @@ class Cta {
   std::vector<std::byte> storage_;
   std::span<std::byte> shared_;          // of it, from an address that is a multiple of 1024
   std::span<std::byte> parameters_;      // of it, the same
-  std::vector<std::uint16_t> unfenced_;  // by byte: 1 + warp that stored it; empty when nobody asks
+  std::vector<std::uint16_t> unfenced_;  // by byte: 1 + warp that stored it; empty when no check needs it
   std::vector<Range> unfenced_of_;       // by warp: all its unfenced bytes are in here
   std::vector<Warp> warps_;
   std::vector<std::function<void()>> posted_;

@@ -11,7 +11,7 @@
 
 namespace ptx {
 
-/// An instruction's modifiers on the way to its handler: each is taken by whoever knows it, and one that is left, or a
+/// An instruction's modifiers on the way to its handler: each is taken by the code that knows it, and one that is left, or a
 /// wrong number of operands, makes it a form that is not implemented.
 class Form {
  public:

@@ -26,7 +26,7 @@ TEST(Machine, RunsEveryCtaOfTheGrid) {
 }
 
 TEST(Machine, OrderDependsOnTheSeedAlone) {
-  // Warps draw tickets; who gets which is a matter of chance.
+  // Warps draw numbers; which warp gets which number is a matter of chance.
   const std::string text = small_kernel(
       "mov.u64 %d2, count;\natom.global.add.u32 %r3, [%d2], 1;\nst.global.u32 [%d0], %r3;", ".global .u32 count = 0;");
   std::set<std::vector<std::uint32_t>> orders;

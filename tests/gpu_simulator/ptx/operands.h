@@ -73,7 +73,7 @@ class Source {
   Lanes copy_;  // only filled where lanes_ points at it
 };
 
-/// The lanes that an instruction writes: a register's, or nobody's for a sink.
+/// The lanes that an instruction writes: a register's, or none for a sink.
 class Destination {
  public:
   Destination(Warp& warp, const Operand& operand)

@@ -116,7 +116,7 @@ Mask Warp::guarded(const Instruction& instruction) const {
   return group_ & (instruction.guard_inverted ? ~lanes : lanes);
 }
 
-// The lanes that go on: of those not deferred, the ones that are first in the text, and whoever is at the same place.
+// The lanes that go on: of those not deferred, the ones that are first in the text, and those at the same place.
 Warp::Turn Warp::regroup() {
   for (int lane = 0; lane < kWarpSize; ++lane) {
     if (has(group_, lane)) counters_[static_cast<std::size_t>(lane)] = counter_;

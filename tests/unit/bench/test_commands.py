@@ -113,7 +113,7 @@ def test_concurrency_endpoint_and_host_and_port(capsys):
     assert "the warm-up request failed: HTTP 404" in capsys.readouterr().err
 
 
-def test_failed_requests_make_the_exit_code_1_and_are_told(tmp_path, capsys):
+def test_failed_requests_are_reported_and_make_the_exit_code_1(tmp_path, capsys):
     path = tmp_path / "prompts.jsonl"
     path.write_text('{"prompt": "the quick", "output_tokens": 3}\n\n{"prompt": "the dog"}\n')
     folder = tiny.save(tmp_path / "tokenizer")
@@ -231,7 +231,7 @@ def test_throughput_runs_a_workload(llm, tmp_path, capsys):
     assert "requests/s" in capsys.readouterr().out
 
 
-def test_offline_failures_are_told(llm, monkeypatch, capsys):
+def test_offline_failures_are_reported(llm, monkeypatch, capsys):
     monkeypatch.setattr("fastserve.workload.Workload.prompt_ids", lambda *_: np.array([-1]))
     assert main(["bench", "throughput", "m", *SMALL]) == 1
     assert "request 0 failed: broken" in capsys.readouterr().err

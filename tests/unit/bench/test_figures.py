@@ -95,7 +95,7 @@ def test_command_writes_json_and_pictures(tmp_path, capsys):
     assert "sharegpt_first_turns.csv in the folder of traces" in capsys.readouterr().err
 
 
-def test_unknown_workload_and_missing_file_are_told(tmp_path):
+def test_unknown_workload_and_missing_file_are_errors(tmp_path):
     with pytest.raises(InvalidArgumentError, match="workload must be one of sharegpt, "):
         find_workload("x")
     with pytest.raises(InvalidArgumentError, match=r"azure_code_2023\.csv in the folder of traces"):

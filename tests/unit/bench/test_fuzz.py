@@ -1,4 +1,4 @@
-"""The fuzzer repeats itself when told to, and sees a server that fails."""
+"""The fuzzer repeats a run by its seed, and sees a server that fails."""
 
 import asyncio
 import json

@@ -84,7 +84,7 @@ def test_the_second_call_after_a_green_one_runs_on_a_cpu(tmp_path):
 
 @pytest.mark.slow
 def test_the_second_call_after_a_red_one_looks_for_the_cause(tmp_path):
-    test = "tests/unit/ops/test_memory_roof.py::test_that_has_failed"
+    test = "tests/unit/ops/test_read_bandwidth.py::test_that_has_failed"
     shape = "decode bf16 8/2 d128 p16 300:1,17:1"
     after = write_results(tmp_path / "first.json", smoke=[(shape, "differs")], tests=[(test, "failed")])
     program = tmp_path / "gpu_smoke"  # fails whatever has more than 16 tokens in a row
@@ -191,7 +191,7 @@ def test_rates_at_the_limit_lie_between_those_measured():
     assert list(slo_lines(rows)) == ["batch 16: rate at 100 ms per token: fcfs 15.0/s, learned > 20.0/s"]
 
 
-def test_a_kernel_whose_result_differs_is_told():
+def test_a_kernel_whose_result_differs_is_reported():
     def wrong(device, dtype):
         wrong.calls = getattr(wrong, "calls", 0) + 1
         return [torch.full((2,), wrong.calls)]

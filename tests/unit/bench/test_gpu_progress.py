@@ -125,7 +125,7 @@ def test_each_test_has_its_outcome_whatever_the_others_do(outcomes_of, capsys):
     assert "one is not two" in capsys.readouterr().out
 
 
-def test_a_file_that_cannot_be_imported_is_told(outcomes_of):
+def test_a_file_that_cannot_be_imported_is_reported(outcomes_of):
     finished, items = outcomes_of("import a_package_that_is_not_there")
     assert not finished
     assert items == {}

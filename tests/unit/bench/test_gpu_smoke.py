@@ -1,4 +1,4 @@
-"""gpu_smoke on a simulated GPU: its kernels run as compiled PTX (tests/gpu_simulator), and one that was spoiled is seen and told.
+"""gpu_smoke on a simulated GPU: its kernels run as compiled PTX (tests/gpu_simulator), and a spoiled one is found and reported.
 
 GPU_SMOKE names the program; without it nothing here runs: `make test-gpu-sim`.
 """
@@ -113,7 +113,7 @@ def spoiled(tmp_path: Path, kernel: str, right: bytes, wrong: bytes, head_dim: i
 @pytest.mark.parametrize(
     ("kernel", "item"), [("decode_kernel", RIGHT[3]), ("prefill_kernel", RIGHT[5]), ("hopper_kernel", RIGHT[6])]
 )
-def test_a_spoiled_kernel_differs_and_its_first_value_is_told(tmp_path, kernel, item):
+def test_a_spoiled_kernel_differs_and_its_first_value_is_reported(tmp_path, kernel, item):
     program = spoiled(tmp_path, kernel, b"ex2.approx.ftz.f32", b"rcp.approx.ftz.f32")
     code, (wrong, right) = run(item, RIGHT[0], program=program)
     assert code == 1

@@ -62,7 +62,7 @@ def piece_times(sent_s: float, *token_s: float) -> RequestResult:
     )  # fmt: skip
 
 
-def test_the_busiest_second_counts_pieces_and_whoever_ran_in_it():
+def test_the_busiest_second_counts_pieces_and_all_that_ran_in_it():
     # Seconds from the first sending, at 10: the pieces come in the seconds 0, 1, 1 and 1, 2; and in 4.
     results = (piece_times(10.0, 10.9, 11.1, 11.2), piece_times(10.5, 11.9, 12.0), piece_times(13.0, 14.1))
     summary = summarize(LoadRun(results=results, duration_s=14.6))

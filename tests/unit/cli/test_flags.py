@@ -127,10 +127,10 @@ def test_defaults_that_help_tells_are_the_defaults(command):
     parser = OneLineParser(prog=command)
     importlib.import_module(f"fastserve.cli.{command}").add_arguments(parser)
     for action in parser._actions:
-        told = re.search(r"\(default: (.*)\)$", action.help)
+        shown_default = re.search(r"\(default: (.*)\)$", action.help)
         is_switch = isinstance(action.default, bool)
         shown = ("on" if action.default else "off") if is_switch else str(action.default)
-        assert told is None or told[1] == shown, action.dest
+        assert shown_default is None or shown_default[1] == shown, action.dest
 
 
 @pytest.mark.parametrize(

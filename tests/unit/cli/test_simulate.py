@@ -147,7 +147,7 @@ def test_what_was_measured_is_simulated(capsys, tmp_path):
         (["simulate", "--profile", "/nonexistent.json"], "cannot be used"),
     ],
 )
-def test_wrong_flags_are_told_in_one_line(flags, words, capsys):
+def test_wrong_flags_are_an_error_of_one_line(flags, words, capsys):
     assert main(flags) == 2
     error = capsys.readouterr().err
     assert words in error

@@ -29,7 +29,7 @@ def test_starts_and_ends_go_with_the_next_plan_once():
     assert pending.take() is NO_CHANGES
 
 
-def test_a_request_that_ended_before_any_plan_is_not_told_of():
+def test_a_request_that_ended_before_any_plan_is_not_in_the_changes():
     pending = PendingChanges()
     pending.take()
     for _ in range(1000):

@@ -74,7 +74,7 @@ def test_deltas_that_were_not_taken_are_merged(processor: OutputProcessor) -> No
     assert request.finished
 
 
-def test_completions_are_told_apart(processor: OutputProcessor) -> None:
+def test_completions_are_distinguished(processor: OutputProcessor) -> None:
     request = add(processor, n=2, seed=1)
     assert [s.sampling.n for s in request.sequences] == [1, 1]
     assert request.sequences[0].sampling.seed != request.sequences[1].sampling.seed

@@ -108,7 +108,7 @@ def test_quantised_tensors_are_refused(tmp_path: Path, dtype: torch.dtype) -> No
     assert "quantised checkpoints are not supported" in refusal(tmp_path, "a")
 
 
-def test_tensors_that_nobody_asked_for_are_refused(folder: Path) -> None:
+def test_unexpected_tensors_are_refused(folder: Path) -> None:
     assert "no place for: c" in refusal(folder, "ab")
 
 

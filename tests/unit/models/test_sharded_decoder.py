@@ -151,7 +151,7 @@ def test_dummy_weights_are_the_same_on_any_number_of_ranks() -> None:
         assert torch.equal(logits, expected)
 
 
-def test_shares_that_cut_a_segment_are_told_once_and_are_close(caplog: pytest.LogCaptureFixture) -> None:
+def test_shares_that_cut_a_segment_are_logged_once_and_are_close(caplog: pytest.LogCaptureFixture) -> None:
     folder = tiny_checkpoint("llama", intermediate_size=200)
     logits = logits_of_ranks(folder, torch.float32, tensor_size=4)
     assert caplog.text.count("tokens may differ from those of one rank") == 1

@@ -65,7 +65,7 @@ def test_bits_that_differ_from_run_to_run_are_found(monkeypatch):
     assert "other bits" in faulty(monkeypatch, fault)[0]
 
 
-def test_a_fault_is_told_with_its_place_its_values_and_their_bits(monkeypatch):
+def test_a_fault_is_reported_with_its_place_its_values_and_their_bits(monkeypatch):
     def fault(result, q, call):
         if len(result) == 103:  # of the mixed step: rows of 1, 37 and 65 query tokens, 40, 200 and 65 KV tokens
             result[1 + 30, 4, 17] = 8.0

@@ -306,7 +306,7 @@ def test_a_shared_prefix_is_computed_once() -> None:
 @pytest.mark.parametrize("policy", ["skip-join-mlfq", "learned"])
 @settings(max_examples=30, deadline=None, derandomize=True)
 @given(seed=st.integers(0, 2**32), depth=st.sampled_from((1, 2)), host=st.sampled_from((0, 30)))
-def test_nobody_waits_longer_than_the_limit_and_the_service_of_those_before(
+def test_no_request_waits_longer_than_the_limit_and_the_service_of_those_before(
     seed: int, depth: int, host: int, policy: str
 ) -> None:
     alpha_s, iteration_s, slots = 0.5, 0.01, 2
@@ -366,7 +366,7 @@ def test_the_governor_stops_preemption_that_costs_too_much() -> None:
 
 
 @pytest.mark.parametrize("policy", ["learned", "mlfq", "skip-join-mlfq"])
-def test_all_end_though_everybody_is_parked_after_every_iteration_and_the_host_is_too_small(policy: str) -> None:
+def test_all_end_though_every_request_is_parked_after_every_iteration_and_the_host_is_too_small(policy: str) -> None:
     # Those at the front start again each time, for others hold the host. The governor must not keep the order as it is.
     engine = FakeEngine(policy=policy, block_size=16, num_device_blocks=16, num_host_blocks=6, max_num_seqs=8, prefix_caching=False,
                         max_prefill_chunk_tokens=32, max_model_len=256, starvation_limit_s=0.2, check=False)  # fmt: skip

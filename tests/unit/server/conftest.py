@@ -112,7 +112,7 @@ async def called_in_process(engine: FakeEngine, config: ServerConfig) -> AsyncIt
 
 
 async def until(condition, limit_s: float = 5.0) -> None:
-    """Let the loop turn until the condition holds."""
+    """Let the event loop run until the condition holds."""
     async with asyncio.timeout(limit_s):
         while not condition():
             await asyncio.sleep(0.001)

@@ -51,7 +51,7 @@ async def end_when_used(engine: FakeEngine, mode: str) -> None:
 
 
 def main() -> int:
-    """Serve until told to stop."""
+    """Serve until a signal stops it."""
     mode, timeout, num_restarts = sys.argv[1], float(sys.argv[2]), int(sys.argv[3])
     configure_logging("info")
     restarts.PAUSE_S = 0.05

@@ -205,7 +205,7 @@ async def test_chat_logprobs_have_bytes_and_alternatives(live):
     assert len(whole) == 3 and whole[0]["top_logprobs"] == []
 
 
-async def test_stop_reason_is_told(live):
+async def test_stop_reason_is_in_the_reply(live):
     live.engine.script = Script(stop_reason="END")
     assert (await live.complete()).json()["choices"][0]["stop_reason"] == "END"
     lines = (await live.complete(stream=True)).text.splitlines()

@@ -63,7 +63,7 @@ def test_sigterm_refuses_the_new_finishes_the_running_and_exits_0():
         assert process.wait(20) == 0
 
 
-def test_requests_that_do_not_finish_in_time_are_told_and_the_exit_is_0():
+def test_requests_that_do_not_finish_in_time_get_an_error_and_the_exit_is_0():
     with server_process("hang", 0.2) as (process, client), running_stream(client) as reader:
         process.send_signal(signal.SIGTERM)
         assert process.wait(20) == 0
@@ -91,7 +91,7 @@ def test_second_signal_aborts():
         assert '"code":"draining"' in reader.text
 
 
-def test_dead_engine_is_told_to_clients_within_2_s_and_ends_the_server():
+def test_clients_of_a_dead_engine_get_an_error_within_2_s_and_the_server_ends():
     with server_process("dies") as (process, client), running_stream(client) as reader:
         started_s = time.monotonic()
         reader.join(20)

@@ -127,7 +127,7 @@ async def test_refusals_of_other_routes_are_not_counted(direct):
 
 
 @pytest.mark.parametrize("stream", [False, True])
-async def test_missed_deadline_is_its_own_reason_whoever_sees_it(direct, stream):
+async def test_missed_deadline_is_its_own_reason_in_engine_and_server(direct, stream):
     direct.engine.script = Script(gate=asyncio.Event())  # the server's clock
     await direct.complete(n=3, deadline_s=0.05, stream=stream)
     direct.engine.script = Script(finish=FinishReason.DEADLINE, error="expired")  # the engine's

@@ -227,7 +227,7 @@ async def test_stop_of_the_longest_kind_is_taken(direct):
     assert reply.status_code == 200
 
 
-async def test_limit_of_a_stop_string_is_told(direct):
+async def test_limit_of_a_stop_string_is_in_the_error(direct):
     reply = await direct.complete(stop="x" * 2000)
     message = reply.json()["error"]["message"]
     assert str(MAX_STOP_CHARS) in message and "2000" in message
@@ -275,7 +275,7 @@ async def test_body_that_does_not_arrive_is_a_408(live, monkeypatch):
     await writer.wait_closed()
 
 
-async def test_unknown_routes_models_and_methods_are_told_in_openais_shape(live):
+async def test_unknown_routes_models_and_methods_are_errors_in_openais_shape(live):
     for reply, status in (
         (await live.http.get("/nowhere"), 404),
         (await live.http.get("/v1/completions"), 405),

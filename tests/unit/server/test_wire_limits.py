@@ -237,14 +237,14 @@ async def test_client_that_leaves_with_requests_queued_aborts_the_running_one(li
     assert not [row for row in caplog.records if row.exc_info]
 
 
-async def test_body_that_nobody_reads_is_cut(live):
+async def test_body_that_is_not_read_is_cut(live):
     async with connected(live) as (reader, writer):
         writer.write(head("GET /health", "transfer-encoding: chunked"))
         assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 200")
         assert await send_until_cut(writer, b"4000\r\n" + b"x" * 0x4000 + b"\r\n", 256 << 20) < 256 << 20
 
 
-async def test_body_that_nobody_reads_must_arrive_in_time(live, monkeypatch):
+async def test_body_that_is_not_read_must_arrive_in_time(live, monkeypatch):
     monkeypatch.setattr(http_protocol, "REST_TIMEOUT_S", 0.05)
     async with connected(live) as (reader, writer):
         writer.write(head("GET /health", "content-length: 5") + b"a")

@@ -30,8 +30,8 @@ def test_undisturbed_iterations_give_their_coefficients():
 def test_slow_iterations_count_in_full():
     noisy = samples(300, 4.0)
     cost = FittedCost(fitted_coefficients(noisy))
-    told = sum(cost.iteration_s(*shape) for shape in noisy[:, :4].tolist())
-    assert told == pytest.approx(noisy[:, 4].sum())
+    predicted_s = sum(cost.iteration_s(*shape) for shape in noisy[:, :4].tolist())
+    assert predicted_s == pytest.approx(noisy[:, 4].sum())
 
 
 def test_the_engine_starts_with_the_latency_model_of_its_deployment():

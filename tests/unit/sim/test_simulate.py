@@ -84,8 +84,8 @@ def test_hidden_lengths_change_no_output_length():
     load = workload(rate=1000.0)
     table = simulate(load, deployment(), scheduler(), endings="stop-token").requests
     assert table.is_finished.all()
-    told = simulate(load, deployment(), scheduler(), endings="known").requests
-    assert table.finish_s.max() == pytest.approx(told.finish_s.max(), rel=0.2)
+    known = simulate(load, deployment(), scheduler(), endings="known").requests
+    assert table.finish_s.max() == pytest.approx(known.finish_s.max(), rel=0.2)
 
 
 def test_hidden_lengths_go_with_prefix_caching():
@@ -97,9 +97,9 @@ def test_hidden_lengths_go_with_prefix_caching():
         output_tokens=np.array([30, 5]),
     )
     result = simulate(load, deployment(), scheduler(), endings="stop-token", enable_prefix_caching=True)
-    told = simulate(load, deployment(), scheduler(), endings="known", enable_prefix_caching=True)
+    known = simulate(load, deployment(), scheduler(), endings="known", enable_prefix_caching=True)
     assert result.requests.is_finished.all()
-    assert result.requests.finish_s[0] == pytest.approx(told.requests.finish_s[0], rel=0.05)
+    assert result.requests.finish_s[0] == pytest.approx(known.requests.finish_s[0], rel=0.05)
 
 
 @pytest.mark.parametrize(("share", "iterations"), [(0.5, 1.5), (0.9, 2.1)])

@@ -24,12 +24,12 @@ def tokenizer(tmp_path: Path) -> Tokenizer:
     return load(tiny.save(tmp_path))
 
 
-def test_encoding_adds_the_begin_token_unless_told_otherwise(tokenizer: Tokenizer) -> None:
+def test_encoding_adds_the_begin_token_by_default(tokenizer: Tokenizer) -> None:
     assert tokenizer.encode("fox")[0] == tokenizer.bos_token_id == 1
     assert tokenizer.encode("fox")[1:] == tokenizer.encode("fox", add_special_tokens=False)
 
 
-def test_decoding_hides_special_tokens_unless_told_otherwise(tokenizer: Tokenizer) -> None:
+def test_decoding_hides_special_tokens_by_default(tokenizer: Tokenizer) -> None:
     ids = [*tokenizer.encode("fox"), tokenizer.eos_token_id]
     assert tokenizer.decode(ids) == "fox"
     assert tokenizer.decode(ids, skip_special_tokens=False) == "<s>fox</s>"

@@ -83,7 +83,7 @@ def test_auto_takes_the_cpu_and_says_why_when_a_gpu_cannot_be_used(monkeypatch, 
         (torch.AcceleratorError("CUDA error: out of memory, for a graph"), False, False),
     ],
 )
-def test_a_fault_is_told_by_its_type_or_by_a_stream_that_does_not_answer(error, lost, is_fault):
+def test_a_fault_is_recognised_by_its_type_or_by_a_stream_that_does_not_answer(error, lost, is_fault):
     def query() -> bool:
         if lost:
             raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered")

@@ -55,7 +55,7 @@ def test_a_full_gpu_is_refused_with_the_remedy():
         size_pools(CacheConfig(), block_bytes=1 << 20, max_model_len=2048, device_kv_bytes=-5)
 
 
-def test_the_host_pool_follows_the_machine_unless_told(monkeypatch):
+def test_the_host_pool_follows_the_machine_by_default(monkeypatch):
     monkeypatch.setattr("fastserve.worker.memory.available_host_bytes", lambda: 40 << 20)
 
     def host_blocks(**cache: object) -> int:

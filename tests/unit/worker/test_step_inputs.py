@@ -41,7 +41,7 @@ def test_addresses_never_change_and_what_was_not_put_stays():
     assert all(address % 16 == 0 for address in addresses.values())
 
 
-def test_a_slot_of_host_memory_is_filled_anew_only_after_its_copy_was_waited_for():
+def test_a_slot_of_host_memory_is_filled_again_only_after_its_copy_was_waited_for():
     device = FakeDevice()
     inputs = packed(device)
     for step in range(NUM_SLOTS + 2):

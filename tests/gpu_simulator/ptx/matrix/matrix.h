@@ -101,7 +101,7 @@ void read_a(Warp& warp, const Operand* registers, float (&a)[16][kDepth]) {
 /// Error unless all 32 lanes take part.
 void require_whole_warp(const Instruction& instruction, Mask active);
 
-/// Whether an operand is so many registers: one need not stand in braces.
+/// Whether an operand is so many registers: a single one needs no braces.
 bool is_registers(const Operand& operand, std::size_t count);
 inline const Operand* registers_of(const Operand& operand) {
   return operand.kind == Operand::Kind::kVector ? operand.elements.data() : &operand;

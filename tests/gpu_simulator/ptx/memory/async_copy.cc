@@ -57,7 +57,7 @@ Outcome copy(const Instruction& instruction, Warp& warp, Mask active) {
       fail("cp.async of ", num_bytes, " bytes from address ", source, ", not aligned to them");
     if (source_bytes != 0 && source < 4096) fail("cp.async reads global address ", source);
     std::byte* to = cta.shared(destination, num_bytes, num_bytes);
-    std::memset(to, 0xff, num_bytes);  // until the copy is waited for, nobody knows what is there
+    std::memset(to, 0xff, num_bytes);  // undefined until the copy is waited for
     const Landing landing{&warp, source, static_cast<std::uint32_t>(destination), static_cast<std::uint16_t>(num_bytes),
                           static_cast<std::uint16_t>(source_bytes)};
     auto& open = warp.copies(lane).open;

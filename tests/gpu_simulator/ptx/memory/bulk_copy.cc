@@ -23,7 +23,7 @@ std::byte* take_destination(Cta& cta, std::uint64_t address, std::size_t num_byt
   if (barrier != cta.mbarriers().end() && barrier->first < address + num_bytes) {
     fail("bulk copy over the live mbarrier at shared address ", barrier->first);
   }
-  std::memset(bytes, 0xff, num_bytes);  // until it has arrived, nobody knows what is there
+  std::memset(bytes, 0xff, num_bytes);  // undefined until it has arrived
   return bytes;
 }
 

@@ -89,7 +89,7 @@ Outcome arrival(const Instruction& instruction, Warp& warp, Mask active) {
     warp.write(operands[0], lane, encode_state(barrier));
     if constexpr (kKind == Arrival::kExpect) expect_transactions(barrier, number);
     if constexpr (kKind == Arrival::kDrop) {
-      if (number >= barrier.expected) fail("mbarrier.arrive_drop leaves the ", place(address), " nobody to expect");
+      if (number >= barrier.expected) fail("mbarrier.arrive_drop leaves the ", place(address), " no thread to expect");
       barrier.expected -= number;
     }
     arrive(cta, address, barrier, kKind == Arrival::kExpect ? 1 : number, kKind == Arrival::kNoComplete);

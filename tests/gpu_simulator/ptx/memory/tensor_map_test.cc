@@ -44,7 +44,7 @@ bool accepts(const std::function<void(Arguments&)>& change) {
   return result == 0;
 }
 
-TEST(TensorMap, KeepsWhatItIsToldInItsOpaqueBytes) {
+TEST(TensorMap, KeepsItsArgumentsInItsOpaqueBytes) {
   Opaque map;
   ASSERT_EQ(encode({}, &map), 0);
   const TensorMap read = read_tensor_map(reinterpret_cast<std::uint64_t>(&map));

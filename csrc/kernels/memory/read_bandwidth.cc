@@ -1,4 +1,4 @@
-#include "kernels/memory/memory_roof.h"
+#include "kernels/memory/read_bandwidth.h"
 
 #include <algorithm>
 #include <vector>
@@ -14,8 +14,8 @@ constexpr std::int64_t kElementsPerChunk = 256 * 1024;  // 1 MiB: long streams, 
 
 void read_on_cpu(const TensorView& x, const TensorView& out, ThreadPool& pool) {
   std::vector<float> sums(static_cast<std::size_t>((x.numel() + kElementsPerChunk - 1) / kElementsPerChunk));
-  const MemoryRoofParams params{x.as<const float>(), x.numel(), kElementsPerChunk, sums.data()};
-  FS_DISPATCH_CPU(memory_roof, params, pool);
+  const ReadBandwidthParams params{x.as<const float>(), x.numel(), kElementsPerChunk, sums.data()};
+  FS_DISPATCH_CPU(read_bandwidth, params, pool);
   auto* const parts = out.as<float>();
   std::fill_n(parts, out.size(0), 0.0f);
   for (std::size_t c = 0; c < sums.size(); ++c) parts[static_cast<std::int64_t>(c) % out.size(0)] += sums[c];
@@ -23,7 +23,7 @@ void read_on_cpu(const TensorView& x, const TensorView& out, ThreadPool& pool) {
 
 }  // namespace
 
-void memory_roof(const TensorView& x, const TensorView& out, std::int64_t stream, ThreadPool& pool) {
+void read_bandwidth(const TensorView& x, const TensorView& out, std::int64_t stream, ThreadPool& pool) {
   const DeviceType device = device_of(stream, {{&x, "x"}, {&out, "out"}});
   require_dtype(x, DType::kFloat32, "x");
   require_contiguous(x, "x");
@@ -32,7 +32,7 @@ void memory_roof(const TensorView& x, const TensorView& out, std::int64_t stream
   FS_REQUIRE(out.size(0) >= 1, "out must have an entry to put a sum in, got ", out.describe());
   if (device == DeviceType::kCpu) return read_on_cpu(x, out, pool);
 #ifdef FASTSERVE_WITH_CUDA
-  memory_roof_cuda(x.as<const float>(), x.numel(), out.as<float>(), out.size(0), reinterpret_cast<void*>(stream));
+  read_bandwidth_cuda(x.as<const float>(), x.numel(), out.as<float>(), out.size(0), reinterpret_cast<void*>(stream));
 #endif
 }
 

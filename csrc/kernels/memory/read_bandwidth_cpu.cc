@@ -1,4 +1,4 @@
-#include "kernels/memory/memory_roof.h"
+#include "kernels/memory/read_bandwidth.h"
 #include "kernels/parallel.h"
 #include "kernels/simd.h"
 
@@ -21,7 +21,7 @@ float sum(const float* x, std::int64_t size) {
 }
 
 void sum_chunks(void* context, std::int64_t begin, std::int64_t end) {
-  const MemoryRoofParams& p = *static_cast<const MemoryRoofParams*>(context);
+  const ReadBandwidthParams& p = *static_cast<const ReadBandwidthParams*>(context);
   for (std::int64_t c = begin; c < end; ++c) {
     const std::int64_t first = c * p.elements_per_chunk;
     p.sums[c] = sum(p.x + first, min_of(p.elements_per_chunk, p.size - first));
@@ -30,8 +30,8 @@ void sum_chunks(void* context, std::int64_t begin, std::int64_t end) {
 
 }  // namespace
 
-void memory_roof(const MemoryRoofParams& params, ThreadPool& pool) {
-  MemoryRoofParams context = params;
+void read_bandwidth(const ReadBandwidthParams& params, ThreadPool& pool) {
+  ReadBandwidthParams context = params;
   parallel_run(pool, ceil_div(params.size, params.elements_per_chunk), 1, sum_chunks, &context);
 }
 

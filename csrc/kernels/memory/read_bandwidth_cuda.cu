@@ -5,7 +5,7 @@
 
 #include "kernels/cuda/device.cuh"
 #include "kernels/cuda/launch.cuh"
-#include "kernels/memory/memory_roof.h"
+#include "kernels/memory/read_bandwidth.h"
 
 namespace fastserve::kernels {
 namespace {
@@ -44,9 +44,9 @@ __global__ void __launch_bounds__(kThreads) read_kernel(const float* x, std::int
 
 }  // namespace
 
-void memory_roof_cuda(const float* x, std::int64_t size, float* out, std::int64_t num_sums, void* stream) {
+void read_bandwidth_cuda(const float* x, std::int64_t size, float* out, std::int64_t num_sums, void* stream) {
   const auto kernel = aligned({x}) ? read_kernel<kVectorSize<float>> : read_kernel<1>;
-  launch(FS_SITE("memory_roof"), kernel, dim3(static_cast<unsigned>(num_sums)), kThreads, stream, x, size, out);
+  launch(FS_SITE("read_bandwidth"), kernel, dim3(static_cast<unsigned>(num_sums)), kThreads, stream, x, size, out);
 }
 
 }  // namespace fastserve::kernels
