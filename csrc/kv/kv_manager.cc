@@ -23,7 +23,7 @@ const char* name_of(Residency residency) {
   return "invalid";
 }
 
-const KvConfig& validated(const KvConfig& config) {
+KvConfig validated(const KvConfig& config) {
   const auto within = [](const char* name, std::int32_t value, std::int32_t low, std::int32_t high,
                          const char* remedy) {
     FS_REQUIRE(value >= low && value <= high, name, " must be between ", low, " and ", high, ", got ", value, remedy);
