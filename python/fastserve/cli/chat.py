@@ -17,16 +17,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Where the server is and how to ask it."""
     parser.epilog = HELP
     parser.add_argument(
-        "--url", default="http://127.0.0.1:8000", metavar="URL", help="the server (default: http://127.0.0.1:8000)"
+        "--url",
+        default="http://127.0.0.1:8000",
+        metavar="URL",
+        help="base URL of the server (default: http://127.0.0.1:8000)",
     )
     parser.add_argument(
         "--api-key",
         metavar="TEXT",
-        help="its key, if it has one; default: FASTSERVE_API_KEY or OPENAI_API_KEY of the environment",
+        help="API key, if the server has one; default: FASTSERVE_API_KEY or OPENAI_API_KEY from the environment",
     )
-    parser.add_argument("--system", metavar="TEXT", help="instruction before the conversation")
+    parser.add_argument("--system", metavar="TEXT", help="system message at the start of the conversation")
     parser.add_argument(
-        "--max-tokens", type=int, metavar="N", help="most tokens of a reply; default: up to the context"
+        "--max-tokens", type=int, metavar="N", help="maximum number of tokens of a reply; default: up to the context"
     )
     parser.add_argument("--temperature", type=float, metavar="X", help="0 = greedy; default: the server's")
 

@@ -18,15 +18,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--prompt-file", metavar="FILE", help="one prompt per line; - = standard input")
     parser.add_argument("--json", action="store_true", help="print one JSON object per completion")
     group = parser.add_argument_group("How to choose tokens")
-    group.add_argument("--max-tokens", type=int, default=128, metavar="N", help="most tokens [tokens] (default: 128)")
-    group.add_argument("--temperature", type=float, metavar="X", help="0 = greedy; default: the model's, else 1.0")
-    group.add_argument("--top-p", type=float, metavar="X", help="nucleus, in (0, 1]; default: the model's, else 1.0")
     group.add_argument(
-        "--top-k", type=int, metavar="N", help="likeliest tokens kept, 0 = all; default: the model's, else 0"
+        "--max-tokens", type=int, default=128, metavar="N", help="maximum number of output tokens (default: 128)"
     )
-    group.add_argument("--n", type=int, default=1, metavar="N", help="completions per prompt (default: 1)")
+    group.add_argument("--temperature", type=float, metavar="X", help="0 = greedy; default: the model's, else 1.0")
+    group.add_argument(
+        "--top-p",
+        type=float,
+        metavar="X",
+        help="probability of the nucleus to sample from, in (0, 1]; default: the model's, else 1.0",
+    )
+    group.add_argument(
+        "--top-k",
+        type=int,
+        metavar="N",
+        help="number of likeliest tokens to sample from, 0 = all; default: the model's, else 0",
+    )
+    group.add_argument("--n", type=int, default=1, metavar="N", help="number of completions per prompt (default: 1)")
     group.add_argument("--stop", action="append", default=[], metavar="TEXT", help="stop string; repeat for several")
-    group.add_argument("--ignore-eos", action="store_true", help="go on after the end-of-sequence token")
+    group.add_argument("--ignore-eos", action="store_true", help="continue after the end-of-sequence token")
     add_engine_flags(parser)
 
 

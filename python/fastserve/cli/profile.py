@@ -12,11 +12,11 @@ from fastserve.workload import add_workload_arguments, workload_from
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """MODEL, where to write, the flags of the engine, and those of a workload to suggest settings for."""
-    parser.add_argument("--output", metavar="FILE", help="write the profile there; default: standard output")
+    parser.add_argument("--output", metavar="FILE", help="file to write the profile to; default: standard output")
     parser.add_argument(
         "--suggest",
         action="store_true",
-        help="simulate the workload on the profile and print scheduler settings for it, instead of the profile",
+        help="print scheduler settings for the workload, found by simulating it on the profile, instead of the profile",
     )
     add_engine_flags(parser)
     add_workload_arguments(parser, seed=False)

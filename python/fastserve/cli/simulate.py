@@ -85,7 +85,7 @@ def _add_hardware(group: argparse._ArgumentGroup) -> None:
         "--dtype",
         choices=("auto", "float32", "bfloat16", "float16"),
         default="auto",
-        help="of weights and KV (default: auto)",
+        help="data type of weights and KV (default: auto)",
     )
     group.add_argument(
         "--max-model-len", type=int, metavar="TOKENS", help="longest prompt + output; default: the model's own limit"
@@ -94,18 +94,20 @@ def _add_hardware(group: argparse._ArgumentGroup) -> None:
         "--layer-overhead-us",
         type=float,
         metavar="X",
-        help="fixed time of a layer [microseconds], instead of the device's",
+        help="fixed time per layer [microseconds]; default: the device's",
     )
     group.add_argument(
-        "--profile", metavar="FILE", help="measured costs, from fastserve profile, instead of MODEL and --device"
+        "--profile",
+        metavar="FILE",
+        help="file of measured costs, written by fastserve profile; replaces MODEL and --device",
     )
 
 
 def _add_engine_costs(group: argparse._ArgumentGroup) -> None:
     for name, text in (
-        ("iteration", "time between two iterations in which devices wait for the engine"),
-        ("device", "more of that time for each device but the first"),
-        ("row", "time of an iteration per decoding row"),
+        ("iteration", "time between two iterations while the devices wait for the engine"),
+        ("device", "additional such time for each device but the first"),
+        ("row", "additional time of an iteration per decoding row"),
     ):
         group.add_argument(
             f"--{name}-overhead-us", type=float, default=0.0, metavar="X", help=f"{text} [microseconds] (default: 0)"
@@ -114,7 +116,7 @@ def _add_engine_costs(group: argparse._ArgumentGroup) -> None:
         "--separate-prefills",
         action=argparse.BooleanOptionalAction,
         default=False,
-        help="run prefills in iterations of their own, before the decodes, instead of together (default: off)",
+        help="run the prefills of an iteration before its decodes instead of in one forward pass (default: off)",
     )
 
 
@@ -131,27 +133,26 @@ def _add_runs(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--endings",
         choices=ENDINGS,
-        help="what ends requests: known = max_tokens with ignore_eos, which tells their lengths; max-tokens = a limit at"
-        " which they would go on; a stop token; a stop string (default: stop-token when learned or slo is among the policies, else"
-        " known)",
+        help="what ends requests: known = max_tokens with ignore_eos, so that lengths are known; max-tokens = a limit that cuts them"
+        " off; stop-token or stop-string (default: stop-token if learned or slo is among the policies, else known)",
     )
     group.add_argument(
         "--goodput",
         nargs="+",
         metavar="M:MS",
-        help="limits that a good request keeps: ttft:1000 tpot:50 [milliseconds]; default: the objectives",
+        help="limits that a request must keep to count as good: ttft:1000 tpot:50 [milliseconds]; default: the objectives",
     )
     group.add_argument(
         "--enable-prefix-caching",
         action=argparse.BooleanOptionalAction,
-        help="share the KV of common prefixes; default: when the workload has any",
+        help="share the KV of common prefixes; default: on if the workload has conversations",
     )
     group.add_argument(
         "--suggest",
         choices=OBJECTIVES,
         nargs="?",
         const=OBJECTIVES[0],
-        help="search starvation limit, quantum ratio and reserve for the workload, by the mean of this quantity (default: normalized_latency_s)",
+        help="search for the starvation limit, quantum ratio and reserve with the lowest mean of this quantity (default: normalized_latency_s)",
     )
     group.add_argument(
         "--explain-policy", action="store_true", help="show the levels of the policy instead of a summary"

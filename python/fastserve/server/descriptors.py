@@ -1,4 +1,4 @@
-"""Says in the log when the process runs out of file descriptors, which otherwise shows as connections that vanish."""
+"""Log a warning when the process runs out of file descriptors, which otherwise shows as vanishing connections."""
 
 import asyncio
 import errno

@@ -1,4 +1,4 @@
-"""The end of a server process, within a time: neither a thread that runs on nor a loop that is stuck may hold it."""
+"""Exit of the server process within a time limit, even when a thread is still running or the event loop is stuck."""
 
 import faulthandler
 import logging
@@ -34,7 +34,7 @@ def end_within(limit_s: float) -> None:
 
 
 def leave(exit_code: int) -> NoReturn:
-    """End the process at once: neither wait for threads still at work, nor have the interpreter take itself apart.
+    """End the process at once, without waiting for running threads or for the interpreter's clean-up.
 
     Whatever has to be closed is closed by now; the taking apart alone may last seconds on a busy machine.
     """

@@ -1,4 +1,4 @@
-"""Is it alive, is it ready: answered without the engine's help, and without an API key."""
+"""Liveness and readiness, answered without the engine and without an API key."""
 
 from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, Response
@@ -11,13 +11,13 @@ router = APIRouter()
 
 @router.get("/livez")
 async def livez(request: Request) -> Response:
-    """503 when the engine has died or its loop has not turned for `heartbeat_limit_s`: restart the process."""
+    """Answer 503 when the engine has died or its loop has made no step for `heartbeat_limit_s`: restart the process."""
     return _verdict(_liveness_fault(state_of(request)))
 
 
 @router.get("/readyz")
 async def readyz(request: Request) -> Response:
-    """503 while loading, restarting, draining or not alive: send requests elsewhere."""
+    """Answer 503 while loading, restarting, draining or not alive: send requests elsewhere."""
     state = state_of(request)
     if state.restarting:
         return _verdict("restarting")
@@ -28,7 +28,7 @@ async def readyz(request: Request) -> Response:
 
 @router.get("/health")
 async def health(request: Request) -> Response:
-    """As vLLM's: 200 with an empty body while the engine works."""
+    """Answer 200 with an empty body while the engine works, as vLLM does."""
     state = state_of(request)
     healthy = state.engine is not None and _liveness_fault(state) is None
     return Response(status_code=200 if healthy else 503)

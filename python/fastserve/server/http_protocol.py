@@ -1,4 +1,4 @@
-"""uvicorn's HTTP/1.1 protocol with bounds on what a peer can send, queue and hold, on every route and before any key."""
+"""uvicorn's HTTP/1.1 protocol with limits on what a peer can send, queue and hold, on every route and before any key check."""
 
 import asyncio
 from collections.abc import Callable

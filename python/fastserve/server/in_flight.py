@@ -15,13 +15,13 @@ class RequestGuard:
         self.reason: Exception | None = None
 
     def interrupt(self, reason: Exception) -> None:
-        """Stop the generation's task; it fails with `reason`. The first reason stands."""
+        """Stop the generation's task with `reason`; later reasons are ignored."""
         if self._task is not None and self.reason is None:
             self.reason = reason
             self._task.cancel()
 
     def close(self) -> None:
-        """From now on there is nothing to interrupt."""
+        """Mark the generation as finished: it can no longer be interrupted."""
         self._task = None
 
 

@@ -1,4 +1,4 @@
-"""A server from its first socket to its exit code: load, serve, drain on a signal, replace a dead engine or leave."""
+"""Life of a server from its socket to its exit code: load, serve, drain on a signal, replace a dead engine or exit."""
 
 import asyncio
 import contextlib
@@ -120,7 +120,7 @@ class LiveServer:
         return self._exit_code
 
     async def _run_engines(self) -> None:
-        """Keep an engine attached: the first one, and those that replace it; then end the server."""
+        """Attach the first engine and those that replace it; stop the server when none is left."""
         engine = await self._start()
         while engine is not None:
             try:
@@ -155,7 +155,7 @@ class LiveServer:
         return not self._state.draining and self._restarts.take(time.monotonic())
 
     async def _live_with(self, engine: EngineProtocol) -> bool:
-        """Serve with an engine until it dies, tell its clients, and return whether another one shall replace it."""
+        """Serve with an engine until it dies, fail its requests, and return whether another one should replace it."""
         self._state.attach(engine)
         logger.info("serving %s", self._state.model_name)
         while engine.is_alive and not self._hangs(engine):
@@ -180,7 +180,7 @@ class LiveServer:
         return engine.death or "its process has ended"
 
     def _hangs(self, engine: EngineProtocol) -> bool:
-        """Whether a new engine would be better than one whose loop does not turn; /livez tells it in any case."""
+        """Whether to replace an engine whose loop makes no steps; /livez reports it in any case."""
         return self._config.restart_engine and engine.heartbeat_age_s() > self._config.heartbeat_limit_s
 
     def _fail(self) -> None:
@@ -205,7 +205,7 @@ class LiveServer:
             self._abort_all()
 
     async def _drain(self, timeout_s: float) -> None:
-        """Let what is in flight finish, then stop; the port answers 503 meanwhile."""
+        """Let running requests finish, then stop; new requests get 503 meanwhile."""
         try:
             async with asyncio.timeout(timeout_s):
                 await self._state.in_flight.wait_empty()

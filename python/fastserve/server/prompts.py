@@ -1,4 +1,4 @@
-"""From the prompts of a request to checked token ids; long texts and chat templates are worked on off the loop."""
+"""From the prompts of a request to checked token ids; long texts and chat templates are processed off the event loop."""
 
 import asyncio
 import functools
@@ -54,7 +54,7 @@ class TextThreads:
 
 
 class PromptReader:
-    """Turns prompts into token ids that the engine takes, and ids into text; whatever may take long is off the loop."""
+    """Turns prompts into token ids that the engine accepts, and ids into text; long work runs off the event loop."""
 
     def __init__(self, engine: EngineProtocol, threads: TextThreads, renderer: ChatRenderer) -> None:
         self._tokenizer = engine.tokenizer
@@ -187,7 +187,7 @@ class PromptReader:
             raise bad_request(message, param, "invalid_value")
 
     def check_room(self, ids: TokenIds, max_tokens: int | None, min_tokens: int) -> None:
-        """Refuse limits of the output that do not fit the context; a `max_tokens` beyond the prompt's room is cut later.
+        """Refuse output limits beyond the context; a `max_tokens` beyond what the prompt leaves is cut later.
 
         Args:
             ids: the prompt.

@@ -1,4 +1,4 @@
-"""Serve a model: what `fastserve serve` calls."""
+"""Serve a model: the entry point of `fastserve serve`."""
 
 import asyncio
 import gc

@@ -34,50 +34,60 @@ def add_workload_arguments(
     lengths.add_argument(
         "--dataset-name",
         choices=(*_DRAWN, "trace", *datasets),
-        help="lengths drawn uniformly, log-normally, or from a file (default: trace with a file, else random)",
+        help="where lengths come from: uniform (random) or log-normal distribution, or a file (default: trace if a file is given, else random)",
     )
     lengths.add_argument(
-        "--dataset-path", "--trace", metavar="FILE", help="CSV with request lengths; docs/workloads.md"
+        "--dataset-path", "--trace", metavar="FILE", help="CSV file of request lengths (docs/workloads.md)"
     )
     lengths.add_argument(
         "--num-prompts",
         type=int,
         metavar="N",
-        help=f"number of requests (default: {DEFAULT_NUM_PROMPTS}; of a replay all)",
+        help=f"number of requests (default: {DEFAULT_NUM_PROMPTS}; with --replay: all)",
     )
     lengths.add_argument(
-        "--random-input-len", type=float, default=1024, metavar="X", help="mean prompt [tokens] (default: 1024)"
+        "--random-input-len", type=float, default=1024, metavar="X", help="mean prompt length [tokens] (default: 1024)"
     )
     lengths.add_argument(
-        "--random-output-len", type=float, default=128, metavar="X", help="mean output [tokens] (default: 128)"
+        "--random-output-len", type=float, default=128, metavar="X", help="mean output length [tokens] (default: 128)"
     )
     lengths.add_argument(
         "--random-range-ratio",
         type=float,
         default=0.0,
         metavar="X",
-        help="uniform lengths lie within this share of the mean (default: 0: all the same)",
+        help="relative half-width of the uniform distribution of lengths (default: 0 = all the same)",
     )
     lengths.add_argument(
-        "--lognormal-sigma", type=float, default=1.0, metavar="X", help="of the logarithms of lengths (default: 1.0)"
+        "--lognormal-sigma",
+        type=float,
+        default=1.0,
+        metavar="X",
+        help="standard deviation of the logarithm of lengths (default: 1.0)",
+    )
+    lengths.add_argument("--max-input-len", type=int, metavar="N", help="drop requests with a longer prompt [tokens]")
+    lengths.add_argument(
+        "--max-total-len", type=int, metavar="N", help="drop requests with a longer prompt + output [tokens]"
     )
     lengths.add_argument(
-        "--max-input-len", type=int, metavar="N", help="leave out requests with a longer prompt [tokens]"
+        "--length-scale",
+        type=float,
+        default=1.0,
+        metavar="X",
+        help="multiply all lengths by this factor (default: 1.0)",
     )
     lengths.add_argument(
-        "--max-total-len", type=int, metavar="N", help="leave out requests with more prompt + output [tokens]"
-    )
-    lengths.add_argument(
-        "--length-scale", type=float, default=1.0, metavar="X", help="factor on all lengths (default: 1.0)"
-    )
-    lengths.add_argument(
-        "--multi-turn", action="store_true", help="keep the conversations of a trace; later turns share their prefix"
+        "--multi-turn",
+        action="store_true",
+        help="keep the conversations of a trace together: later turns share the prefix of earlier ones",
     )
     lengths.add_argument(
         "--priority-shares", metavar="P:X,...", help='share of each priority, for example "0:0.9,1:0.1"'
     )
     if seed:
-        lengths.add_argument("--seed", type=int, default=0, metavar="N", help="of everything drawn (default: 0)")
+        lengths.add_argument(
+            "--seed", type=int, default=0, metavar="N", help="seed of everything that is random (default: 0)"
+        )
     if arrivals:
         _add_arrival_arguments(parser.add_argument_group("Workload: when they arrive"))
     else:
@@ -88,7 +98,7 @@ def add_workload_arguments(
 def workload_from(
     args: argparse.Namespace, *, read_dataset: Callable[[argparse.Namespace], Trace] | None = None
 ) -> Workload:
-    """The workload that the flags describe.
+    """Return the workload that the flags describe.
 
     Args:
         args: parsed flags of `add_workload_arguments`.

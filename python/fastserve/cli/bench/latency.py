@@ -11,15 +11,23 @@ from fastserve.errors import InvalidArgumentError
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The batch, and the flags of the engine."""
     group = parser.add_argument_group("Batch")
-    group.add_argument("--input-len", type=int, default=32, metavar="N", help="of each prompt [tokens] (default: 32)")
     group.add_argument(
-        "--output-len", type=int, default=128, metavar="N", help="of each answer [tokens] (default: 128)"
+        "--input-len", type=int, default=32, metavar="N", help="length of each prompt [tokens] (default: 32)"
     )
-    group.add_argument("--batch-size", type=int, default=8, metavar="N", help="requests at once (default: 8)")
     group.add_argument(
-        "--num-iters-warmup", type=int, default=10, metavar="N", help="runs that are not counted (default: 10)"
+        "--output-len", type=int, default=128, metavar="N", help="length of each output [tokens] (default: 128)"
     )
-    group.add_argument("--num-iters", type=int, default=30, metavar="N", help="runs that are (default: 30)")
+    group.add_argument(
+        "--batch-size", type=int, default=8, metavar="N", help="number of requests in the batch (default: 8)"
+    )
+    group.add_argument(
+        "--num-iters-warmup",
+        type=int,
+        default=10,
+        metavar="N",
+        help="number of warm-up runs, which are not measured (default: 10)",
+    )
+    group.add_argument("--num-iters", type=int, default=30, metavar="N", help="number of measured runs (default: 30)")
     add_output_argument(group)
     add_engine_flags(parser)
 

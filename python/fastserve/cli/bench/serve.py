@@ -19,26 +19,40 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_target_arguments(parser)
     add_workload_arguments(parser, datasets=TEXT_DATASETS)
     parser.add_argument("--backend", default="openai", choices=("openai",), help="kind of API (default: openai)")
-    parser.add_argument("--max-concurrency", type=int, metavar="N", help="most requests under way (default: no limit)")
+    parser.add_argument(
+        "--max-concurrency", type=int, metavar="N", help="maximum number of requests in flight (default: no limit)"
+    )
     group = parser.add_argument_group("Report")
     group.add_argument(
-        "--percentile-metrics", default=ALL_METRICS, metavar="M,...", help=f"what to report (default: {ALL_METRICS})"
+        "--percentile-metrics", default=ALL_METRICS, metavar="M,...", help=f"metrics to report (default: {ALL_METRICS})"
     )
     group.add_argument(
-        "--metric-percentiles", default="95,99", metavar="X,...", help="percentiles of each (default: 95,99)"
+        "--metric-percentiles", default="95,99", metavar="X,...", help="percentiles of each metric (default: 95,99)"
     )
     group.add_argument(
-        "--goodput", nargs="+", metavar="M:MS", help="limits that a good request keeps: ttft:200 tpot:50 [milliseconds]"
+        "--goodput",
+        nargs="+",
+        metavar="M:MS",
+        help="limits that a request must keep to count as good: ttft:200 tpot:50 [milliseconds]",
     )
-    group.add_argument("--label", metavar="TEXT", help="first part of the file's name (default: the backend)")
+    group.add_argument("--label", metavar="TEXT", help="first part of the result file's name (default: the backend)")
     group.add_argument("--save-result", action="store_true", help="write the figures as JSON")
-    group.add_argument("--save-detailed", action="store_true", help="with those of every request")
-    group.add_argument("--result-dir", default=".", metavar="FOLDER", help="where to; is made (default: here)")
+    group.add_argument("--save-detailed", action="store_true", help="also write the figures of every request")
     group.add_argument(
-        "--result-filename", metavar="FILE", help="its name (default: made of label, rate, concurrency, model and date)"
+        "--result-dir",
+        default=".",
+        metavar="FOLDER",
+        help="folder of the result file, created if missing (default: the current folder)",
     )
-    group.add_argument("--metadata", nargs="*", default=[], metavar="KEY=VALUE", help="more entries of it")
-    group.add_argument("--plot", type=Path, metavar="FILE", help="write a picture, .png, .svg or .pdf")
+    group.add_argument(
+        "--result-filename",
+        metavar="FILE",
+        help="name of the result file (default: label, rate, concurrency, model and date)",
+    )
+    group.add_argument(
+        "--metadata", nargs="*", default=[], metavar="KEY=VALUE", help="additional entries of the result file"
+    )
+    group.add_argument("--plot", type=Path, metavar="FILE", help="write a plot as .png, .svg or .pdf")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -15,7 +15,9 @@ from fastserve.workload import Workload, add_workload_arguments, workload_from
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Servers, workload, limit and rates."""
     add_target_arguments(parser)
-    parser.add_argument("--compare-url", metavar="URL", help="a second server; both take turns")
+    parser.add_argument(
+        "--compare-url", metavar="URL", help="base URL of a second server; the two are measured in turns"
+    )
     add_workload_arguments(parser, datasets=TEXT_DATASETS)
     group = parser.add_argument_group("Search")
     group.add_argument(
@@ -24,23 +26,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FIGURE:MS",
         help="a figure of `bench serve` and its limit, for example p95_ttft_ms:500 (default: mean_normalized_ms:100)",
     )
-    group.add_argument("--min-rate", type=float, default=0.25, metavar="X", help="lowest [1/s] (default: 0.25)")
-    group.add_argument("--max-rate", type=float, default=256.0, metavar="X", help="highest [1/s] (default: 256)")
+    group.add_argument(
+        "--min-rate", type=float, default=0.25, metavar="X", help="lowest request rate [1/s] (default: 0.25)"
+    )
+    group.add_argument(
+        "--max-rate", type=float, default=256.0, metavar="X", help="highest request rate [1/s] (default: 256)"
+    )
     group.add_argument(
         "--resolution", type=float, default=1.1, metavar="X", help="ratio of neighbouring rates (default: 1.1)"
     )
     group.add_argument(
-        "--min-requests", type=int, default=100, metavar="N", help="requests per rate, at least (default: 100)"
+        "--min-requests", type=int, default=100, metavar="N", help="minimum number of requests per rate (default: 100)"
     )
     group.add_argument(
         "--seconds-per-rate",
         type=float,
         default=30.0,
         metavar="X",
-        help="arrivals at a rate last at least this long [seconds] (default: 30)",
+        help="minimum duration of the arrivals at each rate [seconds] (default: 30)",
     )
     group.add_argument("--result-filename", type=Path, metavar="FILE", help="write all figures as JSON")
-    group.add_argument("--plot", type=Path, metavar="FILE", help="write a picture, .png, .svg or .pdf")
+    group.add_argument("--plot", type=Path, metavar="FILE", help="write a plot as .png, .svg or .pdf")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -13,28 +13,33 @@ from fastserve.workload import has_synthetic_lengths
 def add_target_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags that `target_of` and `load_options_of` read."""
     group = parser.add_argument_group("Server")
-    group.add_argument("--base-url", metavar="URL", help="the server; default: of --host and --port")
-    group.add_argument("--host", default="127.0.0.1", metavar="TEXT", help="its host (default: 127.0.0.1)")
-    group.add_argument("--port", type=int, default=8000, metavar="N", help="its port (default: 8000)")
+    group.add_argument("--base-url", metavar="URL", help="base URL of the server; default: from --host and --port")
+    group.add_argument("--host", default="127.0.0.1", metavar="TEXT", help="host of the server (default: 127.0.0.1)")
+    group.add_argument("--port", type=int, default=8000, metavar="N", help="port of the server (default: 8000)")
     group.add_argument(
-        "--endpoint", default="/v1/completions", metavar="PATH", help="path of completions (default: /v1/completions)"
+        "--endpoint",
+        default="/v1/completions",
+        metavar="PATH",
+        help="path of the completions route (default: /v1/completions)",
     )
-    group.add_argument("--model", metavar="NAME", help="the model's name in the API (default: the server's first)")
+    group.add_argument(
+        "--model", metavar="NAME", help="name of the model in the API (default: the first that the server lists)"
+    )
     group.add_argument(
         "--api-key",
         metavar="TEXT",
-        help="sent as a bearer token; default: FASTSERVE_API_KEY or OPENAI_API_KEY of the environment",
+        help="key to send as a bearer token; default: FASTSERVE_API_KEY or OPENAI_API_KEY from the environment",
     )
     group.add_argument(
         "--request-timeout-s",
         type=float,
         default=3600.0,
         metavar="X",
-        help="a request that takes longer has failed [seconds] (default: 3600)",
+        help="count a request as failed when it takes longer [seconds] (default: 3600)",
     )
     group = parser.add_argument_group("Requests")
     group.add_argument(
-        "--tokenizer", metavar="FOLDER", help="of the model: its vocabulary, and what reads text datasets"
+        "--tokenizer", metavar="FOLDER", help="tokenizer of the model, for its vocabulary and for text datasets"
     )
     group.add_argument(
         "--vocab-size",
@@ -48,9 +53,13 @@ def add_target_arguments(parser: argparse.ArgumentParser) -> None:
         help="ask for exactly the output lengths of the workload (default: for synthetic ones)",
     )
     group.add_argument("--temperature", type=float, default=0.0, metavar="X", help="0 = greedy (default: 0)")
-    group.add_argument("--extra-body", metavar="JSON", help="more fields of every request, as a JSON object")
+    group.add_argument("--extra-body", metavar="JSON", help="additional fields of every request, as a JSON object")
     group.add_argument(
-        "--num-warmups", type=int, default=1, metavar="N", help="requests sent beforehand, not measured (default: 1)"
+        "--num-warmups",
+        type=int,
+        default=1,
+        metavar="N",
+        help="number of warm-up requests, which are not measured (default: 1)",
     )
 
 

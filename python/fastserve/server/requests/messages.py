@@ -1,4 +1,4 @@
-"""The turns of a conversation as clients send them, and give back what a server once sent them."""
+"""The messages of a conversation as clients send them, including replies that they send back."""
 
 from typing import Annotated, Literal
 
@@ -40,7 +40,7 @@ class Function(BaseModel):
 
 
 class ToolCall(BaseModel):
-    """One call that an assistant's turn asked for."""
+    """One tool call of an assistant's message."""
 
     model_config = _NOTED
 
@@ -55,7 +55,7 @@ class ToolCall(BaseModel):
 
 
 class ChatMessage(BaseModel):
-    """One turn of a conversation. An assistant's turn may have no content: it may have called tools instead."""
+    """One message of a conversation. An assistant's message may have no content if it calls tools instead."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 

@@ -1,4 +1,4 @@
-"""The OpenAPI description: FastAPI's, with the replies and the ranges of numbers that it cannot know of.
+"""The OpenAPI description: FastAPI's, completed by the replies and the ranges of numbers.
 
 Routes answer with objects of their own and check numbers in `SamplingParams`. Both are said here, in tables; tests compare
 them with what the server does.
@@ -136,7 +136,7 @@ def _bodies(operation: Json) -> Iterator[Json]:
 
 
 def _add_ranges(schema: Json) -> None:
-    """Put the ranges in; a field that may be left out may also be null."""
+    """Add the ranges; an optional field may also be null."""
     for name, field in schema["properties"].items():
         forms = field.get("anyOf", [field])
         for form in forms:

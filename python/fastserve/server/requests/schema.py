@@ -48,7 +48,7 @@ Truncation = Annotated[int, Field(strict=False, ge=-1, lt=2**31)]
 
 
 class RequestBody(BaseModel):
-    """What all bodies have in common."""
+    """Base of all request bodies."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
     noop_values: ClassVar[dict[str, tuple[object, ...]]] = {}
@@ -62,7 +62,7 @@ class RequestBody(BaseModel):
 
 
 class StreamOptions(RequestBody):
-    """Extras of a stream. `include_events`: an SSE comment whenever the scheduler parks, resumes or moves a choice."""
+    """Options of a stream. `include_events`: send an SSE comment whenever the scheduler parks, resumes or moves a choice."""
 
     include_usage: bool = False
     continuous_usage_stats: bool = False
@@ -76,7 +76,7 @@ class StreamOptions(RequestBody):
 
 
 class GenerationRequest(RequestBody):
-    """What completions and chats have in common.
+    """Base of completion and chat bodies.
 
     A field with the name of one of `SamplingParams` or `SchedulingParams` becomes that one.
     """
@@ -219,7 +219,7 @@ class Conversation(RequestBody):
         return self._rows or msgspec.json.encode([message.as_template_row() for message in self.messages or ()])
 
     def put_rows(self, rows: bytes) -> None:
-        """Have these in the place of the messages' own."""
+        """Replace the messages by these."""
         self._rows = rows
 
 

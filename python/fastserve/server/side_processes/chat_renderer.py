@@ -14,7 +14,7 @@ _Answer = tuple[str, int, str | None]
 
 
 class ChatRenderer:
-    """Renders in side processes: a template that runs away is killed, and hurts its own request alone."""
+    """Renders in side processes: a template that exceeds its limits is killed and only its own request fails."""
 
     def __init__(self, templates: ChatTemplates) -> None:
         self._pool = SidePool(

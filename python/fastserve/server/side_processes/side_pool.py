@@ -156,7 +156,7 @@ class _Child:
             return None
 
     def kill(self) -> None:
-        """End the process at once, whatever it does."""
+        """Kill the process at once."""
         self._process.kill()
 
     def reap(self) -> None:
