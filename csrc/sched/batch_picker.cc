@@ -34,7 +34,7 @@ std::span<const Pick> BatchPicker::pick(bool may_evict, double drop_budget_s, bo
   exhausted_ = {};
   walk();
   close_level();
-  finish();
+  picks_.insert(picks_.end(), prefills_.begin(), prefills_.end());
   return picks_;
 }
 
@@ -60,7 +60,7 @@ void BatchPicker::consider(Request& request) {
     case Place::kHost: return pick_parked(request);
     case Place::kWaiting: return pick_waiting(request);
     case Place::kTransit:
-      if (request.state() == RequestState::kUploading) request.upload_late = true;  // it would be picked now
+      if (request.state() == RequestState::kUploading) mover_.note_late_upload(request);  // it would be picked now
       return;
   }
 }
@@ -82,14 +82,14 @@ std::int32_t BatchPicker::kept_for_decodes() const {
 void BatchPicker::pick_resident(Request& request) {
   --residents_left_;
   const bool leaving =
-      request.ending != FinishReason::kNone || request.park_requested || request.left_out_step == core_.step;
+      request.ending() != FinishReason::kNone || request.park_requested() || request.left_out_step() == core_.step;
   if (leaving || request.ends_in_flight()) return;
   const std::int32_t remaining = request.length() - request.scheduled();
   FS_CHECK(remaining >= 1, "request ", request.id, " has nothing left to compute");
   const bool decode = remaining == 1;
   if (decode ? level_decodes_ >= budget_ : !has_tokens_for_prefill()) return;
   if (!mover_.reserve(request, request.length())) {
-    const std::int32_t need = core_.kv.num_blocks_to_reserve(request.seq, request.length());
+    const std::int32_t need = core_.kv.num_blocks_to_reserve(request.seq(), request.length());
     if (!make_room(request, need, Need::kGrowth) || !mover_.reserve(request, request.length()))
       return block(request, need);
   }
@@ -97,10 +97,10 @@ void BatchPicker::pick_resident(Request& request) {
 }
 
 void BatchPicker::pick_parked(Request& request) {
-  if (request.parked_step == core_.step) return block(request, 0);
-  const std::int32_t to_upload = core_.kv.num_blocks_to_upload(request.seq);
+  if (request.parked_step() == core_.step) return block(request, 0);
+  const std::int32_t to_upload = core_.kv.num_blocks_to_upload(request.seq());
   const std::int32_t blocks = core_.blocks_for(request.length());
-  const std::int32_t to_grow = std::max(first_growth(blocks), blocks - core_.blocks_for(request.num_computed));
+  const std::int32_t to_grow = std::max(first_growth(blocks), blocks - core_.blocks_for(request.num_computed()));
   const std::int32_t need = std::min(to_upload + to_grow, core_.num_device_blocks()) + growth_blocks_;
   if (core_.num_free() < need && !make_room(request, need, Need::kAdmission)) return block(request, need);
   if (!mover_.upload(request, Decision::kUploadedOnDemand)) return block(request, need);
@@ -112,18 +112,18 @@ void BatchPicker::pick_waiting(Request& request) {
     places_ = mask_of(Place::kResident);
     return;
   }
-  if (request.parked_step == core_.step) return block(request, 0);
+  if (request.parked_step() == core_.step) return block(request, 0);
   // Streams that lost their KV wait among the promoted, if anywhere.
   if (has_streams_enough(request) || !core_.policy->may_start(request)) {
-    if (!request.starving) places_ &= static_cast<PlaceMask>(~mask_of(Place::kWaiting));
+    if (!request.queue().starving) places_ &= static_cast<PlaceMask>(~mask_of(Place::kWaiting));
     return;
   }
-  const std::int32_t free = core_.num_free() - growth_blocks_ - request.start_need;
+  const std::int32_t free = core_.num_free() - growth_blocks_ - request.start_need();
   if (drop_budget_s_ < 0.0 && free < debt_margin_blocks() && !is_first()) return block(request, 0);
   if (free < room_for_growth() && !is_first() && request.num_outputs() == 0) return block(request, 0);
-  const auto short_of = [&] { return core_.num_free() < request.start_need + growth_blocks_; };
-  if (!(short_of() && core_.step < request.next_probe_step) && try_start(request)) return;
-  const std::int32_t need = request.start_need + growth_blocks_;
+  const auto short_of = [&] { return core_.num_free() < request.start_need() + growth_blocks_; };
+  if (!(short_of() && core_.step < request.next_probe_step()) && try_start(request)) return;
+  const std::int32_t need = request.start_need() + growth_blocks_;
   if (make_room(request, need, Need::kAdmission) && try_start(request)) return;
   block(request, need);
 }
@@ -151,25 +151,24 @@ bool BatchPicker::has_streams_enough(const Request& before) const {
 bool BatchPicker::try_start(Request& request) {
   const std::int32_t free_before = core_.num_free();
   mover_.begin(request);
-  const bool on_host = core_.kv.residency(request.seq) == kv::Residency::kHost;
+  const bool on_host = core_.kv.residency(request.seq()) == kv::Residency::kHost;
   const std::int32_t blocks = core_.blocks_for(request.length());
   const std::int32_t need =
       first_growth(blocks) +
-      (on_host ? core_.kv.num_blocks_to_upload(request.seq) + blocks - core_.blocks_for(request.num_computed)
-               : core_.kv.num_blocks_to_reserve(request.seq, request.length()));
+      (on_host ? core_.kv.num_blocks_to_upload(request.seq()) + blocks - core_.blocks_for(request.num_computed())
+               : core_.kv.num_blocks_to_reserve(request.seq(), request.length()));
   const std::int32_t free = core_.num_free();
   if (need + growth_blocks_ > free) {
-    mover_.end(request);
-    request.num_computed = 0;
-    request.start_need = std::min(need + free_before - free, core_.num_device_blocks());
-    request.next_probe_step = core_.step + kProbeInterval;
+    mover_.cancel(request);
+    mover_.expect_start(request, std::min(need + free_before - free, core_.num_device_blocks()),
+                        core_.step + kProbeInterval);
     return false;
   }
   core_.count_started(request, true);
   request.note(Decision::kStarted, core_.now_s);
   if (on_host) {
     core_.move(request, RequestState::kParked);
-    request.holds_host_prefix = true;
+    mover_.adopt_host_prefix(request);
     FS_CHECK(mover_.upload(request, Decision::kUploadedOnDemand), "request ", request.id,
              " was measured to fit but does not");
     if (request.state() == RequestState::kReady) pick_resident(request);
@@ -190,7 +189,7 @@ bool BatchPicker::make_room(Request& behind, std::int32_t need, Need why) {
 
 bool BatchPicker::usable(const SwapPlanner::Victim& victim, const Request& behind) const {
   const Request& request = *victim.request;
-  const bool gone = request.place() != Place::kResident || request.left_out_step == core_.step;
+  const bool gone = request.place() != Place::kResident || request.left_out_step() == core_.step;
   return !gone && core_.policy->before(behind, request);
 }
 
@@ -238,7 +237,7 @@ void BatchPicker::free_behind(Request& behind, std::int32_t need, std::int32_t h
     Request& request = *victim->request;
     drop_budget_s_ -= exchange.recompute_s(*victim);
     if (victim->in_flight) {
-      request.left_out_step = core_.step;
+      mover_.leave_out(request);
       request.note(Decision::kLeftOut, core_.now_s);
       left_out_ += victim->num_blocks;
       continue;
@@ -291,29 +290,6 @@ void BatchPicker::close_level() {
   granted_.clear();
   level_prefills_.clear();
   level_decodes_ = level_wanted_ = 0;
-}
-
-void BatchPicker::finish() {
-  picks_.insert(picks_.end(), prefills_.begin(), prefills_.end());
-  for (const Pick& pick : picks_) {
-    Request& request = *pick.request;
-    if (request.last_step < 0) count_look_up(request);
-    request.last_step = core_.step;
-    const std::int32_t end = pick.start + pick.count;
-    const std::int32_t again = std::max(0, std::min(end, request.most_scheduled) - pick.start);
-    request.most_scheduled = std::max(request.most_scheduled, end);
-    request.recomputed_tokens += again;
-    core_.stats.recomputed_tokens += again;
-    mover_.count_pick(request);
-  }
-}
-
-/// Called with the first iteration of a request: starts that found no memory and those after a preemption do not count.
-void BatchPicker::count_look_up(Request& request) {
-  if (!core_.kv_config.enable_prefix_caching) return;
-  request.num_cached_tokens = request.num_computed;
-  core_.stats.prefix_cache_queries += request.num_prompt;
-  core_.stats.prefix_cache_hits += request.num_cached_tokens;
 }
 
 }  // namespace fastserve::sched

@@ -95,8 +95,6 @@ class BatchPicker {
   std::int32_t prefill_budget() const;
   void close_level();
   void add(Request& request, std::int32_t count);
-  void finish();
-  void count_look_up(Request& request);
   /// Blocks beyond `tokens` that a start keeps for its first output.
   std::int32_t first_growth(std::int32_t blocks) const { return blocks < core_.num_device_blocks() ? 1 : 0; }
 

@@ -45,14 +45,14 @@ struct SchedulerCore {
   }
   /// Predicted seconds that computing the KV of the request anew adds to the iterations.
   double recompute_s(const Request& request) const {
-    return latency.prefill_s(request.num_computed, 0) - latency.prefill_s(0, 0);
+    return latency.prefill_s(request.num_computed(), 0) - latency.prefill_s(0, 0);
   }
 
   /// It has begun and is to go on, or not.
   void count_started(Request& request, bool started) {
-    if (started == request.counts_as_started) return;
+    if (started == request.counts_as_started()) return;
     num_started += started ? 1 : -1;
-    request.counts_as_started = started;
+    request.count_as_started(started);
     policy->count_started(request);
   }
 
@@ -62,7 +62,7 @@ struct SchedulerCore {
     --num_in_state[static_cast<std::size_t>(request.state())];
     request.move_to(next, now_s);
     ++num_in_state[static_cast<std::size_t>(next)];
-    if (request.queued && request.place() != from) policy->change_place(request, from);
+    if (request.queue().queued && request.place() != from) policy->change_place(request, from);
   }
 };
 

@@ -10,7 +10,7 @@ namespace fastserve::sched {
 Exchange::Exchange(const SchedulerCore& core, const SwapPlanner& planner, const Request& taker, std::int32_t missing)
     : core_(core),
       planner_(planner),
-      paused_too_long_(taker.starving && taker.num_outputs() > 0),
+      paused_too_long_(taker.queue().starving && taker.num_outputs() > 0),
       work_s_(core.policy->work_s(taker)) {
   const double freed_per_s = core.freed.blocks_per_s(core.now_s);
   gain_s_ = freed_per_s > 0.0 ? missing / freed_per_s : std::numeric_limits<double>::infinity();

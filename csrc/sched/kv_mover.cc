@@ -10,38 +10,40 @@ namespace fastserve::sched {
 using kv::Residency;
 
 void KvMover::begin(Request& request) {
-  request.seq = kv::SeqId{next_seq_++};
-  request.num_computed =
-      static_cast<std::int32_t>(core_.kv.begin(request.seq, request.tokens, request.options.cache_salt));
-  request.has_kv = true;
-  if (core_.kv.residency(request.seq) == Residency::kDevice) refresh_blocks(request);
+  const kv::SeqId seq{next_seq_++};
+  request.KvState::begin(seq,
+                         static_cast<std::int32_t>(core_.kv.begin(seq, request.tokens(), request.options.cache_salt)));
+  if (core_.kv.residency(request.seq()) == Residency::kDevice) refresh_blocks(request);
 }
 
 void KvMover::end(Request& request) {
-  if (!request.has_kv) return;
+  if (!request.has_kv()) return;
   waste_upload(request);
   forget_transit(request);
-  core_.kv.end(request.seq);
-  request.has_kv = request.holds_host_prefix = false;
-  request.blocks.clear();
+  core_.kv.end(request.seq());
+  request.KvState::end();
 }
 
-void KvMover::refresh_blocks(Request& request) {
-  const auto blocks = core_.kv.device_blocks(request.seq);
-  request.blocks.resize(blocks.size());
-  std::ranges::transform(blocks, request.blocks.begin(), kv::index_of);
+void KvMover::cancel(Request& request) {
+  end(request);
+  request.lose_computed();
 }
+
+void KvMover::refresh_blocks(Request& request) { request.hold_blocks(core_.kv.device_blocks(request.seq())); }
 
 bool KvMover::reserve(Request& request, std::int32_t num_tokens) {
-  if (core_.blocks_for(num_tokens) <= static_cast<std::int32_t>(request.blocks.size())) return true;
-  const auto had = static_cast<std::int32_t>(request.blocks.size());
-  if (!core_.kv.try_reserve(request.seq, num_tokens)) return false;
+  const std::int32_t had = request.num_blocks();
+  if (core_.blocks_for(num_tokens) <= had) return true;
+  if (!core_.kv.try_reserve(request.seq(), num_tokens)) return false;
   refresh_blocks(request);
-  if (had > 0) core_.freed.add(had - static_cast<std::int32_t>(request.blocks.size()), core_.now_s);
+  if (had > 0) core_.freed.add(had - request.num_blocks(), core_.now_s);
   return true;
 }
 
-void KvMover::commit(Request& request) { core_.kv.commit_computed(request.seq, request.tokens, request.num_computed); }
+void KvMover::commit(Request& request, std::int32_t num_tokens) {
+  request.write(num_tokens);
+  core_.kv.commit_computed(request.seq(), request.tokens(), request.num_computed());
+}
 
 void KvMover::issue(kv::Transfer transfer) {
   if (transfer.source.empty()) return;
@@ -58,12 +60,12 @@ void KvMover::issue(kv::Transfer transfer) {
 }
 
 bool KvMover::offload(Request& request) {
-  const std::int32_t num_blocks = core_.kv.num_releasable_blocks(request.seq);
-  auto transfer = core_.kv.try_offload(request.seq);
+  const std::int32_t num_blocks = core_.kv.num_releasable_blocks(request.seq());
+  auto transfer = core_.kv.try_offload(request.seq());
   if (!transfer) return false;
   waste_upload(request);
-  const bool moving = core_.kv.residency(request.seq) == Residency::kOffloading;
-  request.blocks.clear();
+  const bool moving = core_.kv.residency(request.seq()) == Residency::kOffloading;
+  request.leave_device();
   core_.move(request, moving ? RequestState::kOffloading : RequestState::kParked);
   if (moving) {
     transit_.push_back({&request, num_blocks});
@@ -87,9 +89,8 @@ void KvMover::evict(Request& request, Decision how) {
 void KvMover::drop(Request& request, Decision why) {
   core_.stats.dropped_s += core_.recompute_s(request);
   end(request);
-  request.num_computed = 0;
-  request.start_need = std::min(core_.blocks_for(request.length()) + 1, core_.num_device_blocks());
-  request.next_probe_step = core_.step;
+  request.lose_computed();
+  request.expect_start(std::min(core_.blocks_for(request.length()) + 1, core_.num_device_blocks()), core_.step);
   if (request.num_outputs() == 0) core_.count_started(request, false);
   core_.move(request, RequestState::kWaiting);
   request.note(why, core_.now_s);
@@ -97,9 +98,8 @@ void KvMover::drop(Request& request, Decision why) {
 
 void KvMover::count_park(Request& request, Decision how) {
   auto& stats = core_.stats;
-  ++request.parks;
   ++stats.parks;
-  request.parked_step = core_.step;
+  request.count_park(core_.step);
   request.note(how, core_.now_s);
   if (how == Decision::kOffloaded || how == Decision::kOffloadedMirrored) {
     ++stats.swaps;
@@ -116,18 +116,17 @@ void KvMover::count_park(Request& request, Decision how) {
 }
 
 bool KvMover::upload(Request& request, Decision why) {
-  auto transfer = core_.kv.try_upload(request.seq);
+  auto transfer = core_.kv.try_upload(request.seq());
   if (!transfer) return false;
-  request.upload_unused = true;
-  request.upload_late = false;
+  request.begin_upload();
   request.note(why, core_.now_s);
-  if (core_.kv.residency(request.seq) == Residency::kUploading) {
+  if (core_.kv.residency(request.seq()) == Residency::kUploading) {
     core_.move(request, RequestState::kUploading);
-    request.upload_late = why == Decision::kUploadedOnDemand;  // its turn came before its KV did
+    if (why == Decision::kUploadedOnDemand) request.note_late_upload();
     transit_.push_back({&request, 0});
   } else {
     core_.move(request, RequestState::kReady);
-    request.holds_host_prefix = false;
+    request.settle();
     refresh_blocks(request);
   }
   issue(std::move(*transfer));
@@ -135,7 +134,7 @@ bool KvMover::upload(Request& request, Decision why) {
 }
 
 bool KvMover::mirror(Request& request, std::int32_t max_blocks) {
-  auto transfer = core_.kv.try_mirror(request.seq, max_blocks);
+  auto transfer = core_.kv.try_mirror(request.seq(), max_blocks);
   if (!transfer) return false;
   issue(std::move(*transfer));
   return true;
@@ -164,7 +163,7 @@ void KvMover::complete(std::span<const std::int64_t> ids, std::span<const std::u
   if (ids.empty()) return;
   std::vector<Request*> settled;
   for (const Transit& transit : transit_) {
-    const Residency residency = core_.kv.residency(transit.request->seq);
+    const Residency residency = core_.kv.residency(transit.request->seq());
     if (residency == Residency::kDevice || residency == Residency::kHost) settled.push_back(transit.request);
   }
   for (Request* request : settled) settle(*request);
@@ -172,35 +171,24 @@ void KvMover::complete(std::span<const std::int64_t> ids, std::span<const std::u
 
 void KvMover::settle(Request& request) {
   forget_transit(request);
-  const bool on_device = core_.kv.residency(request.seq) == Residency::kDevice;
+  const bool on_device = core_.kv.residency(request.seq()) == Residency::kDevice;
   const bool was_upload = request.state() == RequestState::kUploading;
   core_.move(request, on_device ? RequestState::kReady : RequestState::kParked);
   if (on_device) refresh_blocks(request);
-  if (on_device == was_upload) {
-    request.holds_host_prefix = false;
-    return;
-  }
+  if (on_device == was_upload) return request.settle();
   request.note(Decision::kCopyFailed, core_.now_s);
-  if (!was_upload) {
-    request.offload_failed = true;
-    return;
-  }
+  if (!was_upload) return request.fail_offload();
   waste_upload(request);
   // A prefix adopted from the host may hold device blocks as well, which nobody could claim while it is parked.
-  if (++request.failed_uploads >= kMaxFailedUploads || request.holds_host_prefix)
+  if (request.fail_upload() >= kMaxFailedUploads || request.holds_host_prefix())
     drop(request, Decision::kDroppedCopyFailed);
 }
 
-void KvMover::waste_upload(Request& request) {
-  core_.stats.uploads_wasted += request.upload_unused;
-  request.upload_unused = false;
-}
+void KvMover::waste_upload(Request& request) { core_.stats.uploads_wasted += request.KvState::waste_upload(); }
 
 void KvMover::count_pick(Request& request) {
-  if (!request.upload_unused) return;
-  request.upload_unused = false;
-  request.failed_uploads = 0;
-  ++(request.upload_late ? core_.stats.uploads_late : core_.stats.uploads_hit);
+  if (!request.use_upload()) return;
+  ++(request.upload_late() ? core_.stats.uploads_late : core_.stats.uploads_hit);
 }
 
 void KvMover::check_integrity() const {

@@ -21,10 +21,24 @@ class KvMover {
   void begin(Request& request);
   /// Give the KV up. The state does not change.
   void end(Request& request);
+  /// Take back begin(): the request does not start in this step.
+  void cancel(Request& request);
+  /// The KV that a start began with is a cached prefix on the host.
+  void adopt_host_prefix(Request& request) { request.adopt_host_prefix(); }
+  /// A start takes `num_blocks`, as measured; that holds until `until_step`.
+  void expect_start(Request& request, std::int32_t num_blocks, std::int64_t until_step = 0) {
+    request.expect_start(num_blocks, until_step);
+  }
+  /// It goes without this step, so that it can be evicted once no plan in flight contains it.
+  void leave_out(Request& request) { request.leave_out(core_.step); }
+  /// It may come back in the step in which it was parked.
+  void allow_return(Request& request) { request.allow_return(); }
+  /// Its turn came before its KV did.
+  void note_late_upload(Request& request) { request.note_late_upload(); }
   /// Hold device blocks for `num_tokens` in all; false when the pool is short.
   bool reserve(Request& request, std::int32_t num_tokens);
-  /// The first num_computed tokens are written.
-  void commit(Request& request);
+  /// The KV of `num_tokens` more of its tokens is written.
+  void commit(Request& request, std::int32_t num_tokens);
 
   /// Move the KV of a ready request to the host; false when the host pool is short.
   bool offload(Request& request);

@@ -14,7 +14,7 @@ constexpr std::size_t kPrefetchRows = 4;
 
 void prefetch_blocks(const Request& request) {
   constexpr std::size_t kPerLine = 64 / sizeof(std::int32_t);
-  for (std::size_t i = 0; i < request.blocks.size(); i += kPerLine) __builtin_prefetch(request.blocks.data() + i);
+  for (std::size_t i = 0; i < request.blocks().size(); i += kPerLine) __builtin_prefetch(request.blocks().data() + i);
 }
 
 /// Where the next row, token, block and sample of a plan under construction go.
@@ -58,28 +58,28 @@ void write_row(StepPlan& plan, const Pick& pick, std::int32_t block_size, Cursor
   const std::int32_t end = pick.start + pick.count;
   const std::size_t row = at.row++;
   plan.request_ids[row] = request.id;
-  plan.request_slots[row] = request.slot;
+  plan.request_slots[row] = request.slot();
   plan.seq_lens[row] = end;
   const auto num_blocks = static_cast<std::size_t>(num_blocks_of(pick, block_size));
-  std::copy_n(request.blocks.data(), num_blocks, plan.block_ids.data() + at.block);
+  std::copy_n(request.blocks().data(), num_blocks, plan.block_ids.data() + at.block);
   at.block += num_blocks;
   plan.block_start[row + 1] = static_cast<std::int32_t>(at.block);
 
   const bool pending =
       request.num_tokens() < end;  // only the last token can be: it is the sample of the plan in flight
-  std::copy(request.tokens.data() + pick.start, request.tokens.data() + (pending ? end - 1 : end),
+  std::copy(request.tokens().data() + pick.start, request.tokens().data() + (pending ? end - 1 : end),
             plan.token_ids.data() + at.token);
   const std::size_t first = at.token;
   at.token += static_cast<std::size_t>(pick.count);
   if (pending) plan.token_ids[at.token - 1] = -1;
-  plan.token_sources[row] = pending ? request.last_sample : -1;
+  plan.token_sources[row] = pending ? request.last_sample() : -1;
   plan.query_start[row + 1] = static_cast<std::int32_t>(at.token);
   std::int32_t position = pick.start;
   for (std::size_t token = first; token < at.token;) {
     const std::int32_t block = position / block_size;
     const std::int32_t block_end = std::min((block + 1) * block_size, end);
     const std::int64_t shift =
-        std::int64_t{request.blocks[static_cast<std::size_t>(block)]} * block_size - std::int64_t{block} * block_size;
+        std::int64_t{request.blocks()[static_cast<std::size_t>(block)]} * block_size - std::int64_t{block} * block_size;
     for (; position < block_end; ++position, ++token) {
       plan.positions[token] = position;
       plan.slots[token] = shift + position;

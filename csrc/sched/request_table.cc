@@ -7,14 +7,15 @@
 
 namespace fastserve::sched {
 
-Request& RequestTable::add(std::int64_t id, std::span<const std::int32_t> prompt, const RequestOptions& options,
-                           double now_s) {
+Request& RequestTable::add(std::int64_t id, std::span<const std::int32_t> prompt, std::int32_t max_total,
+                           const RequestOptions& options, double now_s) {
   const auto [at, fresh] = live_.try_emplace(id);
   FS_REQUIRE(fresh, "request id ", id, " is in use: ids of unfinished requests must be unique");
-  at->second = std::make_unique<Request>(id, next_serial_++, prompt, options, now_s);
-  Request& request = *at->second;
   if (free_slots_.empty()) free_slots_.push_back(num_slots_++);
-  request.slot = free_slots_.back();
+  const RequestIdentity identity{
+      .id = id, .serial = next_serial_++, .slot = free_slots_.back(), .max_total = max_total, .arrival_s = now_s};
+  at->second = std::make_unique<Request>(identity, prompt, options);
+  Request& request = *at->second;
   free_slots_.pop_back();
   if (options.deadline_s > 0.0) deadlines_.emplace(deadline_key(request), &request);
   return request;
@@ -44,10 +45,10 @@ void RequestTable::mark_told() {
 
 void RequestTable::purge(std::vector<std::int32_t>& ended_slots) {
   std::erase_if(retired_, [&](const Retired& entry) {
-    const bool forgotten = entry.told && entry.request->plans_in_flight == 0;
+    const bool forgotten = entry.told && entry.request->plans_in_flight() == 0;
     if (forgotten) {
-      ended_slots.push_back(entry.request->slot);
-      free_slots_.push_back(entry.request->slot);
+      ended_slots.push_back(entry.request->slot());
+      free_slots_.push_back(entry.request->slot());
     }
     return forgotten;
   });
@@ -60,8 +61,8 @@ void RequestTable::check_slots() const {
              " is unknown, or used twice");
     seen[static_cast<std::size_t>(slot)] = true;
   };
-  for_each_live([&](const Request& request) { see(request.slot); });
-  for (const Retired& entry : retired_) see(entry.request->slot);
+  for_each_live([&](const Request& request) { see(request.slot()); });
+  for (const Retired& entry : retired_) see(entry.request->slot());
   for (const std::int32_t slot : free_slots_) see(slot);
   FS_CHECK(std::ranges::find(seen, false) == seen.end(), "a slot of ", num_slots_, " is lost");
 }

@@ -17,7 +17,9 @@ namespace fastserve::sched {
 /// request there.
 class RequestTable {
  public:
-  Request& add(std::int64_t id, std::span<const std::int32_t> prompt, const RequestOptions& options, double now_s);
+  /// `max_total`: tokens of prompt and output, at most. Throws InvalidArgumentError when the id is in use.
+  Request& add(std::int64_t id, std::span<const std::int32_t> prompt, std::int32_t max_total,
+               const RequestOptions& options, double now_s);
   /// Live, or finished but not purged yet; nullptr when unknown.
   Request* find(std::int64_t id) const;
   Request* find_live(std::int64_t id) const;

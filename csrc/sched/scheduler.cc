@@ -36,6 +36,7 @@ std::shared_ptr<const StepPlan> Scheduler::schedule(double now_s) {
   core_.stats.promotions += core_.policy->promote_starving(core_.now_s);
   process_parks();
   const auto picks = picker_.pick(!governor_.active(), governor_.drop_budget_s(), governor_.budget_is_full());
+  note_picks(picks);
   move_kv();
   const StepId step{core_.step};
   auto plan = builder_.build(step, picks, mover_.planned(), core_.block_size());
@@ -47,6 +48,23 @@ std::shared_ptr<const StepPlan> Scheduler::schedule(double now_s) {
   return plan;
 }
 
+void Scheduler::note_picks(std::span<const Pick> picks) {
+  for (const Pick& pick : picks) {
+    Request& request = *pick.request;
+    if (request.last_step() < 0) count_look_up(request);
+    core_.stats.recomputed_tokens += request.take_row(core_.step, pick.start, pick.count);
+    mover_.count_pick(request);
+  }
+}
+
+/// Called with the first iteration of a request: starts that found no memory and those after a preemption do not count.
+void Scheduler::count_look_up(Request& request) {
+  if (!core_.kv_config.enable_prefix_caching) return;
+  request.note_cached_tokens(request.num_computed());
+  core_.stats.prefix_cache_queries += request.num_prompt();
+  core_.stats.prefix_cache_hits += request.num_cached_tokens();
+}
+
 Scheduler::InFlight Scheduler::launch(const StepPlan& plan, std::span<const Pick> picks) {
   InFlight flight{.step = plan.step, .rows = std::exchange(spare_rows_, {}), .shape = plan.shape()};
   flight.rows.clear();
@@ -56,12 +74,9 @@ Scheduler::InFlight Scheduler::launch(const StepPlan& plan, std::span<const Pick
     const bool samples = end == request.length();
     flight.rows.push_back({&request, pick.count, samples ? flight.num_samples : -1});
     flight.num_tokens += pick.count;
-    request.num_in_flight += pick.count;
-    if (samples) {
-      request.last_sample = flight.num_samples++;
-      ++request.num_pending;
-    }
-    if (request.plans_in_flight++ > 0) continue;
+    request.enter_plan(pick.count, samples ? flight.num_samples : -1);
+    flight.num_samples += samples;
+    if (request.plans_in_flight() > 1) continue;
     core_.move(request, RequestState::kRunning);
     core_.policy->begin_run(request);
   }
@@ -71,8 +86,8 @@ Scheduler::InFlight Scheduler::launch(const StepPlan& plan, std::span<const Pick
 
 void Scheduler::count_preemptions() {
   for (Request* request : left_batch_) {
-    if (request->finished() || request->last_step == core_.step) continue;
-    ++request->preemptions;
+    if (request->finished() || request->last_step() == core_.step) continue;
+    request->note_preemption();
     ++core_.stats.preemptions;
   }
   left_batch_.clear();
@@ -115,7 +130,7 @@ void Scheduler::upload_ahead(std::int32_t watermark) {
   const auto fits = [&](std::int32_t blocks) { return core_.num_free() - blocks > watermark + margin; };
   if (!fits(0)) return;
   for (Request* request : planner_.uploads()) {
-    if (!fits(core_.kv.num_blocks_to_upload(request->seq) + 1)) return;
+    if (!fits(core_.kv.num_blocks_to_upload(request->seq()) + 1)) return;
     if (!mover_.upload(*request, Decision::kUploadedAhead)) return;
   }
 }
@@ -171,33 +186,29 @@ void Scheduler::commit(StepId step, std::span<const std::int32_t> sampled, doubl
 
 void Scheduler::prefetch_row(std::span<const Row> rows, std::size_t i) const {
   if (i + kPrefetchRows < rows.size()) rows[i + kPrefetchRows].request->prefetch();
-  if (i + kPrefetchRows / 2 < rows.size()) core_.kv.prefetch(rows[i + kPrefetchRows / 2].request->seq);
+  if (i + kPrefetchRows / 2 < rows.size()) core_.kv.prefetch(rows[i + kPrefetchRows / 2].request->seq());
 }
 
 void Scheduler::commit_row(const Row& row, const Commit& commit) {
   Request& request = *row.request;
-  --request.plans_in_flight;
-  request.num_in_flight -= row.count;
-  request.num_pending -= row.sample >= 0;
+  request.leave_plan(row.count, row.sample);
   if (request.finished()) {
-    if (request.plans_in_flight == 0) mover_.end(request);
+    if (request.plans_in_flight() == 0) mover_.end(request);
     return;
   }
-  if (request.ending != FinishReason::kNone) return finish(request, request.ending);
+  if (request.ending() != FinishReason::kNone) return finish(request, request.ending());
   const std::int32_t token = row.sample >= 0 ? commit.sampled[static_cast<std::size_t>(row.sample)] : -1;
   if (row.sample >= 0 && token < 0) return finish(request, FinishReason::kError, row.sample);
-  request.num_computed += row.count;
   FinishReason reason = FinishReason::kNone;
   if (row.sample >= 0) {
-    request.tokens.push_back(token);
-    if (request.num_outputs() == 1) request.first_output_s = core_.now_s;
+    request.add_output(token, core_.now_s);
     reason = reason_to_finish(request);
   }
-  mover_.commit(request);
+  mover_.commit(request, row.count);
   if (reason != FinishReason::kNone) return finish(request, reason, row.sample, token);
   if (row.sample >= 0) push_event(request, FinishReason::kNone, row.sample, token);
-  if (request.queued && (request.starving || !governor_.active())) charge(request, commit);
-  if (request.plans_in_flight == 0) leave_batch(request);
+  if (request.queue().queued && (request.queue().starving || !governor_.active())) charge(request, commit);
+  if (request.plans_in_flight() == 0) leave_batch(request);
 }
 
 void Scheduler::charge(Request& request, const Commit& commit) {
@@ -213,11 +224,11 @@ void Scheduler::charge(Request& request, const Commit& commit) {
 
 void Scheduler::leave_batch(Request& request) {
   core_.move(request, RequestState::kReady);
-  if (request.queued) core_.policy->end_run(request, core_.now_s);
+  if (request.queue().queued) core_.policy->end_run(request, core_.now_s);
   if (in_flight_.empty()) {
     left_batch_.push_back(&request);
   } else {  // the plan that is running now went without it
-    ++request.preemptions;
+    request.note_preemption();
     ++core_.stats.preemptions;
   }
 }
@@ -235,12 +246,10 @@ void Scheduler::fail_step(StepId step, double now_s) {
   in_flight_.pop_front();
   for (const Row& row : flight.rows) {
     Request& request = *row.request;
-    --request.plans_in_flight;
-    request.num_in_flight -= row.count;
-    request.num_pending -= row.sample >= 0;
+    request.leave_plan(row.count, row.sample);
     if (!request.finished()) {
-      finish(request, request.ending != FinishReason::kNone ? request.ending : FinishReason::kError);
-    } else if (request.plans_in_flight == 0) {
+      finish(request, request.ending() != FinishReason::kNone ? request.ending() : FinishReason::kError);
+    } else if (request.plans_in_flight() == 0) {
       mover_.end(request);
     }
   }

@@ -134,6 +134,8 @@ class Scheduler {
   void upload_ahead(std::int32_t watermark);
   void mirror_idle();
   std::int32_t watermark_blocks() const;
+  void note_picks(std::span<const Pick> picks);
+  void count_look_up(Request& request);
   InFlight launch(const StepPlan& plan, std::span<const Pick> picks);
   void count_preemptions();
   const InFlight& oldest(StepId step) const;

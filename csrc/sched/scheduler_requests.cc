@@ -23,18 +23,18 @@ std::int32_t Scheduler::add(std::int64_t request_id, std::span<const std::int32_
              prompt_tokens, ": shorten it or enlarge the pool");
   check_options(options);
   set_now(now_s);
-  Request& request = table_.add(request_id, prompt, options, core_.now_s);
   // The KV of the last token is never written: a request of pool_tokens + 1 tokens fits.
-  request.max_total = static_cast<std::int32_t>(
+  const auto max_total = static_cast<std::int32_t>(
       std::min({static_cast<std::int64_t>(config.max_model_len), prompt_tokens + options.max_tokens, pool_tokens + 1}));
+  Request& request = table_.add(request_id, prompt, max_total, options, core_.now_s);
   const auto cached = static_cast<std::int32_t>(core_.kv.probe_prefix(prompt, options.cache_salt));
-  request.start_need =
-      std::min(core_.blocks_for(request.num_prompt) + 1, core_.num_device_blocks()) - cached / core_.block_size();
+  mover_.expect_start(request, std::min(core_.blocks_for(request.num_prompt()) + 1, core_.num_device_blocks()) -
+                                   cached / core_.block_size());
   ++core_.num_in_state[static_cast<std::size_t>(RequestState::kWaiting)];
-  arrivals_.add(request.start_need, core_.now_s);
-  core_.policy->join(request, core_.latency.prefill_s(request.num_prompt - cached, cached));
+  arrivals_.add(request.start_need(), core_.now_s);
+  core_.policy->join(request, core_.latency.prefill_s(request.num_prompt() - cached, cached));
   request.note(Decision::kJoined, core_.now_s);
-  return request.slot;
+  return request.slot();
 }
 
 bool Scheduler::abort(std::int64_t request_id, double now_s) {
@@ -60,7 +60,7 @@ bool Scheduler::stop(std::int64_t request_id, std::int32_t num_tokens, double no
   FS_REQUIRE(num_tokens >= 1 && num_tokens <= request->num_outputs(), "a stop string must end within the ",
              request->num_outputs(), " outputs of request ", request_id, ", got ", num_tokens,
              " tokens before its end");
-  if (request->ending == FinishReason::kNone) request->stopped_after = num_tokens;
+  if (request->ending() == FinishReason::kNone) request->cut_answer(num_tokens);
   end_soon(*request, FinishReason::kStop);
   return true;
 }
@@ -70,18 +70,18 @@ void Scheduler::expire_deadlines() {
 }
 
 void Scheduler::end_soon(Request& request, FinishReason reason) {
-  if (request.ending != FinishReason::kNone) return;
-  request.ending = reason;
-  if (request.plans_in_flight == 0) finish(request, reason);
+  if (request.ending() != FinishReason::kNone) return;
+  request.end_with(reason);
+  if (request.plans_in_flight() == 0) finish(request, reason);
 }
 
 void Scheduler::finish(Request& request, FinishReason reason, std::int32_t sample, std::int32_t token) {
-  request.finish_reason = reason;
-  if (request.queued) core_.policy->leave(request);
-  num_running_ -= request.last_step == core_.step - 1;
+  request.finish(reason);
+  if (request.queue().queued) core_.policy->leave(request);
+  num_running_ -= request.last_step() == core_.step - 1;
   std::erase(park_requests_, &request);
-  core_.freed.add(static_cast<std::int32_t>(request.blocks.size()), core_.now_s);
-  if (request.plans_in_flight == 0) mover_.end(request);
+  core_.freed.add(static_cast<std::int32_t>(request.blocks().size()), core_.now_s);
+  if (request.plans_in_flight() == 0) mover_.end(request);
   core_.move(request, RequestState::kFinished);
   ++core_.stats.finished;
   core_.count_started(request, false);
@@ -94,28 +94,28 @@ void Scheduler::push_event(const Request& request, FinishReason reason, std::int
   events_.sample_indices.push_back(sample);
   events_.token_ids.push_back(token);
   events_.finish_reasons.push_back(static_cast<std::uint8_t>(reason));
-  events_.num_cached_tokens.push_back(request.num_cached_tokens);
+  events_.num_cached_tokens.push_back(request.num_cached_tokens());
 }
 
 FinishReason Scheduler::reason_to_finish(const Request& request) const {
   // The token at output index o may stop the request once min_tokens came before it.
-  if (request.is_stop_token(request.tokens.back()) && request.num_outputs() > request.options.min_tokens)
+  if (request.is_stop_token(request.tokens().back()) && request.num_outputs() > request.options.min_tokens)
     return FinishReason::kStop;
-  return request.num_tokens() >= request.max_total ? FinishReason::kLength : FinishReason::kNone;
+  return request.num_tokens() >= request.max_total() ? FinishReason::kLength : FinishReason::kNone;
 }
 
 bool Scheduler::park(std::int64_t request_id, bool hold, double now_s) {
   set_now(now_s);
   Request* const request = table_.find_live(request_id);
-  if (!request || request->ending != FinishReason::kNone) return false;
-  if (hold && !request->held) {
-    request->held = true;
+  if (!request || request->ending() != FinishReason::kNone) return false;
+  if (hold && !request->held()) {
+    request->hold(true);
     core_.policy->leave(*request);
     core_.count_started(*request, false);
     request->note(Decision::kHeld, core_.now_s);
   }
-  if (!request->park_requested) {
-    request->park_requested = true;
+  if (!request->park_requested()) {
+    request->request_park(true);
     park_requests_.push_back(request);
   }
   return true;
@@ -124,14 +124,14 @@ bool Scheduler::park(std::int64_t request_id, bool hold, double now_s) {
 bool Scheduler::unpark(std::int64_t request_id, double now_s) {
   set_now(now_s);
   Request* const request = table_.find_live(request_id);
-  if (!request || request->ending != FinishReason::kNone) return false;
-  if (request->park_requested) std::erase(park_requests_, request);
-  request->park_requested = false;
-  if (!request->held) return true;
-  request->held = false;
+  if (!request || request->ending() != FinishReason::kNone) return false;
+  if (request->park_requested()) std::erase(park_requests_, request);
+  request->request_park(false);
+  if (!request->held()) return true;
+  request->hold(false);
   core_.policy->rejoin(*request, core_.now_s);
-  core_.count_started(*request, request->has_kv || request->num_outputs() > 0);
-  if (request->plans_in_flight > 0) core_.policy->begin_run(*request);
+  core_.count_started(*request, request->has_kv() || request->num_outputs() > 0);
+  if (request->plans_in_flight() > 0) core_.policy->begin_run(*request);
   request->note(Decision::kReleased, core_.now_s);
   return true;
 }
@@ -146,13 +146,13 @@ bool Scheduler::at_rest_after_park(Request& request) {
     request.note(Decision::kParkedByCaller, core_.now_s);
     mover_.evict(request, how == Decision::kDroppedCheaper ? Decision::kOffloaded : how);
     ++parks_by_caller_;
-    request.parked_step = -2;  // it may come back in this very step, should nothing else run
+    mover_.allow_return(request);  // it may come back in this very step, should nothing else run
   }
   // While held it is followed until it is at rest, should a copy fail.
-  const bool moving = request.state() == RequestState::kOffloading && request.held;
+  const bool moving = request.state() == RequestState::kOffloading && request.held();
   const bool at_rest =
       !moving && request.state() != RequestState::kRunning && request.state() != RequestState::kUploading;
-  if (at_rest) request.park_requested = false;
+  if (at_rest) request.request_park(false);
   return at_rest;
 }
 

@@ -46,24 +46,24 @@ RequestView Scheduler::explain(std::int64_t request_id, double now_s) const {
   const Request& request = known(request_id);
   RequestView view;
   view.state = request.state();
-  view.residency = request.has_kv ? core_.kv.residency(request.seq) : kv::Residency::kNone;
-  view.finish_reason = request.finish_reason;
+  view.residency = request.has_kv() ? core_.kv.residency(request.seq()) : kv::Residency::kNone;
+  view.finish_reason = request.finish_reason();
   view.priority = request.options.priority;
   view.length_class = request.options.length_class;
-  view.level = request.level;
-  view.starving = request.starving;
-  view.held = request.held;
-  view.attained_s = static_cast<double>(request.attained_ns) * 1e-9;
+  view.level = request.queue().level;
+  view.starving = request.queue().starving;
+  view.held = request.held();
+  view.attained_s = static_cast<double>(request.queue().attained_ns) * 1e-9;
   view.quantum_s = core_.policy->quantum_s(request);
-  view.promotions = request.promotions;
-  view.prompt_tokens = request.num_prompt;
+  view.promotions = request.queue().promotions;
+  view.prompt_tokens = request.num_prompt();
   view.output_tokens = request.num_outputs();
-  view.computed_tokens = request.num_computed;
-  view.device_blocks = static_cast<std::int32_t>(request.blocks.size());
-  view.parks = request.parks;
+  view.computed_tokens = request.num_computed();
+  view.device_blocks = request.num_blocks();
+  view.parks = request.parks();
   view.decisions = request.decisions();
-  if (request.queued) {
-    view.waited_s = request.plans_in_flight > 0 ? 0.0 : std::max(0.0, now_s - request.wait_since_s);
+  if (request.queue().queued) {
+    view.waited_s = request.plans_in_flight() > 0 ? 0.0 : std::max(0.0, now_s - request.queue().wait_since_s);
     view.enst_s = core_.policy->enst_s(request, now_s);
     view.requests_ahead = core_.policy->num_ahead(request);
     view.index_s = core_.policy->index_s(request);
@@ -82,11 +82,12 @@ void Scheduler::check_integrity() const {
   std::array<std::int64_t, kNumRequestStates> counted{};
   table_.for_each_live([&](const Request& request) {
     ++counted[static_cast<std::size_t>(request.state())];
-    FS_CHECK(!request.finished() && request.queued != request.held, "request ", request.id, " is live but in no queue");
+    FS_CHECK(!request.finished() && request.queue().queued != request.held(), "request ", request.id,
+             " is live but in no queue");
     const bool running = request.state() == RequestState::kRunning;
-    FS_CHECK(running == (request.plans_in_flight > 0), "request ", request.id, " is ", name_of(request.state()),
-             " and in ", request.plans_in_flight, " plans");
-    const auto residency = request.has_kv ? core_.kv.residency(request.seq) : kv::Residency::kNone;
+    FS_CHECK(running == (request.plans_in_flight() > 0), "request ", request.id, " is ", name_of(request.state()),
+             " and in ", request.plans_in_flight(), " plans");
+    const auto residency = request.has_kv() ? core_.kv.residency(request.seq()) : kv::Residency::kNone;
     const kv::Residency expected = [&] {
       switch (request.state()) {
         case RequestState::kWaiting: return kv::Residency::kNone;
@@ -97,8 +98,8 @@ void Scheduler::check_integrity() const {
       }
     }();
     FS_CHECK(residency == expected, "request ", request.id, " is ", name_of(request.state()), ", its KV is elsewhere");
-    FS_CHECK(!request.has_kv || core_.kv.num_computed(request.seq) == request.num_computed, "request ", request.id,
-             " counts computed tokens that the KV manager does not");
+    FS_CHECK(!request.has_kv() || core_.kv.num_computed(request.seq()) == request.num_computed(), "request ",
+             request.id, " counts computed tokens that the KV manager does not");
   });
   for (std::size_t state = 0; state < counted.size(); ++state)
     FS_CHECK(state == static_cast<std::size_t>(RequestState::kFinished) || counted[state] == core_.num_in_state[state],

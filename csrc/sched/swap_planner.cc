@@ -14,10 +14,10 @@ constexpr int kMaxPassedOver = 4 * SwapPlanner::kMaxCandidates;
 }  // namespace
 
 bool SwapPlanner::allowed(const Request& request, bool even_capped) const {
-  if (request.last_step == core_.step || request.left_out_step == core_.step || request.finished()) return false;
-  if (request.ending != FinishReason::kNone || request.ends_in_flight())
+  if (request.last_step() == core_.step || request.left_out_step() == core_.step || request.finished()) return false;
+  if (request.ending() != FinishReason::kNone || request.ends_in_flight())
     return false;  // its blocks come free by themselves
-  return even_capped || request.parks < core_.config.max_parks_per_request;
+  return even_capped || request.parks() < core_.config.max_parks_per_request;
 }
 
 std::span<const SwapPlanner::Victim> SwapPlanner::victims(const Request* behind, bool even_capped) {
@@ -30,8 +30,8 @@ std::span<const SwapPlanner::Victim> SwapPlanner::victims(const Request* behind,
       if (++passed_over > kMaxPassedOver) break;
       continue;
     }
-    victims_.push_back({r, core_.policy->enst_s(*r, core_.now_s), core_.kv.num_releasable_blocks(r->seq),
-                        core_.kv.num_blocks_to_offload(r->seq, enough), r->plans_in_flight > 0});
+    victims_.push_back({r, core_.policy->enst_s(*r, core_.now_s), core_.kv.num_releasable_blocks(r->seq()),
+                        core_.kv.num_blocks_to_offload(r->seq(), enough), r->plans_in_flight() > 0});
     if (victims_.size() == kMaxCandidates) break;
   }
   std::ranges::stable_sort(victims_, [](const Victim& a, const Victim& b) {  // stable: the last in order stays first
@@ -43,13 +43,14 @@ std::span<const SwapPlanner::Victim> SwapPlanner::victims(const Request* behind,
 }
 
 Decision SwapPlanner::how_to_evict(const Request& request) const {
-  if (request.num_computed == 0) return Decision::kDroppedEmpty;
+  if (request.num_computed() == 0) return Decision::kDroppedEmpty;
   if (core_.config.preemption_mode == PreemptionMode::kRecompute) return Decision::kDroppedByMode;
   if (core_.kv.config().num_host_blocks == 0) return Decision::kDroppedNoHost;
-  if (request.offload_failed) return Decision::kDroppedCopyFailed;
+  if (request.offload_failed()) return Decision::kDroppedCopyFailed;
   if (core_.config.preemption_mode == PreemptionMode::kSwap) return Decision::kOffloaded;
-  const double upload_s = core_.upload_s(core_.blocks_for(request.num_computed));
-  return core_.latency.prefill_s(request.num_computed, 0) < upload_s ? Decision::kDroppedCheaper : Decision::kOffloaded;
+  const double upload_s = core_.upload_s(core_.blocks_for(request.num_computed()));
+  return core_.latency.prefill_s(request.num_computed(), 0) < upload_s ? Decision::kDroppedCheaper
+                                                                       : Decision::kOffloaded;
 }
 
 std::span<Request* const> SwapPlanner::uploads() {
@@ -57,9 +58,9 @@ std::span<Request* const> SwapPlanner::uploads() {
   int seen = 0;
   for (Request* r = core_.policy->next(nullptr, mask_of(Place::kHost)); r && seen < kMaxCandidates;
        r = core_.policy->next(r, mask_of(Place::kHost)), ++seen) {
-    if (r->parked_step == core_.step) continue;
+    if (r->parked_step() == core_.step) continue;
     const double enst_s = core_.policy->enst_s(*r, core_.now_s);
-    if (enst_s <= kUploadSlackS + kUploadLead * core_.upload_s(core_.kv.num_blocks_to_upload(r->seq)))
+    if (enst_s <= kUploadSlackS + kUploadLead * core_.upload_s(core_.kv.num_blocks_to_upload(r->seq())))
       by_enst_.emplace_back(enst_s, r);
   }
   std::ranges::stable_sort(by_enst_, {}, [](const auto& entry) { return entry.first; });
@@ -78,8 +79,8 @@ std::span<const SwapPlanner::Victim> SwapPlanner::mirrors() {
 }
 
 std::int32_t SwapPlanner::growth(const Request& request, std::int32_t tokens_after) const {
-  const std::int32_t tokens = std::min(tokens_after + core_.config.reserve_iterations, request.max_total);
-  return std::max(0, core_.blocks_for(tokens) - static_cast<std::int32_t>(request.blocks.size()));
+  const std::int32_t tokens = std::min(tokens_after + core_.config.reserve_iterations, request.max_total());
+  return std::max(0, core_.blocks_for(tokens) - request.num_blocks());
 }
 
 }  // namespace fastserve::sched

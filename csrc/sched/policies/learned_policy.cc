@@ -52,8 +52,9 @@ double LearnedPolicy::prefill_left_s(const Request& request) const {
 }
 
 double LearnedPolicy::index_tokens(const Request& request, double prefill_s) const {
-  return request.lengths->index(request.num_prompt)
-      .index(request.length_bin, prefill_s / token_s_, request.max_total - request.num_prompt);
+  return node(request)
+      .learned.lengths->index(request.num_prompt())
+      .index(node(request).learned.length_bin, prefill_s / token_s_, request.max_total() - request.num_prompt());
 }
 
 std::int32_t LearnedPolicy::level_of(double index_tokens) const {
@@ -67,10 +68,10 @@ std::int32_t LearnedPolicy::home_level(const Request& request, double prefill_s)
 }
 
 void LearnedPolicy::join(Request& request, double first_iteration_s) {
-  request.lengths = &classes_.of(request.options.length_class);
-  request.length_bin = 0;
-  request.next_length_tokens = 1;
-  request.lengths->enters(request.num_prompt, 0);
+  node(request).learned.lengths = &classes_.of(request.options.length_class);
+  node(request).learned.length_bin = 0;
+  node(request).learned.next_length_tokens = 1;
+  node(request).learned.lengths->enters(request.num_prompt(), 0);
   follows_index();
   const double prefill_s = std::max(0.0, first_iteration_s - latency_.prefill_s(0, 0));  // rides on decode iterations
   join_level(request, home_level(request, prefill_s), first_iteration_s);
@@ -78,37 +79,39 @@ void LearnedPolicy::join(Request& request, double first_iteration_s) {
 
 void LearnedPolicy::leave(Request& request) {
   Mlfq::leave(request);
-  LengthClass& lengths = *request.lengths;
-  lengths.leaves(request.num_prompt, request.length_bin);
+  LengthClass& lengths = *node(request).learned.lengths;
+  lengths.leaves(request.num_prompt(), node(request).learned.length_bin);
   const std::int32_t tokens = request.num_answer_tokens();
   // The limit is the length of those that nothing else can end.
   const bool ends_at_limit = request.options.ignore_eos && request.options.stop_token_ids.empty();
-  switch (request.finish_reason) {
+  switch (request.finish_reason()) {
     case FinishReason::kNone: return;  // held
-    case FinishReason::kStop: return lengths.ended(request.num_prompt, tokens);
+    case FinishReason::kStop: return lengths.ended(request.num_prompt(), tokens);
     case FinishReason::kLength:
-      return ends_at_limit ? lengths.ended(request.num_prompt, tokens) : lengths.limited(request.num_prompt, tokens);
-    case FinishReason::kAbort: return lengths.aborted(request.num_prompt, tokens);
-    default: return lengths.censored(request.num_prompt, tokens);
+      return ends_at_limit ? lengths.ended(request.num_prompt(), tokens)
+                           : lengths.limited(request.num_prompt(), tokens);
+    case FinishReason::kAbort: return lengths.aborted(request.num_prompt(), tokens);
+    default: return lengths.censored(request.num_prompt(), tokens);
   }
 }
 
 void LearnedPolicy::rejoin(Request& request, double now_s) {
   Mlfq::rejoin(request, now_s);
-  request.lengths = &classes_.of(request.options.length_class);  // the old one may have made way meanwhile
-  request.lengths->enters(request.num_prompt, request.length_bin);
+  node(request).learned.lengths =
+      &classes_.of(request.options.length_class);  // the old one may have made way meanwhile
+  node(request).learned.lengths->enters(request.num_prompt(), node(request).learned.length_bin);
 }
 
 void LearnedPolicy::note_progress(Request& request) {
   const std::int32_t bin = LengthBins::of(request.num_outputs());
-  request.lengths->moves(request.num_prompt, request.length_bin, bin);
-  request.length_bin = bin;
-  request.next_length_tokens = LengthBins::edge(bin + 1);
+  node(request).learned.lengths->moves(request.num_prompt(), node(request).learned.length_bin, bin);
+  node(request).learned.length_bin = bin;
+  node(request).learned.next_length_tokens = LengthBins::edge(bin + 1);
 }
 
 bool LearnedPolicy::note_iteration(Request& request, double next_iteration_s) {
   ++num_charged_;
-  if (request.num_outputs() < request.next_length_tokens) return false;
+  if (request.num_outputs() < node(request).learned.next_length_tokens) return false;
   note_progress(request);
   if (request.length() - request.scheduled() <= 1) token_s_ = next_iteration_s / static_cast<double>(num_rows_);
   return true;
@@ -116,13 +119,13 @@ bool LearnedPolicy::note_iteration(Request& request, double next_iteration_s) {
 
 bool LearnedPolicy::charge(Request& request, std::int64_t iteration_ns, double next_iteration_s) {
   const bool entered_bin = note_iteration(request, next_iteration_s);
-  if (!follows_index_ && !request.starving) return false;
+  if (!follows_index_ && !node(request).starving) return false;
   add_attained(request, iteration_ns);
-  const bool served = request.starving && is_served(request);
-  if (!served && (request.starving || !entered_bin)) return false;
+  const bool served = node(request).starving && is_served(request);
+  if (!served && (node(request).starving || !entered_bin)) return false;
   const std::int32_t level = home_level(request, prefill_left_s(request));
-  if (!served && level == request.level) return false;
-  const bool demoted = level > request.level;
+  if (!served && level == node(request).level) return false;
+  const bool demoted = level > node(request).level;
   move_to_level(request, level);
   return demoted;
 }
@@ -140,17 +143,17 @@ bool LearnedPolicy::follows_index() {
   std::vector<Request*> requests;
   for (Request* r = next(nullptr, kAnyPlace); r; r = next(r, kAnyPlace)) requests.push_back(r);
   for (Request* r : requests)
-    if (!r->starving) move_to_level(*r, home_level(*r, prefill_left_s(*r)));
+    if (!node(*r).starving) move_to_level(*r, home_level(*r, prefill_left_s(*r)));
   return true;
 }
 
 double LearnedPolicy::enst_s(const Request& request, double now_s) const {
-  if (follows_index_ || !request.queued || request.plans_in_flight > 0) return Mlfq::enst_s(request, now_s);
+  if (follows_index_ || !node(request).queued || request.plans_in_flight() > 0) return Mlfq::enst_s(request, now_s);
   return num_ahead(request) == 0 ? 0.0 : std::numeric_limits<double>::infinity();  // no request gives way
 }
 
 double LearnedPolicy::index_s(const Request& request) const {
-  if (!request.queued || !follows_index_) return 0.0;
+  if (!node(request).queued || !follows_index_) return 0.0;
   return token_s_ * index_tokens(request, prefill_left_s(request));
 }
 

@@ -18,7 +18,8 @@ constexpr std::size_t kMaxIdleClasses = 8;
 
 struct EarlierDue {
   bool operator()(const Request* a, const Request* b) const {
-    return a->due_s != b->due_s ? a->due_s < b->due_s : a->serial < b->serial;
+    const double a_s = a->queue().due_s, b_s = b->queue().due_s;
+    return a_s != b_s ? a_s < b_s : a->serial < b->serial;
   }
 };
 
@@ -28,15 +29,16 @@ struct WaitList {
   Request* newest = nullptr;
 
   void push_back(Request& request) {
-    request.older = newest;
-    request.newer = nullptr;
-    (newest ? newest->newer : oldest) = &request;
+    request.queue_.older = newest;
+    request.queue_.newer = nullptr;
+    (newest ? newest->queue_.newer : oldest) = &request;
     newest = &request;
   }
   void erase(Request& request) {
-    (request.older ? request.older->newer : oldest) = request.newer;
-    (request.newer ? request.newer->older : newest) = request.older;
-    request.older = request.newer = nullptr;
+    QueueNode& node = request.queue_;
+    (node.older ? node.older->queue_.newer : oldest) = node.newer;
+    (node.newer ? node.newer->queue_.older : newest) = node.older;
+    node.older = node.newer = nullptr;
   }
 };
 
@@ -98,7 +100,9 @@ Mlfq::Mlfq(MlfqConfig config) : config_(std::move(config)) {
 
 Mlfq::~Mlfq() = default;
 
-TicketQueue& Mlfq::queue_of(const Request& request) const { return request.queue_class->sections[section_of(request)]; }
+TicketQueue& Mlfq::queue_of(const Request& request) const {
+  return node(request).queue_class->sections[section_of(request)];
+}
 
 PriorityClass& Mlfq::class_of(std::int32_t priority) {
   const auto at = std::ranges::lower_bound(classes_, priority, {}, [](const auto& entry) { return entry->priority; });
@@ -110,35 +114,36 @@ PriorityClass& Mlfq::class_of(std::int32_t priority) {
 }
 
 void Mlfq::enter(Request& request) {
-  ++request.queue_class->size;
+  ++node(request).queue_class->size;
   queue_of(request).push_back(request);
 }
 
 void Mlfq::exit(Request& request) {
-  --request.queue_class->size;
+  --node(request).queue_class->size;
   queue_of(request).erase(request);
 }
 
 double Mlfq::due_s(const Request& request) const {
-  if (request.num_outputs() == 0) return request.wait_since_s + config_.starvation_limit_s;
-  return request.wait_since_s + (request.options.max_pause_s > 0.0 ? request.options.max_pause_s : config_.max_pause_s);
+  if (request.num_outputs() == 0) return node(request).wait_since_s + config_.starvation_limit_s;
+  return node(request).wait_since_s +
+         (request.options.max_pause_s > 0.0 ? request.options.max_pause_s : config_.max_pause_s);
 }
 
 void Mlfq::start_waiting(Request& request, double now_s) {
-  request.wait_since_s = now_s;
-  if (!promotes() || request.starving) return;
-  request.timed = true;
-  PriorityClass& members = *request.queue_class;
-  request.due_s = due_s(request);
+  node(request).wait_since_s = now_s;
+  if (!promotes() || node(request).starving) return;
+  node(request).timed = true;
+  PriorityClass& members = *node(request).queue_class;
+  node(request).due_s = due_s(request);
   if (request.num_outputs() == 0) return members.starts.push_back(request);
   if (request.options.max_pause_s <= 0.0) return members.streams.push_back(request);
   members.own_pauses.insert(&request);
 }
 
 void Mlfq::stop_waiting(Request& request) {
-  if (!request.timed) return;
-  request.timed = false;
-  PriorityClass& members = *request.queue_class;
+  if (!node(request).timed) return;
+  node(request).timed = false;
+  PriorityClass& members = *node(request).queue_class;
   if (request.num_outputs() == 0) return members.starts.erase(request);
   if (request.options.max_pause_s <= 0.0) return members.streams.erase(request);
   members.own_pauses.erase(&request);
@@ -149,10 +154,10 @@ void Mlfq::join(Request& request, double first_iteration_s) {
 }
 
 void Mlfq::join_level(Request& request, std::int32_t level, double first_iteration_s) {
-  request.first_iteration_s = first_iteration_s;
-  request.queue_class = &class_of(config_.use_priority ? request.options.priority : 0);
-  request.level = level;
-  request.queued = true;
+  node(request).first_iteration_s = first_iteration_s;
+  node(request).queue_class = &class_of(config_.use_priority ? request.options.priority : 0);
+  node(request).level = level;
+  node(request).queued = true;
   enter(request);
   start_waiting(request, request.arrival_s);
 }
@@ -161,15 +166,15 @@ void Mlfq::leave(Request& request) {
   stop_waiting(request);
   exit(request);
   give_up_seat(request);
-  request.queued = false;
-  if (request.queue_class->size == 0 && classes_.size() > kMaxIdleClasses)
-    std::erase_if(classes_, [&](const auto& entry) { return entry.get() == request.queue_class; });
-  request.queue_class = nullptr;
+  node(request).queued = false;
+  if (node(request).queue_class->size == 0 && classes_.size() > kMaxIdleClasses)
+    std::erase_if(classes_, [&](const auto& entry) { return entry.get() == node(request).queue_class; });
+  node(request).queue_class = nullptr;
 }
 
 void Mlfq::rejoin(Request& request, double now_s) {
-  request.queue_class = &class_of(config_.use_priority ? request.options.priority : 0);
-  request.queued = true;
+  node(request).queue_class = &class_of(config_.use_priority ? request.options.priority : 0);
+  node(request).queued = true;
   enter(request);
   start_waiting(request, now_s);
 }
@@ -182,17 +187,18 @@ void Mlfq::end_run(Request& request, double now_s) { start_waiting(request, now_
 
 bool Mlfq::charge(Request& request, std::int64_t iteration_ns, double next_iteration_s) {
   add_attained(request, iteration_ns);
-  const double attained_s = static_cast<double>(request.attained_ns) * 1e-9;
-  if (request.starving ? !is_served(request) : attained_s < quantum_s(request)) return false;
+  const double attained_s = static_cast<double>(node(request).attained_ns) * 1e-9;
+  if (node(request).starving ? !is_served(request) : attained_s < quantum_s(request)) return false;
   // A promotion is worth as much as the levels that grant it would be.
-  const double covered_s = request.starving ? std::max(attained_s, next_iteration_s) : next_iteration_s;
-  move_to_level(request, covering_level(levels(), covered_s, std::min(request.level + 1, config_.num_levels - 1)));
+  const double covered_s = node(request).starving ? std::max(attained_s, next_iteration_s) : next_iteration_s;
+  move_to_level(request,
+                covering_level(levels(), covered_s, std::min(node(request).level + 1, config_.num_levels - 1)));
   return true;
 }
 
 bool Mlfq::is_served(const Request& request) const {
-  return request.num_outputs() > request.outputs_when_seated &&
-         static_cast<double>(request.attained_ns) * 1e-9 >= request.turn_s;
+  return request.num_outputs() > node(request).outputs_when_seated &&
+         static_cast<double>(node(request).attained_ns) * 1e-9 >= node(request).turn_s;
 }
 
 void Mlfq::add_attained(Request& request, std::int64_t iteration_ns) {
@@ -202,15 +208,16 @@ void Mlfq::add_attained(Request& request, std::int64_t iteration_ns) {
 void Mlfq::move_to_level(Request& request, std::int32_t level) {
   queue_of(request).erase(request);
   give_up_seat(request);
-  request.level = level;
-  request.attained_ns = 0;
+  node(request).level = level;
+  node(request).attained_ns = 0;
   queue_of(request).push_back(request);
 }
 
 void Mlfq::give_up_seat(Request& request) {
-  if (!request.starving) return;
-  --(request.seated_as_stream ? request.queue_class->streams_seated : request.queue_class->starts_seated);
-  request.starving = false;
+  if (!node(request).starving) return;
+  --(node(request).seated_as_stream ? node(request).queue_class->streams_seated
+                                    : node(request).queue_class->starts_seated);
+  node(request).starving = false;
 }
 
 std::int64_t Mlfq::promote_starving(double now_s) {
@@ -223,7 +230,7 @@ std::int64_t Mlfq::promote_due(PriorityClass& members, double now_s) {
   std::int64_t moved = 0;
   for (; members.streams_seated < stream_seats(config_.batch_slots); ++moved) {
     Request* const first = members.first_stream();
-    if (!first || first->due_s > now_s) break;
+    if (!first || node(*first).due_s > now_s) break;
     promote(*first, now_s);
   }
   members.start_credit_s += config_.start_share * (now_s - members.credited_s);
@@ -231,8 +238,8 @@ std::int64_t Mlfq::promote_due(PriorityClass& members, double now_s) {
   members.credited_s = now_s;
   for (; members.starts_seated < start_seats(config_.batch_slots) && members.starts.oldest; ++moved) {
     Request& first = *members.starts.oldest;
-    if (first.due_s > now_s || members.start_credit_s < 0.0) break;
-    if (config_.start_share < 1.0) members.start_credit_s -= first.first_iteration_s;
+    if (node(first).due_s > now_s || members.start_credit_s < 0.0) break;
+    if (config_.start_share < 1.0) members.start_credit_s -= node(first).first_iteration_s;
     promote(first, now_s);
   }
   return moved;
@@ -241,14 +248,16 @@ std::int64_t Mlfq::promote_due(PriorityClass& members, double now_s) {
 void Mlfq::promote(Request& request, double now_s) {
   stop_waiting(request);
   queue_of(request).erase(request);
-  request.starving = true;
-  request.seated_as_stream = request.num_outputs() > 0;
-  request.outputs_when_seated = request.num_outputs();
-  request.turn_s = request.seated_as_stream && request.place() == Place::kResident ? kResidentTurnS : kTurnS;
-  ++(request.seated_as_stream ? request.queue_class->streams_seated : request.queue_class->starts_seated);
-  request.level = 0;
-  request.attained_ns = 0;
-  ++request.promotions;
+  node(request).starving = true;
+  node(request).seated_as_stream = request.num_outputs() > 0;
+  node(request).outputs_when_seated = request.num_outputs();
+  node(request).turn_s =
+      node(request).seated_as_stream && request.place() == Place::kResident ? kResidentTurnS : kTurnS;
+  ++(node(request).seated_as_stream ? node(request).queue_class->streams_seated
+                                    : node(request).queue_class->starts_seated);
+  node(request).level = 0;
+  node(request).attained_ns = 0;
+  ++node(request).promotions;
   request.note(Decision::kPromoted, now_s);
   queue_of(request).push_back(request);
 }
@@ -258,8 +267,8 @@ Request* Mlfq::next(const Request* after, PlaceMask places) const {
   std::size_t section = 0;
   std::int64_t ticket = -1;
   if (after) {
-    if (Request* const found = queue_of(*after).next(after->ticket, places)) return found;
-    at = std::ranges::lower_bound(classes_, after->queue_class->priority, {},
+    if (Request* const found = queue_of(*after).next(node(*after).ticket, places)) return found;
+    at = std::ranges::lower_bound(classes_, node(*after).queue_class->priority, {},
                                   [](const auto& entry) { return entry->priority; });
     section = section_of(*after) + 1;
   }
@@ -271,21 +280,21 @@ Request* Mlfq::next(const Request* after, PlaceMask places) const {
 
 std::size_t Mlfq::next_run(const Request* after, PlaceMask places, std::span<Request*> run) const {
   if (after) {
-    const std::size_t count = queue_of(*after).next_run(after->ticket, places, run);
+    const std::size_t count = queue_of(*after).next_run(node(*after).ticket, places, run);
     if (count > 0) return count;
   }
   Request* const first = next(after, places);
   if (!first) return 0;
   run[0] = first;
-  return 1 + queue_of(*first).next_run(first->ticket, places, run.subspan(1));
+  return 1 + queue_of(*first).next_run(node(*first).ticket, places, run.subspan(1));
 }
 
 Request* Mlfq::prev(const Request* before, PlaceMask places) const {
   auto end = classes_.end();
   auto sections = std::ptrdiff_t{0};  // of the class before `end` that are still to be searched; 0: all
   if (before) {
-    if (Request* const found = queue_of(*before).prev(before->ticket, places)) return found;
-    end = std::ranges::upper_bound(classes_, before->queue_class->priority, {},
+    if (Request* const found = queue_of(*before).prev(node(*before).ticket, places)) return found;
+    end = std::ranges::upper_bound(classes_, node(*before).queue_class->priority, {},
                                    [](const auto& entry) { return entry->priority; });
     sections = static_cast<std::ptrdiff_t>(section_of(*before));
     if (sections == 0) --end;
@@ -300,13 +309,13 @@ Request* Mlfq::prev(const Request* before, PlaceMask places) const {
 }
 
 bool Mlfq::before(const Request& a, const Request& b) const {
-  if (a.queue_class != b.queue_class) return a.queue_class->priority < b.queue_class->priority;
+  if (node(a).queue_class != node(b).queue_class) return node(a).queue_class->priority < node(b).queue_class->priority;
   if (section_of(a) != section_of(b)) return section_of(a) < section_of(b);
-  return a.ticket < b.ticket;
+  return node(a).ticket < node(b).ticket;
 }
 
 bool Mlfq::same_level(const Request& a, const Request& b) const {
-  return a.queue_class == b.queue_class && section_of(a) == section_of(b);
+  return node(a).queue_class == node(b).queue_class && section_of(a) == section_of(b);
 }
 
 double Mlfq::quanta_between_s(std::size_t above, std::size_t below) const {
@@ -321,10 +330,10 @@ double Mlfq::work_before_s(const Request& request) const {
   const std::size_t num_sections = config_.quanta_s.size() + 1;
   double work_s = 0.0;
   for (const auto& entry : classes_) {
-    const bool own = entry.get() == request.queue_class;
+    const bool own = entry.get() == node(request).queue_class;
     // A request of a class before never falls behind this one: all its levels count.
     const std::size_t last = own ? section_of(request) : num_sections;
-    const std::size_t level = own ? static_cast<std::size_t>(request.level) : levels().size();
+    const std::size_t level = own ? static_cast<std::size_t>(node(request).level) : levels().size();
     for (std::size_t section = 0; section < last; ++section) {
       const TicketQueue& queue = entry->sections[section];
       if (queue.size() == 0) continue;
@@ -333,7 +342,7 @@ double Mlfq::work_before_s(const Request& request) const {
                 static_cast<double>(queue.size()) * quanta_between_s(above, level);
     }
     if (!own) continue;
-    const TicketQueue::Before ahead = entry->sections[last].before(request.ticket);
+    const TicketQueue::Before ahead = entry->sections[last].before(node(request).ticket);
     if (ahead.count > 0) work_s += left_s(level, ahead.count, ahead.attained_ns);
     break;
   }
@@ -341,7 +350,7 @@ double Mlfq::work_before_s(const Request& request) const {
 }
 
 double Mlfq::enst_s(const Request& request, double now_s) const {
-  if (request.plans_in_flight > 0 || !request.queued) return 0.0;
+  if (request.plans_in_flight() > 0 || !node(request).queued) return 0.0;
   double enst_s = work_before_s(request) / config_.batch_slots;
   if (promotes()) enst_s = std::min(enst_s, std::max(0.0, due_s(request) - now_s));
   return std::max(0.0, enst_s);
@@ -350,12 +359,12 @@ double Mlfq::enst_s(const Request& request, double now_s) const {
 std::int64_t Mlfq::num_ahead(const Request& request) const {
   std::int64_t ahead = 0;
   for (const auto& entry : classes_) {
-    if (entry.get() != request.queue_class) {
+    if (entry.get() != node(request).queue_class) {
       ahead += entry->size;
       continue;
     }
     for (std::size_t section = 0; section < section_of(request); ++section) ahead += entry->sections[section].size();
-    return ahead + queue_of(request).before(request.ticket).count;
+    return ahead + queue_of(request).before(node(request).ticket).count;
   }
   return ahead;
 }
@@ -371,21 +380,21 @@ std::vector<std::int32_t> Mlfq::level_counts() const {
 void Mlfq::check_waits(const PriorityClass& members) {
   for (const WaitList* const list : {&members.starts, &members.streams}) {
     const Request* last = nullptr;
-    for (const Request* r = list->oldest; r; last = r, r = r->newer) {
-      FS_CHECK(r->timed && r->older == last && r->plans_in_flight == 0 && !r->starving &&
+    for (const Request* r = list->oldest; r; last = r, r = node(*r).newer) {
+      FS_CHECK(node(*r).timed && node(*r).older == last && r->plans_in_flight() == 0 && !node(*r).starving &&
                    (r->num_outputs() > 0) == (list == &members.streams),
                "the list of waiting requests is broken at ", r->id);
-      FS_CHECK(!last || last->due_s <= r->due_s, "request ", r->id, " waits longer than the one before it");
+      FS_CHECK(!last || node(*last).due_s <= node(*r).due_s, "request ", r->id, " waits longer than the one before it");
     }
     FS_CHECK(last == list->newest, "the list of waiting requests has a loose end");
   }
   for (const Request* r : members.own_pauses)
-    FS_CHECK(r->timed && r->plans_in_flight == 0 && r->num_outputs() > 0 && !r->starving, "request ", r->id,
-             " does not belong to the streams that wait");
+    FS_CHECK(node(*r).timed && r->plans_in_flight() == 0 && r->num_outputs() > 0 && !node(*r).starving, "request ",
+             r->id, " does not belong to the streams that wait");
   std::int64_t streams = 0, starts = 0;
   const TicketQueue& seated = members.sections.front();
-  for (const Request* r = seated.next(-1, kAnyPlace); r; r = seated.next(r->ticket, kAnyPlace))
-    ++(r->seated_as_stream ? streams : starts);
+  for (const Request* r = seated.next(-1, kAnyPlace); r; r = seated.next(node(*r).ticket, kAnyPlace))
+    ++(node(*r).seated_as_stream ? streams : starts);
   FS_CHECK(streams == members.streams_seated && starts == members.starts_seated, "class ", members.priority, " counts ",
            members.streams_seated, " and ", members.starts_seated, " seats taken, not ", streams, " and ", starts);
 }
@@ -397,8 +406,8 @@ void Mlfq::check_integrity() const {
       const TicketQueue& queue = entry->sections[section];
       queue.check_integrity();
       members += queue.size();
-      for (const Request* r = queue.next(-1, kAnyPlace); r; r = queue.next(r->ticket, kAnyPlace))
-        FS_CHECK(r->queued && r->queue_class == entry.get() && section_of(*r) == section, "request ", r->id,
+      for (const Request* r = queue.next(-1, kAnyPlace); r; r = queue.next(node(*r).ticket, kAnyPlace))
+        FS_CHECK(node(*r).queued && node(*r).queue_class == entry.get() && section_of(*r) == section, "request ", r->id,
                  " is in a wrong queue");
     }
     check_waits(*entry);

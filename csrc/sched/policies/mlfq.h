@@ -74,10 +74,10 @@ class Mlfq : public Policy {
   bool same_level(const Request& a, const Request& b) const override;
   double enst_s(const Request& request, double now_s) const override;
   double quantum_s(const Request& request) const override {
-    return config_.quanta_s[static_cast<std::size_t>(request.level)];
+    return config_.quanta_s[static_cast<std::size_t>(node(request).level)];
   }
   double work_s(const Request& request) const override {
-    return request.starving ? request.turn_s : quantum_s(request);
+    return node(request).starving ? node(request).turn_s : quantum_s(request);
   }
   std::vector<double> level_quanta_s() const override { return config_.quanta_s; }
   std::int64_t num_ahead(const Request& request) const override;
@@ -100,7 +100,7 @@ class Mlfq : public Policy {
   }
   bool promotes() const { return config_.quanta_s.size() > 1; }
   static std::size_t section_of(const Request& request) {
-    return request.starving ? 0 : static_cast<std::size_t>(request.level) + 1;
+    return node(request).starving ? 0 : static_cast<std::size_t>(node(request).level) + 1;
   }
   TicketQueue& queue_of(const Request& request) const;
   PriorityClass& class_of(std::int32_t priority);

@@ -12,7 +12,7 @@
 namespace fastserve::sched {
 
 /// The order in which unfinished requests run, and how it changes. Knows no KV and no batch: only order, time attained
-/// and time waited. Owns the queue fields of Request. Held and finished requests are not queued.
+/// and time waited. Owns the queue nodes of requests. Held and finished requests are not queued.
 class Policy {
  public:
   virtual ~Policy() = default;
@@ -68,6 +68,11 @@ class Policy {
   /// What was learned of output lengths; empty where nothing is.
   virtual std::vector<LengthClassView> length_classes() const { return {}; }
   virtual void check_integrity() const = 0;
+
+ protected:
+  /// The part of a request that policies own.
+  static QueueNode& node(Request& request) { return request.queue_; }
+  static const QueueNode& node(const Request& request) { return request.queue_; }
 };
 
 }  // namespace fastserve::sched

@@ -31,14 +31,14 @@ double SloPolicy::tpot_s(const Request& request) const {
 }
 
 double SloPolicy::ahead_s(const Request& request) const {
-  return request.first_output_s + request.num_outputs() * tpot_s(request) - now_s_;
+  return request.first_output_s() + request.num_outputs() * tpot_s(request) - now_s_;
 }
 
 bool SloPolicy::can_meet(const Request& request) const {
-  if (request.missed_objective || !has_objective(request)) return false;
+  if (node(request).slo.missed_objective || !has_objective(request)) return false;
   const double ttft = ttft_s(request);
   if (request.num_outputs() == 0) return ttft <= 0.0 || now_s_ <= request.arrival_s + ttft;
-  return tpot_s(request) > 0.0 && (ttft <= 0.0 || request.first_output_s - request.arrival_s <= ttft) &&
+  return tpot_s(request) > 0.0 && (ttft <= 0.0 || request.first_output_s() - request.arrival_s <= ttft) &&
          ahead_s(request) > -kHopelessS;
 }
 
@@ -46,7 +46,7 @@ std::int32_t SloPolicy::home_level(const Request& request, double prefill_s) con
   if (!can_meet(request)) return LearnedPolicy::home_level(request, prefill_s);
   if (request.num_outputs() == 0)
     return kFresh + std::min(kFreshLevels - 1, LearnedPolicy::home_level(request, prefill_s) - kNumLevels);
-  const double enough_s = request.level == kAhead ? lead_s() : lead_s() + kAheadS;
+  const double enough_s = node(request).level == kAhead ? lead_s() : lead_s() + kAheadS;
   return ahead_s(request) >= enough_s ? kAhead : kUrgent;
 }
 
@@ -77,21 +77,21 @@ void SloPolicy::end_run(Request& request, double now_s) {
 }
 
 void SloPolicy::watch(Request& request) {
-  if (request.watched || !can_meet(request)) return;
+  if (node(request).slo.watched || !can_meet(request)) return;
   if (request.num_outputs() == 0) {
     if (ttft_s(request) <= 0.0) return;
-    request.slack_ends_s = request.arrival_s + ttft_s(request) - prefill_left_s(request) - lead_s();
+    node(request).slo.slack_ends_s = request.arrival_s + ttft_s(request) - prefill_left_s(request) - lead_s();
   } else {
-    request.slack_ends_s = now_s_ + ahead_s(request) - lead_s();
+    node(request).slo.slack_ends_s = now_s_ + ahead_s(request) - lead_s();
   }
-  request.watched = true;
+  node(request).slo.watched = true;
   watched_.insert(&request);
 }
 
 void SloPolicy::unwatch(Request& request) {
-  if (!request.watched) return;
+  if (!node(request).slo.watched) return;
   watched_.erase(&request);
-  request.watched = false;
+  node(request).slo.watched = false;
 }
 
 std::int64_t SloPolicy::promote_starving(double now_s) {
@@ -102,51 +102,52 @@ std::int64_t SloPolicy::promote_starving(double now_s) {
     prefill_scale_ = std::clamp(prefill_scale_ * (too_long ? 1.0 - kAdjustment : 1.0 + kAdjustment), kLeastScale, 1.0);
   }
   last_iteration_s_ = 0.0;
-  while (!watched_.empty() && (*watched_.begin())->slack_ends_s <= now_s_) {
+  while (!watched_.empty() && node(**watched_.begin()).slo.slack_ends_s <= now_s_) {
     Request& request = **watched_.begin();
     unwatch(request);
-    if (request.num_outputs() == 0) request.missed_objective = true;
+    if (request.num_outputs() == 0) node(request).slo.missed_objective = true;
     account(request);
-    if (!request.starving) move_to_level(request, home_level(request, prefill_left_s(request)));
+    if (!node(request).starving) move_to_level(request, home_level(request, prefill_left_s(request)));
   }
   return LearnedPolicy::promote_starving(now_s);
 }
 
 bool SloPolicy::charge(Request& request, std::int64_t iteration_ns, double next_iteration_s) {
   last_iteration_s_ = static_cast<double>(iteration_ns) * 1e-9;
-  if (request.level >= kNumLevels && !request.starving)
+  if (node(request).level >= kNumLevels && !node(request).starving)
     return LearnedPolicy::charge(request, iteration_ns, next_iteration_s);
   note_iteration(request, next_iteration_s);
   if (request.length() - request.scheduled() <= 1) decode_s_ = next_iteration_s;
   add_attained(request, iteration_ns);
-  if (has_objective(request) && !can_meet(request)) request.missed_objective = true;
+  if (has_objective(request) && !can_meet(request)) node(request).slo.missed_objective = true;
   account(request);
-  const bool served = request.starving && is_served(request);
-  if (request.starving && !served) return false;
+  const bool served = node(request).starving && is_served(request);
+  if (node(request).starving && !served) return false;
   const std::int32_t level = home_level(request, prefill_left_s(request));
-  if (!served && level == request.level) return false;
-  const bool demoted = level > request.level;
+  if (!served && level == node(request).level) return false;
+  const bool demoted = level > node(request).level;
   move_to_level(request, level);
   return demoted;
 }
 
 double SloPolicy::enst_s(const Request& request, double now_s) const {
   const double enst_s = LearnedPolicy::enst_s(request, now_s);
-  return request.watched && request.num_outputs() > 0 ? std::min(enst_s, std::max(0.0, request.slack_ends_s - now_s))
-                                                      : enst_s;
+  return node(request).slo.watched && request.num_outputs() > 0
+             ? std::min(enst_s, std::max(0.0, node(request).slo.slack_ends_s - now_s))
+             : enst_s;
 }
 
 void SloPolicy::count_started(Request& request) { account(request); }
 
 void SloPolicy::account(Request& request) {
-  const bool paced = request.counts_as_started && can_meet(request);
-  const bool rest = request.counts_as_started && !paced;
+  const bool paced = request.counts_as_started() && can_meet(request);
+  const bool rest = request.counts_as_started() && !paced;
   const double per_s = paced && tpot_s(request) > 0.0 ? 1.0 / tpot_s(request) : 0.0;
-  paced_per_s_ += per_s - request.paced_per_s;
-  num_paced_ += static_cast<int>(per_s > 0.0) - static_cast<int>(request.paced_per_s > 0.0);
-  num_rest_ += static_cast<int>(rest) - static_cast<int>(request.counts_as_rest);
-  request.paced_per_s = per_s;
-  request.counts_as_rest = rest;
+  paced_per_s_ += per_s - node(request).slo.paced_per_s;
+  num_paced_ += static_cast<int>(per_s > 0.0) - static_cast<int>(node(request).slo.paced_per_s > 0.0);
+  num_rest_ += static_cast<int>(rest) - static_cast<int>(node(request).slo.counts_as_rest);
+  node(request).slo.paced_per_s = per_s;
+  node(request).slo.counts_as_rest = rest;
 }
 
 double SloPolicy::most_prefill_s() const {

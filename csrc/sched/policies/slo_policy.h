@@ -57,7 +57,8 @@ class SloPolicy final : public LearnedPolicy {
   enum Level : std::int32_t { kUrgent, kFresh, kAhead = kFresh + kFreshLevels, kNumLevels };
   struct EarlierDue {
     bool operator()(const Request* a, const Request* b) const {
-      return a->slack_ends_s != b->slack_ends_s ? a->slack_ends_s < b->slack_ends_s : a->serial < b->serial;
+      const double a_s = a->queue().slo.slack_ends_s, b_s = b->queue().slo.slack_ends_s;
+      return a_s != b_s ? a_s < b_s : a->serial < b->serial;
     }
   };
   double ttft_s(const Request& request) const;

@@ -11,19 +11,19 @@ namespace fastserve::sched {
 void Srpt::join(Request& request, double first_iteration_s) {
   const std::int32_t outputs =
       request.options.oracle_output_tokens > 0 ? request.options.oracle_output_tokens : request.options.max_tokens;
-  request.order_key = first_iteration_s + token_s_ * outputs;
-  request.queued = true;
+  node(request).srpt.order_key = first_iteration_s + token_s_ * outputs;
+  node(request).queued = true;
   plane(request.place()).insert(&request);
 }
 
 void Srpt::leave(Request& request) {
   plane(request.place()).erase(&request);
-  request.queued = false;
+  node(request).queued = false;
 }
 
 void Srpt::rejoin(Request& request, double now_s) {
-  request.wait_since_s = now_s;
-  request.queued = true;
+  node(request).wait_since_s = now_s;
+  node(request).queued = true;
   plane(request.place()).insert(&request);
 }
 
@@ -33,13 +33,14 @@ void Srpt::change_place(Request& request, Place from) {
 }
 
 bool Srpt::charge(Request& request, std::int64_t iteration_ns, double next_iteration_s) {
-  request.attained_ns += iteration_ns;
+  node(request).attained_ns += iteration_ns;
   const std::int32_t outputs =
       request.options.oracle_output_tokens > 0 ? request.options.oracle_output_tokens : request.options.max_tokens;
-  const bool prefilling = request.num_computed < request.num_tokens() - 1;
+  const bool prefilling = request.num_computed() < request.num_tokens() - 1;
   auto& own = plane(request.place());
   own.erase(&request);
-  request.order_key = token_s_ * std::max(1, outputs - request.num_outputs()) + (prefilling ? next_iteration_s : 0.0);
+  node(request).srpt.order_key =
+      token_s_ * std::max(1, outputs - request.num_outputs()) + (prefilling ? next_iteration_s : 0.0);
   own.insert(&request);
   return false;
 }
@@ -75,7 +76,7 @@ bool Srpt::same_level(const Request& a, const Request& b) const { return a.optio
 
 double Srpt::enst_s(const Request& request, double now_s) const {
   static_cast<void>(now_s);
-  return request.plans_in_flight > 0 ? 0.0 : request.order_key;
+  return request.plans_in_flight() > 0 ? 0.0 : node(request).srpt.order_key;
 }
 
 double Srpt::quantum_s(const Request& request) const {
@@ -99,7 +100,7 @@ std::vector<std::int32_t> Srpt::level_counts() const {
 void Srpt::check_integrity() const {
   for (std::size_t place = 0; place < kNumPlaces; ++place)
     for (const Request* request : planes_[place])
-      FS_CHECK(request->queued && request->place() == static_cast<Place>(place), "request ", request->id,
+      FS_CHECK(node(*request).queued && request->place() == static_cast<Place>(place), "request ", request->id,
                " stands in a wrong place");
 }
 

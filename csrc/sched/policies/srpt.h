@@ -21,7 +21,7 @@ class Srpt final : public Policy {
   void rejoin(Request& request, double now_s) override;
   void change_place(Request& request, Place from) override;
   void begin_run(Request& request) override { static_cast<void>(request); }
-  void end_run(Request& request, double now_s) override { request.wait_since_s = now_s; }
+  void end_run(Request& request, double now_s) override { node(request).wait_since_s = now_s; }
   bool charge(Request& request, std::int64_t iteration_ns, double next_iteration_s) override;
   std::int64_t promote_starving(double now_s) override;
   Request* next(const Request* after, PlaceMask places) const override;
@@ -31,7 +31,7 @@ class Srpt final : public Policy {
   /// The remaining seconds of the request itself: in the order of the queue, though not a time.
   double enst_s(const Request& request, double now_s) const override;
   double quantum_s(const Request& request) const override;
-  double work_s(const Request& request) const override { return request.order_key; }
+  double work_s(const Request& request) const override { return node(request).srpt.order_key; }
   std::int64_t num_ahead(const Request& request) const override;
   std::vector<std::int32_t> level_counts() const override;
   void check_integrity() const override;
@@ -40,7 +40,7 @@ class Srpt final : public Policy {
   struct Shorter {
     bool operator()(const Request* a, const Request* b) const {
       if (a->options.priority != b->options.priority) return a->options.priority < b->options.priority;
-      if (a->order_key != b->order_key) return a->order_key < b->order_key;
+      if (node(*a).srpt.order_key != node(*b).srpt.order_key) return node(*a).srpt.order_key < node(*b).srpt.order_key;
       return a->serial < b->serial;
     }
   };

@@ -24,7 +24,7 @@ void TicketQueue::push_back(Request& request) {
   if ((ticket - base_) / kTicketsPerGroup >= num_groups()) groups_.emplace_back();
   Group& group = group_of(ticket);
   if (!group.members) group.members = spare_ ? std::move(spare_) : std::make_unique<Members>();
-  request.ticket = ticket;
+  request.queue_.ticket = ticket;
   Word& word = word_of(ticket);
   const auto place = static_cast<std::size_t>(request.place());
   group.members->requests[static_cast<std::size_t>((ticket - base_) % kTicketsPerGroup)] = &request;
@@ -34,25 +34,25 @@ void TicketQueue::push_back(Request& request) {
   ++size_;
   ++group.in_place[place];
   ++in_place_[place];
-  word.attained_ns += request.attained_ns;
-  group.attained_ns += request.attained_ns;
-  attained_ns_ += request.attained_ns;
+  word.attained_ns += request.queue_.attained_ns;
+  group.attained_ns += request.queue_.attained_ns;
+  attained_ns_ += request.queue_.attained_ns;
 }
 
 void TicketQueue::erase(Request& request) {
-  const std::int64_t ticket = request.ticket;
+  const std::int64_t ticket = request.queue_.ticket;
   Group& group = group_of(ticket);
   Word& word = word_of(ticket);
   const auto place = static_cast<std::size_t>(request.place());
   word.bits[place] &= ~bit_of(ticket);
   --group.in_place[place];
   --in_place_[place];
-  word.attained_ns -= request.attained_ns;
-  group.attained_ns -= request.attained_ns;
-  attained_ns_ -= request.attained_ns;
+  word.attained_ns -= request.queue_.attained_ns;
+  group.attained_ns -= request.queue_.attained_ns;
+  attained_ns_ -= request.queue_.attained_ns;
   --word.count;
   --size_;
-  request.ticket = -1;
+  request.queue_.ticket = -1;
   if (--group.count == 0) release_group((ticket - base_) / kTicketsPerGroup);
 }
 
@@ -154,8 +154,8 @@ TicketQueue::Before TicketQueue::before_in_word(const Members& members, const Wo
   const bool from_front = 2 * count <= word.count;
   std::int64_t attained_ns = 0;
   for (std::uint64_t rest = all & (from_front ? mask : ~mask); rest != 0; rest &= rest - 1)
-    attained_ns +=
-        members.requests[static_cast<std::size_t>(index * kTicketsPerWord + std::countr_zero(rest))]->attained_ns;
+    attained_ns += members.requests[static_cast<std::size_t>(index * kTicketsPerWord + std::countr_zero(rest))]
+                       ->queue_.attained_ns;
   return {count, from_front ? attained_ns : word.attained_ns - attained_ns};
 }
 
@@ -180,13 +180,13 @@ void TicketQueue::check_integrity() const {
         const std::int64_t slot = w * kTicketsPerWord + b;
         const Request& request = *group.members->requests[static_cast<std::size_t>(slot)];
         FS_CHECK(planes == 1, "request ", request.id, " is in ", planes, " places of its queue");
-        FS_CHECK(request.ticket == base_ + g * kTicketsPerGroup + slot, "request ", request.id,
+        FS_CHECK(request.queue_.ticket == base_ + g * kTicketsPerGroup + slot, "request ", request.id,
                  " holds a wrong ticket");
         FS_CHECK((word.bits[static_cast<std::size_t>(request.place())] >> b & 1) != 0, "request ", request.id,
                  " stands in a place that is not that of its state ", name_of(request.state()));
         sum.count += 1;
         ++in_group[static_cast<std::size_t>(request.place())];
-        word_attained += request.attained_ns;
+        word_attained += request.queue_.attained_ns;
       }
       FS_CHECK(word.attained_ns == word_attained && word.count == sum.count - count_before,
                "sums of a queue word are off");

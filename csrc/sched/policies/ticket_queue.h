@@ -16,7 +16,7 @@ namespace fastserve::sched {
 /// tickets to the nearer end. So neither the walk for a batch nor the estimate of one request's turn touches the
 /// requests between.
 ///
-/// Writes Request::ticket; reads Request::attained_ns, which changes through add_attained only while queued.
+/// Writes QueueNode::ticket; reads QueueNode::attained_ns, which changes through add_attained only while queued.
 class TicketQueue {
  public:
   void push_back(Request& request);
@@ -24,19 +24,19 @@ class TicketQueue {
   /// The place of the member changed from `from` to request.place().
   void change_place(Request& request, Place from) {
     const auto left = static_cast<std::size_t>(from), entered = static_cast<std::size_t>(request.place());
-    Group& group = group_of(request.ticket);
-    Word& word = word_of(request.ticket);
-    word.bits[left] &= ~bit_of(request.ticket);
-    word.bits[entered] |= bit_of(request.ticket);
+    Group& group = group_of(request.queue_.ticket);
+    Word& word = word_of(request.queue_.ticket);
+    word.bits[left] &= ~bit_of(request.queue_.ticket);
+    word.bits[entered] |= bit_of(request.queue_.ticket);
     --group.in_place[left];
     ++group.in_place[entered];
     --in_place_[left];
     ++in_place_[entered];
   }
   void add_attained(Request& request, std::int64_t ns) {
-    request.attained_ns += ns;
-    word_of(request.ticket).attained_ns += ns;
-    group_of(request.ticket).attained_ns += ns;
+    request.queue_.attained_ns += ns;
+    word_of(request.queue_.ticket).attained_ns += ns;
+    group_of(request.queue_.ticket).attained_ns += ns;
     attained_ns_ += ns;
   }
 

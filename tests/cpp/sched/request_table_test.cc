@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "base/error.h"
+#include "request_peer.h"
 
 namespace fastserve::sched {
 namespace {
@@ -15,7 +16,7 @@ class RequestTableTest : public ::testing::Test {
  protected:
   RequestTable table_;
 
-  Request& add(std::int64_t id) { return table_.add(id, std::vector<std::int32_t>{1, 2}, {}, 0.0); }
+  Request& add(std::int64_t id) { return table_.add(id, std::vector<std::int32_t>{1, 2}, 18, {}, 0.0); }
 
   Slots purge() {
     Slots ended;
@@ -26,7 +27,7 @@ class RequestTableTest : public ::testing::Test {
 };
 
 TEST_F(RequestTableTest, EveryRequestHasASlotOfItsOwn) {
-  for (const std::int32_t expected : {0, 1, 2}) EXPECT_EQ(add(10 + expected).slot, expected);
+  for (const std::int32_t expected : {0, 1, 2}) EXPECT_EQ(add(10 + expected).slot(), expected);
   EXPECT_THROW(add(10), InvalidArgumentError);
   table_.check_slots();
   EXPECT_EQ(purge(), Slots{});
@@ -34,28 +35,31 @@ TEST_F(RequestTableTest, EveryRequestHasASlotOfItsOwn) {
 
 TEST_F(RequestTableTest, ASlotIsFreeOnceTheEndWasToldAndNoPlanInFlightNamesIt) {
   Request& request = add(1);
-  request.plans_in_flight = 2;
+  RequestPeer::enter_plan(request);
+  RequestPeer::enter_plan(request);
   table_.retire(request);
   EXPECT_EQ(purge(), Slots{});
   table_.mark_told();
   EXPECT_EQ(purge(), Slots{});
-  EXPECT_EQ(add(2).slot, 1);
-  request.plans_in_flight = 0;
+  EXPECT_EQ(add(2).slot(), 1);
+  RequestPeer::leave_plan(request);
+  EXPECT_EQ(purge(), Slots{});
+  RequestPeer::leave_plan(request);
   EXPECT_EQ(purge(), Slots{0});
   EXPECT_EQ(purge(), Slots{});
-  EXPECT_EQ(add(1).slot, 0);
+  EXPECT_EQ(add(1).slot(), 0);
 }
 
 TEST_F(RequestTableTest, ASlotIsItsRequestsUntilTheEndWasTold) {
   table_.retire(add(1));
-  EXPECT_EQ(add(2).slot, 1);
+  EXPECT_EQ(add(2).slot(), 1);
   EXPECT_EQ(purge(), Slots{});
   table_.mark_told();
   EXPECT_EQ(purge(), Slots{0});
 }
 
 TEST_F(RequestTableTest, TwoRequestsInOneSlotAreFound) {
-  add(1).slot = 1;
+  RequestPeer::set_slot(add(1), 1);
   EXPECT_THROW(table_.check_slots(), InternalError);
   add(2);
   EXPECT_THROW(table_.check_slots(), InternalError);

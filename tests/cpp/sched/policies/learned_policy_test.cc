@@ -8,6 +8,7 @@
 #include <memory>
 #include <vector>
 
+#include "../request_peer.h"
 #include "base/error.h"
 
 namespace fastserve::sched {
@@ -25,14 +26,17 @@ class LearnedPolicyTest : public ::testing::Test {
   std::deque<Request> requests_;
 
   Request& join(std::int32_t prompt_tokens, std::uint64_t length_class = 0, double now_s = 0.0,
-                std::int32_t max_tokens = 100'000) {
+                std::int32_t max_tokens = 100'000, bool ignore_eos = false) {
     RequestOptions options;
+    options.ignore_eos = ignore_eos;
     options.max_tokens = max_tokens;
     options.length_class = length_class;
     const std::vector<std::int32_t> prompt(static_cast<std::size_t>(prompt_tokens), 1);
-    Request& request = requests_.emplace_back(static_cast<std::int64_t>(requests_.size()), std::ssize(requests_),
-                                              prompt, options, now_s);
-    request.max_total = prompt_tokens + max_tokens;
+    const RequestIdentity identity{.id = std::ssize(requests_),
+                                   .serial = std::ssize(requests_),
+                                   .max_total = prompt_tokens + max_tokens,
+                                   .arrival_s = now_s};
+    Request& request = requests_.emplace_back(identity, prompt, options);
     policy_->join(request, latency_.prefill_s(prompt_tokens, 0));
     return request;
   }
@@ -41,8 +45,8 @@ class LearnedPolicyTest : public ::testing::Test {
   void run(Request& request, std::int32_t tokens, double now_s = 0.0) {
     policy_->begin_run(request);
     for (std::int32_t i = 0; i < tokens; ++i) {
-      request.tokens.push_back(2);
-      request.num_computed = request.num_tokens() - 1;
+      RequestPeer::add_output(request);
+      RequestPeer::compute_all_but_last(request);
       policy_->charge(request, 1'000'000'000, 1.0);
     }
     policy_->end_run(request, now_s);
@@ -50,7 +54,7 @@ class LearnedPolicyTest : public ::testing::Test {
   }
 
   void end(Request& request, FinishReason reason = FinishReason::kStop) {
-    request.finish_reason = reason;
+    RequestPeer::finish(request, reason);
     policy_->leave(request);
   }
 
@@ -78,7 +82,7 @@ TEST_F(LearnedPolicyTest, IsFirstComeFirstServedBeforeTheFirstEnd) {
   run(a, 100, 5.0);
   EXPECT_EQ(policy_->promote_starving(1000.0), 0);
   EXPECT_EQ(order(), (Ids{0, 1}));
-  EXPECT_EQ(a.level, 0);
+  EXPECT_EQ(a.queue().level, 0);
   EXPECT_EQ(policy_->enst_s(requests_[1], 1000.0), std::numeric_limits<double>::infinity());
 }
 
@@ -98,9 +102,9 @@ TEST_F(LearnedPolicyTest, PutsThoseThatWaitWhereTheyBelongOnceSomethingIsKnown) 
 TEST_F(LearnedPolicyTest, JoinsByTheIndexOfTheClassAndThePrefill) {
   teach(std::vector<std::int32_t>(64, 4));
   // Nearly certain to be 4 long: G = (prompt + 4) * 4 / 1.25.
-  EXPECT_EQ(join(2).level, 4);     // 19
-  EXPECT_EQ(join(20).level, 6);    // 77
-  EXPECT_EQ(join(380).level, 10);  // 1229
+  EXPECT_EQ(join(2).queue().level, 4);     // 19
+  EXPECT_EQ(join(20).queue().level, 6);    // 77
+  EXPECT_EQ(join(380).queue().level, 10);  // 1229
 }
 
 TEST_F(LearnedPolicyTest, RunsShortClassesBeforeLongOnes) {
@@ -124,20 +128,20 @@ TEST_F(LearnedPolicyTest, ChangesTheLevelWhereTheIndexDoes) {
   lengths.insert(lengths.end(), 64, 300);
   teach(lengths);
   Request& request = join(1);
-  const std::int32_t first = request.level;
+  const std::int32_t first = request.queue().level;
   run(request, 3);
-  EXPECT_LE(request.level, first);  // the prefill is done
-  run(request, 97);                 // it is one of the long ones
-  const std::int32_t second = request.level;
+  EXPECT_LE(request.queue().level, first);  // the prefill is done
+  run(request, 97);                         // it is one of the long ones
+  const std::int32_t second = request.queue().level;
   EXPECT_GE(second, first + 5);
   run(request, 195);
   EXPECT_LT(policy_->index_s(request), std::exp2(second));  // nearly done
-  EXPECT_LT(request.level, second);
+  EXPECT_LT(request.queue().level, second);
 }
 
 TEST_F(LearnedPolicyTest, KnowsThatMaxTokensEndsARequest) {
   teach(std::vector<std::int32_t>(64, 300));
-  EXPECT_LT(join(1, 0, 0.0, 4).level, join(1).level);
+  EXPECT_LT(join(1, 0, 0.0, 4).queue().level, join(1).queue().level);
 }
 
 TEST_F(LearnedPolicyTest, CountsAnAbortAsALowerBound) {
@@ -161,7 +165,7 @@ TEST_F(LearnedPolicyTest, LearnsTheAnswerAndNotWhatCameAfterItsStopString) {
   for (int i = 0; i < 64; ++i) {
     Request& request = join(1);
     run(request, 16);
-    request.stopped_after = 13;
+    RequestPeer::cut_answer(request, 13);
     end(request);
   }
   policy_->promote_starving(0.0);
@@ -170,12 +174,11 @@ TEST_F(LearnedPolicyTest, LearnsTheAnswerAndNotWhatCameAfterItsStopString) {
 
 TEST_F(LearnedPolicyTest, GivesAFreshClassTheLevelOfTheOthers) {
   teach(std::vector<std::int32_t>(64, 40));
-  EXPECT_EQ(join(8, 99).level, join(8).level);
+  EXPECT_EQ(join(8, 99).queue().level, join(8).queue().level);
 }
 
 TEST_F(LearnedPolicyTest, TakesTheLimitOfARequestThatIgnoresTheEndAsItsLength) {
-  Request& request = join(1);
-  request.options.ignore_eos = true;
+  Request& request = join(1, 0, 0.0, 100'000, true);
   run(request, 9);
   end(request, FinishReason::kLength);
   EXPECT_EQ(policy_->length_classes()[0].num_observations, 1);
@@ -204,10 +207,10 @@ TEST_F(LearnedPolicyTest, ReturnsThePromotedToTheLevelOfTheirIndex) {
   EXPECT_EQ(policy_->promote_starving(100.0), 0);
   EXPECT_EQ(order(), (Ids{a.id, c.id, b.id}));
   run(a, 1, 100.0);  // its prefill, with a second of iterations
-  EXPECT_FALSE(a.starving);
-  EXPECT_LT(a.level, b.level);  // nothing but tokens to do
+  EXPECT_FALSE(a.queue().starving);
+  EXPECT_LT(a.queue().level, b.queue().level);  // nothing but tokens to do
   EXPECT_EQ(policy_->promote_starving(100.0), 1);
-  EXPECT_TRUE(b.starving);
+  EXPECT_TRUE(b.queue().starving);
 }
 
 TEST_F(LearnedPolicyTest, ExplainsTheLevelsOfAClass) {

@@ -6,6 +6,7 @@
 #include <limits>
 #include <vector>
 
+#include "../request_peer.h"
 #include "base/error.h"
 
 namespace fastserve::sched {
@@ -20,22 +21,23 @@ class MlfqTest : public ::testing::Test {
   std::unique_ptr<Mlfq> mlfq_ = std::make_unique<Mlfq>(config_);
   std::deque<Request> requests_;
 
-  Request& join(double first_s, double now_s = 0.0, std::int32_t priority = 0) {
+  Request& join(double first_s, double now_s = 0.0, std::int32_t priority = 0, double max_pause_s = 0.0) {
     const std::vector<std::int32_t> prompt = {1, 2, 3};
     RequestOptions options;
     options.priority = priority;
-    Request& request = requests_.emplace_back(static_cast<std::int64_t>(requests_.size()), std::ssize(requests_),
-                                              prompt, options, now_s);
+    options.max_pause_s = max_pause_s;
+    const RequestIdentity identity{
+        .id = std::ssize(requests_), .serial = std::ssize(requests_), .max_total = 100, .arrival_s = now_s};
+    Request& request = requests_.emplace_back(identity, prompt, options);
     mlfq_->join(request, first_s);
     return request;
   }
 
   /// One that has begun: it got a token at `now_s`.
   Request& stream(double now_s, std::int32_t priority = 0, double max_pause_s = 0.0) {
-    Request& request = join(1, now_s, priority);
-    request.options.max_pause_s = max_pause_s;
+    Request& request = join(1, now_s, priority, max_pause_s);
     mlfq_->begin_run(request);
-    request.tokens.push_back(1);
+    RequestPeer::add_output(request);
     mlfq_->end_run(request, now_s);
     return request;
   }
@@ -75,14 +77,14 @@ TEST(MakeQuanta, GrowByTheRatioUntilTheyCoverTheLongestPrefill) {
 }
 
 TEST_F(MlfqTest, JoinsTheFirstLevelWhoseQuantumCoversThePrefill) {
-  EXPECT_EQ(join(0.5).level, 0);
-  EXPECT_EQ(join(1.0).level, 0);
-  EXPECT_EQ(join(1.1).level, 1);
-  EXPECT_EQ(join(8.0).level, 3);
-  EXPECT_EQ(join(99.0).level, 3);
+  EXPECT_EQ(join(0.5).queue().level, 0);
+  EXPECT_EQ(join(1.0).queue().level, 0);
+  EXPECT_EQ(join(1.1).queue().level, 1);
+  EXPECT_EQ(join(8.0).queue().level, 3);
+  EXPECT_EQ(join(99.0).queue().level, 3);
   config_.skip_join = false;
   mlfq_ = std::make_unique<Mlfq>(config_);
-  EXPECT_EQ(join(99.0).level, 0);
+  EXPECT_EQ(join(99.0).queue().level, 0);
 }
 
 TEST_F(MlfqTest, KeepsItsPlaceWhileTheQuantumLastsAndThenGoesToTheEndOfTheNextLevel) {
@@ -92,26 +94,26 @@ TEST_F(MlfqTest, KeepsItsPlaceWhileTheQuantumLastsAndThenGoesToTheEndOfTheNextLe
   EXPECT_FALSE(run(a, 0.4, 1));
   EXPECT_EQ(order(), (Ids{0, 1, 2}));
   EXPECT_FALSE(run(a, 0.4, 2));
-  EXPECT_EQ(a.attained_ns, 800 * kMs);
+  EXPECT_EQ(a.queue().attained_ns, 800 * kMs);
   EXPECT_TRUE(run(a, 0.4, 3));
-  EXPECT_EQ(a.level, 1);
-  EXPECT_EQ(a.attained_ns, 0);
+  EXPECT_EQ(a.queue().level, 1);
+  EXPECT_EQ(a.queue().attained_ns, 0);
   EXPECT_EQ(order(), (Ids{1, 2, 0}));
 }
 
 TEST_F(MlfqTest, SkipsLevelsWhoseQuantumDoesNotCoverTheNextIteration) {
   Request& a = join(1);
   EXPECT_TRUE(run(a, 1, 1, /*next_s=*/3.5));
-  EXPECT_EQ(a.level, 2);
+  EXPECT_EQ(a.queue().level, 2);
   EXPECT_TRUE(run(a, 5, 2));
-  EXPECT_EQ(a.level, 3);
+  EXPECT_EQ(a.queue().level, 3);
 }
 
 TEST_F(MlfqTest, TakesTurnsInTheLastLevel) {
   Request& a = join(8);
   Request& b = join(8);
   EXPECT_TRUE(run(a, 9, 1));
-  EXPECT_EQ(a.level, 3);
+  EXPECT_EQ(a.queue().level, 3);
   EXPECT_EQ(order(), (Ids{1, 0}));
   EXPECT_TRUE(run(b, 9, 2));
   EXPECT_EQ(order(), (Ids{0, 1}));
@@ -125,15 +127,15 @@ TEST_F(MlfqTest, PromotesInTheOrderOfBeingDueOneForEverySeat) {
   EXPECT_EQ(mlfq_->promote_starving(10.9), 0);
   EXPECT_EQ(mlfq_->promote_starving(11.0), 1);
   EXPECT_EQ(order(), (Ids{1, 2, 0}));
-  EXPECT_EQ(b.level, 0);
-  EXPECT_EQ(b.promotions, 1);
+  EXPECT_EQ(b.queue().level, 0);
+  EXPECT_EQ(b.queue().promotions, 1);
   EXPECT_EQ(mlfq_->promote_starving(13.0), 0);  // its seat is taken
-  b.tokens.push_back(1);
+  RequestPeer::add_output(b);
   EXPECT_FALSE(run(b, 0.2, 13.0));
-  EXPECT_TRUE(b.starving);
+  EXPECT_TRUE(b.queue().starving);
   EXPECT_TRUE(run(b, 0.1, 13.1));
-  EXPECT_FALSE(b.starving);
-  EXPECT_EQ(b.level, 1);
+  EXPECT_FALSE(b.queue().starving);
+  EXPECT_EQ(b.queue().level, 1);
   EXPECT_EQ(mlfq_->promote_starving(13.1), 1);
   EXPECT_EQ(order(), (Ids{2, 1, 0}));
 }
@@ -143,17 +145,17 @@ TEST_F(MlfqTest, GoesOnInTheLevelThatIsWorthItsPromotion) {
   mlfq_ = std::make_unique<Mlfq>(config_);
   Request& a = join(0.01, 0.0);
   mlfq_->promote_starving(10.0);
-  a.tokens.push_back(1);
+  RequestPeer::add_output(a);
   EXPECT_TRUE(run(a, 0.4, 10.4));
-  EXPECT_EQ(a.level, 3);
+  EXPECT_EQ(a.queue().level, 3);
 }
 
 TEST_F(MlfqTest, KeepsItsSeatUntilItHasAnOutput) {
   Request& a = join(8, 0.0);
   mlfq_->promote_starving(10.0);
   EXPECT_FALSE(run(a, 5, 15.0));
-  EXPECT_TRUE(a.starving);
-  a.tokens.push_back(1);
+  EXPECT_TRUE(a.queue().starving);
+  RequestPeer::add_output(a);
   EXPECT_TRUE(run(a, 0.01, 16.0));
 }
 
@@ -167,12 +169,12 @@ TEST_F(MlfqTest, HasASeatForEveryFourthSlotForStreamsAndForEverySixteenthForOthe
   EXPECT_EQ(mlfq_->promote_starving(5.0), 8);
   EXPECT_EQ(mlfq_->promote_starving(20.0), 2);
   EXPECT_EQ(mlfq_->promote_starving(20.0), 0);
-  requests_[0].tokens.push_back(1);
+  RequestPeer::add_output(requests_[0]);
   run(requests_[0], 0.3, 20.0);
   mlfq_->leave(requests_[12]);
   EXPECT_EQ(mlfq_->promote_starving(20.0), 2);
-  EXPECT_TRUE(requests_[8].starving);
-  EXPECT_TRUE(requests_[14].starving);
+  EXPECT_TRUE(requests_[8].queue().starving);
+  EXPECT_TRUE(requests_[14].queue().starving);
 }
 
 TEST_F(MlfqTest, LimitsTheTimeThatPromotedStartsOfAClassTakeWithTheirPrefills) {
@@ -194,7 +196,7 @@ TEST_F(MlfqTest, CountsTheSeatsOfEachClassByItself) {
   Request& a = join(8, 11.0, 0);
   join(8, 12.0, 5);
   EXPECT_EQ(mlfq_->promote_starving(30.0), 1);
-  EXPECT_TRUE(a.starving);
+  EXPECT_TRUE(a.queue().starving);
 }
 
 TEST_F(MlfqTest, FollowsTheLongestPauseThatARequestAskedFor) {
@@ -205,7 +207,7 @@ TEST_F(MlfqTest, FollowsTheLongestPauseThatARequestAskedFor) {
   EXPECT_DOUBLE_EQ(mlfq_->enst_s(strict, 1.0), 0.5);
   EXPECT_EQ(mlfq_->promote_starving(1.4), 0);
   EXPECT_EQ(mlfq_->promote_starving(1.5), 1);
-  EXPECT_TRUE(strict.starving);
+  EXPECT_TRUE(strict.queue().starving);
   mlfq_->check_integrity();
 }
 
@@ -279,7 +281,7 @@ TEST_F(MlfqTest, WalksOnlyThePlacesAskedFor) {
   Request& a = join(1);
   Request& b = join(4);
   const Place from = b.place();
-  b.move_to(RequestState::kReady, 0.0);
+  RequestPeer::move_to(b, RequestState::kReady);
   mlfq_->change_place(b, from);
   EXPECT_EQ(mlfq_->next(nullptr, mask_of(Place::kResident)), &b);
   EXPECT_EQ(mlfq_->next(nullptr, mask_of(Place::kWaiting)), &a);
@@ -291,8 +293,9 @@ TEST_F(MlfqTest, WalksOnlyThePlacesAskedFor) {
 TEST(TicketQueue, FindsCountsAndSumsAcrossGroupsAndHoles) {
   TicketQueue queue;
   std::deque<Request> requests;
+  const std::vector<std::int32_t> prompt = {1};
   for (std::int64_t i = 0; i < 5000; ++i) {
-    Request& request = requests.emplace_back(i, i, std::vector<std::int32_t>{1}, RequestOptions{}, 0.0);
+    Request& request = requests.emplace_back(RequestIdentity{.id = i, .serial = i}, prompt, RequestOptions{});
     queue.push_back(request);
     if (i % 7 == 0) queue.add_attained(request, i);
   }
@@ -301,15 +304,15 @@ TEST(TicketQueue, FindsCountsAndSumsAcrossGroupsAndHoles) {
   queue.check_integrity();
   std::int64_t count = 0;
   std::int64_t attained = 0;
-  for (Request* r = queue.next(-1, kAnyPlace); r; r = queue.next(r->ticket, kAnyPlace)) {
+  for (Request* r = queue.next(-1, kAnyPlace); r; r = queue.next(r->queue().ticket, kAnyPlace)) {
     ASSERT_TRUE(r->id % 3 == 0 && !(r->id > 1000 && r->id < 3500));
-    const auto before = queue.before(r->ticket);
+    const auto before = queue.before(r->queue().ticket);
     ASSERT_EQ(before.count, count);
     ASSERT_EQ(before.attained_ns, attained);
-    Request* const back = queue.prev(r->ticket, kAnyPlace);
+    Request* const back = queue.prev(r->queue().ticket, kAnyPlace);
     ASSERT_TRUE(count == 0 ? back == nullptr : back->id < r->id && back->id >= r->id - 2502);
     ++count;
-    attained += r->attained_ns;
+    attained += r->queue().attained_ns;
   }
   EXPECT_EQ(count, queue.size());
   EXPECT_EQ(attained, queue.attained_ns());
@@ -317,31 +320,6 @@ TEST(TicketQueue, FindsCountsAndSumsAcrossGroupsAndHoles) {
   queue.push_back(requests[1]);
   EXPECT_EQ(queue.next(-1, kAnyPlace), &requests[1]);
   queue.check_integrity();
-}
-
-TEST(Request, RefusesIllegalTransitions) {
-  Request request(1, 1, std::vector<std::int32_t>{1}, RequestOptions{}, 0.0);
-  EXPECT_THROW(request.move_to(RequestState::kOffloading, 0.0), InternalError);
-  request.move_to(RequestState::kReady, 1.0);
-  request.move_to(RequestState::kRunning, 2.0);
-  EXPECT_THROW(request.move_to(RequestState::kParked, 2.0), InternalError);
-  request.move_to(RequestState::kFinished, 3.0);
-  EXPECT_THROW(request.move_to(RequestState::kReady, 3.0), InternalError);
-}
-
-TEST(Request, AccountsForItsTime) {
-  Request request(1, 1, std::vector<std::int32_t>{1}, RequestOptions{}, 0.0);
-  request.move_to(RequestState::kReady, 1.0);
-  request.move_to(RequestState::kRunning, 2.0);
-  request.move_to(RequestState::kReady, 3.0);
-  request.move_to(RequestState::kOffloading, 5.0);
-  request.move_to(RequestState::kParked, 6.0);
-  request.move_to(RequestState::kUploading, 9.0);
-  const RequestStats stats = request.stats(13.0);
-  EXPECT_DOUBLE_EQ(stats.queue_s, 2.0);
-  EXPECT_DOUBLE_EQ(stats.parked_s, 2.0);
-  EXPECT_DOUBLE_EQ(stats.host_s, 4.0);
-  EXPECT_DOUBLE_EQ(stats.upload_wait_s, 4.0);
 }
 
 }  // namespace

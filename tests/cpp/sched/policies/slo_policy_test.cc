@@ -6,6 +6,8 @@
 #include <memory>
 #include <vector>
 
+#include "../request_peer.h"
+
 namespace fastserve::sched {
 namespace {
 
@@ -25,27 +27,26 @@ class SloPolicyTest : public ::testing::Test {
   Request& join(RequestOptions options = {}) {
     options.max_tokens = 1000;
     const std::vector<std::int32_t> prompt(4, 1);
-    Request& request = requests_.emplace_back(static_cast<std::int64_t>(requests_.size()), std::ssize(requests_),
-                                              prompt, options, now_s_);
-    request.max_total = 1004;
+    const RequestIdentity identity{
+        .id = std::ssize(requests_), .serial = std::ssize(requests_), .max_total = 1004, .arrival_s = now_s_};
+    Request& request = requests_.emplace_back(identity, prompt, options);
     policy_->join(request, kIterationS);
     return request;
   }
 
   void start(Request& request) {
-    request.counts_as_started = true;
+    RequestPeer::count_as_started(request, true);
     policy_->count_started(request);
   }
 
   /// `tokens` iterations, an output each.
   void run(Request& request, int tokens) {
-    if (!request.counts_as_started) start(request);
+    if (!request.counts_as_started()) start(request);
     policy_->begin_run(request);
     for (int i = 0; i < tokens; ++i) {
       now_s_ += kIterationS;
-      request.tokens.push_back(2);
-      request.num_computed = request.num_tokens() - 1;
-      if (request.num_outputs() == 1) request.first_output_s = now_s_;
+      RequestPeer::add_output(request, now_s_);
+      RequestPeer::compute_all_but_last(request);
       policy_->charge(request, 10'000'000, kIterationS);
       policy_->promote_starving(now_s_);
     }
@@ -97,9 +98,9 @@ TEST_F(SloPolicyTest, StartsOnlyWhatTheSlotsCanFeed) {
   }
   EXPECT_FALSE(policy_->may_start(join()));
   Request& first = requests_.front();
-  first.finish_reason = FinishReason::kStop;
+  RequestPeer::finish(first, FinishReason::kStop);
   policy_->leave(first);
-  first.counts_as_started = false;
+  RequestPeer::count_as_started(first, false);
   policy_->count_started(first);
   EXPECT_TRUE(policy_->may_start(join()));
 }
@@ -109,9 +110,9 @@ TEST_F(SloPolicyTest, GoesByTheObjectivesOfTheRequestWhereItBringsAny) {
   patient.ttft_slo_s = 10.0;
   Request& late = join(patient);
   wait(2.0);
-  EXPECT_EQ(late.level, join().level);
+  EXPECT_EQ(late.queue().level, join().queue().level);
   wait(9.0);
-  EXPECT_GT(late.level, join().level);
+  EXPECT_GT(late.queue().level, join().queue().level);
 }
 
 TEST_F(SloPolicyTest, ServesRequestsWithoutObjectivesInTheOrderOfTheIndex) {
