@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <limits>
+#include <utility>
 
 #include "base/error.h"
 
@@ -15,11 +16,14 @@ std::int64_t BatchPicker::most_started(const SchedulerConfig& config, double tur
                                                               : std::numeric_limits<std::int64_t>::max();
 }
 
-std::span<const Pick> BatchPicker::pick(bool may_evict, double drop_budget_s, bool budget_full) {
+void BatchPicker::begin(bool may_evict, double drop_budget_s, bool budget_full) {
   picks_.clear();
   prefills_.clear();
   level_prefills_.clear();
   level_ = nullptr;
+  run_size_ = run_at_ = 0;
+  request_ = nullptr;
+  stage_ = Stage::kDone;
   slots_ = core_.config.max_num_seqs;
   budget_ = core_.config.max_num_batched_tokens;
   level_decodes_ = level_wanted_ = growth_blocks_ = claimed_ = left_out_ = 0;
@@ -31,43 +35,84 @@ std::span<const Pick> BatchPicker::pick(bool may_evict, double drop_budget_s, bo
   budget_full_ = budget_full;
   evicted_ = blocked_ = false;
   victims_ = {};
+  chosen_.clear();
+  num_gone_ = 0;
   exhausted_ = {};
-  walk();
-  close_level();
-  picks_.insert(picks_.end(), prefills_.begin(), prefills_.end());
-  return picks_;
 }
 
-void BatchPicker::walk() {
-  std::array<Request*, kWalkStride> run;
-  for (Request* last = nullptr;;) {
-    const std::size_t count = core_.policy->next_run(last, places_, run);
-    if (count == 0) return;
-    if (level_ && !core_.policy->same_level(*level_, *run[0])) close_level();
-    level_ = run[0];
-    for (std::size_t i = 0; i < count; ++i) {
-      if (slots_ == 0 || level_decodes_ >= budget_) return;
-      if (i + Request::kPrefetchDistance < count) run[i + Request::kPrefetchDistance]->prefetch();
-      if ((places_ & mask_of(run[i]->place())) != 0) consider(*run[i]);  // those before it may have changed both
+std::optional<Move> BatchPicker::next(bool succeeded) {
+  for (;;) {
+    while (stage_ != Stage::kDone) {
+      if (num_gone_ < chosen_.size()) return next_eviction();
+      if (Asked move = resume(*request_, succeeded)) return move;
     }
-    last = run[count - 1];
+    request_ = walk();
+    if (!request_) break;
+    if (Asked move = consider(*request_)) return move;
+  }
+  close_level();
+  picks_.insert(picks_.end(), prefills_.begin(), prefills_.end());
+  prefills_.clear();
+  return std::nullopt;
+}
+
+Request* BatchPicker::walk() {
+  for (;;) {
+    while (run_at_ < run_size_) {
+      if (slots_ == 0 || level_decodes_ >= budget_) return nullptr;
+      const std::size_t at = run_at_++;
+      if (at + Request::kPrefetchDistance < run_size_) run_[at + Request::kPrefetchDistance]->prefetch();
+      if ((places_ & mask_of(run_[at]->place())) != 0) return run_[at];  // those before it may have changed both
+    }
+    run_size_ = policy_.next_run(run_size_ > 0 ? run_[run_size_ - 1] : nullptr, places_, run_);
+    run_at_ = 0;
+    if (run_size_ == 0) return nullptr;
+    if (level_ && !policy_.same_level(*level_, *run_[0])) close_level();
+    level_ = run_[0];
   }
 }
 
-void BatchPicker::consider(Request& request) {
+BatchPicker::Asked BatchPicker::consider(Request& request) {
   switch (request.place()) {
     case Place::kResident: return pick_resident(request);
     case Place::kHost: return pick_parked(request);
     case Place::kWaiting: return pick_waiting(request);
-    case Place::kTransit:
-      if (request.state() == RequestState::kUploading) mover_.note_late_upload(request);  // it would be picked now
-      return;
+    case Place::kTransit: break;
+  }
+  if (request.state() != RequestState::kUploading) return std::nullopt;
+  return ask(Move::Kind::kExpect, Stage::kDone);  // it would be picked now
+}
+
+BatchPicker::Asked BatchPicker::resume(Request& request, bool succeeded) {
+  const Stage stage = std::exchange(stage_, Stage::kDone);
+  if (stage == Stage::kRoom) return use_room();
+  if (succeeded) {
+    if (stage != Stage::kReserve && request.state() == RequestState::kReady) return pick_resident(request);
+    if (stage == Stage::kReserve) add_resident(request);
+    return std::nullopt;
+  }
+  if (made_room_ || stage == Stage::kUpload) return block(need_);
+  if (stage == Stage::kReserve)
+    return make_room(core_.kv.num_blocks_to_reserve(request.seq(), request.length()), Need::kGrowth);
+  return make_room(request.start_need() + growth_blocks_, Need::kAdmission);
+}
+
+BatchPicker::Asked BatchPicker::ask(Move::Kind kind, Stage then) {
+  stage_ = then;
+  return Move{.kind = kind, .request = request_, .spare_blocks = growth_blocks_};
+}
+
+BatchPicker::Asked BatchPicker::ask_for_memory() {
+  switch (request_->place()) {
+    case Place::kResident: return ask(Move::Kind::kReserve, Stage::kReserve);
+    case Place::kHost: return ask(Move::Kind::kUpload, Stage::kUpload);
+    default: return ask(Move::Kind::kStart, Stage::kStart);
   }
 }
 
 std::int32_t BatchPicker::prefill_budget() const {
   constexpr std::int32_t kLeast = 64;
-  const double most_s = core_.policy->most_prefill_s();
+  const double most_s = policy_.most_prefill_s();
   const std::int32_t chunk = core_.config.max_prefill_chunk_tokens;
   const double chunk_s = core_.latency.prefill_s(chunk, 0) - core_.latency.prefill_s(0, 0);
   if (!(most_s < 1e6) || chunk_s <= 0.0) return budget_;
@@ -79,53 +124,48 @@ std::int32_t BatchPicker::kept_for_decodes() const {
   return std::min({slots_, std::max(0, residents_left_), budget_ / 2});
 }
 
-void BatchPicker::pick_resident(Request& request) {
+BatchPicker::Asked BatchPicker::pick_resident(Request& request) {
   --residents_left_;
   const bool leaving =
       request.ending() != FinishReason::kNone || request.park_requested() || request.left_out_step() == core_.step;
-  if (leaving || request.ends_in_flight()) return;
+  if (leaving || request.ends_in_flight()) return std::nullopt;
   const std::int32_t remaining = request.length() - request.scheduled();
   FS_CHECK(remaining >= 1, "request ", request.id, " has nothing left to compute");
-  const bool decode = remaining == 1;
-  if (decode ? level_decodes_ >= budget_ : !has_tokens_for_prefill()) return;
-  if (!mover_.reserve(request, request.length())) {
-    const std::int32_t need = core_.kv.num_blocks_to_reserve(request.seq(), request.length());
-    if (!make_room(request, need, Need::kGrowth) || !mover_.reserve(request, request.length()))
-      return block(request, need);
-  }
-  add(request, decode ? 1 : std::min(remaining, core_.config.max_prefill_chunk_tokens));
+  if (remaining == 1 ? level_decodes_ >= budget_ : !has_tokens_for_prefill()) return std::nullopt;
+  made_room_ = false;
+  if (core_.blocks_for(request.length()) > request.num_blocks()) return ask(Move::Kind::kReserve, Stage::kReserve);
+  add_resident(request);
+  return std::nullopt;
 }
 
-void BatchPicker::pick_parked(Request& request) {
-  if (request.parked_step() == core_.step) return block(request, 0);
+BatchPicker::Asked BatchPicker::pick_parked(Request& request) {
+  if (request.parked_step() == core_.step) return block(0);
   const std::int32_t to_upload = core_.kv.num_blocks_to_upload(request.seq());
   const std::int32_t blocks = core_.blocks_for(request.length());
-  const std::int32_t to_grow = std::max(first_growth(blocks), blocks - core_.blocks_for(request.num_computed()));
-  const std::int32_t need = std::min(to_upload + to_grow, core_.num_device_blocks()) + growth_blocks_;
-  if (core_.num_free() < need && !make_room(request, need, Need::kAdmission)) return block(request, need);
-  if (!mover_.upload(request, Decision::kUploadedOnDemand)) return block(request, need);
-  if (request.state() == RequestState::kReady) pick_resident(request);
+  const std::int32_t to_grow = std::max(core_.first_growth(blocks), blocks - core_.blocks_for(request.num_computed()));
+  need_ = std::min(to_upload + to_grow, core_.num_device_blocks()) + growth_blocks_;
+  if (core_.num_free() < need_) return make_room(need_, Need::kAdmission);
+  return ask(Move::Kind::kUpload, Stage::kUpload);
 }
 
-void BatchPicker::pick_waiting(Request& request) {
+BatchPicker::Asked BatchPicker::pick_waiting(Request& request) {
   if (!has_tokens_for_prefill()) {
     places_ = mask_of(Place::kResident);
-    return;
+    return std::nullopt;
   }
-  if (request.parked_step() == core_.step) return block(request, 0);
+  if (request.parked_step() == core_.step) return block(0);
   // Streams that lost their KV wait among the promoted, if anywhere.
-  if (has_streams_enough(request) || !core_.policy->may_start(request)) {
+  if (has_streams_enough(request) || !policy_.may_start(request)) {
     if (!request.queue().starving) places_ &= static_cast<PlaceMask>(~mask_of(Place::kWaiting));
-    return;
+    return std::nullopt;
   }
   const std::int32_t free = core_.num_free() - growth_blocks_ - request.start_need();
-  if (drop_budget_s_ < 0.0 && free < debt_margin_blocks() && !is_first()) return block(request, 0);
-  if (free < room_for_growth() && !is_first() && request.num_outputs() == 0) return block(request, 0);
-  const auto short_of = [&] { return core_.num_free() < request.start_need() + growth_blocks_; };
-  if (!(short_of() && core_.step < request.next_probe_step()) && try_start(request)) return;
-  const std::int32_t need = request.start_need() + growth_blocks_;
-  if (make_room(request, need, Need::kAdmission) && try_start(request)) return;
-  block(request, need);
+  if (drop_budget_s_ < 0.0 && free < debt_margin_blocks() && !is_first()) return block(0);
+  if (free < room_for_growth() && !is_first() && request.num_outputs() == 0) return block(0);
+  made_room_ = false;
+  const bool known_short = free < 0 && core_.step < request.next_probe_step();
+  return known_short ? make_room(request.start_need() + growth_blocks_, Need::kAdmission)
+                     : ask(Move::Kind::kStart, Stage::kStart);
 }
 
 std::int32_t BatchPicker::room_for_growth() const {
@@ -140,57 +180,38 @@ bool BatchPicker::has_streams_enough(const Request& before) const {
   const std::int64_t most_moving = std::min(most_started_moving_, core_.num_residents() + Exchange::most_away(core_));
   if (core_.num_started < most_moving) return false;
   constexpr PlaceMask kMoving = mask_of(Place::kTransit) | mask_of(Place::kHost);
-  const bool moving = core_.policy->next(nullptr, kMoving) != nullptr;
+  const bool moving = policy_.next(nullptr, kMoving) != nullptr;
   if (!moving && core_.num_started < most_started_resident_) return false;
   constexpr PlaceMask kStarted = mask_of(Place::kResident) | mask_of(Place::kTransit) | mask_of(Place::kHost);
-  const Request* const last = core_.policy->prev(nullptr, kStarted);
+  const Request* const last = policy_.prev(nullptr, kStarted);
   // With all of them away nothing would run; and those of a class behind its own do not count.
   return last && last->options.priority <= before.options.priority;
 }
 
-bool BatchPicker::try_start(Request& request) {
-  const std::int32_t free_before = core_.num_free();
-  mover_.begin(request);
-  const bool on_host = core_.kv.residency(request.seq()) == kv::Residency::kHost;
-  const std::int32_t blocks = core_.blocks_for(request.length());
-  const std::int32_t need =
-      first_growth(blocks) +
-      (on_host ? core_.kv.num_blocks_to_upload(request.seq()) + blocks - core_.blocks_for(request.num_computed())
-               : core_.kv.num_blocks_to_reserve(request.seq(), request.length()));
-  const std::int32_t free = core_.num_free();
-  if (need + growth_blocks_ > free) {
-    mover_.cancel(request);
-    mover_.expect_start(request, std::min(need + free_before - free, core_.num_device_blocks()),
-                        core_.step + kProbeInterval);
-    return false;
-  }
-  core_.count_started(request, true);
-  request.note(Decision::kStarted, core_.now_s);
-  if (on_host) {
-    core_.move(request, RequestState::kParked);
-    mover_.adopt_host_prefix(request);
-    FS_CHECK(mover_.upload(request, Decision::kUploadedOnDemand), "request ", request.id,
-             " was measured to fit but does not");
-    if (request.state() == RequestState::kReady) pick_resident(request);
-    return true;
-  }
-  FS_CHECK(mover_.reserve(request, request.length()), "request ", request.id, " was measured to fit but does not");
-  core_.move(request, RequestState::kReady);
-  pick_resident(request);
-  return true;
+BatchPicker::Asked BatchPicker::make_room(std::int32_t need, Need why) {
+  need_ = need;
+  why_ = why;
+  took_from_capped_ = false;
+  stage_ = Stage::kRoom;
+  if (have() < need && (why == Need::kGrowth || may_evict_)) choose_victims(false);
+  return std::nullopt;
 }
 
-bool BatchPicker::make_room(Request& behind, std::int32_t need, Need why) {
-  const auto have = [&] { return core_.num_free() + mover_.blocks_leaving() + left_out_ - claimed_; };
-  if (have() < need && (why == Need::kGrowth || may_evict_)) free_behind(behind, need, have(), why, false);
-  if (have() < need && why == Need::kGrowth) free_behind(behind, need, have(), why, true);
-  return core_.num_free() >= need;
+BatchPicker::Asked BatchPicker::use_room() {
+  if (have() < need_ && why_ == Need::kGrowth && !std::exchange(took_from_capped_, true)) {
+    stage_ = Stage::kRoom;
+    choose_victims(true);
+    return std::nullopt;
+  }
+  if (core_.num_free() < need_) return block(need_);
+  made_room_ = true;
+  return ask_for_memory();
 }
 
 bool BatchPicker::usable(const SwapPlanner::Victim& victim, const Request& behind) const {
   const Request& request = *victim.request;
   const bool gone = request.place() != Place::kResident || request.left_out_step() == core_.step;
-  return !gone && core_.policy->before(behind, request);
+  return !gone && policy_.before(behind, request);
 }
 
 /// The candidates are ranked once and used up by all who are short in this step; ranked anew only when they run out.
@@ -206,61 +227,66 @@ std::span<const SwapPlanner::Victim> BatchPicker::victims_for(const Request& beh
   return victims_;
 }
 
-void BatchPicker::free_behind(Request& behind, std::int32_t need, std::int32_t have, Need why, bool even_capped) {
+void BatchPicker::choose_victims(bool even_capped) {
   // Blocks that victims share count for none of them, so their sum is a lower bound; who waits for such blocks waits
   // until one of their holders ends.
+  const Request& behind = *request_;
   const bool first = is_first();
-  const bool grows = why == Need::kGrowth;
+  const bool grows = why_ == Need::kGrowth;
   // Classes are strict: the first in order takes from those behind its class what it needs.
   const auto outranked = [&](const SwapPlanner::Victim& victim) {
     return first && core_.config.policy != PolicyKind::kFcfs &&
            victim.request->options.priority > behind.options.priority;
   };
-  Exchange exchange(core_, planner_, behind, need - have);
+  std::int32_t blocks = have();
+  Exchange exchange(core_, planner_, behind, need_ - blocks);
   bool pays = true;
   chosen_.clear();
+  num_gone_ = 0;
   for (const auto& victim : victims_for(behind, even_capped)) {
-    if (have >= need) break;
+    if (blocks >= need_) break;
     if (!usable(victim, behind) || (victim.num_blocks == 0 && !(first && grows))) continue;
     if (!grows && !outranked(victim)) {
       if (!exchange.allows(victim)) continue;
       exchange.add(victim);
       pays = exchange.pays();
     }
-    have += victim.num_blocks;
+    blocks += victim.num_blocks;
     chosen_.push_back(&victim);
   }
   // Evicting for a start that would still not fit only costs.
-  if (!grows && (have < need || !pays)) return;
-  if (exchange.dropped_s() > std::max(0.0, drop_budget_s_) && !(first && budget_full_)) return;
-  for (const SwapPlanner::Victim* victim : chosen_) {
-    Request& request = *victim->request;
-    drop_budget_s_ -= exchange.recompute_s(*victim);
-    if (victim->in_flight) {
-      mover_.leave_out(request);
-      request.note(Decision::kLeftOut, core_.now_s);
-      left_out_ += victim->num_blocks;
-      continue;
-    }
-    mover_.evict(request, planner_.how_to_evict(request));
-    evicted_ = true;
-  }
+  const bool in_vain = !grows && (blocks < need_ || !pays);
+  const bool too_dear = exchange.dropped_s() > std::max(0.0, drop_budget_s_) && !(first && budget_full_);
+  if (in_vain || too_dear) chosen_.clear();
 }
 
-void BatchPicker::block(Request& request, std::int32_t claim) {
+BatchPicker::Asked BatchPicker::next_eviction() {
+  const SwapPlanner::Victim& victim = *chosen_[num_gone_++];
+  drop_budget_s_ -= planner_.recompute_s(victim);
+  if (victim.in_flight) {
+    left_out_ += victim.num_blocks;
+    return Move{.kind = Move::Kind::kLeaveOut, .request = victim.request};
+  }
+  evicted_ = true;
+  return Move{.kind = Move::Kind::kEvict, .request = victim.request, .how = planner_.how_to_evict(*victim.request)};
+}
+
+BatchPicker::Asked BatchPicker::block(std::int32_t claim) {
   places_ = mask_of(Place::kResident);
   blocked_ = true;
   claimed_ += claim;
-  request.note(Decision::kBlockedByMemory, core_.now_s);
+  return ask(Move::Kind::kBlock, Stage::kDone);
 }
 
-void BatchPicker::add(Request& request, std::int32_t count) {
+void BatchPicker::add_resident(Request& request) {
   --slots_;
   growth_blocks_ += planner_.growth(request, request.length());
-  if (request.length() - request.scheduled() == 1) {
+  const std::int32_t remaining = request.length() - request.scheduled();
+  if (remaining == 1) {
     ++level_decodes_;
     picks_.push_back({&request, request.scheduled(), 1});
   } else {
+    const std::int32_t count = std::min(remaining, core_.config.max_prefill_chunk_tokens);
     level_wanted_ += count;
     level_prefills_.push_back({&request, request.scheduled(), count});
   }

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <vector>
 
@@ -21,7 +22,32 @@ struct Pick {
   std::int32_t count = 0;
 };
 
-/// Fills the batch: walks the order of the policy, takes what fits, and gets memory for it.
+/// What has to be done before the picker can go on, since its next decision depends on what comes of it.
+struct Move {
+  enum class Kind : std::uint8_t {
+    kReserve,   // device blocks for all its tokens; may fail
+    kStart,     // its KV, beside `spare_blocks` that stay free; may fail
+    kUpload,    // its KV, which is on the host; may fail
+    kEvict,     // its KV, as `how` says
+    kLeaveOut,  // of this plan, to evict it once no plan in flight contains it
+    kExpect,    // its upload: its turn came first
+    kBlock,     // it wants memory and does not get it
+  };
+  Kind kind = Kind::kReserve;
+  Request* request = nullptr;
+  Decision how = Decision::kNone;
+  std::int32_t spare_blocks = 0;
+};
+
+/// What a plan consists of. Valid until the next plan is begun.
+struct Batch {
+  std::span<const Pick> picks;     // rows with one token first
+  std::int32_t growth_blocks = 0;  // that the rows will grow by in the next H iterations
+  bool evicted = false;
+  bool blocked = false;  // a request wanted memory and did not get it
+};
+
+/// Decides what the batch consists of, and whose KV has to move for it; changes no request, no KV and no order. Walks the order of the policy, takes what fits, and gets memory for it.
 ///
 /// - Slots go in order. Tokens go level by level; within a level decodes before prefill chunks, and where two prefills
 ///   want tokens the first takes at most half of what is left.
@@ -31,9 +57,6 @@ struct Pick {
 /// - Nothing in a plan in flight is evicted: a victim there is left out of this plan first.
 class BatchPicker {
  public:
-  /// A start that failed for want of memory is measured anew (O(prompt)) after this many steps: what it shares with the
-  /// prefix cache may have changed.
-  static constexpr std::int64_t kProbeInterval = 64;
   static constexpr double kDebtMargin = 0.05;  // of the device's blocks
   /// Where KV has nowhere to go but away, a start leaves room for what the others grow by in so many iterations, at most
   /// one block in so many: else their growth drops one of them.
@@ -41,35 +64,43 @@ class BatchPicker {
   static constexpr std::int32_t kGrowthPart = 10;
   static constexpr std::size_t kWalkStride = 32;  // members of a level fetched at once
 
-  BatchPicker(SchedulerCore& core, SwapPlanner& planner, KvMover& mover)
-      : core_(core), planner_(planner), mover_(mover) {}
+  BatchPicker(const SchedulerCore& core, SwapPlanner& planner, const KvMover& mover)
+      : core_(core), policy_(*core.policy), planner_(planner), mover_(mover) {}
 
   /// Requests that may be started and unfinished when a turn takes so long: with more, not all streams could get one
   /// within the longest pause. No limit but under `learned`: `slo` has a finer one, the others keep no such pause.
   static std::int64_t most_started(const SchedulerConfig& config, double turn_s);
 
-  /// Rows with one token first. `may_evict`: to start others; growth may always evict. To start others KV is dropped
+  /// Begin a plan. `may_evict`: to start others; growth may always evict. To start others KV is dropped
   /// only as far as computing it again takes no more than `drop_budget_s`; the first in order may overdraw a full budget,
   /// and takes what it needs from those of the classes behind its own. Within a class memory changes hands where that
-  /// pays, see Exchange. Valid until the next call.
-  std::span<const Pick> pick(bool may_evict, double drop_budget_s, bool budget_full);
-
-  /// Blocks the picked rows will grow by in the next H iterations.
-  std::int32_t growth_blocks() const { return growth_blocks_; }
-  bool evicted() const { return evicted_; }
-  /// Somebody wanted memory and did not get it.
-  bool blocked() const { return blocked_; }
+  /// pays, see Exchange.
+  void begin(bool may_evict, double drop_budget_s, bool budget_full);
+  /// The next move; it has to be carried out before the next call, which is told whether it succeeded. None: the batch is
+  /// complete.
+  std::optional<Move> next(bool succeeded);
+  Batch batch() const { return {picks_, growth_blocks_, evicted_, blocked_}; }
 
  private:
   enum class Need : std::uint8_t { kGrowth, kAdmission };
+  /// What the request that is considered waits for: the outcome of a move, or evictions.
+  enum class Stage : std::uint8_t { kDone, kReserve, kStart, kUpload, kRoom };
+  using Asked = std::optional<Move>;
 
-  /// Consider the requests in the order of the policy until the batch is full.
-  void walk();
-  void consider(Request& request);
-  void pick_resident(Request& request);
-  void pick_parked(Request& request);
-  void pick_waiting(Request& request);
-  bool try_start(Request& request);
+  /// The next request in the order of the policy; null: the batch is full, or no request is left.
+  Request* walk();
+  Asked consider(Request& request);
+  Asked resume(Request& request, bool succeeded);
+  Asked pick_resident(Request& request);
+  Asked pick_parked(Request& request);
+  Asked pick_waiting(Request& request);
+  Asked ask(Move::Kind kind, Stage then);
+  Asked ask_for_memory();
+  Asked make_room(std::int32_t need, Need why);
+  Asked use_room();
+  Asked next_eviction();
+  Asked block(std::int32_t claim);
+  void add_resident(Request& request);
   /// No further stream may begin before some of those there are have ended.
   bool has_streams_enough(const Request& before) const;
   std::int32_t room_for_growth() const;
@@ -79,10 +110,11 @@ class BatchPicker {
   }
   /// Nobody is picked yet: whoever is looked at must get on.
   bool is_first() const { return picks_.empty() && prefills_.empty() && level_prefills_.empty(); }
-  bool make_room(Request& behind, std::int32_t need, Need why);
+  /// Blocks that are free, or will be without further evictions.
+  std::int32_t have() const { return core_.num_free() + mover_.blocks_leaving() + left_out_ - claimed_; }
   bool usable(const SwapPlanner::Victim& victim, const Request& behind) const;
   std::span<const SwapPlanner::Victim> victims_for(const Request& behind, bool even_capped);
-  void free_behind(Request& behind, std::int32_t need, std::int32_t have, Need why, bool even_capped);
+  void choose_victims(bool even_capped);
   /// The second prefill of a level gets tokens even where the first wants all of them.
   bool has_tokens_for_prefill() const {
     const std::int32_t left = std::min(budget_ - level_decodes_ - kept_for_decodes(), prefill_budget_);
@@ -90,20 +122,27 @@ class BatchPicker {
   }
   /// Tokens for residents that come later in the order: a decode costs an iteration next to nothing, a pause costs more.
   std::int32_t kept_for_decodes() const;
-  void block(Request& request, std::int32_t claim);
   /// Tokens of the prefills that the policy allows in an iteration.
   std::int32_t prefill_budget() const;
   void close_level();
-  void add(Request& request, std::int32_t count);
-  /// Blocks beyond `tokens` that a start keeps for its first output.
-  std::int32_t first_growth(std::int32_t blocks) const { return blocks < core_.num_device_blocks() ? 1 : 0; }
 
-  SchedulerCore& core_;
+  const SchedulerCore& core_;
+  const Policy& policy_;
   SwapPlanner& planner_;
-  KvMover& mover_;
+  const KvMover& mover_;
   // Where all KV is on the device, an iteration may follow a turn and be as long; where KV moves, the turns are long.
   std::int64_t most_started_resident_ = most_started(core_.config, 2 * Mlfq::kResidentTurnS);
   std::int64_t most_started_moving_ = most_started(core_.config, Mlfq::kTurnS);
+
+  std::array<Request*, kWalkStride> run_{};  // of one level, being walked
+  std::size_t run_size_ = 0;
+  std::size_t run_at_ = 0;
+  Request* request_ = nullptr;  // being considered
+  Stage stage_ = Stage::kDone;
+  Need why_ = Need::kGrowth;
+  std::int32_t need_ = 0;  // blocks that it waits for
+  bool made_room_ = false;
+  bool took_from_capped_ = false;  // to make it
 
   std::vector<Pick> picks_;            // rows with one token
   std::vector<Pick> prefills_;         // rows with more
@@ -121,6 +160,7 @@ class BatchPicker {
   std::int32_t left_out_ = 0;                       // blocks of victims left out of this plan
   std::span<const SwapPlanner::Victim> victims_;    // of this step, best first; some may be used up
   std::vector<const SwapPlanner::Victim*> chosen_;  // of them, to go now
+  std::size_t num_gone_ = 0;                        // of those
   bool victims_even_capped_ = false;
   std::array<bool, 2> exhausted_{};  // nobody is left to evict; second: even among those parked too often
   PlaceMask places_ = kAnyPlace;

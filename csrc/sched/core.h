@@ -33,6 +33,8 @@ struct SchedulerCore {
   std::int32_t num_device_blocks() const { return kv_config.num_device_blocks; }
   std::int32_t num_free() const { return kv.num_free(kv::Tier::kDevice); }
   std::int32_t blocks_for(std::int32_t num_tokens) const { return (num_tokens + block_size() - 1) / block_size(); }
+  /// Blocks beyond `blocks` that a start keeps for its first output.
+  std::int32_t first_growth(std::int32_t blocks) const { return blocks < num_device_blocks() ? 1 : 0; }
   double upload_s(std::int32_t num_blocks) const { return num_blocks * config.block_bytes / config.upload_bytes_per_s; }
   double offload_s(std::int32_t num_blocks) const {
     return num_blocks * config.block_bytes / config.offload_bytes_per_s;

@@ -24,12 +24,6 @@ std::int64_t Exchange::most_away(const SchedulerCore& core) {
   return learns(config.policy) && turns < 1e9 ? static_cast<std::int64_t>(turns) : kNoLimit;
 }
 
-double Exchange::recompute_s(const SwapPlanner::Victim& victim) const {
-  const bool moves = planner_.how_to_evict(*victim.request) == Decision::kOffloaded &&
-                     victim.num_copies <= core_.kv.num_free(kv::Tier::kHost);
-  return moves ? 0.0 : core_.recompute_s(*victim.request);
-}
-
 bool Exchange::may_pause(const SwapPlanner::Victim& victim) const {
   if (victim.request->num_outputs() == 0) return true;
   const std::int64_t away = core_.num_away() + num_paused_ + 1;
@@ -38,13 +32,13 @@ bool Exchange::may_pause(const SwapPlanner::Victim& victim) const {
 }
 
 bool Exchange::allows(const SwapPlanner::Victim& victim) const {
-  if (paused_too_long_) return victim.request->num_outputs() == 0 || recompute_s(victim) == 0.0;
+  if (paused_too_long_) return victim.request->num_outputs() == 0 || planner_.recompute_s(victim) == 0.0;
   const double work_s = core_.policy->work_s(*victim.request);
   return work_s < std::numeric_limits<double>::infinity() && work_s > kMargin * work_s_ && may_pause(victim);
 }
 
 void Exchange::add(const SwapPlanner::Victim& victim) {
-  const double again_s = recompute_s(victim);
+  const double again_s = planner_.recompute_s(victim);
   const double rows = 1.0 + static_cast<double>(core_.num_in(RequestState::kRunning));
   gain_s_ = std::min(gain_s_, core_.policy->work_s(*victim.request));
   cost_s_ += work_s_ + (again_s > 0.0 ? again_s * rows : copy_s(victim));

@@ -32,8 +32,6 @@ class Exchange {
   /// Seconds of iterations that computing again takes what was dropped.
   double dropped_s() const { return dropped_s_; }
 
-  /// The same of one victim: 0 where it is moved to the host.
-  double recompute_s(const SwapPlanner::Victim& victim) const;
   /// Streams that may be away from the device while each is to have its turn within the longest pause, on a seat for
   /// every fourth resident. No limit but under the policies that keep max_pause_s.
   static std::int64_t most_away(const SchedulerCore& core);

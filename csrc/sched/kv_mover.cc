@@ -24,9 +24,38 @@ void KvMover::end(Request& request) {
   request.KvState::end();
 }
 
-void KvMover::cancel(Request& request) {
-  end(request);
-  request.lose_computed();
+bool KvMover::start(Request& request, std::int32_t spare_blocks) {
+  const std::int32_t free_before = core_.num_free();
+  begin(request);
+  const bool on_host = core_.kv.residency(request.seq()) == Residency::kHost;
+  const std::int32_t blocks = core_.blocks_for(request.length());
+  const std::int32_t need =
+      core_.first_growth(blocks) +
+      (on_host ? core_.kv.num_blocks_to_upload(request.seq()) + blocks - core_.blocks_for(request.num_computed())
+               : core_.kv.num_blocks_to_reserve(request.seq(), request.length()));
+  const std::int32_t free = core_.num_free();
+  if (need + spare_blocks > free) {
+    end(request);
+    request.lose_computed();
+    request.expect_start(std::min(need + free_before - free, core_.num_device_blocks()), core_.step + kProbeInterval);
+    return false;
+  }
+  core_.count_started(request, true);
+  request.note(Decision::kStarted, core_.now_s);
+  if (on_host) {
+    core_.move(request, RequestState::kParked);
+    request.adopt_host_prefix();
+    FS_CHECK(upload(request, Decision::kUploadedOnDemand), "request ", request.id, " was measured to fit but does not");
+    return true;
+  }
+  FS_CHECK(reserve(request, request.length()), "request ", request.id, " was measured to fit but does not");
+  core_.move(request, RequestState::kReady);
+  return true;
+}
+
+void KvMover::leave_out(Request& request) {
+  request.leave_out(core_.step);
+  request.note(Decision::kLeftOut, core_.now_s);
 }
 
 void KvMover::refresh_blocks(Request& request) { request.hold_blocks(core_.kv.device_blocks(request.seq())); }

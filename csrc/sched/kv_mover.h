@@ -15,22 +15,23 @@ class KvMover {
   /// After this many failed uploads the KV is dropped and computed again.
   static constexpr std::int32_t kMaxFailedUploads = 3;
 
+  /// A start that failed for want of memory is measured anew (O(prompt)) after this many steps: what it shares with the
+  /// prefix cache may have changed.
+  static constexpr std::int64_t kProbeInterval = 64;
+
   explicit KvMover(SchedulerCore& core) : core_(core) {}
 
-  /// Start the KV of a waiting request, with what the prefix cache holds of it; its state does not change.
-  void begin(Request& request);
+  /// Start the KV of a waiting request, with what the prefix cache holds of it: ready, or on its way from the host. False,
+  /// with what it takes measured, when that would leave fewer than `spare_blocks` free.
+  bool start(Request& request, std::int32_t spare_blocks);
   /// Give the KV up. The state does not change.
   void end(Request& request);
-  /// Take back begin(): the request does not start in this step.
-  void cancel(Request& request);
-  /// The KV that a start began with is a cached prefix on the host.
-  void adopt_host_prefix(Request& request) { request.adopt_host_prefix(); }
   /// A start takes `num_blocks`, as measured; that holds until `until_step`.
   void expect_start(Request& request, std::int32_t num_blocks, std::int64_t until_step = 0) {
     request.expect_start(num_blocks, until_step);
   }
   /// It goes without this step, so that it can be evicted once no plan in flight contains it.
-  void leave_out(Request& request) { request.leave_out(core_.step); }
+  void leave_out(Request& request);
   /// It may come back in the step in which it was parked.
   void allow_return(Request& request) { request.allow_return(); }
   /// Its turn came before its KV did.
@@ -67,6 +68,7 @@ class KvMover {
     Request* request = nullptr;
     std::int32_t num_blocks = 0;  // device blocks that come free; 0 for an upload
   };
+  void begin(Request& request);
   void issue(kv::Transfer transfer);
   void refresh_blocks(Request& request);
   void count_park(Request& request, Decision how);

@@ -35,7 +35,8 @@ std::shared_ptr<const StepPlan> Scheduler::schedule(double now_s) {
   expire_deadlines();
   core_.stats.promotions += core_.policy->promote_starving(core_.now_s);
   process_parks();
-  const auto picks = picker_.pick(!governor_.active(), governor_.drop_budget_s(), governor_.budget_is_full());
+  fill_batch();
+  const auto picks = picker_.batch().picks;
   note_picks(picks);
   move_kv();
   const StepId step{core_.step};
@@ -46,6 +47,26 @@ std::shared_ptr<const StepPlan> Scheduler::schedule(double now_s) {
   table_.purge(plan->ended_slots);
   ++core_.step;
   return plan;
+}
+
+void Scheduler::fill_batch() {
+  picker_.begin(!governor_.active(), governor_.drop_budget_s(), governor_.budget_is_full());
+  bool succeeded = true;
+  while (const auto move = picker_.next(succeeded)) succeeded = carry_out(*move);
+}
+
+bool Scheduler::carry_out(const Move& move) {
+  Request& request = *move.request;
+  switch (move.kind) {
+    case Move::Kind::kReserve: return mover_.reserve(request, request.length());
+    case Move::Kind::kStart: return mover_.start(request, move.spare_blocks);
+    case Move::Kind::kUpload: return mover_.upload(request, Decision::kUploadedOnDemand);
+    case Move::Kind::kEvict: mover_.evict(request, move.how); break;
+    case Move::Kind::kLeaveOut: mover_.leave_out(request); break;
+    case Move::Kind::kExpect: mover_.note_late_upload(request); break;
+    case Move::Kind::kBlock: request.note(Decision::kBlockedByMemory, core_.now_s); break;
+  }
+  return true;
 }
 
 void Scheduler::note_picks(std::span<const Pick> picks) {
@@ -96,7 +117,7 @@ void Scheduler::count_preemptions() {
 std::int32_t Scheduler::watermark_blocks() const {
   const double arrivals = arrivals_.blocks_per_s(core_.now_s) * core_.config.reserve_iterations * iteration_s_;
   const double limit = kMaxArrivalShare * core_.num_device_blocks();
-  return picker_.growth_blocks() + static_cast<std::int32_t>(std::ceil(std::min(arrivals, limit)));
+  return picker_.batch().growth_blocks + static_cast<std::int32_t>(std::ceil(std::min(arrivals, limit)));
 }
 
 void Scheduler::move_kv() {
@@ -105,10 +126,10 @@ void Scheduler::move_kv() {
   if (!swaps || governor_.active()) return;
   if (core_.config.proactive_offload) {
     const std::int32_t watermark = watermark_blocks();
-    const bool evicted = picker_.evicted();
+    const bool evicted = picker_.batch().evicted;
     offload_ahead(watermark);
     // Nothing comes ahead of its turn in a step that moved something out, or while somebody before it waits for memory.
-    if (!evicted && !picker_.blocked()) upload_ahead(watermark);
+    if (!evicted && !picker_.batch().blocked) upload_ahead(watermark);
   }
   if (core_.config.write_through) mirror_idle();
 }

@@ -134,6 +134,9 @@ class Scheduler {
   void upload_ahead(std::int32_t watermark);
   void mirror_idle();
   std::int32_t watermark_blocks() const;
+  void fill_batch();
+  /// False when there is no memory for it.
+  bool carry_out(const Move& move);
   void note_picks(std::span<const Pick> picks);
   void count_look_up(Request& request);
   InFlight launch(const StepPlan& plan, std::span<const Pick> picks);

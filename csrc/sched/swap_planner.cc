@@ -53,6 +53,12 @@ Decision SwapPlanner::how_to_evict(const Request& request) const {
                                                                        : Decision::kOffloaded;
 }
 
+double SwapPlanner::recompute_s(const Victim& victim) const {
+  const bool moves =
+      how_to_evict(*victim.request) == Decision::kOffloaded && victim.num_copies <= core_.kv.num_free(kv::Tier::kHost);
+  return moves ? 0.0 : core_.recompute_s(*victim.request);
+}
+
 std::span<Request* const> SwapPlanner::uploads() {
   by_enst_.clear();
   int seen = 0;

@@ -45,6 +45,9 @@ class SwapPlanner {
   /// kOffloaded, or the kDropped... that says why its KV is to be recomputed instead.
   Decision how_to_evict(const Request& request) const;
 
+  /// Seconds of iterations that computing its KV again takes; 0 where it is moved to the host.
+  double recompute_s(const Victim& victim) const;
+
   /// Parked requests whose turn comes within the time an upload takes, by ascending ENST; those whose upload was told
   /// to wait (held) are not in the queues and hence not here. Valid until the next call.
   std::span<Request* const> uploads();
