@@ -175,10 +175,6 @@ void define_calls(py::class_<Scheduler>& scheduler) {
           "End a request at a stop string that was found in its outputs, of which the first num_tokens are the answer. "
           "False when unknown or finished; raises InvalidArgumentError when it has no such number of outputs.")
       .def(
-          "park", &Scheduler::park, py::arg("request_id"), py::arg("hold"), py::arg("now_s"),
-          "Take the KV off the device once it is in no plan; with hold it stays away until unpark. False when unknown.")
-      .def("unpark", &Scheduler::unpark, py::arg("request_id"), py::arg("now_s"), "Undo park. False when unknown.")
-      .def(
           "schedule",
           [](Scheduler& self, double now_s) { return std::const_pointer_cast<StepPlan>(self.schedule(now_s)); },
           py::arg("now_s"), "Plan the next iteration; at most two plans may be in flight.")
@@ -226,7 +222,6 @@ void define_calls(py::class_<Scheduler>& scheduler) {
       .def_property_readonly("has_unfinished", &Scheduler::has_unfinished)
       .def_property_readonly("has_events", &Scheduler::has_events, "Whether take_events() would return any.")
       .def_property_readonly("num_unfinished", &Scheduler::num_unfinished)
-      .def_property_readonly("num_plans_in_flight", &Scheduler::num_plans_in_flight)
       .def_property_readonly("num_transfers_in_flight", &Scheduler::num_transfers_in_flight);
 }
 

@@ -163,7 +163,6 @@ void register_statistics(py::module_& module) {
   FS_STAT(level_requests);
   FS_STAT(device_usage);
   FS_STAT(host_usage);
-  FS_STAT(thrash_governor_active);
   FS_STAT(iterations);
   FS_STAT(iteration_tokens);
   FS_STAT(preemptions);
@@ -173,14 +172,11 @@ void register_statistics(py::module_& module) {
   FS_STAT(thrash_governor_trips);
   FS_STAT(parks);
   FS_STAT(swaps);
-  FS_STAT(swaps_without_copy);
   FS_STAT(recomputes);
   FS_STAT(recomputes_by_mode);
   FS_STAT(recomputes_cheaper);
   FS_STAT(recomputes_host_full);
   FS_STAT(recomputes_no_host);
-  FS_STAT(recomputes_copy_failed);
-  FS_STAT(recomputes_empty);
   FS_STAT(recomputed_tokens);
   FS_STAT(dropped_s);
   FS_STAT(offload_blocks);
@@ -191,7 +187,6 @@ void register_statistics(py::module_& module) {
   FS_STAT(uploads_hit);
   FS_STAT(uploads_late);
   FS_STAT(uploads_wasted);
-  FS_STAT(failed_transfers);
   FS_STAT(prefix_cache_queries);
   FS_STAT(prefix_cache_hits);
 #undef FS_STAT

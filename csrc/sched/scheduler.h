@@ -83,7 +83,6 @@ class Scheduler {
 
   bool has_unfinished() const { return num_unfinished() > 0; }
   std::int64_t num_unfinished() const { return table_.num_live(); }
-  std::int32_t num_plans_in_flight() const { return static_cast<std::int32_t>(in_flight_.size()); }
   std::int64_t num_transfers_in_flight() const { return mover_.num_transfers(); }
   SchedulerStats stats() const;
   /// Quanta of the policy's levels, seconds, from the first level on; infinite where nobody is ever demoted, none for a

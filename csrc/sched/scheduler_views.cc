@@ -31,7 +31,6 @@ SchedulerStats Scheduler::stats() const {
   };
   stats.device_usage = share(kv::Tier::kDevice);
   stats.host_usage = share(kv::Tier::kHost);
-  stats.thrash_governor_active = governor_.active();
   stats.thrash_governor_trips = governor_.trips();
   return stats;
 }

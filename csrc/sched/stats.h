@@ -16,7 +16,6 @@ struct SchedulerStats {
   std::vector<std::int32_t> level_requests;
   double device_usage = 0.0;  // share of the blocks held or in transfer
   double host_usage = 0.0;
-  bool thrash_governor_active = false;
 
   // --- policy ---
   std::int64_t iterations = 0;  // plans with rows

@@ -10,6 +10,7 @@ from fastserve.config import CacheConfig, EngineConfig, ModelConfig, SchedulerCo
 from fastserve.engine.core import EngineCore
 from fastserve.engine.request import EngineRequest
 from fastserve.types import EngineOutput, SamplingParams, SchedulingParams
+from tests import core_internals
 from tests.checkpoints import VOCAB_SIZE, tiny_checkpoint
 
 GREEDY = SamplingParams(temperature=0.0, max_tokens=24, ignore_eos=True)
@@ -105,7 +106,7 @@ def park_every(k: int) -> Callable[[Driver], None]:
         if driver.steps % k == 0:
             now_s = time.monotonic()
             for request_id in driver.unfinished:
-                driver.core.scheduler.park(request_id, False, now_s)
+                core_internals.park(driver.core.scheduler, request_id, False, now_s)
 
     return act
 

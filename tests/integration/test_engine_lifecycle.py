@@ -9,6 +9,7 @@ import pytest
 from fastserve.engine.core import EngineCore
 from fastserve.errors import DeviceError, InvalidArgumentError, OverloadedError
 from fastserve.types import FinishReason, SamplingParams
+from tests import core_internals
 from tests.core_internals import FaultInjector
 from tests.integration.engine_driver import GREEDY, Driver, engine_config, random_prompts
 
@@ -29,7 +30,7 @@ def test_random_aborts_in_every_state_leave_both_pools_empty(make_driver):
         def disturb(driver: Driver) -> None:
             for request_id in driver.unfinished:
                 if rng.random() < 0.05:
-                    driver.core.scheduler.park(request_id, False, time.monotonic())
+                    core_internals.park(driver.core.scheduler, request_id, False, time.monotonic())
                 state = driver.core.explain(request_id)["state"]
                 if rng.random() < ABORT_PROBABILITY.get(state, 0.02):
                     states.add(state)

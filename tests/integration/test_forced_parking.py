@@ -110,7 +110,7 @@ def test_a_flipped_byte_in_parked_kv_turns_the_canary_red_and_reaches_no_client(
         for _ in range(6):
             driver.step()
         for request_id in victims:
-            core.scheduler.park(request_id, True, time.monotonic())
+            core_internals.park(core.scheduler, request_id, True, time.monotonic())
         for request_id in others:  # they overwrite the device blocks of the victims
             driver.add(request_id, PROMPTS[request_id])
         while driver.unfinished != list(victims):
@@ -118,7 +118,7 @@ def test_a_flipped_byte_in_parked_kv_turns_the_canary_red_and_reaches_no_client(
         assert [core.explain(request_id)["state"] for request_id in victims] == ["parked", "parked"]
         np.asarray(core.executor.worker.transfers.arena)[:, 17] ^= 0x40  # one bit of every block on the host
         for request_id in victims:
-            core.scheduler.unpark(request_id, time.monotonic())
+            core_internals.unpark(core.scheduler, request_id, time.monotonic())
         driver.run()
         assert core_internals.num_mismatches(core.executor.worker.transfers.engine) > 0
         assert [driver.tokens[i] for i in range(len(PROMPTS))] == unparked

@@ -9,6 +9,7 @@ import pytest
 from fastserve.engine.core import EngineCore
 from fastserve.errors import InvalidArgumentError
 from fastserve.types import SamplingParams
+from tests import core_internals
 from tests.integration.engine_driver import Driver, engine_config
 
 ONE_TOKEN = SamplingParams(temperature=0.0, max_tokens=1)
@@ -161,7 +162,7 @@ def test_max_parks_per_request_spares_who_was_parked_so_often(make_driver, limit
     driver = make_driver(**ROOM_FOR_ONE, max_parks_per_request=limit)
 
     def park_once(core: EngineCore) -> None:
-        core.scheduler.park(0, False, time.monotonic())
+        core_internals.park(core.scheduler, 0, False, time.monotonic())
         while core.explain(0)["parks"] < 1 or core.explain(0)["state"] != "running":
             driver.step()
 

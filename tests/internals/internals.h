@@ -7,5 +7,6 @@ namespace fastserve::internals {
 // One registering function per room; module.cc only lists them.
 void register_kv(pybind11::module_& module);
 void register_offload(pybind11::module_& module);
+void register_sched(pybind11::module_& module);
 
 }  // namespace fastserve::internals

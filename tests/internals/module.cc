@@ -5,4 +5,5 @@ PYBIND11_MODULE(core_internals, module) {
   pybind11::module_::import("fastserve._C");  // registers the types and the errors that both modules use
   fastserve::internals::register_kv(module);
   fastserve::internals::register_offload(module);
+  fastserve::internals::register_sched(module);
 }

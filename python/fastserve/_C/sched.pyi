@@ -206,9 +206,6 @@ class SchedulerStats:
     def dropped_s(self) -> float:
         ...
     @property
-    def failed_transfers(self) -> int:
-        ...
-    @property
     def finished(self) -> int:
         ...
     @property
@@ -275,12 +272,6 @@ class SchedulerStats:
     def recomputes_cheaper(self) -> int:
         ...
     @property
-    def recomputes_copy_failed(self) -> int:
-        ...
-    @property
-    def recomputes_empty(self) -> int:
-        ...
-    @property
     def recomputes_host_full(self) -> int:
         ...
     @property
@@ -288,12 +279,6 @@ class SchedulerStats:
         ...
     @property
     def swaps(self) -> int:
-        ...
-    @property
-    def swaps_without_copy(self) -> int:
-        ...
-    @property
-    def thrash_governor_active(self) -> bool:
         ...
     @property
     def thrash_governor_trips(self) -> int:
@@ -534,10 +519,6 @@ class Scheduler:
         """
         Quanta of the policy's levels, seconds; infinite where no request is demoted, none for a policy without levels.
         """
-    def park(self, request_id: typing.SupportsInt | typing.SupportsIndex, hold: bool, now_s: typing.SupportsFloat | typing.SupportsIndex) -> bool:
-        """
-        Take the KV off the device once it is in no plan; with hold it stays away until unpark. False when unknown.
-        """
     def request_stats(self, request_id: typing.SupportsInt | typing.SupportsIndex, now_s: typing.SupportsFloat | typing.SupportsIndex) -> RequestStats:
         """
         Where the time of a request went; a finished one is known until the schedule() after its end was taken.
@@ -562,10 +543,6 @@ class Scheduler:
         """
         Tokens and ends since the last call.
         """
-    def unpark(self, request_id: typing.SupportsInt | typing.SupportsIndex, now_s: typing.SupportsFloat | typing.SupportsIndex) -> bool:
-        """
-        Undo park. False when unknown.
-        """
     @property
     def has_events(self) -> bool:
         """
@@ -573,9 +550,6 @@ class Scheduler:
         """
     @property
     def has_unfinished(self) -> bool:
-        ...
-    @property
-    def num_plans_in_flight(self) -> int:
         ...
     @property
     def num_transfers_in_flight(self) -> int:

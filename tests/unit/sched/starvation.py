@@ -17,6 +17,7 @@ import numpy as np
 
 from fastserve._C.kv import KvManager, Tier
 from fastserve._C.sched import LatencyModel, RequestOptions, Scheduler, SchedulerConfig, StepPlan
+from tests import core_internals
 
 POLICIES = ("learned", "slo", "skip-join-mlfq", "mlfq", "fcfs", "priority")
 PROMOTING = ("learned", "slo", "skip-join-mlfq", "mlfq")
@@ -145,12 +146,12 @@ class Search:
         what = rng.random()
         if what < 0.4:
             self.live[victim].held = rng.random() < 0.5 and victim >= WATCHED
-            self.scheduler.park(victim, self.live[victim].held, self.now_s)
+            core_internals.park(self.scheduler, victim, self.live[victim].held, self.now_s)
         elif what < 0.8:
             for i, request in self.live.items():
                 if request.held:
                     request.held = False
-                    self.scheduler.unpark(i, self.now_s)
+                    core_internals.unpark(self.scheduler, i, self.now_s)
                     break
         else:
             self.scheduler.abort(victim, self.now_s)

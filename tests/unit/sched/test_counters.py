@@ -2,6 +2,7 @@
 
 import pytest
 
+from tests import core_internals
 from tests.unit.sched.fake_engine import FakeEngine
 from tests.unit.sched.test_invariants import POLICIES
 
@@ -15,7 +16,7 @@ def run_parking_often(engine: FakeEngine) -> None:
         # Seldom enough that a dropped sequence makes progress: it computes its longest context within the turns between.
         if turns % 5 == 0 and engine.scheduler.stats().parks < 300:
             for request_id in engine.live():
-                engine.scheduler.park(request_id, False, engine.now_s)
+                core_internals.park(engine.scheduler, request_id, False, engine.now_s)
     engine.drain(1000)
     assert engine.scheduler.stats().parks >= 100
 

@@ -8,6 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fastserve._C.sched import FinishReason
+from tests import core_internals
 from tests.unit.sched.fake_engine import FakeEngine
 
 POLICIES = ("skip-join-mlfq", "learned", "mlfq", "fcfs", "priority", "srpt")
@@ -68,9 +69,9 @@ def disturb(engine: FakeEngine, rng: random.Random) -> None:
         else:
             assert engine.scheduler.abort(victim, engine.now_s)
     elif what in (1, 2):
-        engine.scheduler.park(victim, what == 1, engine.now_s)
+        core_internals.park(engine.scheduler, victim, what == 1, engine.now_s)
     elif what == 3:
-        engine.scheduler.unpark(victim, engine.now_s)
+        core_internals.unpark(engine.scheduler, victim, engine.now_s)
     engine.verify()
     engine.take_events()
 
@@ -92,7 +93,7 @@ def random_run(setup: dict, *, turns: int = 40, check: bool = True) -> FakeEngin
             disturb(engine, rng)
         engine.turn(iteration_s=rng.choice((0.001, 0.01, 0.05)))
     for request_id in engine.live():
-        engine.scheduler.unpark(request_id, engine.now_s)
+        core_internals.unpark(engine.scheduler, request_id, engine.now_s)
     engine.fail_transfers = min(engine.fail_transfers, 0.3)
     engine.end_transfers = 0.5
     engine.drain(max_turns=300 + 60 * sum(c.limit for c in engine.clients.values() if c.reason is None))

@@ -19,6 +19,7 @@ from fastserve._C.sched import (
     prefill_pairs,
 )
 from fastserve.errors import InvalidArgumentError
+from tests import core_internals
 from tests.plans import ARRAYS, check_plan, contents
 from tests.unit.sched.fake_engine import EOS, FakeEngine, expected_output
 
@@ -378,7 +379,7 @@ def test_all_end_though_every_request_is_parked_after_every_iteration_and_the_ho
     turns = 0
     while engine.live() and turns < 3000:
         for request_id in engine.live():
-            engine.scheduler.park(request_id, False, engine.now_s)
+            core_internals.park(engine.scheduler, request_id, False, engine.now_s)
         engine.turn(0.001)
         turns += 1
     stats = engine.scheduler.stats()
