@@ -75,14 +75,14 @@ void ThreadPool::take_chunks(const Loop& loop) {
 void ThreadPool::work() {
   std::uint64_t seen = 0;  // generation of the last loop this worker dealt with
   // The end is no generation: a worker late for the last loop could take it for that loop's, and sleep forever.
-  const auto has_news = [&] {
+  const auto has_update = [&] {
     return stopping_.load() || generation_of(state_.load(std::memory_order_acquire)) != seen;
   };
   for (;;) {
-    for (int spin = 0; !has_news() && spin < kSpinRounds; ++spin) pause_cpu();
-    if (!has_news()) {
+    for (int spin = 0; !has_update() && spin < kSpinRounds; ++spin) pause_cpu();
+    if (!has_update()) {
       std::unique_lock lock(sleep_mutex_);
-      wake_.wait(lock, has_news);
+      wake_.wait(lock, has_update);
     }
     if (stopping_.load()) return;
     std::uint64_t state = state_.load(std::memory_order_acquire);

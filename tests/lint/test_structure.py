@@ -3,12 +3,15 @@
 import re
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parents[2]
 MAX_LINES = 500
+MAX_FILES = 25  # of a folder
+UNLIMITED = {"csrc/sched", "csrc/sched/policies"}  # in rework
 
 # room -> rooms it may include, besides itself
 MAY_INCLUDE = {
@@ -65,6 +68,15 @@ def test_no_source_file_is_longer_than_the_hard_stop():
     files = sources("csrc", ".h", ".cc", ".cu", ".cuh") + sources("python", ".py") + sources("tests", ".py", ".cc")
     too_long = {str(p.relative_to(ROOT)): n for p in files if (n := len(p.read_text().splitlines())) > MAX_LINES}
     assert not too_long
+
+
+def test_no_folder_has_more_files_than_a_reader_can_survey():
+    rooms = ("csrc", "python", "bench", "docs", "tests/gpu_simulator")  # the other tests mirror them
+    listed = subprocess.run(["git", "ls-files", *rooms], cwd=ROOT, capture_output=True, text=True, check=False)
+    if listed.returncode != 0:
+        pytest.skip("not a git repository")
+    counts = Counter(str(Path(name).parent) for name in listed.stdout.splitlines())
+    assert {folder: n for folder, n in counts.items() if n > MAX_FILES and folder not in UNLIMITED} == {}
 
 
 def test_python_rooms_import_only_what_stands_below_them():
