@@ -1,4 +1,4 @@
-"""Changes of the workers' request tables, until a plan takes them along."""
+"""Changes of the workers' request tables, collected until a plan carries them."""
 
 import numpy as np
 
@@ -6,7 +6,7 @@ from fastserve.worker.request_changes import NO_CHANGES, RequestChanges, Request
 
 
 class PendingChanges:
-    """Collects them; holds no more than there are slots, however long no plan is submitted."""
+    """Collects the changes; never holds more than there are slots, however long no plan is submitted."""
 
     def __init__(self) -> None:
         self._started: dict[int, RequestStart] = {}
@@ -18,13 +18,13 @@ class PendingChanges:
         self._started[start.slot] = start
 
     def end(self, slots: np.ndarray) -> None:
-        """Requests in these slots have ended, int32; a worker that never heard of one need not free it."""
+        """Note that the requests in these slots (int32) have ended; a slot that no worker has seen is not freed there."""
         for slot in slots.tolist():
             if self._started.pop(slot, None) is None:
                 self._ended.append(slot)
 
     def take(self) -> RequestChanges:
-        """What has come together since the last call."""
+        """Return the changes since the last call."""
         if not self._started and not self._ended and not self._is_first:
             return NO_CHANGES
         changes = RequestChanges(tuple(self._started.values()), tuple(self._ended), self._is_first)

@@ -64,7 +64,7 @@ class FrontendChannel:
         self._loop.call_soon(self.receive)
 
     def receive(self) -> None:
-        """Handle the messages that have come; after many, let the loop do other things first."""
+        """Handle the messages that have arrived; after many of them, yield to the event loop."""
         for _ in range(_MAX_MESSAGES_PER_TURN):
             if self._on_message is None or not _has_messages(self._socket):
                 return

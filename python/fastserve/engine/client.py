@@ -45,7 +45,7 @@ Facts = dict[str, object]
 
 @dataclass(frozen=True, slots=True)
 class EngineListener:
-    """What the client reports; called in the event loop.
+    """Callbacks of the client, called in the event loop.
 
     Attributes:
         on_outputs: the outputs of one step came.
@@ -84,7 +84,7 @@ class EngineClient:
         return await self._ready
 
     def listen(self, listener: EngineListener) -> None:
-        """Report to `listener` from now on; nothing is missed before a sequence was sent."""
+        """Report to `listener` from now on. Call it before the first sequence is sent, so that no report is missed."""
         self._listener = listener
 
     @property
@@ -94,7 +94,7 @@ class EngineClient:
 
     @property
     def death(self) -> str | None:
-        """Why the process has ended or failed; None while nothing is known of an end."""
+        """Why the process ended or failed; None while it is not known to have ended."""
         return None if self._dead is None else str(self._dead)
 
     @property
@@ -121,7 +121,7 @@ class EngineClient:
         return await self._call(GetStats)
 
     async def explain(self, sequence_id: int) -> Facts | None:
-        """Ask what the scheduler says of a sequence; raises EngineDeadError."""
+        """Ask for the scheduler's facts about a sequence; raises EngineDeadError."""
         return await self._call(lambda call_id: Explain(sequence_id, call_id))
 
     async def close(self, *, grace_s: float = CLOSE_GRACE_S) -> None:
@@ -208,7 +208,7 @@ class EngineClient:
         self._die(EngineDeadError(f"the engine process ended with status {status}"))
 
     def _die(self, error: FastServeError, *, kill: bool = False) -> None:
-        """Fail everything that waits; later calls change nothing."""
+        """Fail all pending calls and requests; later calls change nothing."""
         if self._dead is not None:
             return
         self._dead = error

@@ -1,4 +1,4 @@
-"""What a person at a terminal sees: how far the start is, how far a batch run is, and that Ctrl-C ends it in good order."""
+"""The terminal: progress of a start and of a batch run, and an orderly stop on Ctrl-C."""
 
 import signal
 import sys
@@ -39,7 +39,7 @@ class StartProgress:
             self._end()
 
     def close(self) -> None:
-        """Leave a stage that did not come to its end."""
+        """Close the bar of a stage that did not finish."""
         if self._bar is not None:
             self._bar.close()
         self._stage = self._bar = None
@@ -95,7 +95,7 @@ class Interrupt:
 
 @contextmanager
 def deferred_interrupt() -> Iterator[Interrupt]:
-    """Let the first Ctrl-C wait for `Interrupt.check`, so that it never comes in the middle of an engine step.
+    """Defer the first Ctrl-C to `Interrupt.check`, so that it never interrupts an engine step.
 
     The second comes at once. Outside the main thread, or where the program handles SIGINT itself, nothing changes.
     """

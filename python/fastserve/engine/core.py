@@ -56,7 +56,7 @@ class _Running:
 
 @dataclass(slots=True)
 class _Counters:
-    """Those of EngineStats that the core keeps."""
+    """The counters of EngineStats that the core keeps."""
 
     iterations: int = 0
     iteration_tokens: int = 0
@@ -67,7 +67,7 @@ class _Counters:
 
 
 class EngineCore:
-    """Scheduler + executor. The scheduler is given the times of one clock, monotonic seconds."""
+    """Scheduler and executor. All times that the scheduler gets are monotonic seconds of one clock."""
 
     def __init__(
         self,
@@ -186,11 +186,11 @@ class EngineCore:
         )
 
     def abort(self, request_id: int) -> None:
-        """End a request; its last output still comes. Unknown ids are ignored."""
+        """Abort a request; its last output is still delivered. Unknown ids are ignored."""
         self.scheduler.abort(request_id, self._clock())
 
     def stop(self, request_id: int, num_tokens: int) -> None:
-        """End a request whose outputs hold a stop string, the first `num_tokens` of which are its answer.
+        """Stop a request whose output contains a stop string; its first `num_tokens` tokens are the answer.
 
         Its last output still comes. Unknown ids are ignored.
 
@@ -200,7 +200,7 @@ class EngineCore:
         self.scheduler.stop(request_id, num_tokens, self._clock())
 
     def planning_delay_s(self) -> float:
-        """How long new requests may still be taken in before step() should plan the next iteration, seconds.
+        """Return for how many seconds to accept new requests before step() should plan the next iteration.
 
         Whole milliseconds, as long as one can wait for messages; 0 also where the time left is too short to wait for.
         """
@@ -252,7 +252,7 @@ class EngineCore:
         )
 
     def stats(self) -> EngineStats:
-        """State and counters now."""
+        """Return the current state and counters."""
         scheduler = self.scheduler.stats()
         device, host = self.kv.usage(Tier.DEVICE), self.kv.usage(Tier.HOST)
         counters = self._counters
@@ -283,7 +283,7 @@ class EngineCore:
         )
 
     def explain(self, request_id: int) -> dict[str, object] | None:
-        """Why a request is where it is; None when it is unknown or finished."""
+        """Return why a request is in its state; None when it is unknown or finished."""
         try:
             return self.scheduler.explain(request_id, self._clock())
         except InvalidArgumentError:
@@ -321,7 +321,7 @@ class EngineCore:
         return StepResult(events, running.plan, output, error)
 
     def _result(self, running: _Running) -> tuple[StepOutput | None, str | None]:
-        """What an iteration gave, or why it failed."""
+        """Return the output of an iteration, or why it failed."""
         try:
             output = running.result.result()
         except DeviceLostError:  # ends the engine before anything of this iteration or a later one is given out
@@ -346,7 +346,7 @@ class EngineCore:
         self.scheduler.commit(plan.step, output.sampled, output.elapsed_s if plan.num_rows else 0.0, now_s)
 
     def _fail(self, request_id: int, why: str) -> None:
-        """End a request that cannot go on; `why` comes with its last output."""
+        """Fail a request that cannot continue; its last output says `why`."""
         if self.scheduler.fail(request_id, self._clock()):
             logger.error("request %d failed: %s", request_id, why)
             self._failures.setdefault(request_id, why)
@@ -373,7 +373,7 @@ class EngineCore:
 
 
 def _end_tokens(of_model: Iterable[int], more: Iterable[int], vocab_size: int) -> tuple[int, ...]:
-    """All of them, once each; the tokenizer's may lie outside the model's vocabulary."""
+    """Return all end tokens without duplicates; the tokenizer's may lie outside the model's vocabulary and are dropped then."""
     return tuple(dict.fromkeys((*of_model, *(i for i in more if i < vocab_size))))
 
 
@@ -387,5 +387,5 @@ def _scheduling_options(params: SchedulingParams, now_s: float) -> dict[str, int
 
 
 def _hashed(name: str) -> int:
-    """64 bits of a name; 0 for none."""
+    """Return a 64-bit hash of a name; 0 for none."""
     return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest()) if name else 0

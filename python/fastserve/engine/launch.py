@@ -43,7 +43,7 @@ class EngineProcess:
 
     @property
     def is_running(self) -> bool:
-        """Whether the process has not been seen to end."""
+        """Whether the process is not known to have ended."""
         return not self._ended.is_set()
 
     def kill(self) -> None:

@@ -73,7 +73,7 @@ class Completion:
         self._event: Facts | None = None
 
     def add(self, output: EngineOutput) -> bool:
-        """Take an engine output; return whether the completion has just ended while the engine runs on.
+        """Take an engine output; return whether the completion has just ended while the engine still runs it.
 
         It does so at a stop string, or where its text cannot be made; the latter is its error.
         """
@@ -93,7 +93,7 @@ class Completion:
 
     @property
     def stopped_after(self) -> int | None:
-        """Tokens of the answer, where a stop string ended it."""
+        """Number of tokens in the answer when a stop string ended it."""
         return None if self._stop_string is None else self._num_tokens
 
     def _add_text(self, output: EngineOutput) -> None:
@@ -111,7 +111,7 @@ class Completion:
         self._stop_string = delta.stop_string
 
     def note(self, facts: Facts) -> None:
-        """Take what the scheduler says of the completion's place, instead of what it said before."""
+        """Replace the facts about the completion's state by the scheduler's newest ones."""
         self._event = facts
 
     def take_event(self) -> RequestEvent | None:
@@ -195,7 +195,7 @@ class LiveRequest:
         return [event for event in events if event is not None]
 
     def wake_up(self) -> None:
-        """Let the consumer know that something is new."""
+        """Wake the consumer: there is something new to take."""
         if self.wake is not None:
             self.wake()
 
@@ -207,7 +207,7 @@ class LiveRequest:
 
 @dataclass(frozen=True, slots=True)
 class Processed:
-    """What a batch of outputs led to.
+    """The effects of a batch of outputs.
 
     Attributes:
         updated: requests that have new deltas, each once.
@@ -323,7 +323,7 @@ class OutputProcessor:
             completion.request.wake_up()
 
     def fail_sequence(self, sequence_id: int, failure: FastServeError) -> None:
-        """Fail the request of a sequence that the engine did not take."""
+        """Fail the request of a sequence that the engine refused."""
         completion = self._sequences.get(sequence_id)
         if completion is not None:
             self._fail(completion.request, failure)
@@ -335,7 +335,7 @@ class OutputProcessor:
                 self._fail(request, failure)
 
     def remove(self, request: LiveRequest) -> list[int]:
-        """Forget a request; return the sequences that the engine must end."""
+        """Forget a request; return its sequences that the engine must abort."""
         self._requests.pop(request.request_id, None)
         open_ids = self.open_sequences(request)
         for sequence_id in open_ids:

@@ -111,7 +111,7 @@ def engine_outputs(
 
 
 def _why_no_token(output: StepOutput | None, sample: int) -> str | None:
-    """Why a sampling entry of the step has no token; None when it has one, or there is no such entry."""
+    """Return why a sampling entry of the step has no token; None when it has one, or when there is no such entry."""
     return _NO_TOKEN.get(int(output.sampled[sample])) if output is not None and sample >= 0 else None
 
 

@@ -1,4 +1,4 @@
-"""What the frontend finds out before an engine starts: where the files are, the tokenizer, the sampling defaults."""
+"""What the frontend determines before an engine starts: files, tokenizer and default sampling parameters."""
 
 import asyncio
 from dataclasses import dataclass, replace

@@ -53,7 +53,7 @@ DEFAULT_CORE_FACTORY = "fastserve.engine.core:EngineCore.from_config"
 
 
 class Core(Protocol):
-    """What the loop needs of `EngineCore`; see there."""
+    """The interface of `EngineCore` that the loop requires; see there."""
 
     info: EngineInfo
 
@@ -92,7 +92,7 @@ def load_core_factory(name: str) -> CoreFactory:
 
 
 def run_engine(config: EngineConfig, socket_path: str, *, core_factory: str, parent_pid: int) -> int:
-    """Serve a frontend until it says so, is gone, or the core fails; return the exit status.
+    """Serve a frontend until it closes, disappears, or the core fails; return the exit status.
 
     Args:
         config: of the core.
@@ -128,7 +128,7 @@ def _send_progress(channel: EngineChannel, stage: str, done: int, total: int) ->
 
 
 class EngineLoop:
-    """Take messages in, step the core, send outputs out; all on the calling thread."""
+    """Receives messages, steps the core and sends outputs, all on the calling thread."""
 
     def __init__(self, core: Core, channel: EngineChannel, parent_pid: int) -> None:
         """Serve `channel` with `core` while the process `parent_pid` is our parent."""
@@ -179,7 +179,7 @@ class EngineLoop:
             self._handle(message)
 
     def _handle(self, message: ToEngine) -> None:
-        """Do what a message asks; whatever goes wrong is an error of that request or call alone."""
+        """Handle a message; a failure is an error of its request or call alone."""
         try:
             self._dispatch(message)
         except Exception as error:

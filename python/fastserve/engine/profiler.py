@@ -123,7 +123,7 @@ def _stamp(model: str) -> str:
 
 
 def read_profile(path: Path) -> list[float] | None:
-    """Coefficients of the latency model, None when there is no usable file."""
+    """Return the coefficients of the latency model; None when there is no usable file."""
     try:
         values = json.loads(path.read_text())["coefficients"]
         return [float(v) for v in values] if len(values) == 5 and all(0.0 <= v < 1e6 for v in values) else None
@@ -132,7 +132,7 @@ def read_profile(path: Path) -> list[float] | None:
 
 
 def write_profile(path: Path, coefficients: list[float]) -> None:
-    """Keep the coefficients; a folder that cannot be written costs a warning and a new profile at the next start."""
+    """Save the coefficients; if the folder cannot be written, log a warning: the next start measures again."""
     temporary = path.with_suffix(f".{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

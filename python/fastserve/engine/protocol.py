@@ -30,7 +30,7 @@ _T = TypeVar("_T")
 
 
 class ProtocolError(FastServeError):
-    """Bytes that are not a message."""
+    """Raised for bytes that are not a message."""
 
 
 class _Message(msgspec.Struct, frozen=True, array_like=True, tag=True, forbid_unknown_fields=True):
@@ -56,13 +56,13 @@ class EngineStart(_Message, frozen=True):
 
 
 class Abort(_Message, frozen=True):
-    """End a sequence; its last output still comes."""
+    """Abort a sequence; its last output is still delivered."""
 
     request_id: int
 
 
 class Stop(_Message, frozen=True):
-    """End a sequence at a stop string, up to which it has `num_tokens` outputs; its last output still comes."""
+    """Stop a sequence at a stop string that ends its answer after `num_tokens` outputs; its last output is still delivered."""
 
     request_id: int
     num_tokens: int
@@ -131,7 +131,7 @@ class Heartbeat(_Message, frozen=True):
 
 
 class ErrorKind(StrEnum):
-    """Which exception an `Error` stands for."""
+    """The exception that an `Error` message carries."""
 
     INVALID = "invalid"
     OVERLOADED = "overloaded"
@@ -142,7 +142,7 @@ class ErrorKind(StrEnum):
 
 
 class Error(_Message, frozen=True):
-    """Something failed: a call, a request, a message that names neither, or (`fatal`) the engine, which then exits."""
+    """A failure of a call, of a request, of a message that names neither, or (`fatal`) of the engine, which then exits."""
 
     kind: ErrorKind
     message: str

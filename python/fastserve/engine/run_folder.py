@@ -22,7 +22,7 @@ class RunFolder:
     """
 
     def __init__(self) -> None:
-        """Sweep what killed processes of this user left, then make a folder."""
+        """Remove folders left by killed processes of this user, then create one."""
         sweep()
         while True:
             self.path = Path(tempfile.mkdtemp(prefix=_PREFIX))
@@ -32,14 +32,14 @@ class RunFolder:
                 return
 
     def remove(self) -> None:
-        """Remove it with its files; may be called again."""
+        """Remove the folder with its files; may be called again."""
         if self._lock is not None:
             _remove(self.path, self._lock)
             self._lock = None
 
 
 def sweep() -> None:
-    """Remove folders of this user whose owner has gone; any other, and what cannot be looked at, is left alone."""
+    """Remove folders of this user whose owner process has ended; leave all others, and those that cannot be read."""
     with contextlib.suppress(OSError), os.scandir(tempfile.gettempdir()) as entries:
         for entry in entries:
             if entry.name.startswith(_PREFIX) and _is_mine(entry) and (lock := _locked(Path(entry.path))) is not None:
@@ -75,7 +75,7 @@ def _locked(folder: Path, flags: int = 0) -> int | None:
 
 
 def _remove(folder: Path, lock: int) -> None:
-    """Remove a folder by the holder of its lock: the lock is the last file to go, and is then released."""
+    """Remove a folder whose lock the caller holds; the lock file is removed last and then released."""
     with contextlib.suppress(OSError):
         for path in sorted(folder.iterdir(), key=lambda path: path.name == _LOCK):
             path.unlink()

@@ -12,19 +12,19 @@ Facts = dict[str, object]
 
 
 class RequestWatch:
-    """Compares what the scheduler says of the watched requests, at most every WATCH_INTERVAL_S.
+    """Compares the scheduler's facts about the watched requests, at most every WATCH_INTERVAL_S.
 
     A change is a change of any textual fact: its state, or where its KV is. Numbers such as its wait always change.
     """
 
     def __init__(self, explain: Callable[[int], Facts | None]) -> None:
-        """Ask `explain` for the facts of a request; None = unknown or finished."""
+        """Use `explain`, which returns the facts about a request or None when it is unknown or finished."""
         self._explain = explain
         self._last: dict[int, Facts] = {}
         self._next_s = 0.0
 
     def add(self, request_id: int) -> None:
-        """Watch a request until it is gone."""
+        """Watch a request until it finishes."""
         self._last[request_id] = {}
 
     def changes(self, now_s: float) -> Iterable[tuple[int, Facts]]:

@@ -1,4 +1,4 @@
-"""What the step loop needs of an executor."""
+"""The interface of an executor that the step loop requires."""
 
 from typing import Protocol
 
@@ -11,7 +11,7 @@ class PendingStep(Protocol):
     """A plan that was submitted; a `concurrent.futures.Future` is one."""
 
     def done(self) -> bool:
-        """Whether `result` would return at once."""
+        """Whether `result` would return without waiting."""
         ...
 
     def result(self) -> StepOutput:
@@ -41,7 +41,7 @@ class Executor(Protocol):
         ...
 
     def stop(self) -> None:
-        """Finish what was submitted and release the workers; may be called again."""
+        """Finish the submitted plans and release the workers; may be called again."""
         ...
 
 

@@ -1,4 +1,4 @@
-"""Who computes attention in this worker: the best of our kernels that have shown that they can be trusted, or torch."""
+"""Choice of the attention kernels of this worker: the best of ours that passes its self-test, or torch."""
 
 import contextlib
 import time
@@ -51,7 +51,7 @@ def choose_attention(
     device: torch.device,
     selftest: AttentionSelfTest | None = None,
 ) -> AttentionChoice:
-    """Decide at start, on the device that will serve.
+    """Choose the kernels at start, on the device that will serve.
 
     Args:
         requested: "native", "mma" or "torch", taken as they are; "auto": on a GPU kernels have to agree with torch on a few

@@ -21,7 +21,7 @@ class Event(Protocol):
     """A point in the work of a device."""
 
     def record(self) -> None:
-        """Mark what the device has been given up to now."""
+        """Record an event after the work queued so far."""
 
     def wait(self) -> None:
         """Wait on the host until the device has done it; at once when nothing was recorded."""
@@ -35,7 +35,7 @@ class Graph(Protocol):
 
 
 class Device(Protocol):
-    """What runs the steps of a worker: calls queue work on its one compute stream.
+    """The device that runs the steps of a worker; calls queue work on its one compute stream.
 
     Attributes:
         torch_device: where tensors of the model lie.
@@ -79,7 +79,7 @@ class Gpu(Device, Protocol):
 
 
 class _DoneEvent:
-    """Of a device that has done its work whenever it is asked."""
+    """The event of a device whose calls return after the work is done."""
 
     def record(self) -> None:
         pass

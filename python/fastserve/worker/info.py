@@ -1,4 +1,4 @@
-"""What the engine knows of a worker; needs no torch, which a simulator goes without."""
+"""The engine's view of a worker; needs no torch, so that the simulator runs without it."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ Progress = Callable[[str, int, int], None]
 
 @dataclass(frozen=True, slots=True)
 class WorkerInfo:
-    """What the engine needs to know of the loaded model; link rates are 0 where they were not measured at start."""
+    """Facts about the loaded model for the engine; link rates are 0 where they were not measured at start."""
 
     pools: PoolSizes
     max_model_len: int

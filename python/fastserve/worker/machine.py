@@ -1,4 +1,4 @@
-"""What the C++ core was built for and what it found on this machine."""
+"""What the C++ core was built for and what this machine has."""
 
 from dataclasses import dataclass
 
@@ -34,7 +34,7 @@ class CoreDescription:
 
 
 def describe_core() -> CoreDescription:
-    """Ask the core."""
+    """Return the facts that the core reports."""
     return CoreDescription(
         cpu_isa=_C.cpu_isa(),
         num_threads=_C.num_threads(),

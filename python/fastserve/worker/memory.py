@@ -1,4 +1,4 @@
-"""How many KV blocks the device and the host pool get."""
+"""Number of KV blocks in the device pool and in the host pool."""
 
 from dataclasses import dataclass
 
@@ -10,7 +10,7 @@ from fastserve.errors import InvalidArgumentError
 
 @dataclass(frozen=True, slots=True)
 class DeviceMemory:
-    """Bytes of a device: all of it, what is free, and what torch has taken and used at most since `begin_peak`."""
+    """Memory of a device in bytes: total, free, and torch's peaks of reserved and used memory since `begin_peak`."""
 
     total: int
     free: int
@@ -65,7 +65,7 @@ def _pool_flag(device_kv_bytes: int | None) -> str:
 
 
 def device_kv_bytes(memory: DeviceMemory, *, utilization: float, later_bytes: int) -> int:
-    """Bytes of a GPU that its KV pool may take; negative when other things need more than there is.
+    """Return the bytes of GPU memory that the KV pool may take; negative when the rest needs more than there is.
 
     Args:
         memory: after a step of the largest size, with the weights loaded.

@@ -1,4 +1,4 @@
-"""What the engine tells a worker of requests beside its plans. Needs no torch, which a simulator goes without."""
+"""Changes of requests that the engine sends to a worker with its plans. Needs no torch, so that the simulator runs without it."""
 
 from dataclasses import dataclass
 
@@ -30,7 +30,7 @@ class RequestStart:
 
 @dataclass(frozen=True, slots=True)
 class RequestChanges:
-    """What happened to the request table since the plan before: first `ended` slots are freed, then `started` written.
+    """Changes of the request table since the previous plan: first `ended` slots are freed, then `started` ones written.
 
     `is_first` of an engine core: all slots are freed before, those of an earlier core on the same workers.
     """

@@ -1,4 +1,4 @@
-"""What a worker keeps of every unfinished request, by slot: written once when it starts, freed when it has ended."""
+"""The worker's entries of unfinished requests, by slot: written once when a request starts, freed when it has ended."""
 
 from dataclasses import dataclass
 
@@ -23,7 +23,7 @@ _COLUMNS = {
     "has_history": np.bool_,
 }
 _PENALTIES = {"repetition_penalty": 1.0, "presence_penalty": 0.0, "frequency_penalty": 0.0}
-"""Settings that count tokens of the history, and the value at which they do nothing."""
+"""Settings that depend on the token history, with the value that switches each off."""
 _NO_TOKENS = np.empty(0, np.int32)
 
 
@@ -60,7 +60,7 @@ class RequestTable:
         return len(self._used)
 
     def apply(self, changes: RequestChanges) -> None:
-        """Free and write entries. One that cannot be written fails its request alone, when it is to be sampled.
+        """Free and write entries. If an entry cannot be written, its request alone fails when it is sampled.
 
         Raises:
             InternalError: a slot is freed that is not in use, or written that is.
@@ -107,7 +107,7 @@ class RequestTable:
         return SamplingEntries(batch, column["num_logprobs"].take(slots))
 
     def num_logprobs_of(self, plan: StepPlan) -> np.ndarray:
-        """How many likeliest tokens each sampling entry of a plan asks for, int32[S]; -1 for no log-probabilities."""
+        """Return how many likeliest tokens each sampling entry of a plan asks for, int32[S]; -1 for no log-probabilities."""
         return self._columns["num_logprobs"].take(plan.request_slots[plan.sample_rows])
 
     def record(self, plan: StepPlan, tokens: np.ndarray) -> None:

@@ -54,7 +54,7 @@ class StepResult:
 
 
 class Runner:
-    """`launch` is for one thread, `finish` for one thread, which may be another; at most two steps are under way.
+    """Runs plans on a device. `launch` and `finish` each belong to one thread, possibly different ones; at most two steps are in flight.
 
     Order. All work of a step is queued on the compute stream: one copy of all its inputs (lists of tokens for penalties
     and bans follow in another), the tokens that the step before sampled (they never leave the device on their way), the
@@ -277,7 +277,7 @@ class Runner:
         )
 
     def _fill_in_tokens(self, num_tokens: int) -> None:
-        """Put the tokens of the step before where the host did not know them.
+        """Fill in tokens of the previous step that the host did not know yet.
 
         A failed sample (-1) has ended its request: its row runs on any valid token and is ignored at commit. Written in
         place by a kernel: a copy within the device may be done by a copy engine, behind megabytes of KV.

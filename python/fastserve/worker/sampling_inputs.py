@@ -14,7 +14,7 @@ _STARTS = ("history_start", "banned_start")
 
 
 def sampling_fields(max_num_seqs: int) -> list[Field]:
-    """What the inputs of a step need for its sampling entries."""
+    """Inputs of a step for its sampling entries."""
     fields = [Field(name, dtype, max_num_seqs) for name, dtype in _PER_ENTRY.items()]
     return fields + [Field(name, np.int32, max_num_seqs + 1) for name in _STARTS]
 
@@ -34,7 +34,7 @@ class SamplingInputs:
         self._lists = self._make_lists(FIRST_TOKENS, FIRST_TOKENS)
 
     def put(self, batch: SamplingBatch) -> None:
-        """Pack the settings of a step's entries, arrays of numpy, between `begin` and `send` of the inputs."""
+        """Pack the settings of a step's entries (numpy arrays); call it between `begin` and `send` of the inputs."""
         for name in (*_PER_ENTRY, *_STARTS):
             self._inputs.put(name, getattr(batch, name))
 

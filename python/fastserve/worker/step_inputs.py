@@ -92,7 +92,7 @@ class PackedInputs:
         self._offsets, self._sizes = [], []
 
     def put(self, name: str, values: np.ndarray) -> None:
-        """Pack an array.
+        """Pack an array into the field.
 
         Raises:
             InvalidArgumentError: there is no room for so many.

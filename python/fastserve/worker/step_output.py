@@ -1,4 +1,4 @@
-"""What a worker hands back for one StepPlan."""
+"""The result of one StepPlan, as a worker returns it."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field

@@ -63,11 +63,11 @@ class Transfers:
 
     @property
     def device_fault(self) -> str:
-        """Why the device is lost, as a copy has met; empty while it works."""
+        """Why the device is lost, as reported by a copy; empty while it works."""
         return "" if self._engine is None else self._engine.device_fault
 
     def measure_link(self) -> None:
-        """Copy blocks to the host and back, so that the rates of the link are known; before anyone uses the pools.
+        """Copy blocks to the host and back to measure the rates of the link; call it before the pools are used.
 
         Raises:
             DeviceError: a copy failed.

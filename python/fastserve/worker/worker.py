@@ -170,7 +170,7 @@ class Worker:
             raise DeviceLostError(self._fault)
 
     def note_error(self, error: BaseException) -> None:
-        """Remember a fault of the device, so that no later step yields tokens from what it left behind.
+        """Remember a fault of the device, so that no later step delivers tokens computed from corrupt state.
 
         Raises:
             DeviceLostError: it was one.
@@ -185,7 +185,7 @@ class Worker:
 
 
 class _FaultWatch:
-    """Lets errors that leave its scope through, faults of the device as DeviceLostError."""
+    """Convert errors of the device that leave the scope to DeviceLostError; other errors pass unchanged."""
 
     def __init__(self, worker: Worker) -> None:
         self._worker = worker
