@@ -208,7 +208,7 @@ void KvMover::settle(Request& request) {
   request.note(Decision::kCopyFailed, core_.now_s);
   if (!was_upload) return request.fail_offload();
   waste_upload(request);
-  // A prefix adopted from the host may hold device blocks as well, which nobody could claim while it is parked.
+  // A prefix adopted from the host may hold device blocks as well, which no request could claim while it is parked.
   if (request.fail_upload() >= kMaxFailedUploads || request.holds_host_prefix())
     drop(request, Decision::kDroppedCopyFailed);
 }

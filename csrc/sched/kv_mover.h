@@ -9,14 +9,14 @@
 
 namespace fastserve::sched {
 
-/// Carries out decisions about KV: tells the manager, follows the copies, keeps the state of the request in step.
+/// Carries out decisions about KV: calls the manager, follows the copies, updates the state of the request.
 class KvMover {
  public:
   /// After this many failed uploads the KV is dropped and computed again.
   static constexpr std::int32_t kMaxFailedUploads = 3;
 
-  /// A start that failed for want of memory is measured anew (O(prompt)) after this many steps: what it shares with the
-  /// prefix cache may have changed.
+  /// A start that failed for lack of memory is measured again (O(prompt)) after this many steps: what it shares with
+  /// the prefix cache may have changed.
   static constexpr std::int64_t kProbeInterval = 64;
 
   explicit KvMover(SchedulerCore& core) : core_(core) {}

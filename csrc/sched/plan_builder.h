@@ -11,8 +11,8 @@
 
 namespace fastserve::sched {
 
-/// Turns picks into the flat arrays of a StepPlan. Plans are reused once nobody else holds them, so that a step
-/// allocates nothing in the long run.
+/// Turns picks into the flat arrays of a StepPlan. Plans are reused once no other holder is left, so that a
+/// step allocates nothing in the long run.
 class PlanBuilder {
  public:
   /// Rows with one token come first in `picks`.

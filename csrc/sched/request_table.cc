@@ -39,13 +39,13 @@ void RequestTable::retire(Request& request) {
   retired_.push_back({std::move(node.mapped())});
 }
 
-void RequestTable::mark_told() {
-  for (Retired& entry : retired_) entry.told = true;
+void RequestTable::mark_delivered() {
+  for (Retired& entry : retired_) entry.delivered = true;
 }
 
 void RequestTable::purge(std::vector<std::int32_t>& ended_slots) {
   std::erase_if(retired_, [&](const Retired& entry) {
-    const bool forgotten = entry.told && entry.request->plans_in_flight() == 0;
+    const bool forgotten = entry.delivered && entry.request->plans_in_flight() == 0;
     if (forgotten) {
       ended_slots.push_back(entry.request->slot());
       free_slots_.push_back(entry.request->slot());

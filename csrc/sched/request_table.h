@@ -12,9 +12,9 @@
 
 namespace fastserve::sched {
 
-/// Owns the requests: the live ones by id, the finished ones until their end has been told and no plan in flight names
-/// them. Each has a slot of its own for as long, small numbers that are used again: workers keep what they know of a
-/// request there.
+/// Owns the requests: the live ones by id, the finished ones until their finish event was delivered and no plan in
+/// flight names them. Each has a slot of its own for that time, a small number that is used again: workers keep their
+/// entry of the request there.
 class RequestTable {
  public:
   /// `max_total`: tokens of prompt and output, at most. Throws InvalidArgumentError when the id is in use.
@@ -26,9 +26,9 @@ class RequestTable {
 
   /// `request` finished; its record stays until purge().
   void retire(Request& request);
-  /// The ends of all requests retired so far have been told.
-  void mark_told();
-  /// Forget what was told and is in no plan in flight; appends the slots that are free again.
+  /// The finish events of all requests retired so far were delivered.
+  void mark_delivered();
+  /// Forget the requests whose finish was delivered and that no plan in flight names; append the freed slots.
   void purge(std::vector<std::int32_t>& ended_slots);
 
   /// A request that is past its deadline, the earliest first, once each; nullptr when there is none. O(log n).
@@ -45,7 +45,7 @@ class RequestTable {
  private:
   struct Retired {
     std::unique_ptr<Request> request;
-    bool told = false;
+    bool delivered = false;
   };
   using DeadlineKey = std::pair<double, std::int64_t>;  // deadline_s, serial
   static DeadlineKey deadline_key(const Request& request) { return {request.options.deadline_s, request.serial}; }

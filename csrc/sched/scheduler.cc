@@ -277,7 +277,7 @@ void Scheduler::fail_step(StepId step, double now_s) {
 }
 
 StepEvents Scheduler::take_events() {
-  table_.mark_told();
+  table_.mark_delivered();
   return std::exchange(events_, {});
 }
 

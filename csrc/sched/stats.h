@@ -38,7 +38,7 @@ struct SchedulerStats {
   std::int64_t recomputes_copy_failed = 0;
   std::int64_t recomputes_empty = 0;
   std::int64_t recomputed_tokens = 0;
-  double dropped_s = 0.0;  // predicted seconds it takes to compute anew what was dropped
+  double dropped_s = 0.0;  // predicted seconds of recomputing what was dropped
   std::int64_t offload_blocks = 0;
   std::int64_t mirror_blocks = 0;
   std::int64_t upload_blocks = 0;

@@ -23,20 +23,20 @@ class SwapPlanner {
   static constexpr double kUploadSlackS = 0.05;
   /// Mirroring starts when this share of the device pool is in use: before that nothing will have to leave.
   static constexpr double kMirrorDeviceUsage = 0.5;
-  /// Blocks mirrored in one step, small enough not to delay a transfer that somebody waits for.
+  /// Blocks mirrored in one step, small enough not to delay a transfer that a request waits for.
   static constexpr std::int32_t kMirrorBlocks = 8;
 
   struct Victim {
     Request* request = nullptr;
     double enst_s = 0.0;
-    std::int32_t num_blocks = 0;  // freed by its going
-    std::int32_t num_copies = 0;  // blocks to copy for it; behind nobody only whether there are any
+    std::int32_t num_blocks = 0;  // freed by its eviction
+    std::int32_t num_copies = 0;  // blocks to copy for it; 0 or 1 (= some) when `behind` is null
     bool in_flight = false;
   };
 
   explicit SwapPlanner(const SchedulerCore& core) : core_(core) {}
 
-  /// Requests with KV on the device that stand behind `behind` (nullptr: anywhere) and are not in the plan of this
+  /// Requests with KV on the device that come after `behind` in order (nullptr: all) and are not in the plan of this
   /// step, best victim first: those in no plan in flight, then by descending ENST, the mirrored before the others at a
   /// tie, then the last in order. Without `even_capped`, those parked as often as allowed are spared. Valid until the
   /// next call.
@@ -48,8 +48,8 @@ class SwapPlanner {
   /// Seconds of iterations that computing its KV again takes; 0 where it is moved to the host.
   double recompute_s(const Victim& victim) const;
 
-  /// Parked requests whose turn comes within the time an upload takes, by ascending ENST; those whose upload was told
-  /// to wait (held) are not in the queues and hence not here. Valid until the next call.
+  /// Parked requests that are due to run within the time an upload takes, by ascending ENST; held requests are not in
+  /// the queues and hence not here. Valid until the next call.
   std::span<Request* const> uploads();
 
   /// Residents to mirror, by descending ENST; at most four.

@@ -33,13 +33,13 @@ TEST_F(RequestTableTest, EveryRequestHasASlotOfItsOwn) {
   EXPECT_EQ(purge(), Slots{});
 }
 
-TEST_F(RequestTableTest, ASlotIsFreeOnceTheEndWasToldAndNoPlanInFlightNamesIt) {
+TEST_F(RequestTableTest, ASlotIsFreeOnceTheFinishWasDeliveredAndNoPlanInFlightNamesIt) {
   Request& request = add(1);
   RequestPeer::enter_plan(request);
   RequestPeer::enter_plan(request);
   table_.retire(request);
   EXPECT_EQ(purge(), Slots{});
-  table_.mark_told();
+  table_.mark_delivered();
   EXPECT_EQ(purge(), Slots{});
   EXPECT_EQ(add(2).slot(), 1);
   RequestPeer::leave_plan(request);
@@ -50,11 +50,11 @@ TEST_F(RequestTableTest, ASlotIsFreeOnceTheEndWasToldAndNoPlanInFlightNamesIt) {
   EXPECT_EQ(add(1).slot(), 0);
 }
 
-TEST_F(RequestTableTest, ASlotIsItsRequestsUntilTheEndWasTold) {
+TEST_F(RequestTableTest, ASlotIsItsRequestsUntilTheFinishWasDelivered) {
   table_.retire(add(1));
   EXPECT_EQ(add(2).slot(), 1);
   EXPECT_EQ(purge(), Slots{});
-  table_.mark_told();
+  table_.mark_delivered();
   EXPECT_EQ(purge(), Slots{0});
 }
 
