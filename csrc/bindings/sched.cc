@@ -11,6 +11,7 @@
 #include "base/error.h"
 #include "bindings/bindings.h"
 #include "bindings/sched_values.h"
+#include "sched/policies/policy_factory.h"
 #include "sched/scheduler.h"
 
 namespace py = pybind11;
@@ -140,8 +141,8 @@ void register_config(py::module_& module) {
            }),
            "Raises InvalidArgumentError when a value is out of its limits, TypeError for an unknown setting.")
       .def_property(
-          "policy", [](const SchedulerConfig& self) { return name_of(self.policy); },
-          [](SchedulerConfig& self, const std::string& name) { self.policy = policy_named(name); })
+          "policy", [](const SchedulerConfig& self) { return self.policy->name; },
+          [](SchedulerConfig& self, const std::string& name) { self.policy = &policy_named(name); })
       .def_property(
           "preemption_mode", [](const SchedulerConfig& self) { return name_of(self.preemption_mode); },
           [](SchedulerConfig& self, const std::string& name) { self.preemption_mode = preemption_mode_named(name); })

@@ -9,11 +9,12 @@
 
 namespace fastserve::sched {
 
-std::int64_t BatchPicker::most_started(const SchedulerConfig& config, double turn_s) {
+std::int64_t BatchPicker::most_started(double turn_s) const {
+  const SchedulerConfig& config = core_.config;
   const auto seats = static_cast<double>(Mlfq::stream_seats(config.max_num_seqs));
   const double turns = seats * config.max_pause_s / turn_s;  // that begin within the longest pause
-  return config.policy == PolicyKind::kLearned && turns < 1e9 ? config.max_num_seqs + static_cast<std::int64_t>(turns)
-                                                              : std::numeric_limits<std::int64_t>::max();
+  return policy_.traits().limits_streams && turns < 1e9 ? config.max_num_seqs + static_cast<std::int64_t>(turns)
+                                                        : std::numeric_limits<std::int64_t>::max();
 }
 
 void BatchPicker::begin(bool may_evict, double drop_budget_s, bool budget_full) {
@@ -64,10 +65,10 @@ Request* BatchPicker::walk() {
       if (at + Request::kPrefetchDistance < run_size_) run_[at + Request::kPrefetchDistance]->prefetch();
       if ((places_ & mask_of(run_[at]->place())) != 0) return run_[at];  // those before it may have changed both
     }
-    run_size_ = policy_.next_run(run_size_ > 0 ? run_[run_size_ - 1] : nullptr, places_, run_);
+    run_size_ = policy_.order().next_run(run_size_ > 0 ? run_[run_size_ - 1] : nullptr, places_, run_);
     run_at_ = 0;
     if (run_size_ == 0) return nullptr;
-    if (level_ && !policy_.same_level(*level_, *run_[0])) close_level();
+    if (level_ && !policy_.order().same_level(*level_, *run_[0])) close_level();
     level_ = run_[0];
   }
 }
@@ -180,10 +181,10 @@ bool BatchPicker::has_streams_enough(const Request& before) const {
   const std::int64_t most_moving = std::min(most_started_moving_, core_.num_residents() + Exchange::most_away(core_));
   if (core_.num_started < most_moving) return false;
   constexpr PlaceMask kMoving = mask_of(Place::kTransit) | mask_of(Place::kHost);
-  const bool moving = policy_.next(nullptr, kMoving) != nullptr;
+  const bool moving = policy_.order().next(nullptr, kMoving) != nullptr;
   if (!moving && core_.num_started < most_started_resident_) return false;
   constexpr PlaceMask kStarted = mask_of(Place::kResident) | mask_of(Place::kTransit) | mask_of(Place::kHost);
-  const Request* const last = policy_.prev(nullptr, kStarted);
+  const Request* const last = policy_.order().prev(nullptr, kStarted);
   // With all of them away nothing would run; and those of a class behind its own do not count.
   return last && last->options.priority <= before.options.priority;
 }
@@ -211,7 +212,7 @@ BatchPicker::Asked BatchPicker::use_room() {
 bool BatchPicker::usable(const SwapPlanner::Victim& victim, const Request& behind) const {
   const Request& request = *victim.request;
   const bool gone = request.place() != Place::kResident || request.left_out_step() == core_.step;
-  return !gone && policy_.before(behind, request);
+  return !gone && policy_.order().before(behind, request);
 }
 
 /// The candidates are ranked once and used up by all who are short in this step; ranked anew only when they run out.
@@ -235,8 +236,7 @@ void BatchPicker::choose_victims(bool even_capped) {
   const bool grows = why_ == Need::kGrowth;
   // Classes are strict: the first in order takes from those behind its class what it needs.
   const auto outranked = [&](const SwapPlanner::Victim& victim) {
-    return first && core_.config.policy != PolicyKind::kFcfs &&
-           victim.request->options.priority > behind.options.priority;
+    return first && policy_.traits().strict_classes && victim.request->options.priority > behind.options.priority;
   };
   std::int32_t blocks = have();
   Exchange exchange(core_, planner_, behind, need_ - blocks);

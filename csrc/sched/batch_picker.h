@@ -68,8 +68,8 @@ class BatchPicker {
       : core_(core), policy_(*core.policy), planner_(planner), mover_(mover) {}
 
   /// Requests that may be started and unfinished when a turn takes so long: with more, not all streams could get one
-  /// within the longest pause. No limit but under `learned`: `slo` has a finer one, the others keep no such pause.
-  static std::int64_t most_started(const SchedulerConfig& config, double turn_s);
+  /// within the longest pause. No limit under a policy that does not limit streams.
+  std::int64_t most_started(double turn_s) const;
 
   /// Begin a plan. `may_evict`: to start others; growth may always evict. To start others KV is dropped
   /// only as far as computing it again takes no more than `drop_budget_s`; the first in order may overdraw a full budget,
@@ -131,8 +131,8 @@ class BatchPicker {
   SwapPlanner& planner_;
   const KvMover& mover_;
   // Where all KV is on the device, an iteration may follow a turn and be as long; where KV moves, the turns are long.
-  std::int64_t most_started_resident_ = most_started(core_.config, 2 * Mlfq::kResidentTurnS);
-  std::int64_t most_started_moving_ = most_started(core_.config, Mlfq::kTurnS);
+  std::int64_t most_started_resident_ = most_started(2 * Mlfq::kResidentTurnS);
+  std::int64_t most_started_moving_ = most_started(Mlfq::kTurnS);
 
   std::array<Request*, kWalkStride> run_{};  // of one level, being walked
   std::size_t run_size_ = 0;

@@ -55,7 +55,7 @@ struct SchedulerCore {
     if (started == request.counts_as_started()) return;
     num_started += started ? 1 : -1;
     request.count_as_started(started);
-    policy->count_started(request);
+    policy->follow(request, Policy::Event::kCounted, now_s);
   }
 
   /// Change the state, and with it the place in the queues.
@@ -64,7 +64,7 @@ struct SchedulerCore {
     --num_in_state[static_cast<std::size_t>(request.state())];
     request.move_to(next, now_s);
     ++num_in_state[static_cast<std::size_t>(next)];
-    if (request.queue().queued && request.place() != from) policy->change_place(request, from);
+    if (request.queue().queued && request.place() != from) policy->order().change_place(request, from);
   }
 };
 

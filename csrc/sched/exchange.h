@@ -9,7 +9,7 @@ namespace fastserve::sched {
 
 /// Weighs, in seconds that requests wait, whether one of them may take device memory from others behind it.
 ///
-/// - A request is taken to run for the time that its place in the order stands for (Policy::work_s).
+/// - A request is taken to run for the time that its place in the order stands for (QueueNode::work_s).
 /// - Gain: it does not wait until memory comes free by itself, at the pace at which requests that end have freed it
 ///   lately beyond what the others grew by, and at the latest with the end of the shortest of the others.
 /// - Cost: each of the others waits while it runs, and for the copies of its KV; what is dropped is computed again in the

@@ -1,11 +1,12 @@
 #pragma once
 
 #include <cstdint>
+#include <limits>
 
 namespace fastserve::sched {
 
 class Request;
-struct PriorityClass;  // queues of one priority, owned by the MLFQ
+struct PriorityClass;  // queues of one priority, owned by a queue of levels
 class LengthClass;     // what is learned of one class of output lengths, owned by the learned policy
 
 /// The part of a request that the policy changes: its place in the order. What one policy alone uses is in its part.
@@ -22,9 +23,6 @@ struct QueueNode {
     bool missed_objective = false;
     bool counts_as_rest = false;  // started, without an objective that it can meet
   };
-  struct SrptPart {
-    double order_key = 0.0;
-  };
 
   bool queued = false;
   bool starving = false;          // promoted
@@ -32,10 +30,13 @@ struct QueueNode {
   bool timed = false;             // its wait is followed
   std::int32_t outputs_when_seated = 0;
   double first_iteration_s = 0.0;  // of its whole prefill, as predicted when it joined
-  double turn_s = 0.0;             // of iterations, that the seat grants at least
+  /// Seconds of iterations that it is taken to run for once it gets on: what its level or its seat grants; infinite where
+  /// its place says nothing.
+  double work_s = std::numeric_limits<double>::infinity();
   std::int32_t level = 0;
   std::int32_t promotions = 0;
-  std::int64_t ticket = -1;  // place in the queue
+  std::int64_t ticket = -1;  // place in a queue of levels
+  double sort_key = 0.0;     // place in a sorted queue
   std::int64_t attained_ns = 0;
   double wait_since_s = 0.0;  // last run, or arrival
   double due_s = 0.0;         // when it is to be promoted
@@ -44,7 +45,6 @@ struct QueueNode {
   PriorityClass* queue_class = nullptr;
   LearnedPart learned;
   SloPart slo;
-  SrptPart srpt;
 };
 
 }  // namespace fastserve::sched

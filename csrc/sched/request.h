@@ -57,6 +57,7 @@ class Request : public Progress, public KvState, public Lifecycle {  // what eve
 
  private:
   friend class Policy;
+  friend class RequestQueue;
   friend class TicketQueue;
   friend struct WaitList;
   friend struct RequestPeer;  // of the tests

@@ -20,8 +20,10 @@ constexpr std::size_t kPrefetchRows = 8;
 }  // namespace
 
 Scheduler::Scheduler(const SchedulerConfig& config, kv::KvManager& kv, LatencyModel& latency)
-    : core_{
-          .config = (config.validate(), config), .kv = kv, .latency = latency, .policy = make_policy(config, latency)},
+    : core_{.config = (config.validate(), config),
+            .kv = kv,
+            .latency = latency,
+            .policy = config.policy->make(config, latency)},
       planner_(core_),
       mover_(core_),
       picker_(core_, planner_, mover_),
@@ -99,7 +101,7 @@ Scheduler::InFlight Scheduler::launch(const StepPlan& plan, std::span<const Pick
     flight.num_samples += samples;
     if (request.plans_in_flight() > 1) continue;
     core_.move(request, RequestState::kRunning);
-    core_.policy->begin_run(request);
+    core_.policy->follow(request, Policy::Event::kRuns, core_.now_s);
   }
   num_running_ = static_cast<std::int64_t>(picks.size());
   return flight;
@@ -245,7 +247,7 @@ void Scheduler::charge(Request& request, const Commit& commit) {
 
 void Scheduler::leave_batch(Request& request) {
   core_.move(request, RequestState::kReady);
-  if (request.queue().queued) core_.policy->end_run(request, core_.now_s);
+  if (request.queue().queued) core_.policy->follow(request, Policy::Event::kRests, core_.now_s);
   if (in_flight_.empty()) {
     left_batch_.push_back(&request);
   } else {  // the plan that is running now went without it

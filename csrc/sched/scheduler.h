@@ -14,6 +14,7 @@
 #include "sched/latency_model.h"
 #include "sched/plan_builder.h"
 #include "sched/policies/length_class.h"
+#include "sched/policies/policy.h"
 #include "sched/request.h"
 #include "sched/request_table.h"
 #include "sched/scheduler_config.h"
@@ -24,6 +25,8 @@
 #include "sched/thrash_governor.h"
 
 namespace fastserve::sched {
+
+class LearnedPolicy;
 
 /// Policy + KV + swap planner. Sole owner of request state. Single-threaded; owns no clock: the same calls with the
 /// same times give the same plans, bit for bit. A time before that of an earlier call counts as the earlier one.
@@ -87,13 +90,13 @@ class Scheduler {
   SchedulerStats stats() const;
   /// Quanta of the policy's levels, seconds, from the first level on; infinite where nobody is ever demoted, none for a
   /// policy without levels.
-  std::vector<double> level_quanta_s() const { return core_.policy->level_quanta_s(); }
+  std::vector<double> level_quanta_s() const;
   /// Both know a finished request until the schedule() that follows the take_events() with its end; they throw
   /// InvalidArgumentError when the request is unknown.
   RequestView explain(std::int64_t request_id, double now_s) const;
   RequestStats request_stats(std::int64_t request_id, double now_s) const;
   /// What the policy `learned` knows of output lengths, by class; empty under another policy.
-  std::vector<LengthClassView> length_classes() const { return core_.policy->length_classes(); }
+  std::vector<LengthClassView> length_classes() const;
   /// Throws InternalError naming the first broken invariant, of the KV manager too. O(requests + blocks).
   void check_integrity() const;
 
@@ -146,6 +149,8 @@ class Scheduler {
   void charge(Request& request, const Commit& commit);
   void leave_batch(Request& request);
   Request& known(std::int64_t request_id) const;
+  /// Null under a policy that learns nothing.
+  const LearnedPolicy* learned_policy() const;
 
   SchedulerCore core_;
   RequestTable table_;

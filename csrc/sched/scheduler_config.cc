@@ -9,6 +9,7 @@
 #include <utility>
 
 #include "base/error.h"
+#include "sched/policies/policy_factory.h"
 
 namespace fastserve::sched {
 namespace {
@@ -23,45 +24,26 @@ std::string text_of(T value) {
   return text.str();
 }
 
-template <typename Kind>
-using Names = std::pair<const char*, Kind>;
-
-constexpr std::array kPolicies{
-    Names<PolicyKind>{"learned", PolicyKind::kLearned},
-    Names<PolicyKind>{"slo", PolicyKind::kSlo},
-    Names<PolicyKind>{"skip-join-mlfq", PolicyKind::kSkipJoinMlfq},
-    Names<PolicyKind>{"mlfq", PolicyKind::kMlfq},
-    Names<PolicyKind>{"fcfs", PolicyKind::kFcfs},
-    Names<PolicyKind>{"priority", PolicyKind::kPriority},
-    Names<PolicyKind>{"srpt", PolicyKind::kSrpt},
-};
 constexpr std::array kModes{
-    Names<PreemptionMode>{"auto", PreemptionMode::kAuto},
-    Names<PreemptionMode>{"swap", PreemptionMode::kSwap},
-    Names<PreemptionMode>{"recompute", PreemptionMode::kRecompute},
+    std::pair{"auto", PreemptionMode::kAuto},
+    std::pair{"swap", PreemptionMode::kSwap},
+    std::pair{"recompute", PreemptionMode::kRecompute},
 };
-
-template <typename Table, typename Kind>
-const char* name_in(const Table& table, Kind kind) {
-  return std::ranges::find(table, kind, &Names<Kind>::second)->first;
-}
-
-template <typename Kind, std::size_t N>
-Kind kind_in(const std::array<Names<Kind>, N>& table, const char* field, std::string_view name) {
-  std::string names;
-  for (const auto& [each, kind] : table) {
-    if (each == name) return kind;
-    names += (names.empty() ? "" : ", ") + std::string(each);
-  }
-  detail::raise<InvalidArgumentError>(field, " must be one of ", names, ", got ", name);
-}
 
 }  // namespace
 
-const char* name_of(PolicyKind policy) { return name_in(kPolicies, policy); }
-const char* name_of(PreemptionMode mode) { return name_in(kModes, mode); }
-PolicyKind policy_named(std::string_view name) { return kind_in(kPolicies, "policy", name); }
-PreemptionMode preemption_mode_named(std::string_view name) { return kind_in(kModes, "preemption_mode", name); }
+const char* name_of(PreemptionMode mode) {
+  return std::ranges::find(kModes, mode, [](const auto& entry) { return entry.second; })->first;
+}
+
+PreemptionMode preemption_mode_named(std::string_view name) {
+  std::string names;
+  for (const auto& [each, mode] : kModes) {
+    if (each == name) return mode;
+    names += (names.empty() ? "" : ", ") + std::string(each);
+  }
+  detail::raise<InvalidArgumentError>("preemption_mode must be one of ", names, ", got ", name);
+}
 
 template <typename T>
 void Limits::check(const char* name, T value) const {
@@ -85,9 +67,8 @@ void SchedulerConfig::validate() const {
   });
   FS_REQUIRE(max_num_batched_tokens >= max_num_seqs, "max_num_batched_tokens must be at least max_num_seqs (",
              max_num_seqs, ") so that every running request can decode, got ", max_num_batched_tokens);
-  FS_REQUIRE(policy == PolicyKind::kSlo || (!ttft_slo_s && !tpot_slo_s),
-             "ttft_slo_s and tpot_slo_s belong to the policy slo, not to ", name_of(policy),
-             ": leave them out, or the policy");
+  FS_REQUIRE(policy->has_objectives || (!ttft_slo_s && !tpot_slo_s), "ttft_slo_s and tpot_slo_s belong to the policy ",
+             policy_with_objectives().name, ", not to ", policy->name, ": leave them out, or the policy");
 }
 
 }  // namespace fastserve::sched

@@ -6,14 +6,16 @@
 
 namespace fastserve::sched {
 
-enum class PolicyKind : std::uint8_t { kSkipJoinMlfq, kMlfq, kFcfs, kPriority, kSrpt, kLearned, kSlo };
+struct PolicyKind;
+const PolicyKind& default_policy();
+
 enum class PreemptionMode : std::uint8_t { kAuto, kSwap, kRecompute };
 
 /// How requests are scheduled, and the facts of the deployment that it depends on. The only place of defaults and limits;
 /// what the settings mean is told by the help of fastserve.config.SchedulerConfig, which takes the defaults from here.
 struct SchedulerConfig {
-  PolicyKind policy = PolicyKind::kLearned;
-  std::int32_t max_num_seqs = 256;  // B, batch slots
+  const PolicyKind* policy = &default_policy();  // of policies(), see policy_factory.h
+  std::int32_t max_num_seqs = 256;               // B, batch slots
   std::int32_t max_num_batched_tokens = 2048;
   std::int32_t max_prefill_chunk_tokens = 512;
   std::int32_t max_model_len = 2048;  // prompt + output
@@ -92,13 +94,8 @@ void for_each_setting(Visit&& visit) {
   visit("upload_bytes_per_s", &Config::upload_bytes_per_s, kRate);
 }
 
-/// The name of a policy or mode as users write it, and back; throws InvalidArgumentError listing the names.
-const char* name_of(PolicyKind policy);
+/// The name of a mode as users write it, and back; throws InvalidArgumentError listing the names.
 const char* name_of(PreemptionMode mode);
-PolicyKind policy_named(std::string_view name);
 PreemptionMode preemption_mode_named(std::string_view name);
-
-/// Learned lengths decide the order, and max_pause_s bounds the pauses of streams.
-constexpr bool learns(PolicyKind policy) { return policy == PolicyKind::kLearned || policy == PolicyKind::kSlo; }
 
 }  // namespace fastserve::sched

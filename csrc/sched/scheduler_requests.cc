@@ -1,5 +1,6 @@
 #include <algorithm>
 #include <cmath>
+#include <optional>
 
 #include "base/error.h"
 #include "sched/scheduler.h"
@@ -32,7 +33,7 @@ std::int32_t Scheduler::add(std::int64_t request_id, std::span<const std::int32_
                                    cached / core_.block_size());
   ++core_.num_in_state[static_cast<std::size_t>(RequestState::kWaiting)];
   arrivals_.add(request.start_need(), core_.now_s);
-  core_.policy->join(request, core_.latency.prefill_s(request.num_prompt() - cached, cached));
+  core_.policy->join(request, core_.now_s, core_.latency.prefill_s(request.num_prompt() - cached, cached));
   request.note(Decision::kJoined, core_.now_s);
   return request.slot();
 }
@@ -129,9 +130,9 @@ bool Scheduler::unpark(std::int64_t request_id, double now_s) {
   request->request_park(false);
   if (!request->held()) return true;
   request->hold(false);
-  core_.policy->rejoin(*request, core_.now_s);
+  core_.policy->join(*request, core_.now_s, std::nullopt);
   core_.count_started(*request, request->has_kv() || request->num_outputs() > 0);
-  if (request->plans_in_flight() > 0) core_.policy->begin_run(*request);
+  if (request->plans_in_flight() > 0) core_.policy->follow(*request, Policy::Event::kRuns, core_.now_s);
   request->note(Decision::kReleased, core_.now_s);
   return true;
 }

@@ -3,6 +3,7 @@
 #include <limits>
 
 #include "base/error.h"
+#include "sched/policies/learned_policy.h"
 #include "sched/scheduler.h"
 
 namespace fastserve::sched {
@@ -22,7 +23,7 @@ SchedulerStats Scheduler::stats() const {
   stats.num_parked_device =
       std::max<std::int64_t>(0, in(RequestState::kReady) + in(RequestState::kRunning) - num_running_);
   stats.num_parked_host = in(RequestState::kOffloading) + in(RequestState::kParked) + in(RequestState::kUploading);
-  stats.level_requests = core_.policy->level_counts();
+  stats.level_requests = core_.policy->order().level_counts();
   stats.num_held = table_.num_live();
   for (const std::int32_t count : stats.level_requests) stats.num_held -= count;
   const auto share = [&](kv::Tier tier) {
@@ -41,6 +42,20 @@ Request& Scheduler::known(std::int64_t request_id) const {
   return *request;
 }
 
+std::vector<double> Scheduler::level_quanta_s() const {
+  const auto quanta_s = core_.policy->order().level_quanta_s();
+  return {quanta_s.begin(), quanta_s.end()};
+}
+
+const LearnedPolicy* Scheduler::learned_policy() const {
+  return dynamic_cast<const LearnedPolicy*>(core_.policy.get());
+}
+
+std::vector<LengthClassView> Scheduler::length_classes() const {
+  const auto* const learned = learned_policy();
+  return learned ? learned->length_classes() : std::vector<LengthClassView>{};
+}
+
 RequestView Scheduler::explain(std::int64_t request_id, double now_s) const {
   const Request& request = known(request_id);
   RequestView view;
@@ -53,7 +68,9 @@ RequestView Scheduler::explain(std::int64_t request_id, double now_s) const {
   view.starving = request.queue().starving;
   view.held = request.held();
   view.attained_s = static_cast<double>(request.queue().attained_ns) * 1e-9;
-  view.quantum_s = core_.policy->quantum_s(request);
+  const auto quanta_s = core_.policy->order().level_quanta_s();
+  const auto level = static_cast<std::size_t>(request.queue().level);
+  view.quantum_s = level < quanta_s.size() ? quanta_s[level] : std::numeric_limits<double>::infinity();
   view.promotions = request.queue().promotions;
   view.prompt_tokens = request.num_prompt();
   view.output_tokens = request.num_outputs();
@@ -64,8 +81,8 @@ RequestView Scheduler::explain(std::int64_t request_id, double now_s) const {
   if (request.queue().queued) {
     view.waited_s = request.plans_in_flight() > 0 ? 0.0 : std::max(0.0, now_s - request.queue().wait_since_s);
     view.enst_s = core_.policy->enst_s(request, now_s);
-    view.requests_ahead = core_.policy->num_ahead(request);
-    view.index_s = core_.policy->index_s(request);
+    view.requests_ahead = core_.policy->order().num_ahead(request);
+    if (const auto* const learned = learned_policy()) view.index_s = learned->index_s(request);
   }
   return view;
 }
@@ -75,7 +92,7 @@ RequestStats Scheduler::request_stats(std::int64_t request_id, double now_s) con
 }
 
 void Scheduler::check_integrity() const {
-  core_.policy->check_integrity();
+  core_.policy->order().check_integrity();
   mover_.check_integrity();
   table_.check_slots();
   std::array<std::int64_t, kNumRequestStates> counted{};

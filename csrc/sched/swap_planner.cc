@@ -24,8 +24,8 @@ std::span<const SwapPlanner::Victim> SwapPlanner::victims(const Request* behind,
   victims_.clear();
   const std::int32_t enough = behind ? INT32_MAX : 1;  // who needs no room for a request asks for no price
   int passed_over = 0;
-  for (Request* r = core_.policy->prev(nullptr, kResident); r; r = core_.policy->prev(r, kResident)) {
-    if (behind && !core_.policy->before(*behind, *r)) break;
+  for (Request* r = core_.policy->order().prev(nullptr, kResident); r; r = core_.policy->order().prev(r, kResident)) {
+    if (behind && !core_.policy->order().before(*behind, *r)) break;
     if (!allowed(*r, even_capped)) {
       if (++passed_over > kMaxPassedOver) break;
       continue;
@@ -62,8 +62,8 @@ double SwapPlanner::recompute_s(const Victim& victim) const {
 std::span<Request* const> SwapPlanner::uploads() {
   by_enst_.clear();
   int seen = 0;
-  for (Request* r = core_.policy->next(nullptr, mask_of(Place::kHost)); r && seen < kMaxCandidates;
-       r = core_.policy->next(r, mask_of(Place::kHost)), ++seen) {
+  for (Request* r = core_.policy->order().next(nullptr, mask_of(Place::kHost)); r && seen < kMaxCandidates;
+       r = core_.policy->order().next(r, mask_of(Place::kHost)), ++seen) {
     if (r->parked_step() == core_.step) continue;
     const double enst_s = core_.policy->enst_s(*r, core_.now_s);
     if (enst_s <= kUploadSlackS + kUploadLead * core_.upload_s(core_.kv.num_blocks_to_upload(r->seq())))
@@ -77,8 +77,8 @@ std::span<Request* const> SwapPlanner::uploads() {
 
 std::span<const SwapPlanner::Victim> SwapPlanner::mirrors() {
   victims_.clear();
-  for (Request* r = core_.policy->prev(nullptr, kResident); r && victims_.size() < kMirrorCandidates;
-       r = core_.policy->prev(r, kResident))
+  for (Request* r = core_.policy->order().prev(nullptr, kResident); r && victims_.size() < kMirrorCandidates;
+       r = core_.policy->order().prev(r, kResident))
     victims_.push_back({.request = r, .enst_s = core_.policy->enst_s(*r, core_.now_s)});
   std::ranges::stable_sort(victims_, std::ranges::greater{}, &Victim::enst_s);
   return victims_;

@@ -44,6 +44,7 @@ LearnedPolicy::LearnedPolicy(MlfqConfig mlfq, const LearnedConfig& config, const
       classes_(config.half_life, config.min_observations),
       token_s_(latency.decode_s(1, 1)) {
   FS_REQUIRE(config.half_life > 0.0, "the half-life must be above 0 requests, got ", config.half_life);
+  traits_.keeps_max_pause = traits_.limits_streams = true;
 }
 
 double LearnedPolicy::prefill_left_s(const Request& request) const {
@@ -67,14 +68,21 @@ std::int32_t LearnedPolicy::home_level(const Request& request, double prefill_s)
   return follows_index_ ? level_of(index_tokens(request, prefill_s)) : first_level_;
 }
 
-void LearnedPolicy::join(Request& request, double first_iteration_s) {
-  node(request).learned.lengths = &classes_.of(request.options.length_class);
+void LearnedPolicy::join(Request& request, double now_s, std::optional<double> first_iteration_s) {
+  // What it knew of a request that comes back may have made way meanwhile.
+  LengthClass& lengths = classes_.of(request.options.length_class);
+  node(request).learned.lengths = &lengths;
+  if (!first_iteration_s) {
+    lengths.enters(request.num_prompt(), node(request).learned.length_bin);
+    return Mlfq::join(request, now_s, std::nullopt);
+  }
   node(request).learned.length_bin = 0;
   node(request).learned.next_length_tokens = 1;
-  node(request).learned.lengths->enters(request.num_prompt(), 0);
+  lengths.enters(request.num_prompt(), 0);
   follows_index();
-  const double prefill_s = std::max(0.0, first_iteration_s - latency_.prefill_s(0, 0));  // rides on decode iterations
-  join_level(request, home_level(request, prefill_s), first_iteration_s);
+  const double prefill_s = std::max(0.0, *first_iteration_s - latency_.prefill_s(0, 0));  // rides on decode iterations
+  node(request).first_iteration_s = *first_iteration_s;
+  join_level(request, now_s, home_level(request, prefill_s));
 }
 
 void LearnedPolicy::leave(Request& request) {
@@ -93,13 +101,6 @@ void LearnedPolicy::leave(Request& request) {
     case FinishReason::kAbort: return lengths.aborted(request.num_prompt(), tokens);
     default: return lengths.censored(request.num_prompt(), tokens);
   }
-}
-
-void LearnedPolicy::rejoin(Request& request, double now_s) {
-  Mlfq::rejoin(request, now_s);
-  node(request).learned.lengths =
-      &classes_.of(request.options.length_class);  // the old one may have made way meanwhile
-  node(request).learned.lengths->enters(request.num_prompt(), node(request).learned.length_bin);
 }
 
 void LearnedPolicy::note_progress(Request& request) {
@@ -141,7 +142,7 @@ bool LearnedPolicy::follows_index() {
   if (follows_index_ || !classes_.learned()) return follows_index_;
   follows_index_ = true;
   std::vector<Request*> requests;
-  for (Request* r = next(nullptr, kAnyPlace); r; r = next(r, kAnyPlace)) requests.push_back(r);
+  for (Request* r = order().next(nullptr, kAnyPlace); r; r = order().next(r, kAnyPlace)) requests.push_back(r);
   for (Request* r : requests)
     if (!node(*r).starving) move_to_level(*r, home_level(*r, prefill_left_s(*r)));
   return true;
@@ -149,7 +150,7 @@ bool LearnedPolicy::follows_index() {
 
 double LearnedPolicy::enst_s(const Request& request, double now_s) const {
   if (follows_index_ || !node(request).queued || request.plans_in_flight() > 0) return Mlfq::enst_s(request, now_s);
-  return num_ahead(request) == 0 ? 0.0 : std::numeric_limits<double>::infinity();  // no request gives way
+  return order().num_ahead(request) == 0 ? 0.0 : std::numeric_limits<double>::infinity();  // no request gives way
 }
 
 double LearnedPolicy::index_s(const Request& request) const {

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <vector>
 
 #include "sched/latency_model.h"
@@ -32,14 +33,16 @@ class LearnedPolicy : public Mlfq {
   LearnedPolicy(MlfqConfig mlfq, const LearnedConfig& config, const LatencyModel& latency,
                 std::int32_t first_level = 0);
 
-  void join(Request& request, double first_iteration_s) override;
+  void join(Request& request, double now_s, std::optional<double> first_iteration_s) override;
   void leave(Request& request) override;
-  void rejoin(Request& request, double now_s) override;
   bool charge(Request& request, std::int64_t iteration_ns, double next_iteration_s) override;
   std::int64_t promote_starving(double now_s) override;
   double enst_s(const Request& request, double now_s) const override;
-  double index_s(const Request& request) const override;
-  std::vector<LengthClassView> length_classes() const override;
+
+  /// Expected cost over worth that the order follows, seconds; 0 while it follows none.
+  double index_s(const Request& request) const;
+  /// What was learned of output lengths.
+  std::vector<LengthClassView> length_classes() const;
 
  protected:
   /// Seconds that its prefill adds to the iterations.

@@ -2,12 +2,12 @@
 
 #include <cstdint>
 #include <limits>
-#include <memory>
+#include <optional>
 #include <span>
 #include <vector>
 
+#include "sched/policies/level_queue.h"
 #include "sched/policies/policy.h"
-#include "sched/policies/ticket_queue.h"
 
 namespace fastserve::sched {
 
@@ -57,39 +57,21 @@ class Mlfq : public Policy {
 
   /// Throws InvalidArgumentError when quanta_s is empty, not positive or decreasing.
   explicit Mlfq(MlfqConfig config);
-  ~Mlfq() override;
 
-  void join(Request& request, double first_iteration_s) override;
+  void join(Request& request, double now_s, std::optional<double> first_iteration_s) override;
   void leave(Request& request) override;
-  void rejoin(Request& request, double now_s) override;
-  void change_place(Request& request, Place from) override;
-  void begin_run(Request& request) override;
-  void end_run(Request& request, double now_s) override;
+  void follow(Request& request, Event event, double now_s) override;
   bool charge(Request& request, std::int64_t iteration_ns, double next_iteration_s) override;
   std::int64_t promote_starving(double now_s) override;
-  Request* next(const Request* after, PlaceMask places) const override;
-  Request* prev(const Request* before, PlaceMask places) const override;
-  std::size_t next_run(const Request* after, PlaceMask places, std::span<Request*> run) const override;
-  bool before(const Request& a, const Request& b) const override;
-  bool same_level(const Request& a, const Request& b) const override;
+  const RequestQueue& order() const override { return queue_; }
   double enst_s(const Request& request, double now_s) const override;
-  double quantum_s(const Request& request) const override {
-    return config_.quanta_s[static_cast<std::size_t>(node(request).level)];
-  }
-  double work_s(const Request& request) const override {
-    return node(request).starving ? node(request).turn_s : quantum_s(request);
-  }
-  std::vector<double> level_quanta_s() const override { return config_.quanta_s; }
-  std::int64_t num_ahead(const Request& request) const override;
-  std::vector<std::int32_t> level_counts() const override;
-  void check_integrity() const override;
 
  protected:
   // For a policy that puts requests into other levels than the quanta would.
-  void join_level(Request& request, std::int32_t level, double first_iteration_s);
+  void join_level(Request& request, double now_s, std::int32_t level);
   /// To the end of `level`, with nothing attained there.
   void move_to_level(Request& request, std::int32_t level);
-  void add_attained(Request& request, std::int64_t iteration_ns);
+  void add_attained(Request& request, std::int64_t iteration_ns) { queue_.add_attained(request, iteration_ns); }
   /// It has had what its promotion grants.
   bool is_served(const Request& request) const;
   const MlfqConfig& config() const { return config_; }
@@ -99,27 +81,15 @@ class Mlfq : public Policy {
     return std::span<const double>(config_.quanta_s).first(static_cast<std::size_t>(config_.num_levels));
   }
   bool promotes() const { return config_.quanta_s.size() > 1; }
-  static std::size_t section_of(const Request& request) {
-    return node(request).starving ? 0 : static_cast<std::size_t>(node(request).level) + 1;
-  }
-  TicketQueue& queue_of(const Request& request) const;
-  PriorityClass& class_of(std::int32_t priority);
-  void enter(Request& request);
-  void exit(Request& request);
   void start_waiting(Request& request, double now_s);
   void stop_waiting(Request& request);
   void promote(Request& request, double now_s);
   void give_up_seat(Request& request);
-  std::int64_t promote_due(PriorityClass& members, double now_s);
+  std::int64_t promote_due(Seats& seats, double now_s);
   double due_s(const Request& request) const;
-  static void check_waits(const PriorityClass& members);
-  double work_before_s(const Request& request) const;
-  /// Quanta of the levels between `above` and `below`, both excluded.
-  double quanta_between_s(std::size_t above, std::size_t below) const;
 
   MlfqConfig config_;
-  std::vector<double> quanta_sum_s_;                     // [k + 1], of the levels before
-  std::vector<std::unique_ptr<PriorityClass>> classes_;  // ascending priority
+  LevelQueue queue_;
 };
 
 }  // namespace fastserve::sched

@@ -2,13 +2,18 @@
 
 namespace fastserve::sched {
 
-std::size_t Policy::next_run(const Request* after, PlaceMask places, std::span<Request*> run) const {
-  std::size_t count = 0;
-  for (Request* r = next(after, places); r && count < run.size(); r = next(r, places)) {
-    if (count > 0 && !same_level(*run[0], *r)) break;
-    run[count++] = r;
-  }
-  return count;
+void Policy::follow(Request& request, Event event, double now_s) {
+  if (event == Event::kRests) node(request).wait_since_s = now_s;
+}
+
+std::int64_t Policy::promote_starving(double now_s) {
+  static_cast<void>(now_s);
+  return 0;
+}
+
+bool Policy::may_start(const Request& request) const {
+  static_cast<void>(request);
+  return true;
 }
 
 }  // namespace fastserve::sched

@@ -1,41 +1,88 @@
 #include "sched/policies/policy_factory.h"
 
-#include <limits>
+#include <algorithm>
+#include <array>
+#include <string>
 #include <utility>
+#include <vector>
 
+#include "base/error.h"
+#include "sched/policies/fcfs.h"
 #include "sched/policies/learned_policy.h"
 #include "sched/policies/mlfq.h"
 #include "sched/policies/slo_policy.h"
 #include "sched/policies/srpt.h"
 
 namespace fastserve::sched {
+namespace {
 
-std::unique_ptr<Policy> make_policy(const SchedulerConfig& config, const LatencyModel& latency) {
-  const double shortest_s = latency.decode_s(1, 1);
-  if (config.policy == PolicyKind::kSrpt) return std::make_unique<Srpt>(shortest_s);
-  const bool skip_join = config.policy == PolicyKind::kSkipJoinMlfq || learns(config.policy);
-  MlfqConfig mlfq{.quanta_s = {std::numeric_limits<double>::infinity()},
-                  .skip_join = skip_join,
-                  .use_priority = config.policy != PolicyKind::kFcfs,
-                  .starvation_limit_s = config.starvation_limit_s,
-                  // Skip-join MLFQ and MLFQ know one limit, as in the paper.
-                  .max_pause_s = learns(config.policy) ? config.max_pause_s : config.starvation_limit_s,
-                  .start_share = 0.25,
-                  .batch_slots = config.max_num_seqs};
-  if (skip_join || config.policy == PolicyKind::kMlfq) {
-    mlfq.quanta_s = make_quanta(config.first_quantum_s.value_or(shortest_s), config.quantum_ratio,
-                                config.num_levels.value_or(0), latency.prefill_s(config.max_model_len, 0));
-  }
-  if (learns(config.policy)) {
-    const LearnedConfig learned{.level_ratio = config.quantum_ratio,
-                                .half_life = config.length_half_life,
-                                .min_observations = config.min_length_observations};
-    if (config.policy == PolicyKind::kLearned)
-      return std::make_unique<LearnedPolicy>(std::move(mlfq), learned, latency);
-    const SloConfig objectives{.ttft_s = config.ttft_slo_s.value_or(0.0), .tpot_s = config.tpot_slo_s.value_or(0.0)};
-    return std::make_unique<SloPolicy>(std::move(mlfq), learned, objectives, latency);
-  }
+/// The quanta start at the shortest iteration unless the configuration says otherwise, and cover the longest prefill.
+MlfqConfig mlfq_of(const SchedulerConfig& config, const LatencyModel& latency, double max_pause_s) {
+  return {.quanta_s = make_quanta(config.first_quantum_s.value_or(latency.decode_s(1, 1)), config.quantum_ratio,
+                                  config.num_levels.value_or(0), latency.prefill_s(config.max_model_len, 0)),
+          .starvation_limit_s = config.starvation_limit_s,
+          .max_pause_s = max_pause_s,
+          .start_share = 0.25,
+          .batch_slots = config.max_num_seqs};
+}
+
+LearnedConfig learned_of(const SchedulerConfig& config) {
+  return {.level_ratio = config.quantum_ratio,
+          .half_life = config.length_half_life,
+          .min_observations = config.min_length_observations};
+}
+
+std::unique_ptr<Policy> make_learned(const SchedulerConfig& config, const LatencyModel& latency) {
+  return std::make_unique<LearnedPolicy>(mlfq_of(config, latency, config.max_pause_s), learned_of(config), latency);
+}
+
+std::unique_ptr<Policy> make_slo(const SchedulerConfig& config, const LatencyModel& latency) {
+  const SloConfig objectives{.ttft_s = config.ttft_slo_s.value_or(0.0), .tpot_s = config.tpot_slo_s.value_or(0.0)};
+  return std::make_unique<SloPolicy>(mlfq_of(config, latency, config.max_pause_s), learned_of(config), objectives,
+                                     latency);
+}
+
+/// With or without skip-join it knows one limit, as in the paper.
+template <bool kSkipJoin>
+std::unique_ptr<Policy> make_mlfq(const SchedulerConfig& config, const LatencyModel& latency) {
+  MlfqConfig mlfq = mlfq_of(config, latency, config.starvation_limit_s);
+  mlfq.skip_join = kSkipJoin;
   return std::make_unique<Mlfq>(std::move(mlfq));
 }
+
+template <bool kByPriority>
+std::unique_ptr<Policy> make_fcfs(const SchedulerConfig&, const LatencyModel&) {
+  return std::make_unique<Fcfs>(kByPriority);
+}
+
+std::unique_ptr<Policy> make_srpt(const SchedulerConfig&, const LatencyModel& latency) {
+  return std::make_unique<Srpt>(latency.decode_s(1, 1));
+}
+
+constexpr std::array kPolicies{
+    PolicyKind{.name = "learned", .make = make_learned},
+    PolicyKind{.name = "slo", .has_objectives = true, .make = make_slo},
+    PolicyKind{.name = "skip-join-mlfq", .make = make_mlfq<true>},
+    PolicyKind{.name = "mlfq", .make = make_mlfq<false>},
+    PolicyKind{.name = "fcfs", .make = make_fcfs<false>},
+    PolicyKind{.name = "priority", .make = make_fcfs<true>},
+    PolicyKind{.name = "srpt", .make = make_srpt},
+};
+
+}  // namespace
+
+std::span<const PolicyKind> policies() { return kPolicies; }
+
+const PolicyKind& default_policy() { return kPolicies.front(); }
+
+const PolicyKind& policy_named(std::string_view name) {
+  const auto* const found = std::ranges::find(kPolicies, name, &PolicyKind::name);
+  if (found != kPolicies.end()) return *found;
+  std::string names;
+  for (const PolicyKind& each : kPolicies) names += (names.empty() ? "" : ", ") + std::string(each.name);
+  detail::raise<InvalidArgumentError>("policy must be one of ", names, ", got ", name);
+}
+
+const PolicyKind& policy_with_objectives() { return *std::ranges::find(kPolicies, true, &PolicyKind::has_objectives); }
 
 }  // namespace fastserve::sched

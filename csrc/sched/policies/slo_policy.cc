@@ -20,7 +20,9 @@ SloPolicy::SloPolicy(MlfqConfig mlfq, const LearnedConfig& config, const SloConf
     : LearnedPolicy(std::move(mlfq), config, latency, kNumLevels),
       objectives_(objectives),
       latency_(latency),
-      iteration_s_(latency.decode_s(1, 1)) {}
+      iteration_s_(latency.decode_s(1, 1)) {
+  traits_.limits_streams = false;  // may_start has a finer limit
+}
 
 double SloPolicy::ttft_s(const Request& request) const {
   return request.options.ttft_slo_s > 0.0 ? request.options.ttft_slo_s : objectives_.ttft_s;
@@ -50,9 +52,9 @@ std::int32_t SloPolicy::home_level(const Request& request, double prefill_s) con
   return ahead_s(request) >= enough_s ? kAhead : kUrgent;
 }
 
-void SloPolicy::join(Request& request, double first_iteration_s) {
-  now_s_ = std::max(now_s_, request.arrival_s);
-  LearnedPolicy::join(request, first_iteration_s);
+void SloPolicy::join(Request& request, double now_s, std::optional<double> first_iteration_s) {
+  if (first_iteration_s) now_s_ = std::max(now_s_, request.arrival_s);
+  LearnedPolicy::join(request, now_s, first_iteration_s);
   watch(request);
 }
 
@@ -61,19 +63,11 @@ void SloPolicy::leave(Request& request) {
   LearnedPolicy::leave(request);
 }
 
-void SloPolicy::rejoin(Request& request, double now_s) {
-  LearnedPolicy::rejoin(request, now_s);
-  watch(request);
-}
-
-void SloPolicy::begin_run(Request& request) {
-  unwatch(request);
-  LearnedPolicy::begin_run(request);
-}
-
-void SloPolicy::end_run(Request& request, double now_s) {
-  LearnedPolicy::end_run(request, now_s);
-  watch(request);
+void SloPolicy::follow(Request& request, Event event, double now_s) {
+  if (event == Event::kRuns) unwatch(request);
+  LearnedPolicy::follow(request, event, now_s);
+  if (event == Event::kRests) watch(request);
+  if (event == Event::kCounted) account(request);
 }
 
 void SloPolicy::watch(Request& request) {
@@ -109,6 +103,7 @@ std::int64_t SloPolicy::promote_starving(double now_s) {
     account(request);
     if (!node(request).starving) move_to_level(request, home_level(request, prefill_left_s(request)));
   }
+  limit_prefills();
   return LearnedPolicy::promote_starving(now_s);
 }
 
@@ -137,8 +132,6 @@ double SloPolicy::enst_s(const Request& request, double now_s) const {
              : enst_s;
 }
 
-void SloPolicy::count_started(Request& request) { account(request); }
-
 void SloPolicy::account(Request& request) {
   const bool paced = request.counts_as_started() && can_meet(request);
   const bool rest = request.counts_as_started() && !paced;
@@ -148,10 +141,11 @@ void SloPolicy::account(Request& request) {
   num_rest_ += static_cast<int>(rest) - static_cast<int>(node(request).slo.counts_as_rest);
   node(request).slo.paced_per_s = per_s;
   node(request).slo.counts_as_rest = rest;
+  limit_prefills();
 }
 
-double SloPolicy::most_prefill_s() const {
-  return num_paced_ == 0 ? kInfinite : prefill_scale_ * std::max(0.0, longest_iteration_s() - decode_s_);
+void SloPolicy::limit_prefills() {
+  most_prefill_s_ = num_paced_ == 0 ? kInfinite : prefill_scale_ * std::max(0.0, longest_iteration_s() - decode_s_);
 }
 
 bool SloPolicy::may_start(const Request& request) const {

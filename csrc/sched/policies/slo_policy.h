@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <set>
 
 #include "sched/policies/learned_policy.h"
@@ -38,17 +39,13 @@ class SloPolicy final : public LearnedPolicy {
 
   SloPolicy(MlfqConfig mlfq, const LearnedConfig& config, const SloConfig& objectives, const LatencyModel& latency);
 
-  void join(Request& request, double first_iteration_s) override;
+  void join(Request& request, double now_s, std::optional<double> first_iteration_s) override;
   void leave(Request& request) override;
-  void rejoin(Request& request, double now_s) override;
-  void begin_run(Request& request) override;
-  void end_run(Request& request, double now_s) override;
+  void follow(Request& request, Event event, double now_s) override;
   bool charge(Request& request, std::int64_t iteration_ns, double next_iteration_s) override;
   std::int64_t promote_starving(double now_s) override;
   double enst_s(const Request& request, double now_s) const override;
-  void count_started(Request& request) override;
   bool may_start(const Request& request) const override;
-  double most_prefill_s() const override;
 
  protected:
   std::int32_t home_level(const Request& request, double prefill_s) const override;
@@ -74,6 +71,7 @@ class SloPolicy final : public LearnedPolicy {
   void watch(Request& request);
   void unwatch(Request& request);
   void account(Request& request);
+  void limit_prefills();
 
   SloConfig objectives_;
   const LatencyModel& latency_;

@@ -25,12 +25,13 @@ class BatchPickerTest : public ::testing::Test {
   kv::KvManager kv_{kv::KvConfig{4, 6, 6, false}};
   SchedulerConfig config_ = [] {
     SchedulerConfig config;
-    config.policy = PolicyKind::kPriority;
+    config.policy = &policy_named("priority");
     config.max_num_seqs = 4;
     config.max_num_batched_tokens = 32;
     return config;
   }();
-  SchedulerCore core_{.config = config_, .kv = kv_, .latency = latency_, .policy = make_policy(config_, latency_)};
+  SchedulerCore core_{
+      .config = config_, .kv = kv_, .latency = latency_, .policy = config_.policy->make(config_, latency_)};
   SwapPlanner planner_{core_};
   KvMover mover_{core_};
   BatchPicker picker_{core_, planner_, mover_};
@@ -43,7 +44,7 @@ class BatchPickerTest : public ::testing::Test {
     Request& request = table_.add(id, prompt, prompt_tokens + 8, options, 0.0);
     ++core_.num_in_state[static_cast<std::size_t>(RequestState::kWaiting)];
     mover_.expect_start(request, core_.blocks_for(prompt_tokens) + 1);
-    core_.policy->join(request, 1.0);
+    core_.policy->join(request, core_.now_s, 1.0);
     return request;
   }
 
@@ -85,7 +86,7 @@ TEST_F(BatchPickerTest, ChangesNothingItself) {
   EXPECT_FALSE(request.has_kv());
   EXPECT_TRUE(request.decisions().empty());
   EXPECT_EQ(core_.num_free(), 6);
-  EXPECT_EQ(core_.policy->next(nullptr, kAnyPlace), &request);
+  EXPECT_EQ(core_.policy->order().next(nullptr, kAnyPlace), &request);
 }
 
 TEST_F(BatchPickerTest, PicksWhatItsMovesMadeReady) {

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "base/error.h"
+#include "sched/policies/policy_factory.h"
 
 namespace fastserve::sched {
 namespace {
@@ -104,7 +105,7 @@ class SchedulerTest : public ::testing::Test {
 };
 
 TEST_F(SchedulerTest, TimeSlicesBySkipJoinMlfq) {
-  config_.policy = PolicyKind::kSkipJoinMlfq;
+  config_.policy = &policy_named("skip-join-mlfq");
   config_.max_num_seqs = 1;
   make(100);
   add(1, 4);
@@ -121,7 +122,7 @@ TEST_F(SchedulerTest, TimeSlicesBySkipJoinMlfq) {
 }
 
 TEST_F(SchedulerTest, FirstComeFirstServedRunsToTheEnd) {
-  config_.policy = PolicyKind::kFcfs;
+  config_.policy = &policy_named("fcfs");
   config_.max_num_seqs = 1;
   make(100);
   add(1, 4, 3);
@@ -131,7 +132,7 @@ TEST_F(SchedulerTest, FirstComeFirstServedRunsToTheEnd) {
 }
 
 TEST_F(SchedulerTest, PutsDecodesFirstAndSharesTokensBetweenTwoPrefills) {
-  config_.policy = PolicyKind::kFcfs;
+  config_.policy = &policy_named("fcfs");
   config_.max_num_seqs = 8;
   config_.max_num_batched_tokens = 9;
   make(100);
@@ -148,7 +149,7 @@ TEST_F(SchedulerTest, PutsDecodesFirstAndSharesTokensBetweenTwoPrefills) {
 }
 
 TEST_F(SchedulerTest, StartsNobodyPastABlockedRequest) {
-  config_.policy = PolicyKind::kFcfs;
+  config_.policy = &policy_named("fcfs");
   config_.max_num_seqs = 8;
   make(10);
   add(1, 20);  // 5 blocks and one to grow
@@ -159,7 +160,7 @@ TEST_F(SchedulerTest, StartsNobodyPastABlockedRequest) {
 }
 
 TEST_F(SchedulerTest, EvictsJustEnoughForTheFirstOfAHigherClassAndResumesByRecomputing) {
-  config_.policy = PolicyKind::kSkipJoinMlfq;
+  config_.policy = &policy_named("skip-join-mlfq");
   config_.max_num_seqs = 3;
   make(6);
   add(1, 8);
@@ -195,7 +196,7 @@ TEST_F(SchedulerTest, LooksEachPromptUpOnceHoweverOftenItIsPreempted) {
 }
 
 TEST_F(SchedulerTest, LooksNothingUpForARequestThatNeverRuns) {
-  config_.policy = PolicyKind::kFcfs;
+  config_.policy = &policy_named("fcfs");
   make(6, 0, true);
   add(1, 16, 8);
   add(2, 16, 8);
@@ -235,7 +236,7 @@ TEST_F(SchedulerTest, CountsAsRecomputedWhatIterationsTookInAgain) {
 }
 
 TEST_F(SchedulerTest, TakesTheMemoryOfALongStreamForAShortRequestWhereThatPays) {
-  config_.policy = PolicyKind::kSkipJoinMlfq;
+  config_.policy = &policy_named("skip-join-mlfq");
   make(8, 100);
   add(1, 8, 40);
   add(2, 8, 40);
@@ -249,7 +250,7 @@ TEST_F(SchedulerTest, TakesTheMemoryOfALongStreamForAShortRequestWhereThatPays) 
 
 TEST_F(SchedulerTest, WaitsForMemoryWhereEvictingCostsMoreThanItSaves) {
   latency_ = LatencyModel(LatencyModel::Coefficients{1, 1, 0, 0, 0});  // a second to compute a token again
-  config_.policy = PolicyKind::kSkipJoinMlfq;
+  config_.policy = &policy_named("skip-join-mlfq");
   make(8);  // no host
   add(1, 8, 40);
   add(2, 8, 40);
@@ -260,7 +261,7 @@ TEST_F(SchedulerTest, WaitsForMemoryWhereEvictingCostsMoreThanItSaves) {
 }
 
 TEST_F(SchedulerTest, TakesNoMemoryFromAStreamThatIsToldToBeAsShort) {
-  config_.policy = PolicyKind::kSkipJoinMlfq;
+  config_.policy = &policy_named("skip-join-mlfq");
   config_.max_num_seqs = 2;
   make(6, 100);
   add(1, 8, 4);
@@ -275,7 +276,7 @@ TEST_F(SchedulerTest, TakesNoMemoryFromAStreamThatIsToldToBeAsShort) {
 }
 
 TEST_F(SchedulerTest, StartsNoMoreStreamsThanCanHaveTheirTurnWithinTheLongestPause) {
-  config_.policy = PolicyKind::kLearned;
+  config_.policy = &policy_named("learned");
   config_.max_num_seqs = 2;
   config_.starvation_limit_s = 0.05;
   config_.max_pause_s = 0.35;  // three turns of 0.05 s, each with an iteration after it, on the one seat
@@ -294,7 +295,7 @@ TEST_F(SchedulerTest, StartsNoMoreStreamsThanCanHaveTheirTurnWithinTheLongestPau
 }
 
 TEST_F(SchedulerTest, SwapsToTheHostAndBackWithItsStatesOnTheWay) {
-  config_.policy = PolicyKind::kSkipJoinMlfq;
+  config_.policy = &policy_named("skip-join-mlfq");
   config_.max_num_seqs = 1;
   config_.preemption_mode = PreemptionMode::kSwap;
   make(4, 8);
@@ -412,7 +413,7 @@ TEST_F(SchedulerTest, ComputesAgainWhatCouldNotBeCopied) {
 
 TEST_F(SchedulerTest, StartsNobodyIntoTheLastFreeBlocksWhileMoreWasDroppedThanMayBe) {
   latency_ = LatencyModel(LatencyModel::Coefficients{1, 1, 0, 0, 0});  // 2 s to compute two tokens again
-  config_.policy = PolicyKind::kFcfs;
+  config_.policy = &policy_named("fcfs");
   config_.max_num_batched_tokens = config_.max_prefill_chunk_tokens = config_.max_model_len = 400;
   make(80);
   add(1, 304, 5);

@@ -37,20 +37,20 @@ class LearnedPolicyTest : public ::testing::Test {
                                    .max_total = prompt_tokens + max_tokens,
                                    .arrival_s = now_s};
     Request& request = requests_.emplace_back(identity, prompt, options);
-    policy_->join(request, latency_.prefill_s(prompt_tokens, 0));
+    policy_->join(request, now_s, latency_.prefill_s(prompt_tokens, 0));
     return request;
   }
 
   /// `tokens` iterations of one second, an output each.
   void run(Request& request, std::int32_t tokens, double now_s = 0.0) {
-    policy_->begin_run(request);
+    policy_->follow(request, Policy::Event::kRuns, now_s);
     for (std::int32_t i = 0; i < tokens; ++i) {
       RequestPeer::add_output(request);
       RequestPeer::compute_all_but_last(request);
       policy_->charge(request, 1'000'000'000, 1.0);
     }
-    policy_->end_run(request, now_s);
-    policy_->check_integrity();
+    policy_->follow(request, Policy::Event::kRests, now_s);
+    policy_->order().check_integrity();
   }
 
   void end(Request& request, FinishReason reason = FinishReason::kStop) {
@@ -69,7 +69,8 @@ class LearnedPolicyTest : public ::testing::Test {
 
   Ids order() const {
     Ids ids;
-    for (const Request* r = policy_->next(nullptr, kAnyPlace); r; r = policy_->next(r, kAnyPlace)) ids.push_back(r->id);
+    for (const Request* r = policy_->order().next(nullptr, kAnyPlace); r; r = policy_->order().next(r, kAnyPlace))
+      ids.push_back(r->id);
     return ids;
   }
 };
@@ -95,8 +96,8 @@ TEST_F(LearnedPolicyTest, PutsThoseThatWaitWhereTheyBelongOnceSomethingIsKnown) 
   teach({4});
   policy_->promote_starving(0.0);  // as before each plan
   EXPECT_EQ(order(), (Ids{quick.id, slow.id}));
-  policy_->rejoin(held, 1.0);
-  policy_->check_integrity();
+  policy_->join(held, 1.0, std::nullopt);
+  policy_->order().check_integrity();
 }
 
 TEST_F(LearnedPolicyTest, JoinsByTheIndexOfTheClassAndThePrefill) {
@@ -237,7 +238,7 @@ TEST_F(LearnedPolicyTest, SurvivesThatTheClassOfAHeldRequestIsForgotten) {
   policy_->leave(request);  // held
   for (std::uint64_t key = 2; key < LengthClasses::kMost + 2; ++key) teach({1}, key);
   EXPECT_EQ(policy_->index_s(request), 0.0);
-  policy_->rejoin(request, 1.0);
+  policy_->join(request, 1.0, std::nullopt);
   run(request, 5);
   end(request);
 }

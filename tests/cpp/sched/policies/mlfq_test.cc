@@ -29,33 +29,34 @@ class MlfqTest : public ::testing::Test {
     const RequestIdentity identity{
         .id = std::ssize(requests_), .serial = std::ssize(requests_), .max_total = 100, .arrival_s = now_s};
     Request& request = requests_.emplace_back(identity, prompt, options);
-    mlfq_->join(request, first_s);
+    mlfq_->join(request, now_s, first_s);
     return request;
   }
 
   /// One that has begun: it got a token at `now_s`.
   Request& stream(double now_s, std::int32_t priority = 0, double max_pause_s = 0.0) {
     Request& request = join(1, now_s, priority, max_pause_s);
-    mlfq_->begin_run(request);
+    mlfq_->follow(request, Policy::Event::kRuns, now_s);
     RequestPeer::add_output(request);
-    mlfq_->end_run(request, now_s);
+    mlfq_->follow(request, Policy::Event::kRests, now_s);
     return request;
   }
 
   /// In one iteration of `seconds` that ends at `now_s`.
   bool run(Request& request, double seconds, double now_s, double next_s = 0.0) {
-    mlfq_->begin_run(request);
+    mlfq_->follow(request, Policy::Event::kRuns, now_s);
     const bool demoted = mlfq_->charge(request, static_cast<std::int64_t>(seconds * 1e9), next_s);
-    mlfq_->end_run(request, now_s);
-    mlfq_->check_integrity();
+    mlfq_->follow(request, Policy::Event::kRests, now_s);
+    mlfq_->order().check_integrity();
     return demoted;
   }
 
   std::vector<std::int64_t> order() const {
     std::vector<std::int64_t> ids;
-    for (const Request* r = mlfq_->next(nullptr, kAnyPlace); r; r = mlfq_->next(r, kAnyPlace)) ids.push_back(r->id);
+    for (const Request* r = mlfq_->order().next(nullptr, kAnyPlace); r; r = mlfq_->order().next(r, kAnyPlace))
+      ids.push_back(r->id);
     std::vector<std::int64_t> reversed;
-    for (const Request* r = mlfq_->prev(nullptr, kAnyPlace); r; r = mlfq_->prev(r, kAnyPlace))
+    for (const Request* r = mlfq_->order().prev(nullptr, kAnyPlace); r; r = mlfq_->order().prev(r, kAnyPlace))
       reversed.push_back(r->id);
     EXPECT_EQ(ids, std::vector<std::int64_t>(reversed.rbegin(), reversed.rend()));
     return ids;
@@ -208,14 +209,14 @@ TEST_F(MlfqTest, FollowsTheLongestPauseThatARequestAskedFor) {
   EXPECT_EQ(mlfq_->promote_starving(1.4), 0);
   EXPECT_EQ(mlfq_->promote_starving(1.5), 1);
   EXPECT_TRUE(strict.queue().starving);
-  mlfq_->check_integrity();
+  mlfq_->order().check_integrity();
 }
 
 TEST_F(MlfqTest, DoesNotPromoteWhatRuns) {
   Request& a = join(8, 0.0);
-  mlfq_->begin_run(a);
+  mlfq_->follow(a, Policy::Event::kRuns, 0.0);
   EXPECT_EQ(mlfq_->promote_starving(50.0), 0);
-  mlfq_->end_run(a, 50.0);
+  mlfq_->follow(a, Policy::Event::kRests, 50.0);
   EXPECT_EQ(mlfq_->promote_starving(59.0), 0);
   EXPECT_EQ(mlfq_->promote_starving(60.0), 1);
 }
@@ -244,7 +245,7 @@ TEST_F(MlfqTest, EstimatesTheNextTurnFromTheQuantaOfThoseBefore) {
   EXPECT_DOUBLE_EQ(mlfq_->enst_s(c, 0), (0.75 + 2 + 1 + 2) / 2);
   run(c, 1.5, 0.0);  // 2.5 s left
   EXPECT_DOUBLE_EQ(mlfq_->enst_s(d, 0), (0.75 + 2 + 1 + 2 + 2.5) / 2);
-  EXPECT_EQ(mlfq_->num_ahead(d), 3);
+  EXPECT_EQ(mlfq_->order().num_ahead(d), 3);
   mlfq_->leave(b);
   EXPECT_DOUBLE_EQ(mlfq_->enst_s(d, 0), (0.75 + 2 + 2.5) / 2);
 }
@@ -262,7 +263,7 @@ TEST_F(MlfqTest, OrdersByEstimatedTurnOtherwiseThanByLevel) {
   Request& low = join(8, 0.0);
   for (int i = 0; i < 8; ++i) join(1, 5.0);
   Request& high = join(2, 5.0);
-  EXPECT_TRUE(mlfq_->before(high, low));
+  EXPECT_TRUE(mlfq_->order().before(high, low));
   EXPECT_DOUBLE_EQ(mlfq_->enst_s(high, 9.5), 8 * 1.0 / 2);
   EXPECT_DOUBLE_EQ(mlfq_->enst_s(low, 9.5), 0.5);
 }
@@ -272,9 +273,9 @@ TEST_F(MlfqTest, RejoinsAtTheEndOfItsLevel) {
   join(1);
   mlfq_->leave(a);
   EXPECT_EQ(order(), (Ids{1}));
-  mlfq_->rejoin(a, 3.0);
+  mlfq_->join(a, 3.0, std::nullopt);
   EXPECT_EQ(order(), (Ids{1, 0}));
-  EXPECT_EQ(mlfq_->level_counts(), (std::vector<std::int32_t>{2, 0, 0, 0}));
+  EXPECT_EQ(mlfq_->order().level_counts(), (std::vector<std::int32_t>{2, 0, 0, 0}));
 }
 
 TEST_F(MlfqTest, WalksOnlyThePlacesAskedFor) {
@@ -282,12 +283,12 @@ TEST_F(MlfqTest, WalksOnlyThePlacesAskedFor) {
   Request& b = join(4);
   const Place from = b.place();
   RequestPeer::move_to(b, RequestState::kReady);
-  mlfq_->change_place(b, from);
-  EXPECT_EQ(mlfq_->next(nullptr, mask_of(Place::kResident)), &b);
-  EXPECT_EQ(mlfq_->next(nullptr, mask_of(Place::kWaiting)), &a);
-  EXPECT_EQ(mlfq_->next(&a, mask_of(Place::kWaiting)), nullptr);
-  EXPECT_EQ(mlfq_->prev(nullptr, mask_of(Place::kWaiting)), &a);
-  mlfq_->check_integrity();
+  static_cast<Policy&>(*mlfq_).order().change_place(b, from);
+  EXPECT_EQ(mlfq_->order().next(nullptr, mask_of(Place::kResident)), &b);
+  EXPECT_EQ(mlfq_->order().next(nullptr, mask_of(Place::kWaiting)), &a);
+  EXPECT_EQ(mlfq_->order().next(&a, mask_of(Place::kWaiting)), nullptr);
+  EXPECT_EQ(mlfq_->order().prev(nullptr, mask_of(Place::kWaiting)), &a);
+  mlfq_->order().check_integrity();
 }
 
 TEST(TicketQueue, FindsCountsAndSumsAcrossGroupsAndHoles) {

@@ -30,19 +30,19 @@ class SloPolicyTest : public ::testing::Test {
     const RequestIdentity identity{
         .id = std::ssize(requests_), .serial = std::ssize(requests_), .max_total = 1004, .arrival_s = now_s_};
     Request& request = requests_.emplace_back(identity, prompt, options);
-    policy_->join(request, kIterationS);
+    policy_->join(request, now_s_, kIterationS);
     return request;
   }
 
   void start(Request& request) {
     RequestPeer::count_as_started(request, true);
-    policy_->count_started(request);
+    policy_->follow(request, Policy::Event::kCounted, now_s_);
   }
 
   /// `tokens` iterations, an output each.
   void run(Request& request, int tokens) {
     if (!request.counts_as_started()) start(request);
-    policy_->begin_run(request);
+    policy_->follow(request, Policy::Event::kRuns, now_s_);
     for (int i = 0; i < tokens; ++i) {
       now_s_ += kIterationS;
       RequestPeer::add_output(request, now_s_);
@@ -50,15 +50,16 @@ class SloPolicyTest : public ::testing::Test {
       policy_->charge(request, 10'000'000, kIterationS);
       policy_->promote_starving(now_s_);
     }
-    policy_->end_run(request, now_s_);
-    policy_->check_integrity();
+    policy_->follow(request, Policy::Event::kRests, now_s_);
+    policy_->order().check_integrity();
   }
 
   void wait(double seconds) { policy_->promote_starving(now_s_ += seconds); }
 
   Ids order() const {
     Ids ids;
-    for (const Request* r = policy_->next(nullptr, kAnyPlace); r; r = policy_->next(r, kAnyPlace)) ids.push_back(r->id);
+    for (const Request* r = policy_->order().next(nullptr, kAnyPlace); r; r = policy_->order().next(r, kAnyPlace))
+      ids.push_back(r->id);
     return ids;
   }
 };
@@ -101,7 +102,7 @@ TEST_F(SloPolicyTest, StartsOnlyWhatTheSlotsCanFeed) {
   RequestPeer::finish(first, FinishReason::kStop);
   policy_->leave(first);
   RequestPeer::count_as_started(first, false);
-  policy_->count_started(first);
+  policy_->follow(first, Policy::Event::kCounted, now_s_);
   EXPECT_TRUE(policy_->may_start(join()));
 }
 
