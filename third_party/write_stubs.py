@@ -8,6 +8,7 @@ import enum
 import inspect
 import re
 import sys
+import typing
 from typing import Any
 
 import pybind11_stubgen as stubgen
@@ -31,7 +32,14 @@ DTYPE_AND_SHAPE = re.compile(r"(u?int\d+|float\d+) \[.*?\]")
 
 
 class CoreParser(IParser):
-    """What a parser does besides: C getters are properties that return numpy arrays; enums have their members as values."""
+    """What a parser does besides: C getters return numpy arrays; enums have their members as values; types of literals stay."""
+
+    def handle_attribute(self, path: QualifiedName, attr: Any) -> Attribute | None:
+        """Return the stub of an attribute; that of a type of literals is the type itself."""
+        if typing.get_origin(attr) is not typing.Literal:
+            return super().handle_attribute(path, attr)
+        self.handle_type(type(attr))  # imports typing
+        return Attribute(name=path[-1], value=Value(repr(attr), is_print_safe=True))
 
     def handle_class(self, path: QualifiedName, class_: type) -> Class | None:
         """Return the stub of a class; of an enum, the members alone."""

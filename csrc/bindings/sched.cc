@@ -11,6 +11,7 @@
 #include "base/error.h"
 #include "bindings/bindings.h"
 #include "bindings/sched_values.h"
+#include "bindings/user_policy.h"
 #include "sched/policies/policy_factory.h"
 #include "sched/scheduler.h"
 
@@ -124,7 +125,15 @@ void define_setting(py::class_<SchedulerConfig>& config, const char* name, Value
       });
 }
 
+/// The names of the policies as a type: the choices of users, and what type checkers see.
+py::object policy_names() {
+  py::list names;
+  for (const PolicyKind& each : policies()) names.append(each.name);
+  return py::module_::import("typing").attr("Literal").attr("__getitem__")(py::tuple(names));
+}
+
 void register_config(py::module_& module) {
+  module.attr("PolicyName") = policy_names();
   py::class_<SchedulerConfig> config(module, "SchedulerConfig",
                                      "How requests are scheduled, with the defaults and limits of every setting. "
                                      "fastserve.config.SchedulerConfig says what each means.");
@@ -232,13 +241,20 @@ void register_sched(py::module_& module) {
   register_sched_values(module);
   register_latency_model(module);
   register_config(module);
+  register_user_request(module);
   py::class_<Scheduler> scheduler(
       module, "Scheduler",
       "Policy, KV and swap planner: schedule() -> run the plan -> commit(). Times are monotonic "
       "seconds given by the caller. One thread.");
-  scheduler.def(py::init<const SchedulerConfig&, kv::KvManager&, LatencyModel&>(), py::keep_alive<1, 3>(),
-                py::keep_alive<1, 4>(), py::arg("config"), py::arg("kv"), py::arg("latency"),
-                "Raises InvalidArgumentError for a config that does not hold, see SchedulerConfig.validate.");
+  scheduler.def(py::init([](const SchedulerConfig& config, kv::KvManager& kv, LatencyModel& latency,
+                            const std::optional<py::object>& policy) {
+                  return std::make_unique<Scheduler>(config, kv, latency,
+                                                     policy ? std::make_unique<UserPolicy>(*policy) : nullptr);
+                }),
+                py::keep_alive<1, 3>(), py::keep_alive<1, 4>(), py::arg("config"), py::arg("kv"), py::arg("latency"),
+                py::arg("policy") = py::none(),
+                "policy: a fastserve.sim.Policy in place of the one that the config names. Raises InvalidArgumentError "
+                "for a config that does not hold, see SchedulerConfig.validate.");
   define_calls(scheduler);
 }
 

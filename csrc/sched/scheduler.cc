@@ -19,11 +19,12 @@ constexpr std::size_t kPrefetchRows = 8;
 
 }  // namespace
 
-Scheduler::Scheduler(const SchedulerConfig& config, kv::KvManager& kv, LatencyModel& latency)
+Scheduler::Scheduler(const SchedulerConfig& config, kv::KvManager& kv, LatencyModel& latency,
+                     std::unique_ptr<Policy> policy)
     : core_{.config = (config.validate(), config),
             .kv = kv,
             .latency = latency,
-            .policy = config.policy->make(config, latency)},
+            .policy = policy ? std::move(policy) : config.policy->make(config, latency)},
       planner_(core_),
       mover_(core_),
       picker_(core_, planner_, mover_),

@@ -43,8 +43,9 @@ class Scheduler {
   static constexpr std::size_t kMaxPlansInFlight = 2;
 
   /// `kv` and `latency` outlive the scheduler and are changed through it only. Throws InvalidArgumentError for a
-  /// configuration out of range.
-  Scheduler(const SchedulerConfig& config, kv::KvManager& kv, LatencyModel& latency);
+  /// configuration out of range. `policy`: in place of the one that the configuration names.
+  Scheduler(const SchedulerConfig& config, kv::KvManager& kv, LatencyModel& latency,
+            std::unique_ptr<Policy> policy = nullptr);
   Scheduler(const Scheduler&) = delete;
   Scheduler& operator=(const Scheduler&) = delete;
 

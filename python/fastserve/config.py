@@ -9,7 +9,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 from fastserve._C import sched
 from fastserve.errors import InvalidArgumentError
 
-Policy = Literal["learned", "slo", "skip-join-mlfq", "mlfq", "fcfs", "priority", "srpt"]
+Policy = sched.PolicyName  # a Literal of the core's table of policies
 DTypeName = Literal["auto", "float32", "bfloat16", "float16"]
 
 LEARNING = ("learned", "slo")  # policies that learn output lengths
@@ -191,7 +191,7 @@ class SchedulerConfig:
     scheduling_policy: Policy | None = option(
         None,
         "order in which requests run; default: slo if an objective is given, else learned",
-        choices=("learned", "slo", "skip-join-mlfq", "mlfq", "fcfs", "priority"),
+        choices=tuple(name for name in get_args(Policy) if name != "srpt"),  # which is for simulations
     )
     max_num_seqs: int = option(_CORE.max_num_seqs, "maximum number of requests in a batch", unit="requests")
     max_num_batched_tokens: int = option(

@@ -8,7 +8,7 @@ import fastserve._C.kv
 import numpy
 import numpy.typing
 import typing
-__all__: list[str] = ['FinishReason', 'LatencyModel', 'RequestOptions', 'RequestStats', 'Scheduler', 'SchedulerConfig', 'SchedulerStats', 'StepEvents', 'StepPlan', 'prefill_pairs']
+__all__: list[str] = ['FinishReason', 'LatencyModel', 'PolicyName', 'QueuedRequest', 'RequestOptions', 'RequestStats', 'Scheduler', 'SchedulerConfig', 'SchedulerStats', 'StepEvents', 'StepPlan', 'prefill_pairs']
 class RequestOptions:
     """
     What the caller asks of one request; the scheduler copies it. deadline_s is absolute, <= 0 none; max_pause_s, ttft_slo_s and tpot_slo_s <= 0 the scheduler's; oracle_output_tokens is its output length, for srpt; requests of one length_class have similar output lengths, for learned.
@@ -471,13 +471,82 @@ class SchedulerConfig:
     @upload_margin.setter
     def upload_margin(self, arg1: typing.SupportsFloat | typing.SupportsIndex) -> None:
         ...
+class QueuedRequest:
+    """
+    A request as a policy of the simulator sees it (fastserve.sim.Policy). It may be given further attributes.
+    """
+    @property
+    def arrival_s(self) -> float:
+        ...
+    @property
+    def attained_s(self) -> float:
+        """
+        Seconds of the iterations that it was in.
+        """
+    @property
+    def first_iteration_s(self) -> float:
+        """
+        Predicted time of its uncached prefill.
+        """
+    @property
+    def id(self) -> int:
+        """
+        Row of the workload.
+        """
+    @property
+    def key(self) -> float:
+        """
+        The smallest runs first; equal ones in order of arrival. Set it in join, charge or promote.
+        """
+    @key.setter
+    def key(self, arg1: typing.SupportsFloat | typing.SupportsIndex) -> None:
+        ...
+    @property
+    def length_class(self) -> int:
+        ...
+    @property
+    def max_tokens(self) -> int:
+        """
+        Its limit; its length where lengths are known.
+        """
+    @property
+    def output_tokens(self) -> int:
+        """
+        Produced so far.
+        """
+    @property
+    def priority(self) -> int:
+        """
+        Lower first, if the policy cares.
+        """
+    @property
+    def prompt_tokens(self) -> int:
+        ...
+    @property
+    def running(self) -> bool:
+        """
+        It is in a plan in flight.
+        """
+    @property
+    def waiting_since_s(self) -> float:
+        """
+        Its last iteration, or its arrival.
+        """
+    @property
+    def work_s(self) -> float:
+        """
+        Seconds that it is taken to run for once it gets on. Where it is infinite, the default, the request neither takes memory from others to start nor gives way to such.
+        """
+    @work_s.setter
+    def work_s(self, arg1: typing.SupportsFloat | typing.SupportsIndex) -> None:
+        ...
 class Scheduler:
     """
     Policy, KV and swap planner: schedule() -> run the plan -> commit(). Times are monotonic seconds given by the caller. One thread.
     """
-    def __init__(self, config: SchedulerConfig, kv: fastserve._C.kv.KvManager, latency: LatencyModel) -> None:
+    def __init__(self, config: SchedulerConfig, kv: fastserve._C.kv.KvManager, latency: LatencyModel, policy: typing.Any | None = None) -> None:
         """
-        Raises InvalidArgumentError for a config that does not hold, see SchedulerConfig.validate.
+        policy: a fastserve.sim.Policy in place of the one that the config names. Raises InvalidArgumentError for a config that does not hold, see SchedulerConfig.validate.
         """
     def abort(self, request_id: typing.SupportsInt | typing.SupportsIndex, now_s: typing.SupportsFloat | typing.SupportsIndex) -> bool:
         """
@@ -561,3 +630,4 @@ def prefill_pairs(num_tokens: typing.SupportsFloat | typing.SupportsIndex, ctx: 
     """
     (query, key) pairs that causal attention computes for num_tokens queries behind ctx tokens.
     """
+PolicyName = typing.Literal['learned', 'slo', 'skip-join-mlfq', 'mlfq', 'fcfs', 'priority', 'srpt']

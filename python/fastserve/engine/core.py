@@ -76,8 +76,12 @@ class EngineCore:
         latency: LatencyModel,
         *,
         clock: Callable[[], float] = time.monotonic,
+        policy: object | None = None,
     ) -> None:
         """Make the scheduler of an executor; `latency` must be for this core alone, which goes on correcting it.
+
+        Args:
+            policy: a `fastserve.sim.Policy` in place of the one that the configuration names.
 
         Raises:
             InvalidArgumentError: the configuration is out of the scheduler's range.
@@ -96,7 +100,7 @@ class EngineCore:
         )
         core = scheduler.core()
         core.max_model_len, core.block_bytes = info.max_model_len, info.pools.block_bytes
-        self.scheduler = Scheduler(core, self.kv, latency)
+        self.scheduler = Scheduler(core, self.kv, latency, policy)
         if info.offload_bytes_per_s and info.upload_bytes_per_s:
             self.scheduler.set_link_rates(info.offload_bytes_per_s, info.upload_bytes_per_s)
         self.info = EngineInfo(

@@ -13,6 +13,7 @@ from fastserve.sim.devices import DEVICES, Device, HostLink, find_device
 from fastserve.sim.engine_costs import EngineCosts, with_engine_costs
 from fastserve.sim.explain import Level, explain_policy
 from fastserve.sim.learned import LengthClass, LengthStep
+from fastserve.sim.policy import Policy, QueuedRequest
 from fastserve.sim.profile import FittedCost, Profile, profile_deployment, read_profile_file
 from fastserve.sim.requests import RequestTable
 from fastserve.sim.roofline import Parallelism, Roofline
@@ -39,7 +40,9 @@ __all__ = [
     "Level",
     "ModelShape",
     "Parallelism",
+    "Policy",
     "Profile",
+    "QueuedRequest",
     "RequestTable",
     "Roofline",
     "SimulationResult",

@@ -10,6 +10,7 @@ from fastserve.sim.cost import fitted_latency_model
 from fastserve.sim.deployment import Deployment
 from fastserve.sim.executor import SampleTokens, SimulatedExecutor
 from fastserve.sim.host_link import SimulatedLink
+from fastserve.sim.policy import Policy
 from fastserve.worker.info import WorkerInfo
 
 
@@ -23,9 +24,17 @@ class SimulatedEngine:
 
 
 def simulated_engine(
-    deployment: Deployment, scheduler: SchedulerConfig, sample: SampleTokens, *, enable_prefix_caching: bool
+    deployment: Deployment,
+    scheduler: SchedulerConfig,
+    sample: SampleTokens,
+    *,
+    enable_prefix_caching: bool,
+    policy: Policy | None = None,
 ) -> SimulatedEngine:
     """Make the engine of a deployment, with the latency model that it has at start.
+
+    Args:
+        policy: in place of the scheduler's.
 
     Raises:
         InvalidArgumentError: the configuration is out of the scheduler's range.
@@ -47,7 +56,7 @@ def simulated_engine(
     link = SimulatedLink(deployment.link, deployment.num_devices)
     executor = SimulatedExecutor(info, deployment.cost, link, clock, sample)
     latency = _latency_model(deployment, scheduler)
-    return SimulatedEngine(EngineCore(config, executor, latency, clock=clock), executor, clock)
+    return SimulatedEngine(EngineCore(config, executor, latency, clock=clock, policy=policy), executor, clock)
 
 
 def _latency_model(deployment: Deployment, scheduler: SchedulerConfig) -> LatencyModel:

@@ -15,6 +15,7 @@ from fastserve.sim.deployment import Deployment
 from fastserve.sim.engine import simulated_engine
 from fastserve.sim.gaps import TokenGaps
 from fastserve.sim.learned import LengthClass, length_classes
+from fastserve.sim.policy import Policy
 from fastserve.sim.requests import RequestTable
 from fastserve.sim.summary import RunCounters, Summary, summarize
 from fastserve.sim.timeline import Timeline
@@ -63,6 +64,7 @@ def simulate(
     deployment: Deployment,
     scheduler: SchedulerConfig | None = None,
     *,
+    policy: Policy | None = None,
     enable_prefix_caching: bool | None = None,
     endings: Endings | None = None,
     objectives_s: Mapping[str, float] | None = None,
@@ -74,6 +76,7 @@ def simulate(
     Args:
         scheduler: its fields as an engine takes them; the policy may be `srpt`, which knows the output lengths.
             max_num_queued_reqs does not count: no request is refused for a full queue.
+        policy: one of your own, in place of the scheduler's; docs/scheduling.md.
         enable_prefix_caching: default: when the workload has prompts that share prefixes.
         endings: what ends requests. Default: "known", but "stop-token" where the policy would learn from max_tokens
             what it must find out by itself (`learned`).
@@ -85,23 +88,33 @@ def simulate(
         behind its prompt is cut, as the engine does.
     Raises:
         InvalidArgumentError: the scheduler's configuration is out of range.
+        Exception: whatever a policy of your own raises.
     """
     scheduler = scheduler or SchedulerConfig()
+    policy_name = scheduler.policy if policy is None else type(policy).__name__
     if enable_prefix_caching is None:
         enable_prefix_caching = bool((workload.conversation >= 0).any()) or workload.prompts is not None
     if endings is None:
-        endings = "stop-token" if scheduler.policy in LEARNING else "known"
+        endings = "stop-token" if policy_name in LEARNING else "known"
     tokens = token_source(
         workload, deployment.vocab_size, real_prompts=enable_prefix_caching, end_by_token=endings == "stop-token"
     )
-    run = _Run(workload, deployment, scheduler, tokens, endings=endings, enable_prefix_caching=enable_prefix_caching)
+    run = _Run(
+        workload,
+        deployment,
+        scheduler,
+        tokens,
+        policy=policy,
+        endings=endings,
+        enable_prefix_caching=enable_prefix_caching,
+    )
     if timeline is not None:
         run.draw(timeline)
     run.to_the_end(progress)
     return SimulationResult(
         workload=workload.name,
         deployment=deployment.name,
-        policy=scheduler.policy,
+        policy=policy_name,
         requests=run.table,
         summary=summarize(run.table, run.counters(), gaps=run.gaps.distribution(), objectives_s=objectives_s),
         length_classes=run.length_classes(),
@@ -118,10 +131,13 @@ class _Run:
         scheduler: SchedulerConfig,
         tokens: TokenSource,
         *,
+        policy: Policy | None,
         endings: Endings,
         enable_prefix_caching: bool,
     ) -> None:
-        engine = simulated_engine(deployment, scheduler, tokens.sample, enable_prefix_caching=enable_prefix_caching)
+        engine = simulated_engine(
+            deployment, scheduler, tokens.sample, enable_prefix_caching=enable_prefix_caching, policy=policy
+        )
         self._core, self._executor, self._clock = engine.core, engine.executor, engine.clock
         self._tokens = tokens
         self._endings = endings
