@@ -2,7 +2,7 @@
 
 #include <pybind11/pybind11.h>
 
-#include "sched/policies/length_class.h"
+#include "sched/lengths/length_class.h"
 #include "sched/request.h"
 
 namespace fastserve::bindings {

@@ -8,7 +8,7 @@
 #include <unordered_map>
 
 #include "sched/policies/policy.h"
-#include "sched/policies/sorted_queue.h"
+#include "sched/queues/sorted_queue.h"
 
 namespace fastserve::bindings {
 

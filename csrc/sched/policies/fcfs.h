@@ -3,8 +3,8 @@
 #include <cstdint>
 #include <optional>
 
-#include "sched/policies/level_queue.h"
 #include "sched/policies/policy.h"
+#include "sched/queues/level_queue.h"
 
 namespace fastserve::sched {
 

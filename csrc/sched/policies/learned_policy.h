@@ -5,7 +5,7 @@
 #include <vector>
 
 #include "sched/latency_model.h"
-#include "sched/policies/length_class.h"
+#include "sched/lengths/length_class.h"
 #include "sched/policies/mlfq.h"
 
 namespace fastserve::sched {

@@ -6,8 +6,8 @@
 #include <span>
 #include <vector>
 
-#include "sched/policies/level_queue.h"
 #include "sched/policies/policy.h"
+#include "sched/queues/level_queue.h"
 
 namespace fastserve::sched {
 

@@ -5,7 +5,7 @@
 #include <optional>
 #include <utility>
 
-#include "sched/policies/request_queue.h"
+#include "sched/queues/request_queue.h"
 #include "sched/request.h"
 
 namespace fastserve::sched {

@@ -4,7 +4,7 @@
 #include <optional>
 
 #include "sched/policies/policy.h"
-#include "sched/policies/sorted_queue.h"
+#include "sched/queues/sorted_queue.h"
 
 namespace fastserve::sched {
 

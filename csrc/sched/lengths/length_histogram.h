@@ -3,7 +3,7 @@
 #include <array>
 #include <cstdint>
 
-#include "sched/policies/length_bins.h"
+#include "sched/lengths/length_bins.h"
 
 namespace fastserve::sched {
 

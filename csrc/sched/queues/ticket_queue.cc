@@ -1,4 +1,4 @@
-#include "sched/policies/ticket_queue.h"
+#include "sched/queues/ticket_queue.h"
 
 #include <algorithm>
 #include <bit>

@@ -5,7 +5,7 @@
 #include <limits>
 #include <span>
 
-#include "sched/policies/length_bins.h"
+#include "sched/lengths/length_bins.h"
 
 namespace fastserve::sched {
 

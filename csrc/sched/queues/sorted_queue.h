@@ -5,7 +5,7 @@
 #include <set>
 #include <vector>
 
-#include "sched/policies/request_queue.h"
+#include "sched/queues/request_queue.h"
 
 namespace fastserve::sched {
 

@@ -1,4 +1,4 @@
-#include "sched/policies/request_queue.h"
+#include "sched/queues/request_queue.h"
 
 namespace fastserve::sched {
 

@@ -1,4 +1,4 @@
-#include "sched/policies/level_queue.h"
+#include "sched/queues/level_queue.h"
 
 #include <algorithm>
 #include <utility>

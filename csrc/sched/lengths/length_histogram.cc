@@ -1,4 +1,4 @@
-#include "sched/policies/length_histogram.h"
+#include "sched/lengths/length_histogram.h"
 
 #include <algorithm>
 #include <cmath>

@@ -5,9 +5,9 @@
 #include <span>
 #include <vector>
 
-#include "sched/policies/request_queue.h"
-#include "sched/policies/seats.h"
-#include "sched/policies/ticket_queue.h"
+#include "sched/queues/request_queue.h"
+#include "sched/queues/seats.h"
+#include "sched/queues/ticket_queue.h"
 
 namespace fastserve::sched {
 

@@ -1,4 +1,4 @@
-#include "sched/policies/sorted_queue.h"
+#include "sched/queues/sorted_queue.h"
 
 #include <gtest/gtest.h>
 

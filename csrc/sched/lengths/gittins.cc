@@ -1,4 +1,4 @@
-#include "sched/policies/gittins.h"
+#include "sched/lengths/gittins.h"
 
 #include <algorithm>
 #include <cmath>

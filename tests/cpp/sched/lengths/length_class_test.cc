@@ -1,4 +1,4 @@
-#include "sched/policies/length_class.h"
+#include "sched/lengths/length_class.h"
 
 #include <gtest/gtest.h>
 

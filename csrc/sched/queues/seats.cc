@@ -1,4 +1,4 @@
-#include "sched/policies/seats.h"
+#include "sched/queues/seats.h"
 
 #include "base/error.h"
 

@@ -9,8 +9,8 @@
 #include <unordered_map>
 #include <vector>
 
-#include "sched/policies/gittins.h"
-#include "sched/policies/length_histogram.h"
+#include "sched/lengths/gittins.h"
+#include "sched/lengths/length_histogram.h"
 
 namespace fastserve::sched {
 
