@@ -51,7 +51,7 @@ class Policy {
 
   RequestQueue& order() { return const_cast<RequestQueue&>(std::as_const(*this).order()); }
   const PolicyTraits& traits() const { return traits_; }
-  /// Seconds that the prefills of one iteration may add to it, lest the streams in it fall behind.
+  /// Seconds that the prefills of one iteration may add to it so that the streams in it do not fall behind.
   double most_prefill_s() const { return most_prefill_s_; }
 
  protected:

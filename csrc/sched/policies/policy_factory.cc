@@ -50,9 +50,10 @@ std::unique_ptr<Policy> make_mlfq(const SchedulerConfig& config, const LatencyMo
   return std::make_unique<Mlfq>(std::move(mlfq));
 }
 
-template <bool kByPriority>
-std::unique_ptr<Policy> make_fcfs(const SchedulerConfig&, const LatencyModel&) {
-  return std::make_unique<Fcfs>(kByPriority);
+/// A policy without settings.
+template <typename Made, auto... kArguments>
+std::unique_ptr<Policy> make_plain(const SchedulerConfig&, const LatencyModel&) {
+  return std::make_unique<Made>(kArguments...);
 }
 
 std::unique_ptr<Policy> make_srpt(const SchedulerConfig&, const LatencyModel& latency) {
@@ -64,8 +65,8 @@ constexpr std::array kPolicies{
     PolicyKind{.name = "slo", .has_objectives = true, .make = make_slo},
     PolicyKind{.name = "skip-join-mlfq", .make = make_mlfq<true>},
     PolicyKind{.name = "mlfq", .make = make_mlfq<false>},
-    PolicyKind{.name = "fcfs", .make = make_fcfs<false>},
-    PolicyKind{.name = "priority", .make = make_fcfs<true>},
+    PolicyKind{.name = "fcfs", .make = make_plain<Fcfs, false>},
+    PolicyKind{.name = "priority", .make = make_plain<Fcfs, true>},
     PolicyKind{.name = "srpt", .make = make_srpt},
 };
 
