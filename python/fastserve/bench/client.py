@@ -1,4 +1,4 @@
-"""One streamed completion of an OpenAI-compatible server, timed; what goes wrong is a result, never an exception."""
+"""One timed, streamed completion of an OpenAI-compatible server; a failure is a result, never an exception."""
 
 import time
 from collections.abc import Mapping
@@ -44,7 +44,7 @@ class Target:
 
 @dataclass(slots=True)
 class Reply:
-    """What came back; times are of `time.perf_counter`."""
+    """The reply; times are of `time.perf_counter`."""
 
     token_s: list[float] = field(default_factory=list)
     finished_s: float = 0.0

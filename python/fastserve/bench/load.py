@@ -20,7 +20,7 @@ COMMON_VOCAB_SIZE = 1000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadOptions:
-    """How requests are asked.
+    """How requests are sent.
 
     Attributes:
         vocab_size: ids of synthetic prompts stay below it.

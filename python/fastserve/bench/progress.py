@@ -1,4 +1,4 @@
-"""A progress bar on standard error, where a person may see it."""
+"""A progress bar on standard error if that is a terminal."""
 
 import sys
 from typing import Self

@@ -54,7 +54,7 @@ class RateSearch:
         return None if number is None else self._grid.rate(number)
 
     def record(self, excess: float) -> None:
-        """Take the result for the rate last asked for: measured value over limit; above 1 = missed, inf = failed."""
+        """Take the result at the rate proposed last: measured value over limit; above 1 = missed, inf = failed."""
         number = self._next_number()
         assert number is not None, "the search has ended"
         self.excess[self._grid.rate(number)] = excess

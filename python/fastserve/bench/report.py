@@ -33,7 +33,7 @@ _WIDTH = 44
 
 
 def text_report(summary: Mapping[str, Any], metrics: Sequence[str]) -> str:
-    """A table of a summary; rows that were not asked for are left out."""
+    """Return a summary as a table; rows that were not requested are omitted."""
     lines = [_row(title, summary[key], form) for title, key, form in _ROWS if summary.get(key) is not None]
     for metric in metrics:
         lines.append(f"-- {_TITLES[metric]}")
@@ -47,7 +47,7 @@ def text_report(summary: Mapping[str, Any], metrics: Sequence[str]) -> str:
 
 
 def lateness_warning(run: LoadRun, summary: Mapping[str, Any]) -> str:
-    """What to say when requests were not sent when they should have been; empty when they were."""
+    """Return a warning if requests were not sent in time; empty if they were."""
     if summary.get("kept_offered_rate", True):
         return ""
     share = 100 * sum(r.sent_s - r.due_s > MAX_SEND_LATENESS_S for r in run.results) / len(run.results)

@@ -1,4 +1,4 @@
-"""What became of one request of a load."""
+"""The outcome of one request of a load."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field

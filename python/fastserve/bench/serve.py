@@ -71,7 +71,7 @@ def bench_serve(
 
 
 def with_model(target: Target) -> Target:
-    """The target, with the first model of its server where none is named; raises as `find_model`."""
+    """Return the target, with the first model of its server if none is named; raises as `find_model`."""
     return target if target.model else replace(target, model=asyncio.run(find_model(target.base_url, target.api_key)))
 
 

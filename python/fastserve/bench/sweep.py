@@ -64,7 +64,7 @@ class Slo:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SweepPlan:
-    """What to try.
+    """What to search: rates, limit and length of each run.
 
     Attributes:
         slo: the limit.

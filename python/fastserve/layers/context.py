@@ -1,4 +1,4 @@
-"""What one forward pass knows about its batch."""
+"""Facts about the batch of one forward pass."""
 
 from dataclasses import dataclass
 

@@ -26,7 +26,7 @@ PIECE_BYTES = 8 << 20
 
 
 class Projection(Protocol):
-    """What every linear layer does."""
+    """Base of every linear layer."""
 
     def __call__(self, x: torch.Tensor, *, out: torch.Tensor | None = None) -> torch.Tensor:
         """Project x [num_tokens, in_features] to [num_tokens, out_features]."""

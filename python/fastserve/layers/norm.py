@@ -9,7 +9,7 @@ from fastserve.ops.norm import layer_norm, rms_norm
 
 
 class Norm(Protocol):
-    """What both kinds do."""
+    """Base of both kinds."""
 
     def __call__(
         self, x: torch.Tensor, *, residual: torch.Tensor | None = None, out: torch.Tensor | None = None

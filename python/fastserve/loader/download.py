@@ -1,4 +1,4 @@
-"""A download in a process of its own: it shows its bars on standard error, and can be ended at any moment.
+"""A download in its own process, which shows progress bars on standard error and can be stopped at any moment.
 
 Started as `python -m fastserve.loader.download` with the fields of `WantedFiles` as JSON on standard input; prints one JSON
 object, `{"folder": ...}` or `{"error": ...}`.

@@ -12,7 +12,7 @@ MAX_BIAS = 0.02
 
 
 class DummyWeights:
-    """A `WeightSource` that makes every tensor up: the same values for a seed and a name, whatever the order.
+    """A `WeightSource` that generates every tensor: the same values for a seed and a name, in any order.
 
     Matrices are uniform with variance 1 / columns, so that activations and logits stay near unit size; vectors are
     1 for the weight of a norm, small for a bias. The values come from one pool of random numbers, read round and
@@ -50,7 +50,7 @@ class DummyWeights:
             self._fill(position + i * row_size + columns.start, row, bound)
 
     def leave(self, name: str) -> None:
-        """Nothing is to be noted: no tensor is ever left over."""
+        """Do nothing: no tensor is ever left over."""
 
     def _fill(self, position: int, out: torch.Tensor, bound: float) -> None:
         self._pool = self._pool.to(out.device)

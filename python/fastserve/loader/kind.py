@@ -1,4 +1,4 @@
-"""What a folder or a repository holds when it is not a checkpoint that can be loaded: each kind its own sentence."""
+"""Errors for folders and repositories that are not checkpoints that can be loaded, one sentence for each kind."""
 
 from collections.abc import Collection, Iterable
 from fnmatch import fnmatch
@@ -17,7 +17,7 @@ def listed(names: Iterable[str]) -> str:
 
 
 def why_not_loadable(where: str, names: Collection[str], *, need_weights: bool) -> str | None:
-    """Say what is wrong with a checkpoint as far as the names of its files tell, and what to do; None = nothing.
+    """Return what is wrong with a checkpoint, judged by its file names, and the remedy; None = nothing.
 
     Args:
         where: the folder or repository, for the sentence.

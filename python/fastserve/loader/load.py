@@ -25,7 +25,7 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 
 @dataclass(frozen=True, slots=True)
 class ModelOutline:
-    """What is known of a model before its weights are read: `config.json` and the settings.
+    """Facts about a model before its weights are read: from `config.json` and the settings.
 
     Attributes:
         folder: of the checkpoint.
@@ -41,7 +41,7 @@ class ModelOutline:
 
 @dataclass(frozen=True, slots=True)
 class LoadedModel:
-    """A decoder and what the rest of the engine asks about it.
+    """A decoder and the facts about it that the rest of the engine needs.
 
     Attributes:
         spec: as this rank has the decoder; see `local_spec`.
@@ -73,7 +73,7 @@ def outline_model(model_config: ModelConfig) -> ModelOutline:
 
 
 def _dtype(model_config: ModelConfig, spec: DecoderSpec, folder: Path) -> torch.dtype:
-    """The type to run in: as asked for, as config.json says, or as the weights are where both are silent."""
+    """Return the data type to run in: the requested one, else that of config.json, else that of the weights."""
     if model_config.dtype != "auto":
         return DTYPES[model_config.dtype]
     if spec.stored_dtype is not None:

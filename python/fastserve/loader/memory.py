@@ -16,7 +16,7 @@ GIB = 1 << 30
 
 @dataclass(frozen=True, slots=True)
 class DecoderBytes:
-    """What a decoder takes, at the least: its weights, and the tables that are computed for its positions."""
+    """Return the least memory of a decoder: its weights and the tables computed for its positions."""
 
     weights: int
     tables: int
@@ -44,7 +44,7 @@ def decoder_bytes(spec: DecoderSpec, shard: Shard, max_model_len: int, dtype: to
 
 
 def available_bytes() -> int | None:
-    """Memory that this machine could still give, swap included; None where it does not say."""
+    """Return the memory that is still available on this machine, swap included; None where that is unknown."""
     try:
         rows = dict(row.split(":", 1) for row in MEMINFO.read_text().splitlines())
         return 1024 * sum(int(rows[name].split()[0]) for name in ("MemAvailable", "SwapFree"))

@@ -70,7 +70,7 @@ class WantedFiles:
         return folder if folder is not None and self._is_complete(folder) else None
 
     def get(self) -> Path:
-        """The folder with all of them. What is not on this machine is downloaded, unless HF_HUB_OFFLINE is set.
+        """Return the folder with all files. Missing files are downloaded, unless HF_HUB_OFFLINE is set.
 
         Raises:
             CheckpointError: there are no such files, or they are of a kind that cannot be loaded; the message says why.

@@ -1,4 +1,4 @@
-"""Which weight files a checkpoint folder has, as its index says."""
+"""The weight files of a checkpoint folder, according to its index."""
 
 from pathlib import Path
 

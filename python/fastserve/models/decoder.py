@@ -1,4 +1,4 @@
-"""One decoder for every family: an end before the layers, the layers, and an end behind them."""
+"""One decoder for every family: an end before the layers, the layers, and an end after them."""
 
 import torch
 

@@ -1,4 +1,4 @@
-"""What stands before and behind the layers of a decoder."""
+"""The parts before and after the layers of a decoder."""
 
 import torch
 

@@ -40,7 +40,7 @@ NOT_APPLIED: dict[str, tuple[object, ...]] = {
 
 
 def generation_config_path(config: ModelConfig, folder: Path) -> Path | None:
-    """The file that `--generation-config` chooses; None where there is none to read.
+    """Return the file that `--generation-config` chooses; None if there is none to read.
 
     Args:
         folder: of the checkpoint.
@@ -68,7 +68,7 @@ def read_end_tokens(path: Path | None) -> tuple[int, ...]:
 
 
 def read_sampling_defaults(config: ModelConfig, path: Path | None) -> SamplingDefaults:
-    """What requests get that leave sampling fields out: the values of the file, then those of the override.
+    """Return the defaults of sampling fields: the values of the file, replaced by those of the override.
 
     `max_new_tokens` of the model's own file is a default for chats; where an operator gave it, by a file of his or the
     override, it is the limit of every request as well. `do_sample` is not looked at. All of this is vLLM's way.

@@ -184,7 +184,7 @@ class DecoderParts:
         )
 
     def output_end(self, table: torch.Tensor | None) -> OutputEnd:
-        """The end behind the layers; `table` is the embedding's where this rank has it already."""
+        """Build the end after the layers; `table` is the embedding's if this rank has it already."""
         spec = self.spec
         return OutputEnd(
             LogitsHead(self.head(table), spec.vocab_size, self.group),

@@ -31,7 +31,7 @@ def _eos_token_ids(folder: Path, config: ConfigJson, vocab_size: int) -> tuple[i
 
 
 def _family(config: ConfigJson) -> Callable[[ConfigJson], DecoderSpec]:
-    """What reads this architecture; the base class of one ("LlamaModel") is the same decoder, saved without its head."""
+    """Return the reader of this architecture; the base class of one ("LlamaModel") is the same decoder, saved without its head."""
     names = config.strings("architectures")
     name = names[0] if len(names) == 1 else ""
     if name.endswith("Model"):

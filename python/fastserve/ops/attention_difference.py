@@ -1,4 +1,4 @@
-"""Where a result of attention is wrong, in the words of someone who has to find the cause from afar."""
+"""Description of wrong attention results, for finding the cause without access to the machine."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -23,7 +23,7 @@ FEWEST_SAMPLES = 32  # for five coefficients
 def loop_coefficients(
     config: EngineConfig, executor: Executor, latency: LatencyModel, *, budget_s: float = LOOP_BUDGET_S
 ) -> Coefficients:
-    """Coefficients of iterations as the loop runs them; those of `latency` when the time is enough for few iterations only.
+    """Coefficients of iterations as the loop runs them; those of `latency` when there was time for few iterations only.
 
     Args:
         executor: loaded, with nothing to do; afterwards as well.

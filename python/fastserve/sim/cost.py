@@ -1,4 +1,4 @@
-"""What a cost model is: seconds of an iteration from its shape."""
+"""The protocol of a cost model: seconds of an iteration from its shape."""
 
 from collections.abc import Iterable
 from typing import Protocol
@@ -17,7 +17,7 @@ def as_coefficients(values: Iterable[float]) -> Coefficients:
 
 
 class CostModel(Protocol):
-    """Seconds of an iteration; the same shape always takes the same time."""
+    """Return the seconds of an iteration; the same shape always takes the same time."""
 
     def iteration_s(self, prefill_tokens: float, prefill_pairs: float, num_decodes: float, decode_ctx: float) -> float:
         """Seconds of an iteration, above 0.

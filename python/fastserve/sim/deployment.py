@@ -1,4 +1,4 @@
-"""What a simulated engine runs on: costs, memory and the host link, from a named device or from a measured profile."""
+"""The deployment of a simulated engine: costs, memory and host link, from a named device or a measured profile."""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,4 @@
-"""Devices by name: what their makers state, and the share of it that an engine gets.
+"""Devices by name: their makers' figures, and the share of each that an engine reaches.
 
 Peak rates are dense half-precision rates of the makers' data sheets (NVIDIA A100 80GB SXM, H100 SXM, H200 SXM and L4, 2023 to
 2024). Efficiencies are assumptions unless said otherwise; `docs/simulator.md` says how they were chosen and how to measure instead.

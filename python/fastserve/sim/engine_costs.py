@@ -1,4 +1,4 @@
-"""What an engine adds to the iterations of its devices: time in which they wait for it, and prefills on their own."""
+"""Costs that an engine adds to the iterations of its devices: time in which they wait, and separate prefills."""
 
 from dataclasses import dataclass, replace
 
@@ -11,7 +11,7 @@ _LONGEST_S = 1e3
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineCosts:
-    """Costs of an engine beside those of the devices; the default is one that hides all of them behind the iterations.
+    """Costs of an engine in addition to its devices; by default none: the engine hides all of them behind the iterations.
 
     Attributes:
         iteration_s: per iteration, between its end and the next start: to schedule, prepare inputs and read results, seconds.
@@ -35,7 +35,7 @@ class EngineCosts:
 
 
 def with_engine_costs(deployment: Deployment, costs: EngineCosts) -> Deployment:
-    """The deployment with an engine's costs on top of its own."""
+    """Return the deployment with an engine's costs on top of its own."""
     if costs == EngineCosts():
         return deployment
     fixed_s = costs.iteration_s + (deployment.num_devices - 1) * costs.device_s

@@ -1,4 +1,4 @@
-"""An executor that computes nothing: plans take the time that a cost model gives them, copies that of the host link."""
+"""An executor that computes nothing: a cost model gives the time of plans, the host link that of copies."""
 
 from collections import deque
 from collections.abc import Callable
@@ -43,7 +43,7 @@ class SimulatedStep:
 
 
 class SimulatedExecutor:
-    """Does what a worker does, in the same order: start the copies of a plan, run it, report the copies that ended.
+    """Acts like a worker, in the same order: start the copies of a plan, run it, report finished copies.
 
     A plan begins when it was submitted and the one before it has ended.
     """

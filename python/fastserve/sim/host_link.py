@@ -49,10 +49,10 @@ class _Lane:
 
 
 class SimulatedLink:
-    """Time is given by the caller and never goes back. While both directions are busy, each keeps `duplex_share` of its rate."""
+    """The caller gives the time, which never goes back. While both directions are busy, each keeps `duplex_share` of its rate."""
 
     def __init__(self, link: HostLink, num_devices: int = 1) -> None:
-        """A link; each of `num_devices` has one of its own and carries its share of every block."""
+        """Describe a link; each of `num_devices` devices has one and carries its share of every block."""
         self._share = link.duplex_share
         self._overhead_s = link.copy_overhead_s
         self._upload = _Lane(link.upload_bytes_per_s * num_devices)
@@ -67,7 +67,7 @@ class SimulatedLink:
         return bool(self._upload.copies or self._offload.copies or self._ended)
 
     def start(self, now_s: float, copy_id: int, num_bytes: float, *, to_host: bool) -> None:
-        """Queue a copy behind those of its direction."""
+        """Queue a copy after those of the same direction."""
         self.advance(now_s)
         lane = self._offload if to_host else self._upload
         work_s = self._overhead_s + num_bytes / lane.bytes_per_s

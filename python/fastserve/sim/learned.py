@@ -1,4 +1,4 @@
-"""What the policy `learned` knew of output lengths when a run ended."""
+"""What the policy `learned` knew about output lengths at the end of a run."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

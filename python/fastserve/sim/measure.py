@@ -59,7 +59,7 @@ def measure_profile(config: EngineConfig, progress: Progress | None = None) -> P
 
 
 def _copy_rates(transfers: Transfers, num_device_blocks: int) -> tuple[float, float, float]:
-    """Bytes per second out and in, each alone; share of the rate that is left with both at once."""
+    """Bytes per second out and in, each measured alone, and the share of the rate that remains with both at once."""
     engine, arena = transfers.engine, transfers.arena
     if engine is None or arena is None or min(num_device_blocks, arena.num_blocks) < 2:
         return 0.0, 0.0, 1.0

@@ -1,4 +1,4 @@
-"""A measured engine as a file: what `fastserve profile` writes and `simulate --profile` runs on."""
+"""A measured engine as a file: `fastserve profile` writes it, `simulate --profile` reads it."""
 
 import json
 from dataclasses import asdict, dataclass
@@ -85,7 +85,7 @@ class FittedCost:
 def profile_deployment(
     profile: str | Path | Profile, *, cache: CacheConfig | None = None, max_model_len: int | None = None
 ) -> Deployment:
-    """What a profile measured, with its own pools where `cache` does not say otherwise.
+    """Return the deployment that a profile measured; its own pools apply unless `cache` overrides them.
 
     Args:
         profile: or its file.

@@ -1,4 +1,4 @@
-"""What became of every request, in columns."""
+"""The outcome of every request, in columns."""
 
 import math
 from dataclasses import dataclass, fields
@@ -11,7 +11,7 @@ from fastserve.workload import Workload
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RequestTable:
-    """One row per request of the workload, in its order; seconds from the start, NaN where it never came to that.
+    """One row per request in the order of the workload; seconds from the start, NaN for what never happened.
 
     Attributes:
         arrival_s, first_token_s, finish_s: float64[n].

@@ -60,7 +60,7 @@ class ModelShape:
 
     @property
     def weight_bytes(self) -> int:
-        """Memory that the weights take; vectors (norms, biases) are left out."""
+        """Return the memory of the weights, without vectors (norms, biases)."""
         tables = 1 if self.tied_embedding else 2
         return self.element_bytes * (self.num_layers * self.layer_weights + tables * self.head_weights)
 

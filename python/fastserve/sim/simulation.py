@@ -32,7 +32,7 @@ Endings = Literal["known", "max-tokens", "stop-token", "stop-string"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SimulationResult:
-    """What a run gave.
+    """Result of a simulated run.
 
     Attributes:
         workload, deployment: names.
@@ -255,7 +255,7 @@ class _Run:
             self._note_ends(ended.tolist(), now_s)
 
     def _find_stop_strings(self, ids: np.ndarray) -> None:
-        """Do what the server does with a token each of these requests: end those whose answer is complete."""
+        """Stop those of these requests, each with one new token, whose answer is complete, as the server does."""
         self._tokens_left[ids] -= 1
         for i in ids[self._tokens_left[ids] == 0].tolist():
             self._core.stop(i, self._max_tokens[i])

@@ -29,7 +29,7 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """One simulation: the settings and what they gave."""
+    """One simulation: its settings and its summary."""
 
     scheduler: SchedulerConfig
     summary: Summary
@@ -42,7 +42,7 @@ class Trial:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Suggestion:
-    """What was found.
+    """The result of the search.
 
     Attributes:
         objective: the mean of this distribution of Summary was made small.

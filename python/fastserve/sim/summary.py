@@ -11,7 +11,7 @@ from fastserve.sim.requests import RequestTable
 
 
 def plain_values(values: dict[str, object]) -> dict[str, object]:
-    """The same with None for what JSON has no number for: NaN and infinity."""
+    """Return the value with None for NaN and infinity, which JSON cannot express."""
 
     def plain(value: object) -> object:
         if isinstance(value, dict):
@@ -96,7 +96,7 @@ class Summary:
 
 @dataclass(frozen=True, slots=True)
 class RunCounters:
-    """What the scheduler and the engine counted in a run."""
+    """Counters of the scheduler and the engine in a run."""
 
     iterations: int
     busy_s: float

@@ -31,7 +31,7 @@ class Timeline:
         self.close()
 
     def close(self) -> None:
-        """End the file; may be called again."""
+        """Finish the file; may be called again."""
         if not self._file.closed:
             self._file.write("\n]\n")
             self._file.close()

@@ -1,4 +1,4 @@
-"""Where the token ids of a simulated run come from: prompts, sampled tokens, and the token that ends a request."""
+"""Token ids of a simulated run: prompts, sampled tokens, and the token that ends a request."""
 
 from typing import Protocol
 

@@ -20,7 +20,7 @@ _REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 
 @dataclass(frozen=True, slots=True)
 class Delta:
-    """What a push added.
+    """The text that a push added.
 
     Attributes:
         text: new text.

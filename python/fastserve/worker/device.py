@@ -21,10 +21,10 @@ class Event(Protocol):
     """A point in the work of a device."""
 
     def record(self) -> None:
-        """Record an event after the work queued so far."""
+        """Record the event after the work queued so far."""
 
     def wait(self) -> None:
-        """Wait on the host until the device has done it; at once when nothing was recorded."""
+        """Block the host until that work is done; return at once if nothing was recorded."""
 
 
 class Graph(Protocol):

@@ -54,7 +54,9 @@ class StepResult:
 
 
 class Runner:
-    """Runs plans on a device. `launch` and `finish` each belong to one thread, possibly different ones; at most two steps are in flight.
+    """Runs plans on a device.
+
+    Threads. `launch` and `finish` each belong to one thread, possibly different ones; at most two steps are in flight.
 
     Order. All work of a step is queued on the compute stream: one copy of all its inputs (lists of tokens for penalties
     and bans follow in another), the tokens that the step before sampled (they never leave the device on their way), the

@@ -81,7 +81,7 @@ def require_column(path: Path, name: str, values: np.ndarray, good: np.ndarray, 
 
 
 def line_of_row(path: Path, row: int) -> int:
-    """The line, from 1, on which a row stands."""
+    """Return the line number of a row, from 1."""
     line, _ = next(itertools.islice(_rows(path), row + 1, None))
     return line
 
