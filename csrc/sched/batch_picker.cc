@@ -215,7 +215,7 @@ bool BatchPicker::usable(const SwapPlanner::Victim& victim, const Request& behin
   return !gone && policy_.order().before(behind, request);
 }
 
-/// The candidates are ranked once and used up by all who are short in this step; ranked anew only when they run out.
+/// The candidates are ranked once for all requests that lack memory in this step; ranked again only when they run out.
 std::span<const SwapPlanner::Victim> BatchPicker::victims_for(const Request& behind, bool even_capped) {
   const auto some = [&] {
     return std::ranges::any_of(victims_, [&](const auto& victim) { return usable(victim, behind); });

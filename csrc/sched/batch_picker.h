@@ -53,7 +53,7 @@ struct Batch {
 ///   want tokens the first takes at most half of what is left.
 /// - Memory: a request on the device goes on when it gets the blocks it grows by. One that needs memory to start (it is
 ///   waiting or parked) gets its whole prompt and one growth block beyond what the rows before it will grow by; when it
-///   cannot, nobody behind it starts (no overtaking), and residents behind it are evicted, just enough.
+///   cannot, no request behind it starts (no overtaking), and residents behind it are evicted, just enough.
 /// - Nothing in a plan in flight is evicted: a victim there is left out of this plan first.
 class BatchPicker {
  public:
@@ -76,7 +76,7 @@ class BatchPicker {
   /// and takes what it needs from those of the classes behind its own. Within a class memory changes hands where that
   /// pays, see Exchange.
   void begin(bool may_evict, double drop_budget_s, bool budget_full);
-  /// The next move; it has to be carried out before the next call, which is told whether it succeeded. None: the batch is
+  /// The next move. The caller carries it out before the next call and passes whether it succeeded. None: the batch is
   /// complete.
   std::optional<Move> next(bool succeeded);
   Batch batch() const { return {picks_, growth_blocks_, evicted_, blocked_}; }
@@ -104,11 +104,11 @@ class BatchPicker {
   /// No further stream may begin before some of those there are have ended.
   bool has_streams_enough(const Request& before) const;
   std::int32_t room_for_growth() const;
-  /// Below this many free blocks nobody starts while more was dropped than may be, lest its growth drop more.
+  /// While the drop budget is overdrawn, a request starts only if this many blocks stay free: growth would drop more.
   std::int32_t debt_margin_blocks() const {
     return static_cast<std::int32_t>(kDebtMargin * static_cast<double>(core_.num_device_blocks()));
   }
-  /// Nobody is picked yet: whoever is looked at must get on.
+  /// No request is picked yet. The first candidate must be scheduled, so that the engine always makes progress.
   bool is_first() const { return picks_.empty() && prefills_.empty() && level_prefills_.empty(); }
   /// Blocks that are free, or will be without further evictions.
   std::int32_t have() const { return core_.num_free() + mover_.blocks_leaving() + left_out_ - claimed_; }
@@ -162,7 +162,7 @@ class BatchPicker {
   std::vector<const SwapPlanner::Victim*> chosen_;  // of them, to go now
   std::size_t num_gone_ = 0;                        // of those
   bool victims_even_capped_ = false;
-  std::array<bool, 2> exhausted_{};  // nobody is left to evict; second: even among those parked too often
+  std::array<bool, 2> exhausted_{};  // no request is left to evict; second: even among those parked too often
   PlaceMask places_ = kAnyPlace;
   bool may_evict_ = false;
   double drop_budget_s_ = 0.0;

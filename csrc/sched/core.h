@@ -45,7 +45,7 @@ struct SchedulerCore {
   std::int64_t num_away() const {
     return num_in(RequestState::kOffloading) + num_in(RequestState::kParked) + num_in(RequestState::kUploading);
   }
-  /// Predicted seconds that computing the KV of the request anew adds to the iterations.
+  /// Predicted seconds that recomputing the KV of the request adds to the iterations.
   double recompute_s(const Request& request) const {
     return latency.prefill_s(request.num_computed(), 0) - latency.prefill_s(0, 0);
   }

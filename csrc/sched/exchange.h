@@ -14,10 +14,10 @@ namespace fastserve::sched {
 ///   lately beyond what the others grew by, and at the latest with the end of the shortest of the others.
 /// - Cost: each of the others waits while it runs, and for the copies of its KV; what is dropped is computed again in the
 ///   iterations of all requests.
-/// - A stream that paused too long pauses another one in its stead, whatever that gains, as far as a copy is enough.
+/// - A stream that paused too long replaces another one, whatever that gains, as far as a copy is enough.
 class Exchange {
  public:
-  /// The gain must be so many times the cost, lest the way back pay as well.
+  /// The gain must be this many times the cost, so that swapping the two back does not pay as well.
   static constexpr double kMargin = 2.0;
   static constexpr std::int64_t kNoLimit = std::int64_t{1} << 60;
 

@@ -17,7 +17,7 @@ struct QueueNode {
     std::int32_t next_length_tokens = 0;  // outputs at which to look again
   };
   struct SloPart {
-    double slack_ends_s = 0.0;  // while watched: when it has to run, lest it miss its objective
+    double slack_ends_s = 0.0;  // while watched: when it has to run to meet its objective
     double paced_per_s = 0.0;   // outputs that it is to get, as counted
     bool watched = false;
     bool missed_objective = false;

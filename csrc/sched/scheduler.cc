@@ -131,7 +131,7 @@ void Scheduler::move_kv() {
     const std::int32_t watermark = watermark_blocks();
     const bool evicted = picker_.batch().evicted;
     offload_ahead(watermark);
-    // Nothing comes ahead of its turn in a step that moved something out, or while somebody before it waits for memory.
+    // No KV is uploaded ahead of need in a step that evicted some, or while a request before it waits for memory.
     if (!evicted && !picker_.batch().blocked) upload_ahead(watermark);
   }
   if (core_.config.write_through) mirror_idle();
@@ -144,7 +144,7 @@ void Scheduler::offload_ahead(std::int32_t watermark) {
     if (have >= watermark) return;
     if (victim.in_flight || victim.num_blocks == 0 || planner_.how_to_evict(*victim.request) != Decision::kOffloaded)
       continue;
-    if (!mover_.offload(*victim.request)) return;  // the host is full: dropping KV ahead of need helps nobody
+    if (!mover_.offload(*victim.request)) return;  // the host is full: dropping KV ahead of need helps no request
     have += victim.num_blocks;
   }
 }

@@ -89,7 +89,7 @@ class Scheduler {
   std::int64_t num_unfinished() const { return table_.num_live(); }
   std::int64_t num_transfers_in_flight() const { return mover_.num_transfers(); }
   SchedulerStats stats() const;
-  /// Quanta of the policy's levels, seconds, from the first level on; infinite where nobody is ever demoted, none for a
+  /// Quanta of the policy's levels, seconds, from the first level on; infinite where no request is demoted, none for a
   /// policy without levels.
   std::vector<double> level_quanta_s() const;
   /// Both know a finished request until the schedule() that follows the take_events() with its end; they throw

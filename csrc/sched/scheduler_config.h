@@ -12,7 +12,7 @@ const PolicyKind& default_policy();
 enum class PreemptionMode : std::uint8_t { kAuto, kSwap, kRecompute };
 
 /// How requests are scheduled, and the facts of the deployment that it depends on. The only place of defaults and limits;
-/// what the settings mean is told by the help of fastserve.config.SchedulerConfig, which takes the defaults from here.
+/// the help of fastserve.config.SchedulerConfig says what they mean, and takes the defaults from here.
 struct SchedulerConfig {
   const PolicyKind* policy = &default_policy();  // of policies(), see policy_factory.h
   std::int32_t max_num_seqs = 256;               // B, batch slots

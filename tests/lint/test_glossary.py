@@ -28,8 +28,6 @@ ALLOWED = {
     "tests/lint/test_glossary.py": "all of them, as a list",
     "tests/checkpoints.py": "natural text that trains a tokenizer",
     "third_party/lock": "names of packages",
-    "csrc/sched": "in rework",
-    "tests/cpp/sched": "in rework",
 }
 
 

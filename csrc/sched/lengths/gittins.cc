@@ -80,7 +80,7 @@ double GittinsIndex::index(std::int32_t bin, double prefill_tokens, std::int32_t
       best = std::min(best, slope(prefill + points_[i].cost - from.cost, points_[i].worth - from.worth));
   }
   if (max_tokens >= LengthBins::edge(LengthBins::kNum - 1)) return best;
-  // Whoever gets there ends there. That beats every goal behind the limit, so those need not be taken out.
+  // Every request that reaches max_tokens finishes there, so this candidate dominates all later ones.
   const Point end = at_length(std::max(max_tokens, LengthBins::edge(bin) + 1));
   const double worth = end.worth - from.worth + end.survival * weight_.of(max_tokens);
   return std::min(best, slope(prefill + end.cost - from.cost, worth));

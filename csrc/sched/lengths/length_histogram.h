@@ -33,8 +33,8 @@ class LengthHistogram {
   }
   void live_leaves(std::int32_t bin) { --live_[static_cast<std::size_t>(bin)]; }
 
-  /// P(X in bin i | X > edge(i)): Kaplan-Meier, the live requests as censored where they stand. A bin nobody was at
-  /// risk in, without a prior, has hazard 0.
+  /// P(X in bin i | X > edge(i)): Kaplan-Meier, the live requests as censored where they are. A bin in which no
+  /// request was at risk, without a prior, has hazard 0.
   Hazards hazards() const;
   /// The same with another prior, worth `prior_weight` observations.
   Hazards hazards(const Hazards& prior, double prior_weight) const;

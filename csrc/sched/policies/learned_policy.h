@@ -17,7 +17,7 @@ struct LearnedConfig {
 };
 
 /// Levels by the Gittins index of the output lengths seen so far of prompts alike (see gittins.h; the worth of a
-/// request, mostly 1 / length, is that of length_class.h). Until something is learned everybody stands in the first
+/// request, mostly 1 / length, is that of length_class.h). Until something is learned all requests are in the first
 /// level: first come, first served.
 ///
 /// - Level = floor(log_ratio(G)), G in tokens of decoding at the present batch. A request joins at G(0) with its

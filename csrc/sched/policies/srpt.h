@@ -8,7 +8,7 @@
 
 namespace fastserve::sched {
 
-/// Shortest remaining processing time: an oracle that is told the output length (RequestOptions::oracle_output_tokens,
+/// Shortest remaining processing time: an oracle that knows the output length (RequestOptions::oracle_output_tokens,
 /// else max_tokens). For the simulator.
 class Srpt final : public Policy {
  public:

@@ -148,7 +148,7 @@ TEST_F(SchedulerTest, PutsDecodesFirstAndSharesTokensBetweenTwoPrefills) {
   commit(*made);
 }
 
-TEST_F(SchedulerTest, StartsNobodyPastABlockedRequest) {
+TEST_F(SchedulerTest, StartsNoRequestPastABlockedOne) {
   config_.policy = &policy_named("fcfs");
   config_.max_num_seqs = 8;
   make(10);
@@ -260,7 +260,7 @@ TEST_F(SchedulerTest, WaitsForMemoryWhereEvictingCostsMoreThanItSaves) {
   EXPECT_EQ(scheduler_->stats().parks, 0);
 }
 
-TEST_F(SchedulerTest, TakesNoMemoryFromAStreamThatIsToldToBeAsShort) {
+TEST_F(SchedulerTest, TakesNoMemoryFromAStreamThatIsPredictedAsShort) {
   config_.policy = &policy_named("skip-join-mlfq");
   config_.max_num_seqs = 2;
   make(6, 100);
@@ -411,7 +411,7 @@ TEST_F(SchedulerTest, ComputesAgainWhatCouldNotBeCopied) {
   EXPECT_EQ(scheduler_->stats().failed_transfers, 1);
 }
 
-TEST_F(SchedulerTest, StartsNobodyIntoTheLastFreeBlocksWhileMoreWasDroppedThanMayBe) {
+TEST_F(SchedulerTest, StartsNoRequestIntoTheLastFreeBlocksWhileTheDropBudgetIsOverdrawn) {
   latency_ = LatencyModel(LatencyModel::Coefficients{1, 1, 0, 0, 0});  // 2 s to compute two tokens again
   config_.policy = &policy_named("fcfs");
   config_.max_num_batched_tokens = config_.max_prefill_chunk_tokens = config_.max_model_len = 400;
