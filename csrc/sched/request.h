@@ -21,9 +21,9 @@ struct RequestIdentity {
   double arrival_s = 0.0;
 };
 
-/// One request. Owned by the request table; its address is stable. All code may read it; each part is changed by its owner
-/// alone, by methods that no other class can call: Progress by Scheduler, KvState by KvMover, Lifecycle by SchedulerCore, and
-/// the queue node by Policy and the queues that policies are made of.
+/// One request. Owned by the request table; its address is stable. All code may read it; each part is changed by its
+/// owner alone, by methods that no other class can call: Progress by Scheduler, KvState by KvMover, Lifecycle by
+/// SchedulerCore, and the queue node by Policy and the queues that policies are made of.
 class Request : public Progress, public KvState, public Lifecycle {  // what every step touches comes first
  public:
   static constexpr std::size_t kPrefetchDistance = 4;  // requests that a walk looks ahead

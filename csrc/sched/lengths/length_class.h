@@ -55,7 +55,7 @@ struct PromptKinds {
 ///   nothing, little is lost.
 /// - An abort tells nothing of the length while a class has other ends. Where hanging up is all that clients do, it is
 ///   how their requests end: until the first end of another kind, an abort after some output counts as an end.
-/// - The worth of a request of x tokens is 1 / x + flat. A second of delay of every request costs mean normalised latency
+/// - The worth of a request of x tokens is 1 / x + flat. A second of delay per request costs mean normalised latency
 ///   E[1/X] and mean latency 1; flat is such that kFlatShare of what it costs in worth goes to the latter. Without it
 ///   requests that turned out to be long wait without end, which lengthens the mean by up to half.
 class LengthClass {
