@@ -11,6 +11,7 @@ from fastserve._C.sched import RequestOptions
 from fastserve.config import LEARNING, SchedulerConfig
 from fastserve.engine.core import StepResult
 from fastserve.engine.pacing import LONGEST_WAIT_S
+from fastserve.errors import InvalidArgumentError
 from fastserve.sim.deployment import Deployment
 from fastserve.sim.engine import simulated_engine
 from fastserve.sim.gaps import TokenGaps
@@ -25,6 +26,10 @@ from fastserve.workload import Workload
 # Called as progress(finished requests, all requests) every STEPS_PER_REPORT steps, and at the end.
 Progress = Callable[[int, int], None]
 STEPS_PER_REPORT = 512
+# While a policy of one's own starts nothing, time passes in steps of IDLE_S, after a few steps that may just be quick ones.
+QUICK_STEPS = 8
+IDLE_S = 0.01
+MOST_IDLE_STEPS = 10_000
 # What ends a request: max_tokens with ignore_eos, so that its length is known; max_tokens, where it would have gone on;
 # or what is not known beforehand, a stop token or a stop string, which the server finds and tells the engine.
 Endings = Literal["known", "max-tokens", "stop-token", "stop-string"]
@@ -90,6 +95,8 @@ def simulate(
         InvalidArgumentError: the scheduler's configuration is out of range.
         Exception: whatever a policy of your own raises.
     """
+    if policy is not None and not isinstance(policy, Policy):
+        raise InvalidArgumentError(f"policy must be an object of a class of fastserve.sim.Policy, got {policy!r}")
     scheduler = scheduler or SchedulerConfig()
     policy_name = scheduler.policy if policy is None else type(policy).__name__
     if enable_prefix_caching is None:
@@ -139,6 +146,8 @@ class _Run:
             deployment, scheduler, tokens.sample, enable_prefix_caching=enable_prefix_caching, policy=policy
         )
         self._core, self._executor, self._clock = engine.core, engine.executor, engine.clock
+        self._policy = policy
+        self._idle_steps = 0
         self._tokens = tokens
         self._endings = endings
         self.table = RequestTable.of(workload)
@@ -179,6 +188,7 @@ class _Run:
                 clock.advance_to(self._arrival_s[self._next])
                 self._add_arrived(clock.now_s)
                 continue
+            started_s = clock.now_s
             # As the engine's process does: take requests in while an iteration runs, plan late in it.
             self._add_arrived(clock.now_s)
             delay_s = core.planning_delay_s()
@@ -189,11 +199,25 @@ class _Run:
                 self._add_arrived(planned_s)
                 clock.advance_to(planned_s)
             self._collect(core.run_step())
+            if self._policy is not None:
+                self._pass_idle_time(moved=clock.now_s > started_s)
             steps += 1
             if progress is not None and steps % STEPS_PER_REPORT == 0:
                 progress(self._num_done, total)
         if progress is not None:
             progress(self._num_done, total)
+
+    def _pass_idle_time(self, *, moved: bool) -> None:
+        """Let time pass where nothing runs because the policy starts nothing: it may do so later."""
+        self._idle_steps = 0 if moved else self._idle_steps + 1
+        if self._idle_steps < QUICK_STEPS:
+            return
+        if self._idle_steps > MOST_IDLE_STEPS:
+            raise InvalidArgumentError(
+                f"the policy {type(self._policy).__name__} started no request for {MOST_IDLE_STEPS * IDLE_S:g} simulated seconds"
+                " in which none ran: let may_start return true for one of them"
+            )
+        self._clock.advance_to(self._clock.now_s + IDLE_S)
 
     def length_classes(self) -> tuple[LengthClass, ...]:
         """What the policy has learned."""

@@ -93,6 +93,31 @@ def test_keys_are_refused_where_they_would_change_the_order_under_a_walk(method:
         run(type("Late", (Policy,), {method: late})())
 
 
+def test_a_policy_may_start_requests_later() -> None:
+    class Later(Policy):
+        now_s = 0.0
+
+        def promote(self, now_s: float) -> None:
+            self.now_s = now_s
+
+        def may_start(self, request: QueuedRequest) -> bool:
+            return self.now_s > 10.0
+
+    first_token_s = run(Later()).requests.first_token_s
+    assert 10.0 < first_token_s.min() < 10.2
+    assert np.isfinite(first_token_s).all()
+
+
+def test_a_policy_that_never_starts_a_request_is_refused() -> None:
+    with pytest.raises(InvalidArgumentError, match="Stubborn started no request .* may_start"):
+        run(type("Stubborn", (Policy,), {"may_start": lambda _self, _request: False})())
+
+
+def test_a_class_in_place_of_an_object_is_refused() -> None:
+    with pytest.raises(InvalidArgumentError, match="object of a class"):
+        run(FirstCome)  # type: ignore[arg-type]
+
+
 def test_a_key_that_is_no_number_is_refused() -> None:
     class NotANumber(Policy):
         def join(self, request: QueuedRequest, now_s: float) -> None:
