@@ -109,7 +109,7 @@ def test_a_policy_may_start_requests_later() -> None:
 
 
 def test_a_policy_that_never_starts_a_request_is_refused() -> None:
-    with pytest.raises(InvalidArgumentError, match="Stubborn started no request .* may_start"):
+    with pytest.raises(InvalidArgumentError, match=r"Stubborn started no request .* may_start"):
         run(type("Stubborn", (Policy,), {"may_start": lambda _self, _request: False})())
 
 
