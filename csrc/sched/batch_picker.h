@@ -47,7 +47,8 @@ struct Batch {
   bool blocked = false;  // a request wanted memory and did not get it
 };
 
-/// Decides what the batch consists of, and whose KV has to move for it; changes no request, no KV and no order. Walks the order of the policy, takes what fits, and gets memory for it.
+/// Decides what the batch consists of, and whose KV has to move for it; changes no request, no KV and no order. Walks the
+/// order of the policy, takes what fits, and asks for memory.
 ///
 /// - Slots go in order. Tokens go level by level; within a level decodes before prefill chunks, and where two prefills
 ///   want tokens the first takes at most half of what is left.
