@@ -8,12 +8,13 @@ Request::Request(const RequestIdentity& identity, std::span<const std::int32_t> 
                  const RequestOptions& request_options)
     : Progress(prompt, identity.max_total),
       Lifecycle(identity.arrival_s),
+      slot_(identity.slot),
+      has_stop_tokens_((!request_options.ignore_eos && !request_options.eos_token_ids.empty()) ||
+                       !request_options.stop_token_ids.empty()),
       id(identity.id),
       serial(identity.serial),
       arrival_s(identity.arrival_s),
-      options(request_options),
-      slot_(identity.slot),
-      has_stop_tokens_((!options.ignore_eos && !options.eos_token_ids.empty()) || !options.stop_token_ids.empty()) {
+      options(request_options) {
   queue_.wait_since_s = arrival_s;
 }
 

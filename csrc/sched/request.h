@@ -25,6 +25,9 @@ struct RequestIdentity {
 /// owner alone, by methods that no other class can call: Progress by Scheduler, KvState by KvMover, Lifecycle by
 /// SchedulerCore, and the queue node by Policy and the queues that policies are made of.
 class Request : public Progress, public KvState, public Lifecycle {  // what every step touches comes first
+  std::int32_t slot_;
+  bool has_stop_tokens_;  // some token may end it
+
  public:
   static constexpr std::size_t kPrefetchDistance = 4;  // requests that a walk looks ahead
 
@@ -49,9 +52,9 @@ class Request : public Progress, public KvState, public Lifecycle {  // what eve
     const Progress* const progress = this;
     const KvState* const kv = this;
     const Lifecycle* const lifecycle = this;
-    for (const void* line :
-         {static_cast<const void*>(progress), static_cast<const void*>(kv), static_cast<const void*>(lifecycle),
-          static_cast<const void*>(&id), static_cast<const void*>(&queue_), static_cast<const void*>(&queue_.ticket)})
+    for (const void* line : {static_cast<const void*>(progress), static_cast<const void*>(kv),
+                             static_cast<const void*>(lifecycle), static_cast<const void*>(&slot_),
+                             static_cast<const void*>(&queue_), static_cast<const void*>(&queue_.ticket)})
       __builtin_prefetch(line);
   }
 
@@ -65,8 +68,6 @@ class Request : public Progress, public KvState, public Lifecycle {  // what eve
   bool stops_at(std::int32_t token) const;
 
   QueueNode queue_;
-  std::int32_t slot_;
-  bool has_stop_tokens_;  // some token may end it
 };
 
 }  // namespace fastserve::sched
