@@ -51,6 +51,11 @@ def _hints(config_class: type) -> dict[str, Any]:
     return get_type_hints(config_class)
 
 
+@cache
+def _secrets(config_class: type) -> frozenset[str]:
+    return frozenset(f.name for f in fields(config_class) if not f.repr)
+
+
 def _check_types(config: object) -> None:
     """Reject values of the wrong type and values that are not among the choices: Python callers can pass anything."""
     config_class: Any = type(config)
@@ -59,9 +64,10 @@ def _check_types(config: object) -> None:
         value, kind = getattr(config, name), kinds[0]
         if value is None and types.NoneType in kinds:
             continue
-        if get_origin(kind) is tuple:  # of texts; they may be secrets, so none is repeated
+        if get_origin(kind) is tuple:
             fits = isinstance(value, tuple) and all(isinstance(item, str) for item in value)
-            _require(fits, f"{name} must be a tuple of texts")
+            shown = "" if name in _secrets(config_class) else f", got {value!r}"
+            _require(fits, f"{name} must be a tuple of texts{shown}")
             continue
         if get_origin(kind) is Literal:
             _require(value in get_args(kind), f"{name} must be one of {', '.join(get_args(kind))}, got {value!r}")
@@ -323,6 +329,19 @@ class ServerConfig:
 
     host: str = option("127.0.0.1", "address to listen on")
     port: int = option(8000, "port to listen on; 0 = any free one")
+    uds: str | None = option(None, "path of a Unix-domain socket to listen on, instead of host and port")
+    root_path: str = option("", "prefix of all paths that a proxy in front of the server adds, such as /llm")
+    ssl_certfile: str | None = option(None, "PEM file of the certificate, and of those that signed it: serve HTTPS")
+    ssl_keyfile: str | None = option(None, "PEM file of its private key; default: it is in ssl_certfile")
+    ssl_ca_certs: str | None = option(None, "PEM file of the authorities that sign certificates of clients")
+    ssl_cert_reqs: int = option(0, "certificates of clients: 0 = not asked for, 1 = checked when sent, 2 = required")
+    ssl_ciphers: str | None = option(None, "ciphers of TLS 1.2, in OpenSSL's form; default: OpenSSL's")
+    allowed_origins: tuple[str, ...] = option(
+        (), "origins whose pages may send requests from a browser (CORS), such as https://chat.example; * = every one"
+    )
+    allowed_methods: tuple[str, ...] = option(("*",), "allowed_origins: methods that they may use; default: all")
+    allowed_headers: tuple[str, ...] = option(("*",), "allowed_origins: headers that they may send; default: all")
+    allow_credentials: bool = option(False, "allowed_origins: browsers may send cookies and the like")
     api_key: tuple[str, ...] = option(
         (),
         "require one of these keys as a bearer token, except on health routes; other users can read a command line, so"
@@ -330,7 +349,9 @@ class ServerConfig:
         secret=True,
     )
     api_keys_file: str | None = option(None, "CSV file with more keys; its first line is name,key")
-    served_model_name: str | None = option(None, "name of the model in the API; default: the model argument")
+    served_model_name: tuple[str, ...] = option(
+        (), "names of the model in the API, of which replies and metrics have the first; default: the model argument"
+    )
     strict_fields: bool = option(
         False, "refuse requests with unknown fields; otherwise they are ignored and named in a Warning header"
     )
@@ -347,7 +368,11 @@ class ServerConfig:
     )
     metrics_compat: Literal["none", "vllm"] = option("none", "also export metrics under vllm's names")
     log_level: Literal["debug", "info", "warning", "error"] = option("info", "least severe level of messages to log")
+    uvicorn_log_level: Literal["debug", "info", "warning", "error", "critical"] = option(
+        "warning", "least severe level of messages of the HTTP library to log"
+    )
     json_logs: bool = option(False, "log as JSON lines")
+    disable_fastapi_docs: bool = option(False, "do not serve /openapi.json")
     record: str | None = option(
         None, "write arrival time and lengths of every request to this new CSV file, for replay (docs/workloads.md)"
     )
@@ -361,6 +386,11 @@ class ServerConfig:
         _check_range(self, 0, 1e9, "heartbeat_limit_s", unit="seconds", above=True)
         _check_range(self, 1, 1_000_000, "max_engine_restarts", unit="restarts")
         _require(all(key.strip() for key in self.api_key), "api_key must not be blank; leave it out for no key")
+        names, path = self.served_model_name, self.root_path
+        _require(all(name.strip() for name in names), f"served_model_name must have no blank name, got {names}")
+        fits = not path or (path.startswith("/") and not path.endswith("/"))
+        _require(fits, f"root_path must begin with a slash and not end with one, got {path!r}")
+        _check_range(self, 0, 2, "ssl_cert_reqs")
 
 
 def config_from(config_class: type, values: dict[str, object]) -> Any:

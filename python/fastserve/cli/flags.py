@@ -6,7 +6,7 @@ import json
 import re
 import types
 import typing
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from fractions import Fraction
 from typing import Any, TypeVar
 
@@ -69,7 +69,14 @@ def engine_config_of(args: argparse.Namespace) -> EngineConfig:
 
 
 class _Extend(argparse.Action):
-    """A flag that takes several values and may be repeated; all of them count, in place of the default."""
+    """A flag that takes several values and may be repeated; all of them count, in place of the default.
+
+    Unless they are secrets the values may also be one JSON list.
+    """
+
+    def __init__(self, option_strings: Sequence[str], dest: str, *, secret: bool, **settings: Any) -> None:
+        super().__init__(option_strings, dest, nargs="+", **settings)
+        self._secret = secret
 
     def __call__(
         self,
@@ -78,8 +85,20 @@ class _Extend(argparse.Action):
         values: Any,
         option_string: str | None = None,
     ) -> None:
+        if not self._secret and len(values) == 1 and values[0].startswith("["):
+            values = _json_list(self, values[0])
         before = getattr(namespace, self.dest)
         setattr(namespace, self.dest, (*(() if before is self.default else before), *values))
+
+
+def _json_list(action: argparse.Action, text: str) -> list[str]:
+    try:
+        values = json.loads(text)
+    except (ValueError, RecursionError):
+        values = None
+    if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
+        raise argparse.ArgumentError(action, f"must be words or one JSON list of texts, got {text!r:.200}")
+    return values
 
 
 def _names(field: dataclasses.Field[Any]) -> Iterator[str]:
@@ -92,7 +111,7 @@ def _settings(field: dataclasses.Field[Any], hint: Any) -> dict[str, Any]:
     kind = _without_none(hint)
     if typing.get_origin(kind) is tuple:
         names = {"dest": field.name, "default": field.default, "help": _help(field), "metavar": "TEXT"}
-        return names | {"nargs": "+", "action": _Extend}
+        return names | {"action": _Extend, "secret": not field.repr}
     settings: dict[str, Any] = {"dest": field.name, "default": field.default, "help": _help(field)}
     if kind is bool:
         return settings | {"action": argparse.BooleanOptionalAction}
@@ -144,8 +163,8 @@ def _json_object(text: str) -> dict[str, Any]:
 def _help(field: dataclasses.Field[Any]) -> str:
     unit = field.metadata.get("unit")
     text = field.metadata["help"] + (f" [{unit}]" if unit else "")
-    # A None default is worded in the help itself, where it means something.
-    if field.default not in (None, ()):
+    # The default of a tuple, and None, are worded in the help itself, where they mean something.
+    if field.default not in (None, "") and not isinstance(field.default, tuple):
         shown = ("on" if field.default else "off") if field.type is bool else field.default
         text += f" (default: {shown})"
     return _escape(text)

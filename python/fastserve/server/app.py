@@ -14,6 +14,7 @@ from fastserve.errors import FastServeError
 from fastserve.log import get_logger
 from fastserve.server import generate_routes, health_routes, info_routes
 from fastserve.server.auth import ApiKeyMiddleware
+from fastserve.server.browsers import RootPathMiddleware, add_cors
 from fastserve.server.errors import ApiError, ClientGoneError, to_api_error
 from fastserve.server.keys import ApiKeys
 from fastserve.server.protocols import EngineProtocol
@@ -24,20 +25,27 @@ from fastserve.server.server_state import ServerState
 logger = get_logger(__name__)
 
 
-def build_app(engine: EngineProtocol | None, config: ServerConfig, served_model_name: str) -> FastAPI:
+def build_app(engine: EngineProtocol | None, config: ServerConfig, model_name: str) -> FastAPI:
     """Build the app; `app.state.server` holds its `ServerState`, `app.state.keys` its `ApiKeys`.
 
     Args:
         engine: a running engine; None = attach one later with `app.state.server.attach`, 503 until then.
         config: limits, keys, names of metrics. Host, port and timeouts are for `run_server`.
-        served_model_name: the model's name in the API.
+        model_name: the model's name in the API, where the configuration gives none.
 
     Raises:
         InvalidArgumentError: the keys cannot be used; see `ApiKeys`.
     """
     # No /docs: its page would load scripts from elsewhere. /openapi.json needs the key like every other route.
-    app = FastAPI(title="FastServe", version=__version__, docs_url=None, redoc_url=None)
-    app.state.server = ServerState(config, served_model_name, engine)
+    app = FastAPI(
+        title="FastServe",
+        version=__version__,
+        docs_url=None,
+        redoc_url=None,
+        root_path=config.root_path,
+        openapi_url=None if config.disable_fastapi_docs else "/openapi.json",
+    )
+    app.state.server = ServerState(config, model_name, engine)
     for routes in (generate_routes, info_routes, health_routes):
         app.include_router(routes.router)
     for kind in (ApiError, ClientGoneError, HTTPException, FastServeError, Exception):
@@ -49,6 +57,9 @@ def build_app(engine: EngineProtocol | None, config: ServerConfig, served_model_
     )
     if app.state.keys:
         app.add_middleware(ApiKeyMiddleware, keys=app.state.keys)
+    add_cors(app, config)
+    if config.root_path:
+        app.add_middleware(RootPathMiddleware, root_path=config.root_path)
     return app
 
 

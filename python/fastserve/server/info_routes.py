@@ -25,8 +25,9 @@ router = APIRouter()
 
 @router.get("/v1/models")
 async def list_models(request: Request) -> Response:
-    """The one model of this server."""
-    return JSONResponse({"object": "list", "data": [_model_card(state_of(request))]})
+    """The one model of this server, under each of its names."""
+    state = state_of(request)
+    return JSONResponse({"object": "list", "data": [_model_card(state, name) for name in state.model_names]})
 
 
 @router.get("/v1/models/{model:path}")
@@ -34,13 +35,13 @@ async def get_model(request: Request, model: str) -> Response:
     """One model by name."""
     state = state_of(request)
     state.check_model(model)
-    return JSONResponse(_model_card(state))
+    return JSONResponse(_model_card(state, model))
 
 
-def _model_card(state: ServerState) -> dict[str, object]:
+def _model_card(state: ServerState, name: str) -> dict[str, object]:
     info = state.engine.info if state.engine is not None else None
     return {
-        "id": state.model_name,
+        "id": name,
         "object": "model",
         "created": state.created,
         "owned_by": "fastserve",

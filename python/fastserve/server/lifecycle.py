@@ -3,9 +3,7 @@
 import asyncio
 import contextlib
 import functools
-import ipaddress
 import signal
-import socket
 import time
 from collections.abc import Awaitable, Callable, Iterator
 
@@ -19,9 +17,11 @@ from fastserve.server.descriptors import DescriptorWatch
 from fastserve.server.ending import UnawaitedThreads, end_within
 from fastserve.server.errors import DrainingError
 from fastserve.server.http_protocol import GuardedHttpProtocol
+from fastserve.server.listening import address, is_local, open_sockets, remove_path
 from fastserve.server.protocols import EngineProtocol
 from fastserve.server.restarts import RestartBudget
 from fastserve.server.server_state import ServerState
+from fastserve.server.tls import tls_settings
 
 ENGINE_WATCH_PERIOD_S = 0.25
 # Time for replies that are already written, or about to be, to reach their clients.
@@ -78,6 +78,7 @@ class LiveServer:
                 server_header=False,
                 timeout_keep_alive=KEEP_ALIVE_S,
                 timeout_graceful_shutdown=round(GOODBYE_S),
+                **tls_settings(config),
             )
         )
         self._exit_code = EXIT_OK
@@ -92,14 +93,15 @@ class LiveServer:
     async def run(self) -> int:
         """Serve; returns the exit code."""
         try:
-            sockets = bind(self._config.host, self._config.port)
+            sockets = open_sockets(self._config)
         except OSError as error:
-            logger.error("cannot listen on %s port %d: %s", self._config.host, self._config.port, error)
+            where = self._config.uds or f"{self._config.host} port {self._config.port}"
+            logger.error("cannot listen on %s: %s", where, error)
             return EXIT_FAILED
         for sock in sockets:
             # Printed whatever the log level: what this process exposes must not be a guess.
-            print(f"listening on http://{_address(sock)}", flush=True)
-        if not self._has_keys and not all(_is_loopback(sock) for sock in sockets):
+            print(f"listening on {address(sock, tls=self._http.config.is_ssl)}", flush=True)
+        if not self._has_keys and not all(is_local(sock) for sock in sockets):
             logger.warning(
                 "anyone who reaches this address may use the model: set FASTSERVE_API_KEY or --api-keys-file"
             )
@@ -115,6 +117,7 @@ class LiveServer:
             engine_life.cancel()
             await asyncio.gather(engine_life, return_exceptions=True)
             self._state.close()
+            remove_path(self._config)
             for number in (signal.SIGINT, signal.SIGTERM):
                 loop.remove_signal_handler(number)
         return self._exit_code
@@ -225,36 +228,3 @@ class _HttpServer(uvicorn.Server):
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
-
-
-def bind(host: str, port: int) -> list[socket.socket]:
-    """Bind every address that `host` names; with port 0 all get the port of the first.
-
-    Raises:
-        OSError: unknown host, or address in use.
-    """
-    sockets: list[socket.socket] = []
-    try:
-        rows = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-        for family, kind, protocol, _, address in dict.fromkeys(rows):
-            sock = socket.socket(family, kind, protocol)
-            sockets.append(sock)
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            if family == socket.AF_INET6:
-                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-            sock.bind((address[0], port, *address[2:]))
-            port = port or sock.getsockname()[1]
-    except OSError:
-        for sock in sockets:
-            sock.close()
-        raise
-    return sockets
-
-
-def _is_loopback(sock: socket.socket) -> bool:
-    return ipaddress.ip_address(sock.getsockname()[0].partition("%")[0]).is_loopback
-
-
-def _address(sock: socket.socket) -> str:
-    host, port, *_ = sock.getsockname()
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

@@ -29,10 +29,9 @@ def run_server(engine_config: EngineConfig, server_config: ServerConfig, *, note
     # What uvicorn has to say (a bug in a route, a cut connection) goes to the same place in the same form.
     uvicorn_log = logging.getLogger("uvicorn")
     uvicorn_log.handlers[:] = logging.getLogger("fastserve").handlers
-    uvicorn_log.setLevel(logging.WARNING)
+    uvicorn_log.setLevel(server_config.uvicorn_log_level.upper())
     uvicorn_log.propagate = False
     logging.getLogger("uvicorn.error").addFilter(_is_no_cancellation)
-    model_name = server_config.served_model_name or engine_config.model.model
 
     async def start() -> AsyncEngine:
         with closing(StartProgress()) as progress:
@@ -42,7 +41,7 @@ def run_server(engine_config: EngineConfig, server_config: ServerConfig, *, note
         gc.freeze()
         return engine
 
-    leave(serve(start, server_config, model_name))
+    leave(serve(start, server_config, engine_config.model.model))
 
 
 def _is_no_cancellation(record: logging.LogRecord) -> bool:

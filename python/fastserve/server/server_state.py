@@ -29,9 +29,9 @@ class ServerState:
 
     def __init__(self, config: ServerConfig, model_name: str, engine: EngineProtocol | None = None) -> None:
         self.config = config
-        self.model_name = model_name
+        self.model_names = tuple(dict.fromkeys(config.served_model_name)) or (model_name,)
         self.created = int(time.time())
-        self.metrics = RequestMetrics(model_name)
+        self.metrics = RequestMetrics(self.model_name)
         self.exporter = MetricsExporter(self.metrics, vllm_names=config.metrics_compat == "vllm")
         self.in_flight = InFlight()
         self.recorder = Recorder.of(config)
@@ -45,6 +45,11 @@ class ServerState:
         self._renderer: ChatRenderer | None = None
         if engine is not None:
             self.attach(engine)
+
+    @property
+    def model_name(self) -> str:
+        """The name that replies and metrics have."""
+        return self.model_names[0]
 
     def attach(self, engine: EngineProtocol) -> None:
         """Start serving with this engine."""
@@ -115,6 +120,7 @@ class ServerState:
         Raises:
             ApiError: 404.
         """
-        if name is not None and name != self.model_name:
-            message = f"the model {name[:200]!r} does not exist; this server has {self.model_name!r}"
+        if name is not None and name not in self.model_names:
+            names = ", ".join(map(repr, self.model_names))
+            message = f"the model {name[:200]!r} does not exist; this server has {names:.500}"
             raise ApiError(404, message, kind="not_found_error", param="model", code="model_not_found")

@@ -21,6 +21,7 @@ OTHER_VALUES = {
     "gpu_memory_utilization": 0.5,
     "upload_margin": 0.5,
     "max_body_bytes": 2048,
+    "root_path": "/other",
     "override_generation_config": {"top_k": 20},
 }
 CASES = [
@@ -51,7 +52,7 @@ def other_value(field: dataclasses.Field) -> object:
     literals = get_args(field.type) if get_origin(field.type) is Literal else ()
     if choices := field.metadata["choices"] or literals:
         return next(c for c in choices if c != field.default)
-    if field.default == ():
+    if isinstance(field.default, tuple):
         return ("one", "two")
     if field.default is None:
         kind = str(field.type)

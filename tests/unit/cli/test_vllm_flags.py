@@ -139,6 +139,17 @@ def test_a_size_that_is_none_is_refused(capsys, parser, value):
     assert "--max-model-len" in refusal(capsys, parser, f"--max-model-len={value}")
 
 
+@pytest.mark.parametrize("words", [['["GET", "POST"]'], ["GET", "POST"], ["GET", "--allowed-methods", "POST"]])
+def test_several_values_are_words_or_one_json_list(parser, words):
+    assert serve_command.parse(parser, ["m", "--allowed-methods", *words]).allowed_methods == ("GET", "POST")
+    assert serve_command.parse(parser, ["m"]).allowed_methods == ("*",)
+
+
+@pytest.mark.parametrize("value", ["[", "[1]", '["a", 1]', "[" * 100_000])
+def test_a_list_that_is_none_is_refused(capsys, parser, value):
+    assert "--allowed-methods: must be words or one JSON list" in refusal(capsys, parser, "--allowed-methods", value)
+
+
 def test_the_model_is_a_word_or_a_flag_and_the_word_wins(capsys, parser):
     assert serve_command.parse(parser, ["--port", "1", "--enforce-eager", "word"]).model == "word"
     assert serve_command.parse(parser, ["--model", "flag", "--port", "1"]).model == "flag"

@@ -14,7 +14,7 @@ import uvicorn
 from fastserve.config import ServerConfig
 from fastserve.server.app import build_app
 from fastserve.server.http_protocol import GuardedHttpProtocol
-from fastserve.server.lifecycle import bind
+from fastserve.server.listening import bind
 from fastserve.server.server_state import ServerState
 from tests.unit.server.fake_engine import FakeEngine
 

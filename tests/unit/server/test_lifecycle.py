@@ -13,7 +13,7 @@ import pytest
 
 from fastserve.config import ServerConfig
 from fastserve.server import lifecycle
-from fastserve.server.lifecycle import bind
+from fastserve.server.listening import bind
 from tests.unit.server.process import server_process, wait_ready
 
 BODY = {"prompt": "hi", "max_tokens": 50, "stream": True}

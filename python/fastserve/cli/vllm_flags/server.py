@@ -2,7 +2,6 @@
 
 from fastserve.cli.vllm_flags.flag import ANY, only, only_off, only_on, refused, same
 
-PROXY = "not supported yet; use a reverse proxy"
 TEMPLATES = "save the template as chat_template.jinja in the model's folder"
 NO_TOOLS = "tool calling is not supported yet; leave it out"
 LOG = "use --log-level and --json-logs"
@@ -17,26 +16,26 @@ NO_PAGES = "there are no documentation pages; /openapi.json describes the API"
 SERVER = (
     same("host", "default 127.0.0.1; vLLM listens on all addresses"),
     same("port"),
-    refused("uds", "use --host and --port"),
+    same("uds", "--host and --port do not count then"),
     same("api-key", "required on every route except the health routes"),
     same("shutdown-timeout", "default 25, never less than 3 s"),
-    refused("ssl-keyfile", PROXY),
-    refused("ssl-certfile", PROXY),
-    refused("ssl-ca-certs", PROXY),
-    refused("ssl-cert-reqs", PROXY),
-    refused("ssl-ciphers", PROXY),
-    only_off("enable-ssl-refresh", PROXY),
-    only_off("allow-credentials", PROXY),
-    only("allowed-origins", "[]", PROXY),
-    refused("allowed-methods", PROXY),
-    refused("allowed-headers", PROXY),
-    refused("root-path", PROXY),
-    refused("middleware", PROXY),
-    refused("uvicorn-log-level", LOG),
+    same("ssl-keyfile"),
+    same("ssl-certfile"),
+    same("ssl-ca-certs"),
+    same("ssl-cert-reqs"),
+    same("ssl-ciphers"),
+    only_off("enable-ssl-refresh", "start the server again after a change of its certificate"),
+    same("allow-credentials"),
+    same("allowed-origins", "a JSON list, as in vLLM, or several words"),
+    same("allowed-methods"),
+    same("allowed-headers"),
+    same("root-path"),
+    refused("middleware", "code from a plugin is never run; use a reverse proxy"),
+    same("uvicorn-log-level", "default `warning`; `trace`, which logs keys, is refused"),
     only_on("disable-uvicorn-access-log", NO_ACCESS_LOG),
     only("disable-access-log-for-endpoints", ANY, NO_ACCESS_LOG),
     only_on("enable-request-id-headers", "generation replies always have the header; leave it out"),
-    only_off("disable-fastapi-docs", NO_PAGES),
+    same("disable-fastapi-docs", "there is /openapi.json, and no page"),
     only_off("enable-offline-docs", NO_PAGES),
     refused("h11-max-incomplete-event-size", HEAD_LIMITS),
     refused("h11-max-header-count", HEAD_LIMITS),
