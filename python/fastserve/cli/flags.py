@@ -147,7 +147,9 @@ def _size(text: str) -> int:
         value = Fraction(found[1]) * (1024 if found[2].isupper() else 1000) ** exponent
         if value.denominator == 1:
             return int(value)
-    raise argparse.ArgumentTypeError(f"must be a whole number such as 8192, 8k (8000) or 8K (8192), got {text!r:.200}")
+    raise argparse.ArgumentTypeError(
+        f"must be a whole number such as 8192, 8k (8000) or 8K (8192), got {text!r:.200}; leave it out for the default"
+    )
 
 
 def _json_object(text: str) -> dict[str, Any]:
