@@ -11,5 +11,6 @@ void register_kv(pybind11::module_& module);
 void register_sched(pybind11::module_& module);
 void register_offload(pybind11::module_& module);
 void register_kernels(pybind11::module_& module);
+void register_collective(pybind11::module_& module);
 
 }  // namespace fastserve::bindings

@@ -12,8 +12,11 @@ PYBIND11_MODULE(_C, module) {
   auto sched = room("sched", "Policies, latency model, swap planner, StepPlan, scheduler.");
   auto offload = room("offload", "Asynchronous block copies between device and host memory.");
   auto kernels = room("kernels", "Kernels on borrowed tensors (DLPack); outputs are passed in.");
+  auto collective =
+      room("collective", "Shared memory between the processes of one machine: plans to ranks, tensors among them.");
   fs::register_kv(kv);
   fs::register_sched(sched);
   fs::register_offload(offload);
   fs::register_kernels(kernels);
+  fs::register_collective(collective);
 }

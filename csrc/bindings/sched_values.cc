@@ -89,6 +89,7 @@ void register_step_plan(py::module_& module) {
                                                        "One iteration as the workers need it. Every array is a "
                                                        "read-only numpy view that keeps the plan alive; the fields are "
                                                        "described in csrc/sched/step_plan.h.");
+  plan.def(py::init<>(), "A plan of nothing, for collective.read_plan.");
   plan.def_property_readonly("step", [](const StepPlan& self) { return static_cast<std::int64_t>(self.step); })
       .def_readonly("num_decode_rows", &StepPlan::num_decode_rows)
       .def_property_readonly("num_rows", &StepPlan::num_rows)

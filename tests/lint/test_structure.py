@@ -20,13 +20,15 @@ MAY_INCLUDE = {
     "sched": {"kv", "base"},
     "kernels": {"base"},
     "offload": {"base"},
-    "bindings": {"sched", "kv", "offload", "kernels", "base"},
+    "collective": {"base"},
+    "bindings": {"sched", "kv", "offload", "kernels", "collective", "base"},
 }
 FORBIDDEN_IN = {
     "kv": ("thread", "mutex", "atomic", "chrono", "cuda_runtime", "pybind11", "Python.h"),
     "sched": ("thread", "mutex", "atomic", "chrono", "cuda_runtime", "pybind11", "Python.h"),
     "kernels": ("pybind11", "Python.h"),
     "offload": ("pybind11", "Python.h"),
+    "collective": ("thread", "mutex", "pybind11", "Python.h"),
     "base": ("pybind11", "Python.h"),
 }
 

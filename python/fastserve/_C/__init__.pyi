@@ -7,7 +7,8 @@ from . import kv
 from . import sched
 from . import offload
 from . import kernels
-__all__: list[str] = ['DeviceError', 'FastServeError', 'InternalError', 'InvalidArgumentError', 'cpu_isa', 'cuda_architectures', 'cuda_build_version', 'cuda_compiled', 'cuda_devices', 'cuda_problem', 'kernels', 'kv', 'num_threads', 'offload', 'sched', 'set_cpu_isa', 'set_num_threads']
+from . import collective
+__all__: list[str] = ['DeviceError', 'FastServeError', 'InternalError', 'InvalidArgumentError', 'collective', 'cpu_isa', 'cuda_architectures', 'cuda_build_version', 'cuda_compiled', 'cuda_devices', 'cuda_problem', 'kernels', 'kv', 'num_threads', 'offload', 'sched', 'set_cpu_isa', 'set_num_threads']
 class FastServeError(Exception):
     pass
 class InvalidArgumentError(FastServeError, ValueError):

@@ -29,6 +29,10 @@ class StepPlan:
     """
     One iteration as the workers need it. Every array is a read-only numpy view that keeps the plan alive; the fields are described in csrc/sched/step_plan.h.
     """
+    def __init__(self) -> None:
+        """
+        A plan of nothing, for collective.read_plan.
+        """
     def slice(self, first: typing.SupportsInt | typing.SupportsIndex, end: typing.SupportsInt | typing.SupportsIndex) -> StepPlan:
         """
         The rows [first, end) as a plan of their own, with their sampling entries, without transfers and ended slots.

@@ -1,12 +1,14 @@
-"""Groups of ranks: sums in a fixed order, gathers, messages; the same over threads and over gloo."""
+"""Groups of ranks: sums in a fixed order, gathers, messages; the same over threads, shared memory and gloo."""
 
 import pytest
 import torch
 
+from fastserve._C.collective import ExchangeMemory
 from fastserve.distributed.group import Group, tree_sum
+from fastserve.distributed.shared import SharedGroup
 from fastserve.distributed.single import SINGLE
 from fastserve.distributed.torch_group import NcclGroup
-from fastserve.errors import InvalidArgumentError
+from fastserve.errors import DeviceError, InvalidArgumentError
 from tests.rank_threads import run_ranks, thread_groups
 from tests.unit.distributed.gloo_ranks import run_gloo_ranks
 
@@ -55,6 +57,19 @@ def check_group(group: Group) -> None:
 @pytest.mark.parametrize("size", [1, 2, 3, 4, 8])
 def test_threads_are_a_group(size: int) -> None:
     run_ranks(thread_groups(size), check_group)
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 4, 8])
+def test_shared_memory_is_a_group(size: int) -> None:
+    memory = ExchangeMemory(size)
+    run_ranks([SharedGroup(memory.fd, rank, timeout_s=60.0) for rank in range(size)], check_group)
+
+
+def test_a_rank_that_no_other_joins_gets_an_error() -> None:
+    memory = ExchangeMemory(2)
+    group = SharedGroup(memory.fd, 1, timeout_s=0.01)
+    with pytest.raises(DeviceError, match=r"did not join within 0\.01 s"):
+        group.all_reduce(torch.zeros(3))
 
 
 def test_one_rank_has_nothing_to_exchange() -> None:
