@@ -62,6 +62,8 @@ class Runner:
     and bans follow in another), the tokens that the step before sampled (they never leave the device on their way), the
     forward pass, sampling, the copy of the tokens to the host, where log-probabilities are written at once. The host
     waits once per step, for the event behind that copy.
+
+    A step that fails is run again in parts; with other ranks only if it failed before they could wait for this one.
     """
 
     def __init__(
@@ -73,13 +75,17 @@ class Runner:
         requests: RequestTable,
         *,
         backend: AttentionBackend = AttentionBackend.NATIVE,
+        is_alone: bool = True,
     ) -> None:
+        """`is_alone`: no other rank takes part in the forward pass."""
         self._decoder = decoder
         self._kv_cache = kv_cache
         self._device = device
         self._limits = limits
         self._requests = requests
         self._backend = backend
+        self._is_alone = is_alone
+        self._is_joined = False  # other ranks may wait for this one within the step
         spec = decoder.spec
         blocks_of_row = -(-limits.max_model_len // limits.block_size)
         rows, tokens = limits.max_num_seqs, limits.max_num_tokens
@@ -144,6 +150,8 @@ class Runner:
             try:
                 self._previous = self._queue(plan, result)
             except Exception as error:
+                if self._is_joined:
+                    raise
                 self._previous = self._run_apart(plan, result, error)
         return self._previous
 
@@ -167,7 +175,9 @@ class Runner:
 
     def _queue(self, plan: StepPlan, result: StepResult) -> StepResult:
         result.num_samples, result.logprobs = 0, None
+        self._is_joined = False
         entries = self._requests.entries(plan) if plan.num_samples else None
+        self._is_joined = not self._is_alone
         logits = self._forward(rows_of_plan(plan), entries)
         if entries is not None:
             self._sample(logits, plan, entries, result)
@@ -189,7 +199,7 @@ class Runner:
                 run=run,
                 control=self._run_control_row,
                 num_logprobs=self._requests.num_logprobs_of(plan),
-                is_fault=self._device.is_fault,
+                is_fault=lambda error: self._is_joined or self._device.is_fault(error),
             )
             self._put_sampled(joined.tokens)
             return joined

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 
 from fastserve.config import GIB, MIB, EngineConfig
+from fastserve.distributed.group import Group
 from fastserve.errors import InvalidArgumentError
 from fastserve.loader.load import LoadedModel
 from fastserve.models.kv_cache import allocate_kv_cache, kv_block_bytes
@@ -41,6 +42,7 @@ def start_runner(
     model: LoadedModel,
     device: CpuDevice | Gpu,
     *,
+    group: Group,
     requests: RequestTable,
     selftest: AttentionSelfTest | None,
     progress: Callable[[str, int, int], None] | None,
@@ -48,6 +50,7 @@ def start_runner(
     """Make all that a worker runs plans with; on the device's compute stream.
 
     Args:
+        group: this rank's end; all ranks get as many blocks.
         requests: the worker's.
         selftest: the check of the best attention kernels, which began before the weights were loaded.
         progress: called as progress("graphs", done, total) while graphs are captured.
@@ -69,7 +72,9 @@ def start_runner(
             selftest=selftest,
         )
         if isinstance(device, CpuDevice):
-            started = _start_on_cpu(config, model, device, limits=limits, requests=requests, attention=attention)
+            started = _start_on_cpu(
+                config, model, device, group=group, limits=limits, requests=requests, attention=attention
+            )
         else:
             started = _start_on_gpu(
                 config, model, device, limits=limits, requests=requests, attention=attention, progress=progress
@@ -83,17 +88,30 @@ def _start_on_cpu(
     model: LoadedModel,
     device: CpuDevice,
     *,
+    group: Group,
     limits: RunnerLimits,
     requests: RequestTable,
     attention: AttentionChoice,
 ) -> Started:
     block_bytes = kv_block_bytes(model.spec, limits.block_size, model.dtype)
-    pools = size_pools(config.cache, block_bytes=block_bytes, max_model_len=model.max_model_len)
+    pools = size_pools(config.cache, block_bytes=block_bytes, max_model_len=model.max_model_len, num_ranks=group.size)
+    pools = _smallest(pools, group)
     kv_cache = allocate_kv_cache(
         model.spec, pools.num_device_blocks, limits.block_size, model.dtype, device.torch_device
     )
-    runner = Runner(model.decoder, kv_cache, device, limits, requests, backend=attention.backend)
+    runner = Runner(
+        model.decoder, kv_cache, device, limits, requests, backend=attention.backend, is_alone=group.size == 1
+    )
     return Started(pools, kv_cache, runner, attention)
+
+
+def _smallest(pools: PoolSizes, group: Group) -> PoolSizes:
+    """What every rank of the group has room for."""
+    if group.size == 1:
+        return pools
+    sizes = torch.tensor([pools.num_device_blocks, pools.num_host_blocks], dtype=torch.int64)
+    num_device, num_host = group.all_gather(sizes).amin(0).tolist()
+    return PoolSizes(num_device, num_host, pools.block_bytes)
 
 
 def _start_on_gpu(

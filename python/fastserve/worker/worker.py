@@ -1,5 +1,6 @@
 """A rank: loads the model, owns device memory, executes plans. Obeys block ids, decides nothing."""
 
+import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -10,8 +11,11 @@ import torch
 from fastserve._C import set_num_threads
 from fastserve._C.sched import StepPlan
 from fastserve.config import EngineConfig
-from fastserve.errors import DeviceLostError
+from fastserve.distributed.group import Group
+from fastserve.distributed.single import SINGLE
+from fastserve.errors import DeviceLostError, InvalidArgumentError
 from fastserve.loader.load import LoadedModel, ModelOutline, load_model, outline_model
+from fastserve.models.shard import WHOLE, Shard, check_shard
 from fastserve.worker.attention_choice import selftest_of_hopper_kernels
 from fastserve.worker.device import Device, memory_advice, open_device
 from fastserve.worker.info import IDLE_WAIT_S, Progress, WorkerInfo
@@ -37,9 +41,19 @@ class LaunchedStep:
 class Worker:
     """`launch` is called by one thread and `finish`, in the same order, by one thread, which may be another."""
 
-    def __init__(self, config: EngineConfig, progress: Progress | None = None) -> None:
-        """Load the model and allocate both KV pools.
+    def __init__(
+        self,
+        config: EngineConfig,
+        progress: Progress | None = None,
+        *,
+        shard: Shard = WHOLE,
+        group: Group = SINGLE,
+    ) -> None:
+        """Load the model, or the rank's part of it, and allocate both KV pools.
 
+        Args:
+            progress: called as progress(stage, done, total) while weights are read and graphs are captured.
+            shard, group: the place of this rank, and its end of the group; all ranks are made at the same time.
         Raises:
             CheckpointError: the checkpoint cannot be used.
             InvalidArgumentError: the configuration does not fit the model or the machine.
@@ -47,17 +61,29 @@ class Worker:
                 be copied between the two.
         """
         self._device = open_device(config.model.device)
-        if config.model.num_threads is not None:
-            set_num_threads(config.model.num_threads)
+        if group.size > 1 and not self._device.is_host:
+            raise InvalidArgumentError(
+                f"tensor_parallel_size {group.size} needs ranks on GPUs, which are not supported yet: use --device cpu or"
+                f" tensor_parallel_size 1"
+            )
+        if (num_threads := _threads_of_rank(config.model.num_threads, group.size)) is not None:
+            set_num_threads(num_threads)
         outline = outline_model(config.model)
+        check_shard(outline.spec, shard)
         self._requests = RequestTable()
         spec, self._block_size = outline.spec, config.cache.block_size
         with selftest_of_hopper_kernels(
             config.model.attention_backend, outline, block_size=self._block_size, device=self._device.torch_device
         ) as selftest:
-            self._model = _load(config, outline, self._device, progress)
+            self._model = _load(config, outline, self._device, progress, shard=shard, group=group)
             started = start_runner(
-                config, self._model, self._device, requests=self._requests, selftest=selftest, progress=progress
+                config,
+                self._model,
+                self._device,
+                group=group,
+                requests=self._requests,
+                selftest=selftest,
+                progress=progress,
             )
         pools, self._kv_cache, self._runner = started.pools, started.kv_cache, started.runner
         self.transfers = Transfers(
@@ -198,7 +224,22 @@ class _FaultWatch:
             self._worker.note_error(error)
 
 
-def _load(config: EngineConfig, outline: ModelOutline, device: Device, progress: Progress | None) -> LoadedModel:
+def _threads_of_rank(asked: int | None, num_ranks: int) -> int | None:
+    """Compute threads of a rank; None = as the core does by itself. Ranks share the cores that this process may use."""
+    if asked is not None or num_ranks == 1:
+        return asked
+    return max(1, len(os.sched_getaffinity(0)) // num_ranks)
+
+
+def _load(
+    config: EngineConfig,
+    outline: ModelOutline,
+    device: Device,
+    progress: Progress | None,
+    *,
+    shard: Shard,
+    group: Group,
+) -> LoadedModel:
     with memory_advice(
         f"the weights of {config.model.model} do not fit into the memory of the GPU: use a smaller model, --dtype bfloat16"
         f" or a GPU with more free memory"
@@ -206,6 +247,8 @@ def _load(config: EngineConfig, outline: ModelOutline, device: Device, progress:
         return load_model(
             config.model,
             device=device.torch_device,
+            shard=shard,
+            group=group,
             progress=_weights_progress(progress),
             outline=outline,
         )
