@@ -26,14 +26,22 @@ def option(
     choices: Sequence[str] = (),
     synonyms: Mapping[str, str] | None = None,
     alias: str = "",
+    short: str = "",
     secret: bool = False,
 ) -> Any:
-    """Return a config field with its help text, unit and optional second flag name; a secret one is not in the repr.
+    """Return a config field with its help text, unit and optional further flag names; a secret one is not in the repr.
 
     `choices` lists the values of its flag where the type has more values than the flag accepts; `synonyms` maps other
     names that the flag accepts to values.
     """
-    metadata = {"help": text, "unit": unit, "choices": tuple(choices), "synonyms": dict(synonyms or {}), "alias": alias}
+    metadata = {
+        "help": text,
+        "unit": unit,
+        "choices": tuple(choices),
+        "synonyms": dict(synonyms or {}),
+        "alias": alias,
+        "short": short,
+    }
     return field(default=default, repr=not secret, metadata=metadata)
 
 
@@ -125,7 +133,9 @@ class ModelConfig:
         False, "on a GPU, launch the kernels of each decode step one by one instead of replaying a CUDA graph"
     )
     seed: int = option(0, "seed of dummy weights and of requests without a seed of their own")
-    num_threads: int | None = option(None, "compute threads; default: one per core available to this process")
+    num_threads: int | None = option(
+        None, "compute threads of a rank; default: one per core available to this process, divided among the ranks"
+    )
 
     def __post_init__(self) -> None:
         _check_types(self)
@@ -146,7 +156,7 @@ class CacheConfig:
     num_gpu_blocks_override: int | None = option(
         None, "number of device KV blocks; default: as many as fit into memory", alias="num-device-blocks"
     )
-    kv_gib: float = option(1.0, "size of the device KV pool on a CPU", unit="GiB")
+    kv_gib: float = option(1.0, "size of the device KV pool on a CPU, for all ranks together", unit="GiB")
     gpu_memory_utilization: float = option(
         0.9,
         "share of GPU memory to use; the KV pool gets what weights and activations leave of it",
@@ -182,6 +192,44 @@ class CacheConfig:
         if self.host_kv_gib is not None:
             return int(self.host_kv_gib * GIB) // block_bytes
         return min(int(HOST_KV_SHARE * free_host_bytes) // block_bytes, HOST_KV_MULTIPLE * num_device_blocks)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ParallelConfig:
+    """Ranks that run one model together."""
+
+    tensor_parallel_size: int = option(
+        1,
+        "number of ranks that share every layer: each has a part of the heads and of the MLP",
+        unit="ranks",
+        short="tp",
+    )
+    distributed_executor_backend: Literal["auto", "inproc", "mp"] = option(
+        "auto",
+        "where ranks run: inproc = in the engine process, mp = in one process each, auto = mp for more than one",
+        synonyms={"uni": "inproc"},
+    )
+    distributed_timeout_s: float = option(
+        600.0,
+        "time limit for the start of the ranks, and for one to wait for another",
+        unit="seconds",
+        alias="distributed-timeout-seconds",
+    )
+
+    def __post_init__(self) -> None:
+        _check_types(self)
+        _check_range(self, 1, 64, "tensor_parallel_size", unit="ranks")
+        _check_range(self, 0, 1e6, "distributed_timeout_s", unit="seconds", above=True)
+        _require(
+            self.tensor_parallel_size == 1 or self.distributed_executor_backend != "inproc",
+            f"distributed_executor_backend inproc runs one rank, got tensor_parallel_size {self.tensor_parallel_size}: use"
+            f" mp or auto",
+        )
+
+    @property
+    def has_rank_processes(self) -> bool:
+        """Whether ranks are processes of their own."""
+        return self.distributed_executor_backend == "mp" or self.tensor_parallel_size > 1
 
 
 _CORE = sched.SchedulerConfig()
@@ -319,6 +367,7 @@ class EngineConfig:
 
     model: ModelConfig = field(default_factory=ModelConfig)
     cache: CacheConfig = field(default_factory=CacheConfig)
+    parallel: ParallelConfig = field(default_factory=ParallelConfig)
     scheduler: SchedulerConfig = field(default_factory=SchedulerConfig)
     eos_token_ids: tuple[int, ...] = ()
 

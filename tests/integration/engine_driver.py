@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from fastserve.config import CacheConfig, EngineConfig, ModelConfig, SchedulerConfig
+from fastserve.config import CacheConfig, EngineConfig, ModelConfig, ParallelConfig, SchedulerConfig
 from fastserve.engine.core import EngineCore
 from fastserve.engine.request import EngineRequest
 from fastserve.types import EngineOutput, SamplingParams, SchedulingParams
@@ -39,10 +39,15 @@ def engine_config(**changes: object) -> EngineConfig:
         "starvation_limit_s": 0.2,
     }
     parts = []
-    for config_class, defaults in ((ModelConfig, model), (CacheConfig, cache), (SchedulerConfig, scheduler)):
+    for config_class, defaults in (
+        (ModelConfig, model),
+        (CacheConfig, cache),
+        (ParallelConfig, {}),
+        (SchedulerConfig, scheduler),
+    ):
         names = {f.name for f in dataclasses.fields(config_class)}
         parts.append(config_class(**(defaults | {k: v for k, v in changes.items() if k in names})))
-    return EngineConfig(model=parts[0], cache=parts[1], scheduler=parts[2])
+    return EngineConfig(model=parts[0], cache=parts[1], parallel=parts[2], scheduler=parts[3])
 
 
 def random_prompts(count: int, *, seed: int = 0, low: int = 3, high: int = 70) -> list[list[int]]:

@@ -6,7 +6,7 @@ import math
 import pytest
 
 from fastserve._C.sched import SchedulerConfig as CoreConfig
-from fastserve.config import CacheConfig, ModelConfig, SchedulerConfig, ServerConfig
+from fastserve.config import CacheConfig, ModelConfig, ParallelConfig, SchedulerConfig, ServerConfig
 from fastserve.errors import InvalidArgumentError
 
 NAN = math.nan
@@ -29,6 +29,9 @@ BAD = [
     (ModelConfig, "seed", [2**63, -(2**63) - 1], f"must be between {-(2**63)} and {2**63 - 1}"),
     (ModelConfig, "seed", [0.5, None], "must be an integer"),
     (ModelConfig, "num_threads", [0, 1025], "must be between 1 and 1024"),
+    (ParallelConfig, "tensor_parallel_size", [0, 65], "must be between 1 and 64 ranks"),
+    (ParallelConfig, "distributed_executor_backend", ["ray"], "must be one of auto, inproc, mp"),
+    (ParallelConfig, "distributed_timeout_s", [0.0, NAN], "must be above 0 and at most 1e+06 seconds"),
     (CacheConfig, "block_size", [0, 12, 64], "must be 8, 16 or 32 tokens"),
     (CacheConfig, "num_gpu_blocks_override", [0, 2**31], BETWEEN_1_AND_INT),
     (CacheConfig, "kv_gib", [0.0, -1.0, NAN, math.inf], "must be above 0 and at most 1e+06 GiB"),
@@ -117,7 +120,9 @@ def test_a_bad_value_is_refused_with_its_field_the_rule_and_the_value(config_cla
 
 def test_every_field_has_bad_values():
     fields = {
-        (c, f.name) for c in (ModelConfig, CacheConfig, SchedulerConfig, ServerConfig) for f in dataclasses.fields(c)
+        (c, f.name)
+        for c in (ModelConfig, CacheConfig, ParallelConfig, SchedulerConfig, ServerConfig)
+        for f in dataclasses.fields(c)
     }
     assert fields == {(config_class, field) for config_class, field, _, _ in BAD}
 
@@ -174,3 +179,11 @@ def test_objectives_make_slo_the_policy() -> None:
     assert SchedulerConfig(tpot_slo_s=0.05).policy == "slo"
     with pytest.raises(InvalidArgumentError, match="belong to the policy slo, not to fcfs"):
         SchedulerConfig(scheduling_policy="fcfs", tpot_slo_s=0.05)
+
+
+def test_several_ranks_are_processes_and_one_is_where_it_is_asked_for() -> None:
+    assert not ParallelConfig().has_rank_processes
+    assert ParallelConfig(tensor_parallel_size=2).has_rank_processes
+    assert ParallelConfig(distributed_executor_backend="mp").has_rank_processes
+    with pytest.raises(InvalidArgumentError, match="inproc runs one rank, got tensor_parallel_size 2: use mp or auto"):
+        ParallelConfig(tensor_parallel_size=2, distributed_executor_backend="inproc")

@@ -10,11 +10,11 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from fractions import Fraction
 from typing import Any, TypeVar
 
-from fastserve.config import CacheConfig, EngineConfig, ModelConfig, SchedulerConfig, ServerConfig
+from fastserve.config import CacheConfig, EngineConfig, ModelConfig, ParallelConfig, SchedulerConfig, ServerConfig
 
 POSITIONAL = "model"
 _MODEL_WORD = "model_word"
-Config = TypeVar("Config", ModelConfig, CacheConfig, SchedulerConfig, ServerConfig)
+Config = TypeVar("Config", ModelConfig, CacheConfig, ParallelConfig, SchedulerConfig, ServerConfig)
 
 
 def add_config_flags(parser: argparse.ArgumentParser, config_class: type, *, skip: Collection[str] = ()) -> None:
@@ -39,6 +39,7 @@ def add_engine_flags(parser: argparse.ArgumentParser, *, model_is_optional: bool
         parser.add_argument(POSITIONAL, metavar="MODEL", help=text)
     add_config_flags(parser, ModelConfig, skip=(POSITIONAL,))
     add_config_flags(parser, CacheConfig)
+    add_config_flags(parser, ParallelConfig)
     add_config_flags(parser, SchedulerConfig)
 
 
@@ -64,6 +65,7 @@ def engine_config_of(args: argparse.Namespace) -> EngineConfig:
     return EngineConfig(
         model=config_of(ModelConfig, args),
         cache=config_of(CacheConfig, args),
+        parallel=config_of(ParallelConfig, args),
         scheduler=config_of(SchedulerConfig, args),
     )
 
@@ -105,6 +107,8 @@ def _names(field: dataclasses.Field[Any]) -> Iterator[str]:
     yield "--" + field.name.replace("_", "-")
     if alias := field.metadata.get("alias"):
         yield "--" + alias
+    if short := field.metadata.get("short"):
+        yield "-" + short
 
 
 def _settings(field: dataclasses.Field[Any], hint: Any) -> dict[str, Any]:

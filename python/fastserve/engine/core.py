@@ -17,6 +17,7 @@ from fastserve.engine.profiler import measured_latency_model
 from fastserve.engine.request import EngineRequest
 from fastserve.errors import DeviceError, DeviceLostError, InvalidArgumentError, OverloadedError, cause_of
 from fastserve.executor.base import Executor, PendingStep
+from fastserve.executor.choose import open_executor
 from fastserve.log import get_logger
 from fastserve.types import EngineInfo, EngineOutput, EngineStats, SchedulingParams
 from fastserve.worker.info import Progress
@@ -140,9 +141,7 @@ class EngineCore:
             raise InvalidArgumentError(
                 "scheduling_policy srpt needs to know output lengths and runs in the simulator only: use learned"
             )
-        from fastserve.executor.inproc import InprocExecutor  # needs torch, which a simulator's core goes without
-
-        executor = InprocExecutor(config, progress)
+        executor = open_executor(config, progress)
         try:
             return cls(config, executor, measured_latency_model(config, executor, progress))
         except BaseException:
@@ -247,7 +246,12 @@ class EngineCore:
         return made.outputs
 
     def has_work(self) -> bool:
-        """Whether step() has something to do: unfinished requests, events to deliver, a plan or a copy in flight."""
+        """Whether step() has something to do: unfinished requests, events to deliver, a plan or a copy in flight.
+
+        Raises:
+            DeviceLostError: the workers were lost, which can happen while there is nothing to do.
+        """
+        self.executor.check()
         return (
             self._running is not None
             or self.scheduler.has_unfinished

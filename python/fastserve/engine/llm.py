@@ -45,7 +45,7 @@ class LLM:
         Args:
             model: folder of a Hugging Face checkpoint, or a hub id, which is downloaded once.
             core_factory: "module:function" that makes the engine core from (config, progress=...).
-            options: fields of ModelConfig, CacheConfig and SchedulerConfig, under their names or aliases.
+            options: fields of ModelConfig, CacheConfig, ParallelConfig and SchedulerConfig, under their names or aliases.
         Raises:
             InvalidArgumentError: an option is unknown or out of range, or the model has no tokenizer.
             CheckpointError: the checkpoint cannot be used.

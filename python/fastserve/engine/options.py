@@ -4,12 +4,12 @@ import difflib
 from collections.abc import Mapping
 from dataclasses import fields
 
-from fastserve.config import CacheConfig, EngineConfig, ModelConfig, SchedulerConfig, config_from
+from fastserve.config import CacheConfig, EngineConfig, ModelConfig, ParallelConfig, SchedulerConfig, config_from
 from fastserve.errors import InvalidArgumentError
 
 
 def engine_config(model: str, options: Mapping[str, object]) -> EngineConfig:
-    """Build the configuration of an engine from fields of its three parts, by name or alias.
+    """Build the configuration of an engine from fields of its four parts, by name or alias.
 
     Raises:
         InvalidArgumentError: an unknown name (names close matches), a name given twice, or a value out of range.
@@ -28,6 +28,7 @@ def engine_config(model: str, options: Mapping[str, object]) -> EngineConfig:
     return EngineConfig(
         model=config_from(ModelConfig, values),
         cache=config_from(CacheConfig, values),
+        parallel=config_from(ParallelConfig, values),
         scheduler=config_from(SchedulerConfig, values),
     )
 
@@ -35,7 +36,7 @@ def engine_config(model: str, options: Mapping[str, object]) -> EngineConfig:
 def _names() -> dict[str, str]:
     """Every name and alias of an option -> its field."""
     names: dict[str, str] = {}
-    for part in (ModelConfig, CacheConfig, SchedulerConfig):
+    for part in (ModelConfig, CacheConfig, ParallelConfig, SchedulerConfig):
         for field in fields(part):
             names[field.name] = field.name
             if alias := field.metadata.get("alias"):

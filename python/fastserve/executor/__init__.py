@@ -1,1 +1,1 @@
-"""Executors run plans on the workers: submit and stop. The only room that spawns workers."""
+"""Executors run plans on the workers: in this process, or on ranks in processes of their own. The only room that spawns workers."""

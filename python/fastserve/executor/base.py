@@ -40,6 +40,14 @@ class Executor(Protocol):
         """
         ...
 
+    def check(self) -> None:
+        """Notice what may have happened to the workers while nothing was submitted.
+
+        Raises:
+            DeviceLostError: no plan can run any more.
+        """
+        ...
+
     def stop(self) -> None:
         """Finish the submitted plans and release the workers; may be called again."""
         ...

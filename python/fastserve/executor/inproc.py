@@ -34,11 +34,15 @@ class InprocExecutor:
         Raises:
             DeviceLostError: the device was lost in an earlier plan.
         """
-        self.worker.check_device()
+        self.check()
         if not self.worker.works_ahead:
             return self._thread.submit(self.worker.execute, plan, changes)
         launched = self._thread.submit(self.worker.launch, plan, changes)
         return self._ends.submit(lambda: self.worker.finish(launched.result()))
+
+    def check(self) -> None:
+        """See Executor."""
+        self.worker.check_device()
 
     def time_iteration(self, **shape: int) -> float:
         """Return the seconds of a dummy iteration; see Worker.time_iteration."""

@@ -97,6 +97,9 @@ class SimulatedExecutor:
             self._begin(self._steps[0], end_s)
         return output
 
+    def check(self) -> None:
+        """See Executor."""
+
     def stop(self) -> None:
         """See Executor."""
 

@@ -11,7 +11,7 @@ import pytest
 
 from fastserve.cli import serve as serve_command
 from fastserve.cli.main import OneLineParser, main
-from fastserve.config import CacheConfig, EngineConfig, ModelConfig, SchedulerConfig, ServerConfig
+from fastserve.config import CacheConfig, EngineConfig, ModelConfig, ParallelConfig, SchedulerConfig, ServerConfig
 
 OTHER_VALUES = {
     "block_size": 32,
@@ -26,7 +26,7 @@ OTHER_VALUES = {
 }
 CASES = [
     (config_class, field)
-    for config_class in (ModelConfig, CacheConfig, SchedulerConfig, ServerConfig)
+    for config_class in (ModelConfig, CacheConfig, ParallelConfig, SchedulerConfig, ServerConfig)
     for field in dataclasses.fields(config_class)
     if field.name != "model"
 ]
@@ -71,7 +71,12 @@ def test_every_flag_changes_its_field(monkeypatch, config_class, field):
     if isinstance(value, bool):
         words = [flag if value else flag.replace("--", "--no-", 1)]
     engine, server = served_with(monkeypatch, *words)
-    parts = {ModelConfig: engine.model, CacheConfig: engine.cache, SchedulerConfig: engine.scheduler}
+    parts = {
+        ModelConfig: engine.model,
+        CacheConfig: engine.cache,
+        ParallelConfig: engine.parallel,
+        SchedulerConfig: engine.scheduler,
+    }
     changed = parts.get(config_class, server)
     assert getattr(changed, field.name) == value
     default = config_class(model="m") if config_class is ModelConfig else config_class()
@@ -170,3 +175,14 @@ def test_parser_does_not_abbreviate():
     parser.add_argument("--long-flag")
     with pytest.raises(SystemExit):
         parser.parse_args(["--long", "1"])
+
+
+def test_ranks_under_the_names_of_vllm(monkeypatch):
+    engine, _ = served_with(
+        monkeypatch, "-tp", "2", "--distributed-executor-backend", "mp", "--distributed-timeout-seconds", "9"
+    )
+    assert engine.parallel == ParallelConfig(
+        tensor_parallel_size=2, distributed_executor_backend="mp", distributed_timeout_s=9.0
+    )
+    engine, _ = served_with(monkeypatch, "--distributed-executor-backend", "uni")
+    assert engine.parallel.distributed_executor_backend == "inproc"

@@ -42,7 +42,7 @@ def refusal(capsys, *words: str) -> str:
 
 def configured(config_class, configs):
     engine, server = configs
-    parts = (engine.model, engine.cache, engine.scheduler, server)
+    parts = (engine.model, engine.cache, engine.parallel, engine.scheduler, server)
     return next(part for part in parts if isinstance(part, config_class))
 
 
@@ -117,7 +117,7 @@ def test_a_switch_is_switched_by_words_of_truth(monkeypatch, name, text):
         ("JSON_LOGS", "perhaps", "must be true or false"),
         ("OVERRIDE_GENERATION_CONFIG", "{", "JSON object"),
         ("TRUST_REMOTE_CODE", "1", "is not supported"),
-        ("TENSOR_PARALLEL_SIZE", "2", "is not supported"),
+        ("PIPELINE_PARALLEL_SIZE", "2", "is not supported"),
         ("CONFIG", "/nowhere.yaml", "cannot be read"),
     ],
 )
@@ -181,7 +181,7 @@ def test_a_file_for_vllm_is_read(monkeypatch, tmp_path, notes):
     )
     assert main(["serve", "--config", str(path)]) == 0
     assert [note.split(" has no")[0] for note in notes] == [
-        "--tensor-parallel-size 1", "--no-trust-remote-code", "--kv-cache-dtype auto", "--limit-mm-per-prompt '{\"image\": 0}'",
+        "--no-trust-remote-code", "--kv-cache-dtype auto", "--limit-mm-per-prompt '{\"image\": 0}'",
     ]  # fmt: skip
 
 

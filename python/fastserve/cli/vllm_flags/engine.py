@@ -6,7 +6,7 @@ ONE_MACHINE = "a server runs on one machine; run one on each machine behind a lo
 REPLICAS = "a server is one replica; run one per GPU (CUDA_VISIBLE_DEVICES) behind a load balancer"
 NO_EXPERTS = "mixture-of-experts models are not supported; docs/models.md lists the families"
 NO_STATE_SPACE = "state-space and linear-attention models are not supported; docs/models.md lists the families"
-ONE_RANK = "a model runs on one device; use a model that fits"
+ONE_RANK = "ranks share a model by --tensor-parallel-size alone; docs/distributed.md"
 NUMA = "start the server under `numactl` instead"
 WORKER = "the worker is FastServe's own; leave it out"
 FAULTS = "use --restart-engine, which replaces an engine that dies"
@@ -20,14 +20,14 @@ METRICS = "docs/metrics.md lists what is measured, and --metrics-compat; leave i
 NO_TRANSFER = "KV is not shared between servers; leave it out"
 
 PARALLEL = (
-    only("tensor-parallel-size -tp", "1", ONE_RANK),
+    same("tensor-parallel-size -tp", "on the CPUs of one machine; docs/distributed.md"),
     only("pipeline-parallel-size -pp", "1", ONE_RANK),
-    only("distributed-executor-backend", "uni", ONE_RANK),
+    same("distributed-executor-backend", "auto, mp or uni, which is called inproc here"),
     refused("master-addr", ONE_MACHINE),
     refused("master-port", ONE_MACHINE),
     only("nnodes -n", "1", ONE_MACHINE),
     only("node-rank -r", "0", ONE_MACHINE),
-    refused("distributed-timeout-seconds", ONE_MACHINE),
+    same("distributed-timeout-seconds"),
     refused("cpu-distributed-timeout-seconds", ONE_MACHINE),
     only_off("numa-bind", NUMA),
     refused("numa-bind-nodes", NUMA, shape="values"),

@@ -1,0 +1,107 @@
+"""The process that ranks are forked from: it has loaded all that they need and has one thread.
+
+Started as `python -m fastserve.executor.nursery FD`, with its end of a socket pair. It ends with the other end, and the
+kernel ends its ranks with it.
+"""
+
+import contextlib
+import gc
+import os
+import selectors
+import signal
+import socket
+import sys
+import traceback
+
+from fastserve.child import die_with_parent
+from fastserve.executor.messages import (
+    KillRanks,
+    RankEnded,
+    RankForked,
+    RankStart,
+    decode_to_nursery,
+    encode,
+)
+from fastserve.executor.rank import run_rank
+
+MOST_MESSAGE_BYTES = 1 << 20
+NUM_DESCRIPTORS = 3  # of a rank: its socket, the ring, the exchange
+
+
+class Nursery:
+    """Forks ranks on demand and reports their ends; all on the calling thread."""
+
+    def __init__(self, control: socket.socket) -> None:
+        """Serve one end of a pair of sockets that keep messages apart."""
+        self._control = control
+        self._selector = selectors.DefaultSelector()
+        self._selector.register(control, selectors.EVENT_READ)
+        self._pid_of: dict[int, int] = {}  # by the descriptor that becomes readable at its end
+
+    def run(self) -> None:
+        """Serve until the other end is closed."""
+        with contextlib.suppress(ConnectionError):
+            while self._turn():
+                pass
+
+    def _turn(self) -> bool:
+        for key, _ in self._selector.select():
+            if key.fileobj is not self._control:
+                self._reap(key.fd)
+                continue
+            raw, descriptors, _, _ = socket.recv_fds(self._control, MOST_MESSAGE_BYTES, NUM_DESCRIPTORS)
+            if not raw:
+                return False
+            match decode_to_nursery(raw):
+                case RankStart() as start:
+                    self._fork(start, descriptors)
+                case KillRanks() as kill:
+                    for pid in set(kill.pids) & set(self._pid_of.values()):  # none of them is reaped yet
+                        os.kill(pid, signal.SIGKILL)
+        return True
+
+    def _fork(self, start: RankStart, descriptors: list[int]) -> None:
+        parent = os.getpid()
+        pid = os.fork()
+        if pid == 0:
+            status = 1
+            try:
+                self._control.close()
+                self._selector.close()
+                for descriptor in self._pid_of:
+                    os.close(descriptor)
+                if die_with_parent(parent):
+                    status = run_rank(start, *descriptors)
+            except BaseException:
+                traceback.print_exc()
+            finally:
+                sys.stderr.flush()
+                os._exit(status)
+        for descriptor in descriptors:
+            os.close(descriptor)
+        end = os.pidfd_open(pid)
+        self._pid_of[end] = pid
+        self._selector.register(end, selectors.EVENT_READ)
+        self._control.send(encode(RankForked(pid)))
+
+    def _reap(self, end: int) -> None:
+        pid = self._pid_of.pop(end)
+        self._selector.unregister(end)
+        os.close(end)
+        _, status = os.waitpid(pid, 0)
+        self._control.send(encode(RankEnded(pid, os.waitstatus_to_exitcode(status))))
+
+
+def main(descriptor: int) -> int:
+    """Entry of the process; see the module's docstring."""
+    # Meant for the whole process group; the engine decides what they mean.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    gc.freeze()  # what is here now is shared with every rank
+    with socket.socket(fileno=descriptor) as control:
+        Nursery(control).run()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(int(sys.argv[1])))

@@ -1,0 +1,153 @@
+"""The process of a rank: reads plans from the ring, has its worker run them, reports. Decides nothing."""
+
+import hashlib
+import importlib
+import os
+import threading
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+
+from fastserve._C.collective import FrameReader, read_plan
+from fastserve._C.sched import StepPlan
+from fastserve.distributed.group import Group
+from fastserve.distributed.shared import SharedGroup
+from fastserve.distributed.single import SINGLE
+from fastserve.executor.messages import (
+    LENGTH_BYTES,
+    FrameKind,
+    RankProgress,
+    RankReady,
+    RankResult,
+    RankStart,
+    RankTimed,
+    decode_changes,
+    decode_shape,
+    encode,
+    failure_message,
+    logprobs_message,
+    transfers_message,
+)
+from fastserve.log import configure_logging, get_logger
+from fastserve.models.shard import Shard
+from fastserve.worker.request_changes import NO_CHANGES, RequestChanges
+from fastserve.worker.step_output import StepOutput
+from fastserve.worker.worker import Worker
+
+logger = get_logger(__name__)
+
+BEAT_INTERVAL_S = 0.5
+LONGEST_WAIT_S = 3600.0  # for a frame; a rank ends with its engine whatever it waits for
+NUM_PLANS = 3  # one that runs, the one before it, one more
+
+
+def run_rank(start: RankStart, connection_fd: int, ring_fd: int, exchange_fd: int) -> int:
+    """Serve the engine until it says so; return the exit status.
+
+    Args:
+        connection_fd: to the engine, which says nothing here: only its end can be read.
+    """
+    configure_logging(start.log_level, json_lines=start.json_logs)
+    connection = Connection(connection_fd)
+    ring = FrameReader(ring_fd, start.rank)
+    threading.Thread(target=_beat, args=(ring, connection), name="fastserve-beat", daemon=True).start()
+    try:
+        timeout_s = start.config.parallel.distributed_timeout_s
+        group: Group = SINGLE if start.size == 1 else SharedGroup(exchange_fd, start.rank, timeout_s=timeout_s)
+        Rank(start, group, connection, ring).run()
+        return 0
+    except Exception as error:
+        logger.exception("rank %d failed", start.rank)
+        connection.send_bytes(encode(failure_message(error)))
+        return 1
+
+
+def _beat(ring: FrameReader, connection: Connection) -> None:
+    """Tell the engine that this process lives, and end it with the engine, also within a call that waits for others."""
+    while not connection.poll(BEAT_INTERVAL_S):
+        ring.beat()
+    os._exit(1)
+
+
+def _factory(name: str) -> Callable[..., Worker]:
+    module, _, attribute = name.partition(":")
+    found: Callable[..., Worker] = getattr(importlib.import_module(module), attribute)
+    return found
+
+
+def digest(step: int, output: StepOutput) -> bytes:
+    """What ranks that did the same agree on, 8 bytes."""
+    return hashlib.blake2b(output.sampled.tobytes(), digest_size=8, key=step.to_bytes(8)).digest()
+
+
+class Rank:
+    """A worker behind a ring. One thread."""
+
+    def __init__(self, start: RankStart, group: Group, connection: Connection, ring: FrameReader) -> None:
+        """Load this rank's part of the model and report."""
+        self._rank = start.rank
+        self._connection = connection
+        self._ring = ring
+        self._plans = [StepPlan() for _ in range(NUM_PLANS)]
+        self._changes = bytearray()
+        shard = Shard(start.rank, start.size)
+        progress = self._report_progress
+        self._worker = _factory(start.worker_factory)(start.config, progress, shard=shard, group=group)
+        connection.send_bytes(encode(RankReady(self._worker.info)))
+
+    def run(self) -> None:
+        """Run plans until the engine stops it; raises what a plan raises: other ranks may wait within it."""
+        try:
+            while self._turn():
+                pass
+        finally:
+            self._worker.close()
+
+    def _turn(self) -> bool:
+        received = self._ring.read(LONGEST_WAIT_S)
+        if received is None:
+            return True
+        kind, frame = received
+        match kind:
+            case FrameKind.PLAN:
+                self._run_plan(frame)
+            case FrameKind.CHANGES:
+                self._changes += frame
+                self._ring.release()
+            case FrameKind.TIME:
+                shape = decode_shape(frame)
+                self._ring.release()
+                self._connection.send_bytes(encode(RankTimed(self._worker.time_iteration(**shape))))
+        return kind != FrameKind.STOP
+
+    def _run_plan(self, frame: memoryview) -> None:
+        plan = self._plans.pop(0)
+        self._plans.append(plan)
+        end = LENGTH_BYTES + int.from_bytes(frame[:LENGTH_BYTES], "little")
+        self._changes += frame[LENGTH_BYTES:end]
+        read_plan(frame, end, plan)
+        self._ring.release()
+        output = self._worker.execute(plan, self._take_changes())
+        leads = self._rank == 0
+        self._connection.send_bytes(
+            encode(
+                RankResult(
+                    step=plan.step,
+                    digest=digest(plan.step, output),
+                    elapsed_s=output.elapsed_s,
+                    errors=dict(output.errors),
+                    transfers=transfers_message(output.transfers),
+                    sampled=output.sampled.tobytes() if leads else None,
+                    logprobs=logprobs_message(output) if leads else None,
+                )
+            )
+        )
+
+    def _take_changes(self) -> RequestChanges:
+        if not self._changes:
+            return NO_CHANGES
+        changes = decode_changes(self._changes)
+        self._changes = bytearray()
+        return changes
+
+    def _report_progress(self, stage: str, done: int, total: int) -> None:
+        self._connection.send_bytes(encode(RankProgress(stage, int(done), int(total))))
