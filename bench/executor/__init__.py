@@ -1,0 +1,1 @@
+"""What it costs to have ranks in processes of their own."""
