@@ -2,6 +2,7 @@
 
 #include <cmath>
 #include <limits>
+#include <string>
 #include <utility>
 
 #include "base/error.h"
@@ -113,13 +114,21 @@ std::int64_t UserPolicy::promote_starving(double now_s) {
 }
 
 bool UserPolicy::may_start(const Request& request) const {
-  return py::cast<bool>(decider_.attr("may_start")(members_.at(&request).object));
+  const py::object answer = decider_.attr("may_start")(members_.at(&request).object);
+  FS_REQUIRE(py::isinstance<py::bool_>(answer), "may_start must return True or False, got ",
+             std::string(py::repr(answer)));
+  return py::cast<bool>(answer);
 }
 
 double UserPolicy::enst_s(const Request& request, double now_s) const {
   if (request.plans_in_flight() > 0 || !request.queue().queued) return 0.0;
   const py::object estimate = decider_.attr("estimate_s")(members_.at(&request).object, now_s);
-  if (!estimate.is_none()) return py::cast<double>(estimate);
+  if (!estimate.is_none()) {
+    const bool is_number = py::isinstance<py::float_>(estimate) || py::isinstance<py::int_>(estimate);
+    FS_REQUIRE(is_number && !std::isnan(py::cast<double>(estimate)), "estimate_s must return seconds or None, got ",
+               std::string(py::repr(estimate)));
+    return py::cast<double>(estimate);
+  }
   return queue_.next(nullptr, sched::kAnyPlace) == &request ? 0.0 : std::numeric_limits<double>::infinity();
 }
 

@@ -127,6 +127,14 @@ def test_a_key_that_is_no_number_is_refused() -> None:
         run(NotANumber())
 
 
+@pytest.mark.parametrize(
+    ("method", "answer"), [("may_start", None), ("estimate_s", float("nan")), ("estimate_s", "soon")]
+)
+def test_an_answer_of_the_wrong_kind_is_refused(method: str, answer: object) -> None:
+    with pytest.raises(InvalidArgumentError, match=f"{method} must return"):
+        run(type("Wrong", (Policy,), {method: lambda *_args: answer})())
+
+
 def test_a_request_keeps_what_the_policy_attaches_to_it() -> None:
     seen = []
 
