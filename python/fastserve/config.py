@@ -415,7 +415,9 @@ class ServerConfig:
     max_engine_restarts: int = option(
         3, "restart_engine: exit after this many engine restarts within 10 minutes", unit="restarts"
     )
-    metrics_compat: Literal["none", "vllm"] = option("none", "also export metrics under vllm's names")
+    metrics_compat: Literal["none", "vllm"] = option(
+        "vllm", "vllm = metrics under vLLM's names as well as ours, none = under ours alone"
+    )
     log_level: Literal["debug", "info", "warning", "error"] = option("info", "least severe level of messages to log")
     uvicorn_log_level: Literal["debug", "info", "warning", "error", "critical"] = option(
         "warning", "least severe level of messages of the HTTP library to log"

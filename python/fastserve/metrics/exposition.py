@@ -1,9 +1,9 @@
-"""The text of `/metrics`, under our names and, when asked for, under vLLM's as well."""
+"""The text of `/metrics`, under our names and vLLM's, and the facts of this process under those of all clients."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, ProcessCollector, generate_latest
 from prometheus_client.core import Metric
 from prometheus_client.samples import Sample
 
@@ -37,6 +37,7 @@ class MetricsExporter:
         self._requests = requests
         self._vllm_names = vllm_names
         self._totals = EngineTotals()
+        self._process = ProcessCollector(registry=None)
 
     def start_engine(self) -> None:
         """Go on with the counters of the engines so far; called when another one is attached."""
@@ -52,6 +53,7 @@ class MetricsExporter:
             families.extend(engine_families(self._totals.with_earlier(stats), self._requests.labels))
         if self._vllm_names:
             families.extend(list(_renamed(families)))
+        families.extend(self._process.collect())
         registry = CollectorRegistry()
         registry.register(_Snapshot(families))
         return generate_latest(registry)

@@ -18,6 +18,7 @@ REQUEST_BUCKETS_S = (
     *(0.3, 0.5, 0.8, 1.0, 1.5, 2.0, 2.5, 5.0, 10.0, 15.0, 20.0, 30.0, 40.0, 50.0, 60.0, 120.0, 240.0, 480.0),
     *(960.0, 1920.0, 7680.0),
 )
+CHOICES_BUCKETS = (1, 2, 5, 10, 20)
 PREEMPTION_BUCKETS = (0, 1, 2, 3, 4, 5, 10, 20)
 TOKEN_COUNT_BUCKETS = tuple(m * 10**e for e in range(6) for m in (1, 2, 5))
 

@@ -3,6 +3,7 @@
 from prometheus_client import CollectorRegistry, Counter, Histogram
 
 from fastserve.metrics.names import (
+    CHOICES_BUCKETS,
     LABEL_NAMES,
     PREEMPTION_BUCKETS,
     PREFIX,
@@ -13,7 +14,7 @@ from fastserve.metrics.names import (
     TTFT_BUCKETS_S,
     Labels,
 )
-from fastserve.types import FinishReason, RequestStats
+from fastserve.types import FinishReason, RequestStats, SamplingParams
 
 COMPLETE = (FinishReason.STOP, FinishReason.LENGTH)
 
@@ -42,6 +43,31 @@ class RequestMetrics:
         self.queue_s = self._histogram(
             "request_queue_time_seconds", "arrival to the first iteration of a complete sequence", REQUEST_BUCKETS_S
         )
+        self.prefill_s = self._histogram(
+            "request_prefill_time_seconds",
+            "first iteration to first token of a complete sequence, pauses included",
+            REQUEST_BUCKETS_S,
+        )
+        self.decode_s = self._histogram(
+            "request_decode_time_seconds",
+            "first to last token of a complete sequence, pauses included",
+            REQUEST_BUCKETS_S,
+        )
+        self.inference_s = self._histogram(
+            "request_inference_time_seconds",
+            "first iteration to end of a complete sequence, pauses included",
+            REQUEST_BUCKETS_S,
+        )
+        self.tpot_s = self._histogram(
+            "request_time_per_output_token_seconds",
+            "mean time per token after the first, of a complete sequence with two or more",
+            TOKEN_BUCKETS_S,
+        )
+        self.longest_gap_s = self._histogram(
+            "request_longest_gap_seconds",
+            "longest time between two tokens of a complete sequence with two or more",
+            TOKEN_BUCKETS_S,
+        )
         self.normalized_s = self._histogram(
             "normalized_latency_seconds", "end-to-end latency of a complete sequence over its tokens", TOKEN_BUCKETS_S
         )
@@ -53,6 +79,17 @@ class RequestMetrics:
         )
         self.generation_tokens_histogram = self._histogram(
             "request_generation_tokens", "output tokens of a sequence, however it ended", TOKEN_COUNT_BUCKETS
+        )
+        self._longest_reply = self._histogram(
+            "request_max_num_generation_tokens",
+            "output tokens of the longest sequence of a request that was not refused",
+            TOKEN_COUNT_BUCKETS,
+        )
+        self._n = self._histogram("request_params_n", "n of a request that was not refused", CHOICES_BUCKETS)
+        self._max_tokens = self._histogram(
+            "request_params_max_tokens",
+            "max_tokens of a request that was not refused and gave one",
+            TOKEN_COUNT_BUCKETS,
         )
         self.parked_s = Histogram(
             PREFIX + "request_parked_time_seconds",
@@ -98,6 +135,14 @@ class RequestMetrics:
         """Count a request that was refused, for one of `REFUSAL_REASONS`."""
         self._rejections.labels(*self.labels, reason).inc()
 
+    def observe_request(self, sampling: SamplingParams, num_prompt_tokens: int, longest_reply: int) -> None:
+        """Record a request that was not refused, when it ends: tokens of its prompts and of its longest sequence."""
+        self.prompt_tokens_histogram.observe(num_prompt_tokens)
+        self._longest_reply.observe(longest_reply)
+        self._n.observe(sampling.n)
+        if sampling.max_tokens is not None:
+            self._max_tokens.observe(sampling.max_tokens)
+
     def observe_stats(self, stats: RequestStats) -> None:
         """Record where the time of a complete sequence went."""
         self.queue_s.observe(stats.queue_s)
@@ -110,36 +155,46 @@ class RequestMetrics:
 class RequestTimer:
     """Clock of one sequence: turns the arrival of its tokens into observations. Times are monotonic seconds."""
 
-    __slots__ = ("_arrival_s", "_last_s", "_metrics", "_num_tokens")
+    __slots__ = ("_arrival_s", "_first_s", "_last_s", "_longest_gap_s", "_metrics", "num_tokens")
 
     def __init__(self, metrics: RequestMetrics, arrival_s: float) -> None:
         self._metrics = metrics
         self._arrival_s = arrival_s
-        self._last_s = 0.0
-        self._num_tokens = 0
+        self._first_s = self._last_s = arrival_s
+        self._longest_gap_s = 0.0
+        self.num_tokens = 0
 
     def on_tokens(self, count: int, now_s: float) -> None:
         """`count` new tokens arrived together; their gap is shared among them, and is 0 behind the first token."""
         num_gaps, gap_s = count, (now_s - self._last_s) / count
-        if self._num_tokens == 0:
+        if self.num_tokens == 0:
             self._metrics.ttft_s.observe(now_s - self._arrival_s)
-            num_gaps, gap_s = count - 1, 0.0
+            num_gaps, gap_s, self._first_s = count - 1, 0.0, now_s
+        else:
+            self._longest_gap_s = max(self._longest_gap_s, now_s - self._last_s)
         for _ in range(num_gaps):
             self._metrics.itl_s.observe(gap_s)
         self._metrics.generation_tokens.inc(count)
         self._last_s = now_s
-        self._num_tokens += count
+        self.num_tokens += count
 
     def on_finish(self, reason: FinishReason, stats: RequestStats | None, now_s: float) -> None:
         """The sequence ended; `stats` when the engine gave them."""
         metrics = self._metrics
         metrics.count_finish(reason)
-        metrics.generation_tokens_histogram.observe(self._num_tokens)
+        metrics.generation_tokens_histogram.observe(self.num_tokens)
         if reason not in COMPLETE:
             return
         e2e_s = now_s - self._arrival_s
         metrics.e2e_s.observe(e2e_s)
-        if self._num_tokens:
-            metrics.normalized_s.observe(e2e_s / self._num_tokens)
+        if self.num_tokens:
+            metrics.normalized_s.observe(e2e_s / self.num_tokens)
+            metrics.decode_s.observe(self._last_s - self._first_s)
+        if self.num_tokens > 1:
+            metrics.tpot_s.observe((self._last_s - self._first_s) / (self.num_tokens - 1))
+            metrics.longest_gap_s.observe(self._longest_gap_s)
         if stats is not None:
             metrics.observe_stats(stats)
+            metrics.inference_s.observe(max(0.0, e2e_s - stats.queue_s))
+            if self.num_tokens:
+                metrics.prefill_s.observe(max(0.0, self._first_s - self._arrival_s - stats.queue_s))

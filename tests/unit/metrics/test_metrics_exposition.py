@@ -9,7 +9,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from fastserve.metrics import MetricsExporter, RequestMetrics, RequestTimer
 from fastserve.metrics.engine import COUNTER_FIELDS, EngineTotals
-from fastserve.types import EngineInfo, EngineStats, FinishReason, RequestStats
+from fastserve.types import EngineInfo, EngineStats, FinishReason, RequestStats, SamplingParams
 
 INFO = EngineInfo(
     model="m",
@@ -109,7 +109,7 @@ def test_timer_splits_first_token_gaps_and_total():
     timer = RequestTimer(metrics, 10.0)
     timer.on_tokens(1, 11.0)
     timer.on_tokens(2, 11.5)
-    timer.on_finish(FinishReason.LENGTH, RequestStats(preemptions=1, host_s=0.125), 12.0)
+    timer.on_finish(FinishReason.LENGTH, RequestStats(preemptions=1, host_s=0.125, queue_s=0.25), 12.0)
     sums = {
         sample.name: sample.value
         for family in families_of(MetricsExporter(metrics).render(None, None)).values()
@@ -122,6 +122,12 @@ def test_timer_splits_first_token_gaps_and_total():
     assert sums[prefix + "inter_token_latency_seconds_count"] == 2
     assert sums[prefix + "e2e_request_latency_seconds_sum"] == 2.0
     assert sums[prefix + "normalized_latency_seconds_sum"] == pytest.approx(2.0 / 3)
+    assert sums[prefix + "request_queue_time_seconds_sum"] == 0.25
+    assert sums[prefix + "request_prefill_time_seconds_sum"] == 0.75
+    assert sums[prefix + "request_decode_time_seconds_sum"] == 0.5
+    assert sums[prefix + "request_inference_time_seconds_sum"] == 1.75
+    assert sums[prefix + "request_time_per_output_token_seconds_sum"] == 0.25
+    assert sums[prefix + "request_longest_gap_seconds_sum"] == 0.5
     assert sums[prefix + "request_parked_time_seconds_sum"] == 0.125
     assert sums[prefix + "request_num_preemptions_sum"] == 1
 
@@ -132,6 +138,24 @@ def test_sequence_without_tokens_has_no_normalized_latency():
     families = families_of(MetricsExporter(metrics).render(None, None))
     counts = [s.value for s in families["fastserve:normalized_latency_seconds"].samples if s.name.endswith("_count")]
     assert counts == [0]
+
+
+def test_what_a_request_asked_for_is_observed_when_it_gave_it():
+    metrics = RequestMetrics("m")
+    metrics.observe_request(SamplingParams(n=3, max_tokens=9), num_prompt_tokens=4, longest_reply=7)
+    metrics.observe_request(SamplingParams(max_tokens=None), num_prompt_tokens=4, longest_reply=2)
+    values = {s.name: s.value for family in metrics.registry.collect() for s in family.samples}
+    sums = {name: values[f"fastserve:request_{name}_sum"] for name in ("params_n", "params_max_tokens")}
+    assert sums == {"params_n": 4, "params_max_tokens": 9}
+    assert values["fastserve:request_params_max_tokens_count"] == 1
+    assert values["fastserve:request_max_num_generation_tokens_sum"] == 9
+
+
+def test_the_process_is_described_once_under_the_names_of_all_clients():
+    families = families_of(MetricsExporter(RequestMetrics("m"), vllm_names=True).render(INFO, EngineStats()))
+    assert families["process_resident_memory_bytes"].samples[0].value > 1e6
+    assert {"process_cpu_seconds", "process_open_fds", "process_start_time_seconds"} <= set(families)
+    assert not [name for name in families if "process_" in name and ":" in name]
 
 
 def test_creation_times_are_left_out():

@@ -214,9 +214,9 @@ async def test_abandoned_requests_are_counted_as_aborted(live):
     assert (await metric_values(live))["fastserve:request_success_total", "abort"] == 1
 
 
-async def test_vllm_names_come_with_the_flag_only(engine, direct):
-    assert "vllm:" not in (await direct.http.get("/metrics")).text
-    async with live_server(engine, ServerConfig(metrics_compat="vllm")) as live:
-        text = (await live.http.get("/metrics")).text
-        for name in ("num_requests_running", "time_to_first_token_seconds_bucket", "kv_cache_usage_perc"):
-            assert f"vllm:{name}" in text and f"fastserve:{name}" in text
+async def test_vllm_names_come_unless_they_are_not_wanted(engine, direct):
+    text = (await direct.http.get("/metrics")).text
+    for name in ("num_requests_running", "time_to_first_token_seconds_bucket", "kv_cache_usage_perc"):
+        assert f"vllm:{name}" in text and f"fastserve:{name}" in text
+    async with live_server(engine, ServerConfig(metrics_compat="none")) as live:
+        assert "vllm:" not in (await live.http.get("/metrics")).text

@@ -24,7 +24,7 @@ KEY = {"Authorization": "Bearer secret"}
 FREE_PORT = free_port("127.0.0.2")
 FLAGS = ("--host", "127.0.0.2", "--port", str(FREE_PORT),
          "--api-key", "secret", "--served-model-name", "public",
-         "--max-body-bytes", "2048", "--heartbeat-limit-s", "0.5", "--metrics-compat", "vllm", "--strict-fields")  # fmt: skip
+         "--max-body-bytes", "2048", "--heartbeat-limit-s", "0.5", "--metrics-compat", "none", "--strict-fields")  # fmt: skip
 
 
 def until_loaded(client: httpx.Client) -> httpx.Client:
@@ -120,9 +120,9 @@ def test_heartbeat_limit_decides_when_livez_fails(plain, flagged):
     assert reply.status_code == 503 and "limit 0.5 s" in reply.json()["status"]
 
 
-def test_metrics_compat_adds_vllms_names(plain, flagged):
-    assert "vllm:" not in plain.get("/metrics").text
-    assert "vllm:num_requests_running" in flagged.get("/metrics").text
+def test_metrics_compat_none_leaves_vllms_names_out(plain, flagged):
+    assert "vllm:num_requests_running" in plain.get("/metrics").text
+    assert "vllm:" not in flagged.get("/metrics").text
 
 
 def log_of(*flags: str) -> list[str]:

@@ -93,7 +93,8 @@ class Generation:
         now_s = time.monotonic()
         for choice in sorted(self._unfinished):
             self._timers[choice].on_finish(_reason_of(failure), None, now_s)
-        self._metrics.prompt_tokens_histogram.observe(self.usage.prompt_tokens)
+        longest_reply = max(timer.num_tokens for timer in self._timers)
+        self._metrics.observe_request(self.sampling, self.usage.prompt_tokens, longest_reply)
         self._record()
 
     def prompt_of(self, choice: int) -> TokenIds:
