@@ -35,15 +35,14 @@ MlfqConfig LearnedPolicy::with_levels(MlfqConfig mlfq, double level_ratio, std::
   return mlfq;
 }
 
-LearnedPolicy::LearnedPolicy(MlfqConfig mlfq, const LearnedConfig& config, const LatencyModel& latency,
+LearnedPolicy::LearnedPolicy(MlfqConfig mlfq, const SchedulerConfig& config, const LatencyModel& latency,
                              std::int32_t first_level)
-    : Mlfq(with_levels(std::move(mlfq), config.level_ratio, first_level)),
-      levels_per_octave_(levels_per_octave(config.level_ratio)),
+    : Mlfq(with_levels(std::move(mlfq), config.quantum_ratio, first_level)),
+      levels_per_octave_(levels_per_octave(config.quantum_ratio)),
       first_level_(first_level),
       latency_(latency),
-      classes_(config.half_life, config.min_observations),
+      classes_(config.length_half_life, config.min_length_observations),
       token_s_(latency.decode_s(1, 1)) {
-  FS_REQUIRE(config.half_life > 0.0, "the half-life must be above 0 requests, got ", config.half_life);
   traits_.keeps_max_pause = traits_.limits_streams = true;
 }
 

@@ -7,14 +7,9 @@
 #include "sched/latency_model.h"
 #include "sched/lengths/length_class.h"
 #include "sched/policies/mlfq.h"
+#include "sched/scheduler_config.h"
 
 namespace fastserve::sched {
-
-struct LearnedConfig {
-  double level_ratio = 2.0;           // of the indices of two levels, above 1
-  double half_life = 128.0;           // ended requests after which an observation counts half
-  std::int64_t min_observations = 1;  // ends and limits seen before requests are scheduled by what they say
-};
 
 /// Levels by the Gittins index of the output lengths seen so far of prompts alike (see gittins.h; the worth of a
 /// request, mostly 1 / length, is that of length_class.h). Until something is learned all requests are in the first
@@ -28,9 +23,10 @@ struct LearnedConfig {
 class LearnedPolicy : public Mlfq {
  public:
   /// `mlfq.quanta_s` are those of skip-join MLFQ; the levels of the index are added. `latency` outlives the policy.
-  /// Throws InvalidArgumentError for a half-life that is not positive, or an infinite first quantum.
+  /// Of `config` it takes the quantum_ratio, for the indices of two levels, and what is said of lengths.
+  /// Throws InvalidArgumentError for an infinite first quantum.
   /// `first_level`: levels before those of the index, which a policy that builds on this one fills.
-  LearnedPolicy(MlfqConfig mlfq, const LearnedConfig& config, const LatencyModel& latency,
+  LearnedPolicy(MlfqConfig mlfq, const SchedulerConfig& config, const LatencyModel& latency,
                 std::int32_t first_level = 0);
 
   void join(Request& request, double now_s, std::optional<double> first_iteration_s) override;

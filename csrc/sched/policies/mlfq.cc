@@ -32,10 +32,7 @@ std::vector<double> make_quanta(double first_s, double ratio, std::int32_t num_l
   return quanta_s;
 }
 
-Mlfq::Mlfq(MlfqConfig config)
-    : Policy({.strict_classes = config.use_priority}),
-      config_(std::move(config)),
-      queue_(config_.quanta_s, config_.use_priority) {
+Mlfq::Mlfq(MlfqConfig config) : Policy(PolicyTraits{}), config_(std::move(config)), queue_(config_.quanta_s, true) {
   FS_REQUIRE(!config_.quanta_s.empty() && config_.quanta_s.front() > 0.0 && std::ranges::is_sorted(config_.quanta_s),
              "quanta_s must be positive and not decreasing, one per level");
   FS_REQUIRE(config_.batch_slots >= 1, "batch_slots must be at least 1, got ", config_.batch_slots);

@@ -14,7 +14,6 @@ namespace fastserve::sched {
 struct MlfqConfig {
   std::vector<double> quanta_s;                                         // of Q_1 .. Q_k, not decreasing
   bool skip_join = true;                                                // false: everyone joins Q_1
-  bool use_priority = true;                                             // classes by RequestOptions::priority, strict
   double starvation_limit_s = std::numeric_limits<double>::infinity();  // until the first output
   double max_pause_s = std::numeric_limits<double>::infinity();  // between outputs, unless the request says other
   /// Promoted starts of a class take at most this share of the time with their prefills, 1: no limit. Where every request

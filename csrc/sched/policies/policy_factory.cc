@@ -26,20 +26,10 @@ MlfqConfig mlfq_of(const SchedulerConfig& config, const LatencyModel& latency, d
           .batch_slots = config.max_num_seqs};
 }
 
-LearnedConfig learned_of(const SchedulerConfig& config) {
-  return {.level_ratio = config.quantum_ratio,
-          .half_life = config.length_half_life,
-          .min_observations = config.min_length_observations};
-}
-
-std::unique_ptr<Policy> make_learned(const SchedulerConfig& config, const LatencyModel& latency) {
-  return std::make_unique<LearnedPolicy>(mlfq_of(config, latency, config.max_pause_s), learned_of(config), latency);
-}
-
-std::unique_ptr<Policy> make_slo(const SchedulerConfig& config, const LatencyModel& latency) {
-  const SloConfig objectives{.ttft_s = config.ttft_slo_s.value_or(0.0), .tpot_s = config.tpot_slo_s.value_or(0.0)};
-  return std::make_unique<SloPolicy>(mlfq_of(config, latency, config.max_pause_s), learned_of(config), objectives,
-                                     latency);
+/// A policy that learns lengths: pauses have a limit of their own.
+template <typename Made>
+std::unique_ptr<Policy> make_learning(const SchedulerConfig& config, const LatencyModel& latency) {
+  return std::make_unique<Made>(mlfq_of(config, latency, config.max_pause_s), config, latency);
 }
 
 /// With or without skip-join it knows one limit, as in the paper.
@@ -61,8 +51,8 @@ std::unique_ptr<Policy> make_srpt(const SchedulerConfig&, const LatencyModel& la
 }
 
 constexpr std::array kPolicies{
-    PolicyKind{.name = "learned", .make = make_learned},
-    PolicyKind{.name = "slo", .has_objectives = true, .make = make_slo},
+    PolicyKind{.name = "learned", .make = make_learning<LearnedPolicy>},
+    PolicyKind{.name = "slo", .has_objectives = true, .make = make_learning<SloPolicy>},
     PolicyKind{.name = "skip-join-mlfq", .make = make_mlfq<true>},
     PolicyKind{.name = "mlfq", .make = make_mlfq<false>},
     PolicyKind{.name = "fcfs", .make = make_plain<Fcfs, false>},

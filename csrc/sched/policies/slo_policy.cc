@@ -15,21 +15,21 @@ constexpr double kInfinite = std::numeric_limits<double>::infinity();
 
 }  // namespace
 
-SloPolicy::SloPolicy(MlfqConfig mlfq, const LearnedConfig& config, const SloConfig& objectives,
-                     const LatencyModel& latency)
+SloPolicy::SloPolicy(MlfqConfig mlfq, const SchedulerConfig& config, const LatencyModel& latency)
     : LearnedPolicy(std::move(mlfq), config, latency, kNumLevels),
-      objectives_(objectives),
+      ttft_s_(config.ttft_slo_s.value_or(0.0)),
+      tpot_s_(config.tpot_slo_s.value_or(0.0)),
       latency_(latency),
       iteration_s_(latency.decode_s(1, 1)) {
   traits_.limits_streams = false;  // may_start has a finer limit
 }
 
 double SloPolicy::ttft_s(const Request& request) const {
-  return request.options.ttft_slo_s > 0.0 ? request.options.ttft_slo_s : objectives_.ttft_s;
+  return request.options.ttft_slo_s > 0.0 ? request.options.ttft_slo_s : ttft_s_;
 }
 
 double SloPolicy::tpot_s(const Request& request) const {
-  return request.options.tpot_slo_s > 0.0 ? request.options.tpot_slo_s : objectives_.tpot_s;
+  return request.options.tpot_slo_s > 0.0 ? request.options.tpot_slo_s : tpot_s_;
 }
 
 double SloPolicy::ahead_s(const Request& request) const {

@@ -8,11 +8,6 @@
 
 namespace fastserve::sched {
 
-struct SloConfig {
-  double ttft_s = 0.0;  // until the first output, for requests that bring none; <= 0: none
-  double tpot_s = 0.0;  // per output after the first, on average
-};
-
 /// Service objectives: requests that can still meet theirs go first, by what slack they have; the others, and those
 /// without any, follow in the order of LearnedPolicy.
 ///
@@ -37,7 +32,7 @@ class SloPolicy final : public LearnedPolicy {
   static constexpr std::int32_t kFreshLevels = 32;
   static constexpr double kHopelessS = 1.0;  // behind its pace: a stream that no longer counts as able to meet it
 
-  SloPolicy(MlfqConfig mlfq, const LearnedConfig& config, const SloConfig& objectives, const LatencyModel& latency);
+  SloPolicy(MlfqConfig mlfq, const SchedulerConfig& config, const LatencyModel& latency);
 
   void join(Request& request, double now_s, std::optional<double> first_iteration_s) override;
   void leave(Request& request) override;
@@ -73,7 +68,9 @@ class SloPolicy final : public LearnedPolicy {
   void account(Request& request);
   void limit_prefills();
 
-  SloConfig objectives_;
+  // Objectives of requests that bring none; 0: none.
+  double ttft_s_;
+  double tpot_s_;
   const LatencyModel& latency_;
   double now_s_ = 0.0;
   double iteration_s_;  // smoothed

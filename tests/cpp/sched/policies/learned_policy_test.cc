@@ -21,7 +21,7 @@ class LearnedPolicyTest : public ::testing::Test {
  protected:
   LatencyModel latency_{{0.0, 1.0, 0.0, 1.0, 0.0}};
   MlfqConfig mlfq_{.quanta_s = {1, 2, 4, 8}, .starvation_limit_s = 1000.0, .batch_slots = 2};
-  LearnedConfig config_{.half_life = 1e9};
+  SchedulerConfig config_{.length_half_life = 1e9};
   std::unique_ptr<LearnedPolicy> policy_ = std::make_unique<LearnedPolicy>(mlfq_, config_, latency_);
   std::deque<Request> requests_;
 
@@ -186,7 +186,7 @@ TEST_F(LearnedPolicyTest, TakesTheLimitOfARequestThatIgnoresTheEndAsItsLength) {
 }
 
 TEST_F(LearnedPolicyTest, LearnsAChangeOfTrafficWithin500Ends) {
-  config_.half_life = 128.0;
+  config_.length_half_life = 128.0;
   policy_ = std::make_unique<LearnedPolicy>(mlfq_, config_, latency_);
   teach(std::vector<std::int32_t>(500, 468));
   EXPECT_NEAR(policy_->length_classes()[0].quantiles[3], 468.0, 32.0);
@@ -244,8 +244,7 @@ TEST_F(LearnedPolicyTest, SurvivesThatTheClassOfAHeldRequestIsForgotten) {
 }
 
 TEST_F(LearnedPolicyTest, RefusesWhatItCannotWorkWith) {
-  EXPECT_THROW(LearnedPolicy(mlfq_, {.level_ratio = 1.0}, latency_), InvalidArgumentError);
-  EXPECT_THROW(LearnedPolicy(mlfq_, {.half_life = 0.0}, latency_), InvalidArgumentError);
+  EXPECT_THROW(LearnedPolicy(mlfq_, {.quantum_ratio = 1.0}, latency_), InvalidArgumentError);
   mlfq_.quanta_s = {std::numeric_limits<double>::infinity()};
   EXPECT_THROW(LearnedPolicy(mlfq_, config_, latency_), InvalidArgumentError);
 }

@@ -19,8 +19,8 @@ class SloPolicyTest : public ::testing::Test {
   static constexpr double kIterationS = 0.01;
   LatencyModel latency_{{kIterationS, 0.0, 0.0, 0.0, 0.0}};
   MlfqConfig mlfq_{.quanta_s = {0.01, 0.02, 0.04}, .starvation_limit_s = 30.0, .max_pause_s = 1.0, .batch_slots = 2};
-  SloConfig objectives_{.ttft_s = 1.0, .tpot_s = 0.05};
-  std::unique_ptr<SloPolicy> policy_ = std::make_unique<SloPolicy>(mlfq_, LearnedConfig{}, objectives_, latency_);
+  SchedulerConfig objectives_{.ttft_slo_s = 1.0, .tpot_slo_s = 0.05};
+  std::unique_ptr<SloPolicy> policy_ = std::make_unique<SloPolicy>(mlfq_, objectives_, latency_);
   std::deque<Request> requests_;
   double now_s_ = 0.0;
 
@@ -117,7 +117,7 @@ TEST_F(SloPolicyTest, GoesByTheObjectivesOfTheRequestWhereItBringsAny) {
 }
 
 TEST_F(SloPolicyTest, ServesRequestsWithoutObjectivesInTheOrderOfTheIndex) {
-  policy_ = std::make_unique<SloPolicy>(mlfq_, LearnedConfig{}, SloConfig{}, latency_);
+  policy_ = std::make_unique<SloPolicy>(mlfq_, SchedulerConfig{}, latency_);
   Request& plain = join();
   RequestOptions options;
   options.ttft_slo_s = 1.0;
