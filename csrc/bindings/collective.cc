@@ -11,7 +11,7 @@
 #include "bindings/tensor_caster.h"
 #include "collective/frame_ring.h"
 #include "collective/shared_exchange.h"
-#include "sched/plan_bytes.h"
+#include "sched/plans/plan_bytes.h"
 
 namespace py = pybind11;
 
@@ -21,10 +21,6 @@ namespace {
 using namespace collective;
 
 constexpr std::size_t kPlanAlignment = 8;
-
-std::span<const std::byte> bytes_of(const std::string_view& text) {
-  return std::as_bytes(std::span(text.data(), text.size()));
-}
 
 std::span<std::byte> bytes_of(const TensorView& tensor, const char* name) {
   require_contiguous(tensor, name);

@@ -13,8 +13,8 @@
 #include <utility>
 
 #include "base/error.h"
+#include "sched/plans/step_plan.h"
 #include "sched/scheduler.h"
-#include "sched/step_plan.h"
 
 namespace py = pybind11;
 
@@ -88,7 +88,7 @@ void register_step_plan(py::module_& module) {
   py::class_<StepPlan, std::shared_ptr<StepPlan>> plan(module, "StepPlan",
                                                        "One iteration as the workers need it. Every array is a "
                                                        "read-only numpy view that keeps the plan alive; the fields are "
-                                                       "described in csrc/sched/step_plan.h.");
+                                                       "described in csrc/sched/plans/step_plan.h.");
   plan.def(py::init<>(), "A plan of nothing, for collective.read_plan.");
   plan.def_property_readonly("step", [](const StepPlan& self) { return static_cast<std::int64_t>(self.step); })
       .def_readonly("num_decode_rows", &StepPlan::num_decode_rows)
@@ -116,7 +116,7 @@ void register_step_plan(py::module_& module) {
   StepPlan::for_each_array(layout, [&](const char* name, const auto& member) {
     using T = typename std::remove_cvref_t<decltype(member)>::value_type;
     const auto offset = reinterpret_cast<const char*>(&member) - reinterpret_cast<const char*>(&layout);
-    define_array<StepPlan, T>(plan, name, offset, "[n], read-only; see csrc/sched/step_plan.h.");
+    define_array<StepPlan, T>(plan, name, offset, "[n], read-only; see csrc/sched/plans/step_plan.h.");
   });
 }
 

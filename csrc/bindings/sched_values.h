@@ -3,7 +3,7 @@
 #include <pybind11/pybind11.h>
 
 #include "sched/lengths/length_class.h"
-#include "sched/request.h"
+#include "sched/requests/request.h"
 
 namespace fastserve::bindings {
 

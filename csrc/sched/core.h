@@ -9,7 +9,7 @@
 #include "sched/block_rate.h"
 #include "sched/latency_model.h"
 #include "sched/policies/policy.h"
-#include "sched/request.h"
+#include "sched/requests/request.h"
 #include "sched/scheduler_config.h"
 #include "sched/stats.h"
 

@@ -62,9 +62,9 @@ template void Limits::check(const char*, std::int64_t) const;
 template void Limits::check(const char*, double) const;
 
 void SchedulerConfig::validate() const {
-  for_each_setting([this]<typename Member, typename... Rest>(const char* name, Member member, const Rest&... limits) {
-    (limits.check(name, this->*member), ...);
-  });
+  for_each_setting(
+      [this]<typename Member, typename... Rest>([[maybe_unused]] const char* name, [[maybe_unused]] Member member,
+                                                const Rest&... limits) { (limits.check(name, this->*member), ...); });
   FS_REQUIRE(max_num_batched_tokens >= max_num_seqs, "max_num_batched_tokens must be at least max_num_seqs (",
              max_num_seqs, ") so that every running request can decode, got ", max_num_batched_tokens);
   FS_REQUIRE(policy->has_objectives || (!ttft_slo_s && !tpot_slo_s), "ttft_slo_s and tpot_slo_s belong to the policy ",

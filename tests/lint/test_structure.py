@@ -11,7 +11,6 @@ import pytest
 ROOT = Path(__file__).parents[2]
 MAX_LINES = 500
 MAX_FILES = 25  # of a folder
-UNLIMITED = {"csrc/sched"}  # in rework
 
 # room -> rooms it may include, besides itself
 MAY_INCLUDE = {
@@ -78,7 +77,7 @@ def test_no_folder_has_more_files_than_a_reader_can_survey():
     if listed.returncode != 0:
         pytest.skip("not a git repository")
     counts = Counter(str(Path(name).parent) for name in listed.stdout.splitlines())
-    assert {folder: n for folder, n in counts.items() if n > MAX_FILES and folder not in UNLIMITED} == {}
+    assert {folder: n for folder, n in counts.items() if n > MAX_FILES} == {}
 
 
 def test_python_rooms_import_only_what_stands_below_them():

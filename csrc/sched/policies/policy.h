@@ -6,7 +6,7 @@
 #include <utility>
 
 #include "sched/queues/request_queue.h"
-#include "sched/request.h"
+#include "sched/requests/request.h"
 
 namespace fastserve::sched {
 

@@ -5,7 +5,7 @@
 #include <span>
 #include <vector>
 
-#include "sched/request.h"
+#include "sched/requests/request.h"
 
 namespace fastserve::sched {
 

@@ -3,7 +3,7 @@
 #include <cstdint>
 #include <set>
 
-#include "sched/request.h"
+#include "sched/requests/request.h"
 
 namespace fastserve::sched {
 

@@ -6,7 +6,7 @@
 #include <memory>
 #include <span>
 
-#include "sched/request.h"
+#include "sched/requests/request.h"
 
 namespace fastserve::sched {
 

@@ -27,7 +27,7 @@ class FinishReason(enum.IntEnum):
     STOP = 1
 class StepPlan:
     """
-    One iteration as the workers need it. Every array is a read-only numpy view that keeps the plan alive; the fields are described in csrc/sched/step_plan.h.
+    One iteration as the workers need it. Every array is a read-only numpy view that keeps the plan alive; the fields are described in csrc/sched/plans/step_plan.h.
     """
     def __init__(self) -> None:
         """
@@ -40,17 +40,17 @@ class StepPlan:
     @property
     def block_ids(self) -> numpy.typing.NDArray[numpy.int32]:
         """
-        int32 [n], read-only; see csrc/sched/step_plan.h.
+        int32 [n], read-only; see csrc/sched/plans/step_plan.h.
         """
     @property
     def block_start(self) -> numpy.typing.NDArray[numpy.int32]:
         """
-        int32 [n], read-only; see csrc/sched/step_plan.h.
+        int32 [n], read-only; see csrc/sched/plans/step_plan.h.
         """
     @property
     def ended_slots(self) -> numpy.typing.NDArray[numpy.int32]:
         """
-        int32 [n], read-only; see csrc/sched/step_plan.h.
+        int32 [n], read-only; see csrc/sched/plans/step_plan.h.
         """
     @property
     def num_decode_rows(self) -> int:
@@ -70,32 +70,32 @@ class StepPlan:
     @property
     def positions(self) -> numpy.typing.NDArray[numpy.int32]:
         """
-        int32 [n], read-only; see csrc/sched/step_plan.h.
+        int32 [n], read-only; see csrc/sched/plans/step_plan.h.
         """
     @property
     def query_start(self) -> numpy.typing.NDArray[numpy.int32]:
         """
-        int32 [n], read-only; see csrc/sched/step_plan.h.
+        int32 [n], read-only; see csrc/sched/plans/step_plan.h.
         """
     @property
     def request_ids(self) -> numpy.typing.NDArray[numpy.int64]:
         """
-        int64 [n], read-only; see csrc/sched/step_plan.h.
+        int64 [n], read-only; see csrc/sched/plans/step_plan.h.
         """
     @property
     def request_slots(self) -> numpy.typing.NDArray[numpy.int32]:
         """
-        int32 [n], read-only; see csrc/sched/step_plan.h.
+        int32 [n], read-only; see csrc/sched/plans/step_plan.h.
         """
     @property
     def sample_rows(self) -> numpy.typing.NDArray[numpy.int32]:
         """
-        int32 [n], read-only; see csrc/sched/step_plan.h.
+        int32 [n], read-only; see csrc/sched/plans/step_plan.h.
         """
     @property
     def seq_lens(self) -> numpy.typing.NDArray[numpy.int32]:
         """
-        int32 [n], read-only; see csrc/sched/step_plan.h.
+        int32 [n], read-only; see csrc/sched/plans/step_plan.h.
         """
     @property
     def shape(self) -> tuple[float, float, float, float]:
@@ -105,7 +105,7 @@ class StepPlan:
     @property
     def slots(self) -> numpy.typing.NDArray[numpy.int64]:
         """
-        int64 [n], read-only; see csrc/sched/step_plan.h.
+        int64 [n], read-only; see csrc/sched/plans/step_plan.h.
         """
     @property
     def step(self) -> int:
@@ -113,37 +113,37 @@ class StepPlan:
     @property
     def token_ids(self) -> numpy.typing.NDArray[numpy.int32]:
         """
-        int32 [n], read-only; see csrc/sched/step_plan.h.
+        int32 [n], read-only; see csrc/sched/plans/step_plan.h.
         """
     @property
     def token_sources(self) -> numpy.typing.NDArray[numpy.int32]:
         """
-        int32 [n], read-only; see csrc/sched/step_plan.h.
+        int32 [n], read-only; see csrc/sched/plans/step_plan.h.
         """
     @property
     def transfer_ids(self) -> numpy.typing.NDArray[numpy.int64]:
         """
-        int64 [n], read-only; see csrc/sched/step_plan.h.
+        int64 [n], read-only; see csrc/sched/plans/step_plan.h.
         """
     @property
     def transfer_sources(self) -> numpy.typing.NDArray[numpy.int32]:
         """
-        int32 [n], read-only; see csrc/sched/step_plan.h.
+        int32 [n], read-only; see csrc/sched/plans/step_plan.h.
         """
     @property
     def transfer_start(self) -> numpy.typing.NDArray[numpy.int32]:
         """
-        int32 [n], read-only; see csrc/sched/step_plan.h.
+        int32 [n], read-only; see csrc/sched/plans/step_plan.h.
         """
     @property
     def transfer_targets(self) -> numpy.typing.NDArray[numpy.int32]:
         """
-        int32 [n], read-only; see csrc/sched/step_plan.h.
+        int32 [n], read-only; see csrc/sched/plans/step_plan.h.
         """
     @property
     def transfer_to_host(self) -> numpy.typing.NDArray[numpy.uint8]:
         """
-        uint8 [n], read-only; see csrc/sched/step_plan.h.
+        uint8 [n], read-only; see csrc/sched/plans/step_plan.h.
         """
 class StepEvents:
     """

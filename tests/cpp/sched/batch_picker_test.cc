@@ -8,7 +8,7 @@
 
 #include "request_peer.h"
 #include "sched/policies/policy_factory.h"
-#include "sched/request_table.h"
+#include "sched/requests/request_table.h"
 
 namespace fastserve::sched {
 namespace {

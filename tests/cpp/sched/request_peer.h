@@ -2,7 +2,7 @@
 
 #include <cstdint>
 
-#include "sched/request.h"
+#include "sched/requests/request.h"
 
 namespace fastserve::sched {
 

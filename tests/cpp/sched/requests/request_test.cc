@@ -1,11 +1,11 @@
-#include "sched/request.h"
+#include "sched/requests/request.h"
 
 #include <gtest/gtest.h>
 
 #include <vector>
 
 #include "base/error.h"
-#include "request_peer.h"
+#include "../request_peer.h"
 
 namespace fastserve::sched {
 namespace {

@@ -1,11 +1,11 @@
-#include "sched/request_table.h"
+#include "sched/requests/request_table.h"
 
 #include <gtest/gtest.h>
 
 #include <vector>
 
 #include "base/error.h"
-#include "request_peer.h"
+#include "../request_peer.h"
 
 namespace fastserve::sched {
 namespace {

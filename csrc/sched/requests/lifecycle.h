@@ -5,7 +5,7 @@
 #include <cstdint>
 #include <vector>
 
-#include "sched/request_types.h"
+#include "sched/requests/request_types.h"
 
 namespace fastserve::sched {
 

@@ -3,7 +3,7 @@
 #include <cstddef>
 #include <span>
 
-#include "sched/step_plan.h"
+#include "sched/plans/step_plan.h"
 
 namespace fastserve::sched {
 

@@ -6,7 +6,7 @@
 #include <vector>
 
 #include "base/error.h"
-#include "sched/request_types.h"
+#include "sched/requests/request_types.h"
 
 namespace fastserve::sched {
 

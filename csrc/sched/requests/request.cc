@@ -1,4 +1,4 @@
-#include "sched/request.h"
+#include "sched/requests/request.h"
 
 #include <algorithm>
 

@@ -1,4 +1,4 @@
-#include "sched/step_plan.h"
+#include "sched/plans/step_plan.h"
 
 #include <algorithm>
 

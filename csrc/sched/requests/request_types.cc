@@ -1,4 +1,4 @@
-#include "sched/request_types.h"
+#include "sched/requests/request_types.h"
 
 #include <array>
 #include <cmath>

@@ -8,7 +8,7 @@
 #include <utility>
 #include <vector>
 
-#include "sched/request.h"
+#include "sched/requests/request.h"
 
 namespace fastserve::sched {
 

@@ -1,4 +1,4 @@
-#include "sched/plan_builder.h"
+#include "sched/plans/plan_builder.h"
 
 #include <algorithm>
 #include <atomic>

@@ -1,4 +1,4 @@
-#include "sched/plan_bytes.h"
+#include "sched/plans/plan_bytes.h"
 
 #include <array>
 #include <cstdint>

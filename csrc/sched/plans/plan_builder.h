@@ -7,7 +7,7 @@
 
 #include "kv/types.h"
 #include "sched/batch_picker.h"
-#include "sched/step_plan.h"
+#include "sched/plans/step_plan.h"
 
 namespace fastserve::sched {
 

@@ -4,11 +4,11 @@
 #include <cstdint>
 #include <span>
 
-#include "sched/kv_state.h"
-#include "sched/lifecycle.h"
-#include "sched/progress.h"
-#include "sched/queue_node.h"
-#include "sched/request_types.h"
+#include "sched/requests/kv_state.h"
+#include "sched/requests/lifecycle.h"
+#include "sched/requests/progress.h"
+#include "sched/requests/queue_node.h"
+#include "sched/requests/request_types.h"
 
 namespace fastserve::sched {
 

@@ -1,4 +1,4 @@
-#include "sched/lifecycle.h"
+#include "sched/requests/lifecycle.h"
 
 #include <algorithm>
 
