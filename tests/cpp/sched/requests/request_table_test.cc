@@ -4,8 +4,8 @@
 
 #include <vector>
 
-#include "base/error.h"
 #include "../request_peer.h"
+#include "base/error.h"
 
 namespace fastserve::sched {
 namespace {
