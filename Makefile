@@ -55,7 +55,7 @@ lint: $(STAMP)
 TIDY_SOURCES := $(shell find csrc -name '*.cc' ! -path 'csrc/bindings/*' ! -name '*_cpu.cc' ! -name '*_amx.cc' ! -name 'cuda_*.cc')
 
 tidy: build
-	printf '%s\n' $(TIDY_SOURCES) | xargs -P $(CMAKE_BUILD_PARALLEL_LEVEL) -n 4 $(BIN)/clang-tidy -p $(BUILD) --quiet
+	printf '%s\n' $(TIDY_SOURCES) | xargs -P $(CMAKE_BUILD_PARALLEL_LEVEL) -n 4 $(BIN)/clang-tidy -p $(BUILD) --quiet --extra-arg=-Wno-deprecated-declarations
 
 format: $(STAMP)
 	$(BIN)/ruff format python tests bench third_party

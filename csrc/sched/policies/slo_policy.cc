@@ -19,7 +19,6 @@ SloPolicy::SloPolicy(MlfqConfig mlfq, const SchedulerConfig& config, const Laten
     : LearnedPolicy(std::move(mlfq), config, latency, kNumLevels),
       ttft_s_(config.ttft_slo_s.value_or(0.0)),
       tpot_s_(config.tpot_slo_s.value_or(0.0)),
-      latency_(latency),
       iteration_s_(latency.decode_s(1, 1)) {
   traits_.limits_streams = false;  // may_start has a finer limit
 }

@@ -71,7 +71,6 @@ class SloPolicy final : public LearnedPolicy {
   // Objectives of requests that bring none; 0: none.
   double ttft_s_;
   double tpot_s_;
-  const LatencyModel& latency_;
   double now_s_ = 0.0;
   double iteration_s_;  // smoothed
   double last_iteration_s_ = 0.0;
