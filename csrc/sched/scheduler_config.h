@@ -18,14 +18,14 @@ struct SchedulerConfig {
   std::int32_t max_num_seqs = 256;               // B, batch slots
   std::int32_t max_num_batched_tokens = 2048;
   std::int32_t max_prefill_chunk_tokens = 512;
-  std::int32_t max_model_len = 2048;  // prompt + output
-  double starvation_limit_s = 3.0;    // alpha, until the first output
-  double max_pause_s = 1.0;           // of a stream, where memory allows
-  std::optional<double> ttft_slo_s;   // of `slo`, for requests that bring no objectives
-  std::optional<double> tpot_slo_s;   // likewise
+  std::int32_t max_model_len = 2048;                // prompt + output
+  double starvation_limit_s = 3.0;                  // alpha, until the first output
+  double max_pause_s = 1.0;                         // of a stream, where memory allows
+  std::optional<double> ttft_slo_s = std::nullopt;  // of `slo`, for requests that bring no objectives
+  std::optional<double> tpot_slo_s = std::nullopt;  // likewise
   double quantum_ratio = 2.0;
-  std::optional<double> first_quantum_s;   // default: the latency model's shortest iteration
-  std::optional<std::int32_t> num_levels;  // default: enough for the longest prefill
+  std::optional<double> first_quantum_s = std::nullopt;   // default: the latency model's shortest iteration
+  std::optional<std::int32_t> num_levels = std::nullopt;  // default: enough for the longest prefill
   // of `learned`: ended requests after which a length counts half, and those of a class before it goes by them
   double length_half_life = 128.0;
   std::int32_t min_length_observations = 1;
