@@ -60,7 +60,10 @@ def run(args: argparse.Namespace) -> int:
         raise InvalidArgumentError(_with_origin(str(error), args.origins)) from None
     server_config = replace(server_config, api_key=(*server_config.api_key, *take_server_keys()))
     notes = [*args.notes, *(f"{flag} has no effect: FastServe does so anyway" for flag in args.without_effect)]
-    return int(load("fastserve.server.run:run_server")(engine_config, server_config, notes=notes))
+    try:
+        return int(load("fastserve.server.run:run_server")(engine_config, server_config, notes=notes))
+    except InvalidArgumentError as error:  # a file that cannot be used
+        raise InvalidArgumentError(_with_origin(str(error), args.origins)) from None
 
 
 def _with_origin(message: str, origins: Mapping[str, str]) -> str:

@@ -15,6 +15,10 @@ from fastserve.errors import InvalidArgumentError
 
 PREFIX = "FASTSERVE_"
 MAX_FILE_BYTES = 1 << 20
+# Variables that make a server safer: one whose value went missing must not open it.
+_NEVER_BLANK = {
+    PREFIX + name for name in ("API_KEYS_FILE", "SSL_CERTFILE", "SSL_KEYFILE", "SSL_CA_CERTS", "SSL_CERT_REQS", "UDS")
+}
 _TRUTH = {"1": True, "true": True, "on": True, "yes": True, "0": False, "false": False, "off": False, "no": False}
 _CLOSE = 0.8  # of difflib's ratio: a name so similar was probably meant
 
@@ -61,9 +65,13 @@ class SettingParser(OneLineParser):
         """
         action = self.flags()[setting.flag]
         try:
-            args, _ = self.parse_known_args(_words(setting, action))
+            args, rest = self.parse_known_args(_words(setting, action))
         except InvalidArgumentError as error:
             raise InvalidArgumentError(f"{setting.origin}: {error}") from None
+        except (TypeError, ValueError, RecursionError):  # of the mappings of a file, which become JSON
+            raise InvalidArgumentError(f"{setting.origin}: must hold texts, numbers and truth values alone") from None
+        if rest:
+            raise InvalidArgumentError(f"{setting.origin}: cannot be read")
         return action.dest, getattr(args, action.dest)
 
 
@@ -81,23 +89,37 @@ def _words(setting: Setting, action: argparse.Action) -> list[str]:
     if value is None:
         raise InvalidArgumentError(f"{flag} must have a value; leave it out for the default")
     if action.nargs == "+":
-        values = value if isinstance(value, list) else str(value).split(",")
-        return [flag, *(str(part).strip() for part in values)]
+        if isinstance(value, str) and not value.lstrip().startswith("["):  # else it is a JSON list
+            value = value.split(",")
+        values = value if isinstance(value, list) else [value]
+        parts = [part.strip() for part in values if isinstance(part, str)]
+        if len(parts) < len(values):
+            raise InvalidArgumentError(f"{flag} must be texts: put numbers, and words such as yes, in quotes")
+        if any(part.startswith("-") for part in parts):
+            raise InvalidArgumentError(f"{flag}: no value may begin with a dash")
+        return [flag, *parts]
+    if action.type is str and isinstance(value, int | float):
+        raise InvalidArgumentError(f"{flag} must be a text: put it in quotes")
     return [f"{flag}={json.dumps(value) if isinstance(value, list | dict) else value}"]
 
 
 def environment_settings(environment: Mapping[str, str], parser: SettingParser) -> tuple[list[Setting], list[str]]:
     """The settings that FASTSERVE_* variables make, and what to say of those that are close to a flag but are none.
 
-    An empty variable counts as not set. The API key is read elsewhere.
+    An empty variable counts as not set, but for those that make a server safer. The API key is read elsewhere.
+
+    Raises:
+        InvalidArgumentError: one of those is blank.
     """
     flags = {PREFIX + flag[2:].replace("-", "_").upper(): flag for flag in parser.flags()}
     settings, notes = [], []
     for name, value in sorted(environment.items()):
+        if name in _NEVER_BLANK and not value:
+            raise InvalidArgumentError(f"{name} must not be blank: unset it")
         if not name.startswith(PREFIX) or name in SERVER_VARIABLES or not value:
             continue
-        if name == f"{PREFIX}PORT" and "://" in value:
-            notes.append(f"{name}={value} is ignored: it is Kubernetes's variable of a service called fastserve")
+        if name in flags and name.endswith("_PORT") and "://" in value:
+            notes.append(f"{name}={value} is ignored: it is Kubernetes's variable of a service")
         elif name in flags:
             settings.append(Setting(name, flags[name], value))
         elif close := difflib.get_close_matches(
@@ -121,11 +143,11 @@ def file_settings(path: str, parser: SettingParser) -> Iterator[Setting]:
         if flag not in flags:
             close = difflib.get_close_matches(flag, flags, 1, 0)
             raise InvalidArgumentError(f"{path}: {str(key)!r:.200} is no flag; did you mean {close[0][2:]}?")
-        yield Setting(f"{path}: {key}", flag, value)
+        takes_several = flags[flag].nargs == "+" and isinstance(value, str)
+        yield Setting(f"{path}: {key}", flag, [value] if takes_several else value)
 
 
 def _mapping(path: str) -> dict[object, object]:
-    yaml_error = load("yaml:YAMLError")
     try:
         with Path(path).open("rb") as file:
             data = file.read(MAX_FILE_BYTES + 1)
@@ -134,8 +156,14 @@ def _mapping(path: str) -> dict[object, object]:
         found = load("yaml:safe_load")(data)
     except OSError as error:
         raise InvalidArgumentError(f"config file cannot be read: {error}") from None
-    except (yaml_error, UnicodeDecodeError, RecursionError) as error:
-        raise InvalidArgumentError(f"config file {path} must be YAML: {error}") from None
+    except InvalidArgumentError:
+        raise
+    except (
+        Exception
+    ) as error:  # of constructors too: ValueError, KeyError, ...; neither text nor line, which may be a key
+        mark = getattr(error, "problem_mark", None)
+        where = f", line {mark.line + 1} column {mark.column + 1}," if mark else ""
+        raise InvalidArgumentError(f"config file {path}{where} must be YAML") from None
     if found is None:
         return {}
     if not isinstance(found, dict):

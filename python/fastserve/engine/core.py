@@ -347,8 +347,8 @@ class EngineCore:
         if output.transfers.ids.size:
             self.scheduler.complete_transfers(output.transfers.ids, output.transfers.ok, now_s)
             self.scheduler.set_link_rates(output.transfers.offload_bytes_per_s, output.transfers.upload_bytes_per_s)
-            for message in output.transfers.errors:
-                logger.error("a KV copy failed and is taken back: %s", message)
+        for message in output.transfers.errors:  # maybe of one rank, whose others end their copies later
+            logger.error("a KV copy failed and is taken back: %s", message)
         for row, why in output.errors.items():
             self._fail(int(plan.request_ids[row]), why)
         self.scheduler.commit(plan.step, output.sampled, output.elapsed_s if plan.num_rows else 0.0, now_s)

@@ -134,7 +134,9 @@ FromNursery = RankForked | RankEnded
 FromRank = RankProgress | RankReady | RankTimed | RankFailed | RankResult
 
 
-def _encode_array(value: object) -> bytes:
+def _encode_array(value: object) -> bytes | float:
+    if isinstance(value, float):  # numpy's are subclasses, which msgspec refuses
+        return float(value)
     if isinstance(value, np.ndarray):
         return value.astype(np.int32, copy=False).tobytes()
     raise NotImplementedError(f"no message holds a {type(value).__name__}")

@@ -12,7 +12,7 @@ from multiprocessing.connection import Connection
 
 from fastserve._C.collective import ExchangeMemory, FrameWriter
 from fastserve.config import EngineConfig
-from fastserve.errors import DeviceLostError, FastServeError
+from fastserve.errors import DeviceLostError, FastServeError, InternalError
 from fastserve.executor.launcher import Launcher
 from fastserve.executor.messages import (
     FromRank,
@@ -191,9 +191,19 @@ class RankGroup:
                 for key, _ in selector.select(TURN_S):
                     if key.data is None:
                         self._take_ended()
-                    elif not self._take_message(key.data):
+                    elif not self._take_safely(key.data):
                         selector.unregister(key.fileobj)
                 self._watch_beats(began_s)
+
+    def _take_safely(self, index: int) -> bool:
+        """As `_take_message`; one that cannot be taken ends the group, not the thread, which sees the ends of ranks."""
+        try:
+            return self._take_message(index)
+        except Exception as error:
+            name = self._ranks[index].name
+            logger.exception("a message of %s cannot be taken", name)
+            self.fail(InternalError(f"a message of {name} cannot be taken: {error}"))
+            return True
 
     def _take_message(self, index: int) -> bool:
         """Read one message of a rank; False when none will come any more."""
@@ -240,7 +250,7 @@ class RankGroup:
                 continue  # of an earlier group
             rank = self._ranks[index]
             with contextlib.suppress(OSError):
-                while rank.connection.poll() and self._take_message(index):
+                while rank.connection.poll() and self._take_safely(index):
                     pass
             with self._changed:
                 rank.ended = True

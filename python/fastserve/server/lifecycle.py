@@ -117,7 +117,6 @@ class LiveServer:
             engine_life.cancel()
             await asyncio.gather(engine_life, return_exceptions=True)
             self._state.close()
-            remove_path(self._config)
             for number in (signal.SIGINT, signal.SIGTERM):
                 loop.remove_signal_handler(number)
         return self._exit_code
@@ -188,6 +187,12 @@ class LiveServer:
 
     def _fail(self) -> None:
         self._exit_code = EXIT_FAILED
+        self._stop_listening()
+
+    def _stop_listening(self) -> None:
+        """End the HTTP server. The file of its socket goes while it still listens: later it may be a successor's."""
+        if not self._http.should_exit:
+            remove_path(self._config)
         self._http.should_exit = True
 
     def _on_signal(self, number: int) -> None:
@@ -215,11 +220,11 @@ class LiveServer:
         except TimeoutError:
             logger.warning("%d requests did not finish in time and are aborted", len(self._state.in_flight))
             self._abort_all()
-        self._http.should_exit = True
+        self._stop_listening()
 
     def _abort_all(self) -> None:
         self._state.in_flight.interrupt_all(DrainingError("the server is shutting down; the request was aborted"))
-        self._http.should_exit = True
+        self._stop_listening()
 
 
 class _HttpServer(uvicorn.Server):

@@ -83,10 +83,13 @@ def _is_abandoned(path: str) -> bool:
     if not stat.S_ISSOCK(os.stat(path).st_mode):
         return False
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
+        client.settimeout(1.0)  # one whose queue is full is not abandoned
         try:
             client.connect(path)
         except ConnectionRefusedError:
             return True
+        except (TimeoutError, BlockingIOError):
+            pass
         return False
 
 

@@ -46,5 +46,6 @@ class _Answer(argparse.Action):
             words = values if isinstance(values, list) else [] if values is None else [values]
             given = shlex.join([given, *words])
         if not words or not all(flag.is_as_here(word) for word in words):
-            parser.error(f"{given:.200} is not supported: {flag.note}")
+            shown = given if flag.as_here else option_string or ""  # refused whatever it holds, which may be a secret
+            parser.error(f"{shown:.200} is not supported: {flag.note}")
         setattr(namespace, self.dest, (*getattr(namespace, self.dest), given))
