@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <filesystem>
 #include <fstream>
+#include <string>
 
 #include "base/error.h"
 #include "offload/host/host_memory.h"
@@ -56,7 +57,10 @@ class CgroupMemory : public testing::Test {
   ~CgroupMemory() override { std::filesystem::remove_all(directory); }
   void write(const char* file, const char* text) const { std::ofstream(directory / file) << text; }
 
-  const std::filesystem::path directory = std::filesystem::path(testing::TempDir()) / "fastserve_cgroup_memory_test";
+  /// Of this test alone: the tests run in parallel.
+  const std::filesystem::path directory =
+      std::filesystem::path(testing::TempDir()) /
+      (std::string("fastserve_cgroup_memory_") + testing::UnitTest::GetInstance()->current_test_info()->name());
 };
 
 TEST_F(CgroupMemory, PageCacheCountsAsAvailable) {

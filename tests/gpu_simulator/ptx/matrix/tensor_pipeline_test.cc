@@ -3,6 +3,7 @@
 #include <array>
 #include <bit>
 #include <cstdint>
+#include <regex>
 #include <string>
 #include <vector>
 
@@ -119,10 +120,7 @@ add.s64 %rd5, %rd5, %rd6;
   for (int i = 0; i < 32; ++i)
     text += "st.global.f32 [%rd5+" + std::to_string(4 * i) + "], %f" + std::to_string(i) + ";\n";
   text += "$end:\nret;\n}\n";
-  for (std::size_t at = text.find("STEPS"); at != std::string::npos; at = text.find("STEPS")) {
-    text.replace(at, 5, std::to_string(kSteps));
-  }
-  return text;
+  return std::regex_replace(text, std::regex("STEPS"), std::to_string(kSteps));
 }
 
 std::string without(std::string text, const std::string& part, const std::string& instead = "") {
