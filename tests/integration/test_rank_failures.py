@@ -12,6 +12,7 @@ from fastserve._C.sched import LatencyModel
 from fastserve.engine.async_engine import AsyncEngine
 from fastserve.engine.core import EngineCore
 from fastserve.errors import CheckpointError, DeviceLostError, EngineDeadError, FastServeError, InvalidArgumentError
+from fastserve.executor.launcher import Launcher
 from fastserve.executor.mp import MpExecutor
 from fastserve.types import SamplingParams
 from tests.checkpoints import tiny_checkpoint
@@ -51,7 +52,7 @@ def nothing_stays_behind():
         ("DyingWorker", "was killed by SIGKILL"),
         ("StoppedWorker", "gave no sign of life"),
         ("OtherTokens", "has other tokens than rank 0 after step 5"),
-        ("OneBadEntry", "rank"),
+        ("OneBadEntry", "ranks disagree|could not be started|has other tokens"),
     ],
 )
 def test_the_first_fault_of_a_rank_ends_all_with_its_name_and_cause(worker: str, cause: str) -> None:
@@ -80,6 +81,16 @@ def test_a_rank_that_dies_while_nothing_is_to_do_is_noticed() -> None:
         with pytest.raises(DeviceLostError, match="was killed by SIGKILL"):
             core.executor.time_iteration(prefill_tokens=1, prefill_ctx=0, num_decodes=0, decode_ctx=0)
     wait_until_gone(*pids)
+
+
+def test_a_nursery_that_is_stopped_does_not_keep_an_engine_from_closing() -> None:
+    launcher = Launcher()
+    executor = MpExecutor(engine_config(**TWO), launcher=launcher, worker_factory="fastserve.worker.worker:Worker")
+    pids = executor.pids
+    os.kill(launcher.pid, signal.SIGSTOP)
+    executor.stop()
+    wait_until_gone(*pids)
+    launcher.stop()
 
 
 def test_an_engine_that_is_closed_leaves_nothing() -> None:

@@ -58,6 +58,7 @@ class Launcher:
                 case RankEnded() as ended:
                     self._ended.append(ended)
                 case None:
+                    self.kill_nursery()  # a late answer would be taken for that of the next rank
                     raise DeviceLostError(
                         f"the process that starts ranks (pid {self.pid}) did not answer within {timeout_s:g} s"
                     )
@@ -79,6 +80,10 @@ class Launcher:
         """End ranks at once; those that have ended are ignored."""
         with contextlib.suppress(OSError):
             self._control.send(encode(KillRanks(tuple(pids))))
+
+    def kill_nursery(self) -> None:
+        """End the nursery at once, and its ranks with it."""
+        self._process.kill()
 
     def stop(self) -> None:
         """End the nursery and every rank; may be called again."""

@@ -134,7 +134,10 @@ class RankGroup:
             self._stopping = True
             self._changed.wait_for(lambda: all(rank.ended for rank in self._ranks), STOP_GRACE_S)
         self._launcher.kill(self.pids)
-        self._thread.join()
+        self._thread.join(STOP_GRACE_S)
+        if self._thread.is_alive():  # the nursery is stopped, or hangs
+            self._launcher.kill_nursery()
+            self._thread.join()
         self._close_connections()
         self._ring = None  # and its memory
 
