@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 
 import fastserve
-from fastserve._C import num_threads
 from fastserve._C.sched import LatencyModel
 from fastserve.config import EngineConfig
 from fastserve.executor.base import TimingExecutor
@@ -40,7 +39,7 @@ def measured_latency_model(
     how: list[str | int | bool] = [
         info.dtype,
         info.device,
-        num_threads(),
+        config.model.num_threads or len(os.sched_getaffinity(0)),  # of each rank
         info.attention_backend,
         config.model.enforce_eager,
     ]
