@@ -1,6 +1,6 @@
 """The values that cross rooms: parameters of requests, outputs, facts. All are frozen; none holds a tensor."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from enum import StrEnum
 from typing import Any
 
@@ -12,6 +12,8 @@ MAX_LOGPROBS = 20
 MAX_SEQUENCES = 128
 MIN_REPETITION_PENALTY = 1e-6  # a logit divided by less may be infinite, and much less is 0 as a float32
 MAX_REPETITION_PENALTY = 10.0
+MAX_GRAMMAR_CHARS = 1 << 17  # of a schema, a grammar, or all choices together
+MAX_CHOICE_TEXTS = 1024
 # What the sampler gives in place of a token that could not be chosen.
 NO_FINITE_LOGIT = -1
 BAD_SETTINGS = -2  # a number out of its range
@@ -53,6 +55,54 @@ def _shown(value: object) -> str:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class StructuredOutputs:
+    """The form that an output must have; exactly one field is set. Sizes are checked on construction, texts by the engine.
+
+    Attributes:
+        json: a JSON schema, as JSON text.
+        json_object: the output is a JSON object.
+        regex: a regular expression that the whole output matches.
+        choice: the output is one of these texts.
+        grammar: a context-free grammar in EBNF, whose first rule is `root`.
+        structural_tag: a description of tags and the schemas of what stands between them, as JSON text.
+    """
+
+    json: str | None = None
+    json_object: bool = False
+    regex: str | None = None
+    choice: tuple[str, ...] = ()
+    grammar: str | None = None
+    structural_tag: str | None = None
+
+    def __post_init__(self) -> None:
+        given = [field.name for field in fields(self) if getattr(self, field.name) not in (None, False, ())]
+        _require(
+            len(given) == 1,
+            f"structured_outputs must set exactly one of {', '.join(field.name for field in fields(self))},"
+            f" got {', '.join(given) or 'none'}",
+        )
+        name, value = given[0], getattr(self, given[0])
+        if name == "json_object":
+            _require(value is True, f"structured_outputs.json_object must be true or false, got {_shown(value)}")
+            return
+        texts = value if name == "choice" else (value,)
+        _require(
+            isinstance(texts, tuple) and all(isinstance(text, str) and text for text in texts),
+            f"structured_outputs.{name} must be {'non-empty texts' if name == 'choice' else 'a non-empty text'},"
+            f" got {_shown(value)}",
+        )
+        _require(
+            len(texts) <= MAX_CHOICE_TEXTS,
+            f"structured_outputs.choice must be at most {MAX_CHOICE_TEXTS} texts, got {len(texts)}",
+        )
+        num_chars = sum(map(len, texts))
+        _require(
+            num_chars <= MAX_GRAMMAR_CHARS,
+            f"structured_outputs.{name} must have at most {MAX_GRAMMAR_CHARS} characters, got {num_chars}",
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SamplingParams:
     """How to choose tokens and when to stop; checked on construction.
 
@@ -75,6 +125,7 @@ class SamplingParams:
         ignore_eos: continue after the end-of-sequence token.
         logprobs: number of likeliest tokens to report per position in addition to the chosen one; None = no logprobs.
         n: number of independent completions of the prompt.
+        structured_outputs: the form of the output; None = any text.
     """
 
     max_tokens: int | None = 16
@@ -94,6 +145,7 @@ class SamplingParams:
     ignore_eos: bool = False
     logprobs: int | None = None
     n: int = 1
+    structured_outputs: StructuredOutputs | None = None
 
     def __post_init__(self) -> None:
         if self.max_tokens is not None:
@@ -126,6 +178,10 @@ class SamplingParams:
         if self.logprobs is not None:
             _require_int("logprobs", self.logprobs, 0, MAX_LOGPROBS)
         _require_int("n", self.n, 1, MAX_SEQUENCES)
+        _require(
+            self.structured_outputs is None or isinstance(self.structured_outputs, StructuredOutputs),
+            f"structured_outputs must be StructuredOutputs, got {_shown(self.structured_outputs)}",
+        )
 
 
 MIN_PAUSE_S = 0.001  # of SchedulingParams.max_pause_s: no iteration is shorter

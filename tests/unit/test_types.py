@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from fastserve.errors import InvalidArgumentError
-from fastserve.types import SamplingParams, SchedulingParams
+from fastserve.types import MAX_GRAMMAR_CHARS, SamplingParams, SchedulingParams, StructuredOutputs
 from tests.unit.ops.sampling_batch import sample, settings
 
 NAN, INF = math.nan, math.inf
@@ -28,6 +28,7 @@ BAD = {
     "include_stop_str_in_output": ([], ""),
     "skip_special_tokens": ([], ""),
     "logprobs": ([-1, 21, True], "must be an integer between 0 and 20"),
+    "structured_outputs": (["{}", {"json": "{}"}], "must be StructuredOutputs"),
     "n": ([0, -1, 129, 10**9, NAN], "must be an integer between 1 and 128"),
 }
 
@@ -104,3 +105,41 @@ def test_a_deadline_counts_from_arrival():
     assert SchedulingParams(deadline_s=3.0, priority=2).after(1.0) == SchedulingParams(deadline_s=2.0, priority=2)
     assert SchedulingParams(deadline_s=3.0).after(4.0).deadline_s == 0.0
     assert SchedulingParams(priority=2).after(4.0) == SchedulingParams(priority=2)
+
+
+ONE_OF = "structured_outputs must set exactly one of json, json_object, regex, choice, grammar, structural_tag, got "
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({}, ONE_OF + "none"),
+        ({"json": "{}", "regex": "a"}, ONE_OF + "json, regex"),
+        ({"json_object": True, "choice": ("a",)}, ONE_OF + "json_object, choice"),
+        ({"json_object": 1}, "structured_outputs.json_object must be true or false, got 1"),
+        ({"json": {"type": "object"}}, "structured_outputs.json must be a non-empty text, got {'type': 'object'}"),
+        ({"regex": ""}, "structured_outputs.regex must be a non-empty text, got ''"),
+        ({"choice": ("a", "")}, "structured_outputs.choice must be non-empty texts, got ('a', '')"),
+        ({"choice": ["a"]}, "structured_outputs.choice must be non-empty texts, got ['a']"),
+        ({"choice": ("a",) * 1025}, "structured_outputs.choice must be at most 1024 texts, got 1025"),
+        ({"grammar": "a" * (MAX_GRAMMAR_CHARS + 1)}, "structured_outputs.grammar must have at most 131072 characters, got 131073"),
+        ({"choice": ("a" * MAX_GRAMMAR_CHARS, "b")}, "structured_outputs.choice must have at most 131072 characters, got 131073"),
+    ],
+)  # fmt: skip
+def test_a_form_of_the_output_has_one_field_within_its_bounds(fields, message):
+    with pytest.raises(InvalidArgumentError) as caught:
+        StructuredOutputs(**fields)
+    assert str(caught.value) == message
+
+
+def test_every_form_of_the_output_can_be_asked_for():
+    for fields in (
+        {"json": "{}"},
+        {"json_object": True},
+        {"regex": "a+"},
+        {"choice": ("a", "b")},
+        {"grammar": 'root ::= "a"'},
+        {"structural_tag": "{}"},
+    ):
+        form = StructuredOutputs(**fields)
+        assert SamplingParams(structured_outputs=form).structured_outputs is form

@@ -165,6 +165,8 @@ class EngineCore:
             bad = int(prompt.min()) if prompt.min() < 0 else int(prompt.max())
             raise InvalidArgumentError(f"token ids must be between 0 and {self.info.vocab_size - 1}, got {bad}")
         sampling, now_s = request.sampling, self._clock()
+        if sampling.structured_outputs is not None:
+            raise InvalidArgumentError("structured_outputs is not supported yet; leave it out")
         room = max(1, self.info.max_model_len - len(prompt))
         max_tokens, seed = min(sampling.max_tokens or room, room), self._seed(sampling.seed)
         end_tokens = () if sampling.ignore_eos else self.info.eos_token_ids

@@ -167,7 +167,8 @@ def _given(body: GenerationRequest, names: Iterable[str]) -> dict[str, Any]:
     }
 
 
-_SAMPLING = tuple(field.name for field in fields(SamplingParams))
+# `structured_outputs` is refused, see `ignored_fields`.
+_SAMPLING = tuple(field.name for field in fields(SamplingParams) if field.name != "structured_outputs")
 _SCHEDULING = tuple(field.name for field in fields(SchedulingParams))
 
 
