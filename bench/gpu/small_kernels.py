@@ -71,8 +71,12 @@ def sampling(device: str, dtype: torch.dtype) -> Results:
         "history_start": np.array([0, 3, 3, 5, 6], np.int32),
         "history_tokens": np.array([1, 7, 7, 1002, 3, 9], np.int32),
         "history_prompt_len": np.array([1, 0, 2, 0], np.int32),
-        "banned_start": np.array([0, 1, 1, 1, 2], np.int32),
-        "banned_tokens": np.array([5, 1001], np.int32),
+        "banned_start": np.array([0, 1, 1, 1, 4], np.int32),
+        "banned_tokens": np.array([5, ~3, ~9, 1001], np.int32),
+        "bias_start": np.array([0, 2, 2, 3, 5], np.int32),
+        "bias_tokens": np.array([0, 1002, 500, 7, 1001], np.int32),
+        "bias_values": np.array([1, -100, 2, 0, 9], np.float32),
+        "only_biased": np.array([0, 0, 0, 1], np.int32),
     }
     batch = ops.SamplingBatch(**per_row)
     if device != "cpu":

@@ -58,6 +58,10 @@ def _sample(
         history_prompt_len=zeros[1:],
         banned_start=zeros,
         banned_tokens=empty,
+        bias_start=zeros,
+        bias_tokens=empty,
+        bias_values=np.empty(0, dtype=np.float32),
+        only_biased=zeros[1:],
     )
     if logits.is_cuda:
         arrays = {field.name: getattr(batch, field.name) for field in fields(batch)}

@@ -18,17 +18,20 @@ void register_sampling(py::module_& module) {
   const auto sample = [](const TensorView& logits, const kernels::SamplingSettings& settings, const TensorView& seeds,
                          const TensorView& counters, const TensorView& history_start, const TensorView& history_tokens,
                          const TensorView& history_prompt_len, const TensorView& banned_start,
-                         const TensorView& banned_tokens, const TensorView& out,
+                         const TensorView& banned_tokens, const TensorView& bias_start, const TensorView& bias_tokens,
+                         const TensorView& bias_values, const TensorView& only_biased, const TensorView& out,
                          const std::optional<TensorView>& workspace, std::int64_t stream) {
     ThreadPool& pool = compute_pool();
     py::gil_scoped_release release;
-    kernels::sample({logits, settings, seeds, counters, history_start, history_tokens, history_prompt_len, banned_start,
-                     banned_tokens, out, workspace ? &*workspace : nullptr},
-                    stream, pool);
+    kernels::sample(
+        {logits, settings, seeds, counters, history_start, history_tokens, history_prompt_len, banned_start,
+         banned_tokens, bias_start, bias_tokens, bias_values, only_biased, out, workspace ? &*workspace : nullptr},
+        stream, pool);
   };
   module.def("sample", sample, py::arg("logits"), py::arg("settings"), py::arg("seeds"), py::arg("counters"),
              py::arg("history_start"), py::arg("history_tokens"), py::arg("history_prompt_len"),
-             py::arg("banned_start"), py::arg("banned_tokens"), py::arg("out"), py::kw_only(),
+             py::arg("banned_start"), py::arg("banned_tokens"), py::arg("bias_start"), py::arg("bias_tokens"),
+             py::arg("bias_values"), py::arg("only_biased"), py::arg("out"), py::kw_only(),
              py::arg("workspace") = py::none(), py::arg("stream") = 0,
              "Choose a token per row of logits; settings are arrays in the order of Setting, see "
              "kernels/sampling/sampling.h.");

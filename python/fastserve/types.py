@@ -1,6 +1,6 @@
 """The values that cross rooms: parameters of requests, outputs, facts. All are frozen; none holds a tensor."""
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from enum import StrEnum
 from typing import Any
 
@@ -9,6 +9,10 @@ from fastserve.errors import InvalidArgumentError
 MAX_STOP_STRINGS = 16
 MAX_STOP_TOKEN_IDS = 64
 MAX_LOGPROBS = 20
+MAX_BIASED_TOKENS = 1024
+MAX_LOGIT_BIAS = 100.0
+MAX_BAD_WORDS = 128
+MAX_BAD_WORD_CHARS = 256
 MAX_SEQUENCES = 128
 MIN_REPETITION_PENALTY = 1e-6  # a logit divided by less may be infinite, and much less is 0 as a float32
 MAX_REPETITION_PENALTY = 10.0
@@ -123,6 +127,9 @@ class SamplingParams:
         include_stop_str_in_output: keep the stop string, or the text of the stop token, at the end of the text.
         skip_special_tokens: omit special tokens from the text.
         ignore_eos: continue after the end-of-sequence token.
+        logit_bias: token id -> what is added to its logit, in [-100, 100], before the penalties.
+        allowed_token_ids: the only tokens that may be sampled; None = all.
+        bad_words: texts that the output must not contain, as far as their usual tokens are concerned.
         logprobs: number of likeliest tokens to report per position in addition to the chosen one; None = no logprobs.
         n: number of independent completions of the prompt.
         structured_outputs: the form of the output; None = any text.
@@ -143,6 +150,9 @@ class SamplingParams:
     include_stop_str_in_output: bool = False
     skip_special_tokens: bool = True
     ignore_eos: bool = False
+    logit_bias: dict[int, float] = field(default_factory=dict)
+    allowed_token_ids: tuple[int, ...] | None = None
+    bad_words: tuple[str, ...] = ()
     logprobs: int | None = None
     n: int = 1
     structured_outputs: StructuredOutputs | None = None
@@ -175,12 +185,36 @@ class SamplingParams:
         )
         for token_id in self.stop_token_ids:
             _require_int("stop_token_ids", token_id, 0, 2**31 - 1)
+        self._check_tokens_allowed()
         if self.logprobs is not None:
             _require_int("logprobs", self.logprobs, 0, MAX_LOGPROBS)
         _require_int("n", self.n, 1, MAX_SEQUENCES)
         _require(
             self.structured_outputs is None or isinstance(self.structured_outputs, StructuredOutputs),
             f"structured_outputs must be StructuredOutputs, got {_shown(self.structured_outputs)}",
+        )
+
+    def _check_tokens_allowed(self) -> None:
+        _require(
+            len(self.logit_bias) <= MAX_BIASED_TOKENS,
+            f"logit_bias must name at most {MAX_BIASED_TOKENS} tokens, got {len(self.logit_bias)}",
+        )
+        for token_id, bias in self.logit_bias.items():
+            _require_int("logit_bias", token_id, 0, 2**31 - 1)
+            _require_number("logit_bias", bias, -MAX_LOGIT_BIAS, MAX_LOGIT_BIAS)
+        if self.allowed_token_ids is not None:
+            count = len(self.allowed_token_ids)
+            _require(
+                1 <= count <= MAX_BIASED_TOKENS,
+                f"allowed_token_ids must hold between 1 and {MAX_BIASED_TOKENS} ids, got {count}",
+            )
+            for token_id in self.allowed_token_ids:
+                _require_int("allowed_token_ids", token_id, 0, 2**31 - 1)
+        _require(
+            len(self.bad_words) <= MAX_BAD_WORDS
+            and all(isinstance(w, str) and w.strip() and len(w) <= MAX_BAD_WORD_CHARS for w in self.bad_words),
+            f"bad_words must be at most {MAX_BAD_WORDS} words of 1 to {MAX_BAD_WORD_CHARS} characters, "
+            f"got {self.bad_words!r:.200}",
         )
 
 

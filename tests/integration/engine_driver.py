@@ -65,9 +65,18 @@ class Driver:
         self.last: dict[int, EngineOutput] = {}
         self.steps = 0
 
-    def add(self, request_id: int, prompt: Sequence[int], sampling: SamplingParams = GREEDY, **fields: object) -> None:
+    def add(
+        self,
+        request_id: int,
+        prompt: Sequence[int],
+        sampling: SamplingParams = GREEDY,
+        *,
+        bad_word_ids: tuple[tuple[int, ...], ...] = (),
+        **fields: object,
+    ) -> None:
         self.tokens[request_id] = []
-        self.core.add_request(EngineRequest.of(request_id, prompt, sampling, SchedulingParams(**fields)))
+        request = EngineRequest.of(request_id, prompt, sampling, SchedulingParams(**fields))
+        self.core.add_request(dataclasses.replace(request, bad_word_ids=bad_word_ids))
 
     @property
     def unfinished(self) -> list[int]:
@@ -117,7 +126,8 @@ def park_every(k: int) -> Callable[[Driver], None]:
 
 
 def run_prompts(prompts: Sequence[Sequence[int]], sampling: SamplingParams = GREEDY, *, between_steps=None,
-                prepare: Callable[[EngineCore], None] | None = None, **changes: object) -> list[list[int]]:  # fmt: skip
+                prepare: Callable[[EngineCore], None] | None = None, bad_word_ids: tuple[tuple[int, ...], ...] = (),
+                **changes: object) -> list[list[int]]:  # fmt: skip
     """Tokens of every prompt, run together through one engine, which must be empty afterwards."""
     core = EngineCore.from_config(engine_config(**changes))
     try:
@@ -125,7 +135,7 @@ def run_prompts(prompts: Sequence[Sequence[int]], sampling: SamplingParams = GRE
             prepare(core)
         driver = Driver(core)
         for request_id, prompt in enumerate(prompts):
-            driver.add(request_id, prompt, sampling)
+            driver.add(request_id, prompt, sampling, bad_word_ids=bad_word_ids)
         driver.run(between_steps)
         driver.check_drained()
         return [driver.tokens[request_id] for request_id in range(len(prompts))]

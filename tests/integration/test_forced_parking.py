@@ -1,6 +1,7 @@
 """Parking, moving and resuming never changes a token, and damaged KV never yields one."""
 
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -46,6 +47,16 @@ def test_tokens_are_the_same_when_every_request_is_parked_every_k_steps(unparked
     assert stats.upload_blocks > 0
     assert core_internals.num_verified(engine) >= stats.upload_blocks  # hashes at park and at resume were compared
     assert core_internals.num_mismatches(engine) == 0
+
+
+@pytest.mark.parametrize("mode", ["swap", "recompute"])
+def test_biases_and_banned_sequences_outlast_parking(mode):
+    sampling = replace(SEEDED, logit_bias={i: 3.0 for i in range(40)}, allowed_token_ids=tuple(range(80)))
+    bans = ((7,), *((first, second) for first in range(40) for second in range(0, 40, 3)))
+    plain = run_prompts(PROMPTS, sampling, bad_word_ids=bans, async_scheduling=False)
+    assert plain != run_prompts(PROMPTS, sampling)
+    assert run_prompts(PROMPTS, sampling, between_steps=park_every(8), preemption_mode=mode, bad_word_ids=bans) == plain
+    assert run_prompts(PROMPTS[3:4], sampling, bad_word_ids=bans) == plain[3:4]
 
 
 @pytest.mark.parametrize("async_scheduling", [True, False])

@@ -96,6 +96,29 @@ def test_ignore_eos_goes_on_after_the_end_of_sequence(driver, greedy, tmp_path: 
         core.close()
 
 
+def test_a_bias_makes_a_token_sure_or_impossible(driver, greedy):
+    assert tokens_of(driver, replace(HOT, logit_bias={9: 100.0})) == [9] * 32
+    assert greedy[0] not in tokens_of(driver, replace(GREEDY, logit_bias={greedy[0]: -100.0}))
+
+
+def test_allowed_tokens_are_the_only_ones(driver, greedy):
+    assert set(tokens_of(driver, replace(HOT, allowed_token_ids=(3, 8, 20)))) == {3, 8, 20}
+    assert tokens_of(driver, replace(GREEDY, allowed_token_ids=tuple(greedy))) == greedy
+    only = tokens_of(driver, replace(HOT, allowed_token_ids=(3, 8), logit_bias={8: 100.0, 9: 100.0}))
+    assert only == [8] * 32
+
+
+@pytest.mark.parametrize("length", [1, 2, 4])
+def test_a_banned_sequence_is_not_written_but_its_beginning_is(driver, greedy, length):
+    word = tuple(greedy[4 : 4 + length])
+    request_id = len(driver.tokens)
+    driver.add(request_id, PROMPT, GREEDY, bad_word_ids=((9, 8, 7), word))
+    driver.run()
+    tokens = driver.tokens[request_id]
+    assert tokens[: 3 + length] == greedy[: 3 + length]
+    assert all(tuple(tokens[i : i + length]) != word for i in range(len(tokens)))
+
+
 @pytest.mark.parametrize("logprobs", [None, 0, 3])
 def test_logprobs_come_in_the_number_asked_for(driver, logprobs):
     driver.add(len(driver.tokens), PROMPT, replace(GREEDY, logprobs=logprobs, max_tokens=4))

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import re
 
 import numpy as np
 import pytest
@@ -27,6 +28,9 @@ BAD = {
     "ignore_eos": ([], ""),  # any truth value, as are the next two
     "include_stop_str_in_output": ([], ""),
     "skip_special_tokens": ([], ""),
+    "logit_bias": ([], ""),  # the next three: see below
+    "allowed_token_ids": ([], ""),
+    "bad_words": ([], ""),
     "logprobs": ([-1, 21, True], "must be an integer between 0 and 20"),
     "structured_outputs": (["{}", {"json": "{}"}], "must be StructuredOutputs"),
     "n": ([0, -1, 129, 10**9, NAN], "must be an integer between 1 and 128"),
@@ -41,6 +45,27 @@ def test_a_bad_value_is_refused_with_its_field_the_rule_and_the_value(field, val
         SamplingParams(**{field: value})
     bad = value[0] if field == "stop_token_ids" else value
     assert str(caught.value).endswith(f"got {bad!r}")
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"logit_bias": dict.fromkeys(range(1025), 0.0)}, "logit_bias must name at most 1024 tokens, got 1025"),
+        ({"logit_bias": {-1: 0.0}}, "logit_bias must be an integer between 0 and 2147483647, got -1"),
+        ({"logit_bias": {"5": 0.0}}, "logit_bias must be an integer between 0 and 2147483647, got '5'"),
+        ({"logit_bias": {5: 100.5}}, "logit_bias must be a number between -100 and 100, got 100.5"),
+        ({"logit_bias": {5: NAN}}, "logit_bias must be a number between -100 and 100, got nan"),
+        ({"allowed_token_ids": ()}, "allowed_token_ids must hold between 1 and 1024 ids, got 0"),
+        ({"allowed_token_ids": (1,) * 1025}, "allowed_token_ids must hold between 1 and 1024 ids, got 1025"),
+        ({"allowed_token_ids": (-1,)}, "allowed_token_ids must be an integer between 0 and 2147483647, got -1"),
+        ({"bad_words": ("a",) * 129}, "bad_words must be at most 128 words of 1 to 256 characters, got "),
+        ({"bad_words": (" ",)}, "bad_words must be at most 128 words of 1 to 256 characters, got "),
+        ({"bad_words": ("x" * 257,)}, "bad_words must be at most 128 words of 1 to 256 characters, got "),
+    ],
+)
+def test_lists_of_tokens_and_words_are_refused_with_their_rule(fields, message):
+    with pytest.raises(InvalidArgumentError, match="^" + re.escape(message)):
+        SamplingParams(**fields)
 
 
 @pytest.mark.parametrize(

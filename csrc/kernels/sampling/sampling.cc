@@ -46,14 +46,18 @@ struct Row {
   std::span<const std::int32_t> prompt;
   std::span<const std::int32_t> output;
   std::span<const std::int32_t> banned;
+  std::span<const std::int32_t> biased;
+  const float* biases;  // one per biased token
+  bool only_biased;
 
   bool settings_fit() const {
     return kernels::settings_fit(temperature, top_p, min_p, repetition_penalty, presence_penalty, frequency_penalty);
   }
-  bool changes_logits() const {
+  bool penalises() const {
     const bool penalties = repetition_penalty != 1.0f || presence_penalty != 0.0f || frequency_penalty != 0.0f;
-    return !banned.empty() || (penalties && prompt.size() + output.size() > 0);
+    return penalties && prompt.size() + output.size() > 0;
   }
+  bool changes_logits() const { return !banned.empty() || !biased.empty() || penalises(); }
 };
 
 std::span<const std::int32_t> ragged(const TensorView& start, const TensorView& tokens, std::int64_t row) {
@@ -77,7 +81,27 @@ Row row_of(const SamplingInputs& in, std::int64_t row) {
           .counter = static_cast<std::uint64_t>(in.counters.as<std::int64_t>()[row]),
           .prompt = history.first(prompt_len),
           .output = history.subspan(prompt_len),
-          .banned = ragged(in.banned_start, in.banned_tokens, row)};
+          .banned = ragged(in.banned_start, in.banned_tokens, row),
+          .biased = ragged(in.bias_start, in.bias_tokens, row),
+          .biases = in.bias_values.as<float>() + in.bias_start.as<std::int32_t>()[row],
+          .only_biased = in.only_biased.as<std::int32_t>()[row] != 0};
+}
+
+/// Add the biases to a copy of the logits; where only biased tokens may be sampled, the others become -inf.
+void add_biases(const Row& row, const float* logits, float* changed, std::int64_t vocab_size) {
+  if (row.only_biased && !row.biased.empty()) std::fill_n(changed, vocab_size, -std::numeric_limits<float>::infinity());
+  for (std::size_t i = 0; i < row.biased.size(); ++i) {
+    const std::int32_t token = row.biased[i];
+    if (token >= 0 && token < vocab_size) changed[token] = logits[token] + row.biases[i];
+  }
+}
+
+/// Whether the output ends in the tokens that stand, as ~id, before the banned token at `index`.
+bool ban_applies(const Row& row, std::size_t index) {
+  auto last = row.output.rbegin();
+  for (; index > 0 && row.banned[index - 1] < 0; --index, ++last)
+    if (last == row.output.rend() || *last != ~row.banned[index - 1]) return false;
+  return true;
 }
 
 /// Repetition counts prompt and output, presence and frequency the output only.
@@ -105,9 +129,13 @@ void penalise(const Row& row, float* logits, std::int32_t* marks) {
 
 const float* changed_logits(const Row& row, const float* logits, VocabRow& vocab) {
   float* changed = vocab.copy(logits);
-  penalise(row, changed, vocab.marks());
-  for (const std::int32_t token : row.banned)
-    if (token >= 0 && token < vocab.vocab_size()) changed[token] = -std::numeric_limits<float>::infinity();
+  add_biases(row, logits, changed, vocab.vocab_size());
+  if (row.penalises()) penalise(row, changed, vocab.marks());
+  for (std::size_t i = 0; i < row.banned.size(); ++i) {
+    const std::int32_t token = row.banned[i];
+    if (token >= 0 && token < vocab.vocab_size() && ban_applies(row, i))
+      changed[token] = -std::numeric_limits<float>::infinity();
+  }
   return changed;
 }
 
@@ -208,6 +236,9 @@ void check_shapes(const SamplingInputs& in) {
   require_vector(in.out, num_rows, DType::kInt32, "out");
   check_ragged_shape(in.history_start, in.history_tokens, num_rows, "history");
   check_ragged_shape(in.banned_start, in.banned_tokens, num_rows, "banned");
+  check_ragged_shape(in.bias_start, in.bias_tokens, num_rows, "bias");
+  require_vector(in.bias_values, in.bias_tokens.size(0), DType::kFloat32, "bias_values");
+  require_vector(in.only_biased, num_rows, DType::kInt32, "only_biased");
 }
 
 /// Whether the tokens of a row lie within their array.
@@ -217,7 +248,8 @@ bool spans_fit(const TensorView& start, const TensorView& tokens, std::int64_t r
 }
 
 bool lists_fit(const SamplingInputs& in, std::int64_t row) {
-  if (!spans_fit(in.history_start, in.history_tokens, row) || !spans_fit(in.banned_start, in.banned_tokens, row))
+  if (!spans_fit(in.history_start, in.history_tokens, row) || !spans_fit(in.banned_start, in.banned_tokens, row) ||
+      !spans_fit(in.bias_start, in.bias_tokens, row))
     return false;
   const auto history = ragged(in.history_start, in.history_tokens, row);
   const std::int32_t prompt_len = in.history_prompt_len.as<std::int32_t>()[row];
@@ -235,8 +267,9 @@ std::int32_t choose(const SamplingInputs& in, std::int64_t index, VocabRow& voca
 
 void sample_on_cpu(const SamplingInputs& in, ThreadPool& pool) {
   for (const TensorView& setting : in.settings) require_cpu(setting, "every array beside logits on the CPU");
-  for (const auto* array : {&in.seeds, &in.counters, &in.history_start, &in.history_tokens, &in.history_prompt_len,
-                            &in.banned_start, &in.banned_tokens, &in.out}) {
+  for (const auto* array :
+       {&in.seeds, &in.counters, &in.history_start, &in.history_tokens, &in.history_prompt_len, &in.banned_start,
+        &in.banned_tokens, &in.bias_start, &in.bias_tokens, &in.bias_values, &in.only_biased, &in.out}) {
     require_cpu(*array, "every array beside logits on the CPU");
   }
   for_each_row(pool, in.logits.size(0), in.logits.size(1),
@@ -264,10 +297,16 @@ SamplingParams device_params(const SamplingInputs& in) {
   address(in.history_prompt_len, "history_prompt_len", params.history_prompt_len);
   address(in.banned_start, "banned_start", params.banned_start);
   address(in.banned_tokens, "banned_tokens", params.banned_tokens);
+  address(in.bias_start, "bias_start", params.bias_start);
+  address(in.bias_tokens, "bias_tokens", params.bias_tokens);
+  address(in.bias_values, "bias_values", params.bias_values);
+  address(in.only_biased, "only_biased", params.only_biased);
   address(in.out, "out", params.out);
   params.num_history = in.history_tokens.size(0);
   params.num_banned = in.banned_tokens.size(0);
-  params.rows = vocab_rows_on_gpu(in.logits, in.workspace, params.num_history + params.num_banned > 0);
+  params.num_biased = in.bias_tokens.size(0);
+  const bool changes_logits = params.num_history + params.num_banned + params.num_biased > 0;
+  params.rows = vocab_rows_on_gpu(in.logits, in.workspace, changes_logits);
   return params;
 }
 

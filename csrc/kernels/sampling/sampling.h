@@ -53,7 +53,11 @@ struct SamplingInputs {
   const TensorView& history_tokens;       // int32: prompt, then output
   const TensorView& history_prompt_len;   // int32 [num_rows]: how many of them are prompt
   const TensorView& banned_start;         // int32 [num_rows + 1]
-  const TensorView& banned_tokens;        // int32
+  const TensorView& banned_tokens;        // int32; after entries ~id: banned where the output ends in those
+  const TensorView& bias_start;           // int32 [num_rows + 1]
+  const TensorView& bias_tokens;          // int32, each token of a row once
+  const TensorView& bias_values;          // float32, one per token: added to its logit
+  const TensorView& only_biased;          // int32 [num_rows]; not 0: a row with biased tokens has no others
   const TensorView& out;                  // int32 [num_rows]
   const TensorView* workspace = nullptr;  // uint8 [sampling_workspace_bytes] on the GPU; null on the CPU
 };
@@ -75,15 +79,20 @@ struct SamplingParams {
   const std::int32_t* history_prompt_len;
   const std::int32_t* banned_start;
   const std::int32_t* banned_tokens;
+  const std::int32_t* bias_start;
+  const std::int32_t* bias_tokens;
+  const float* bias_values;
+  const std::int32_t* only_biased;
   std::int32_t* out;
   std::int64_t num_history;  // entries of history_tokens
   std::int64_t num_banned;
+  std::int64_t num_biased;
 };
 
-/// Choose a token per row. In this order: penalties, bans, temperature, top_k, top_p, min_p, draw. Tokens with equal
-/// logits are ordered by id, so greedy is top_k 1 and each filter keeps an exact set. The number drawn is a function of
-/// (seed, counter) alone. A row that cannot be sampled gets one of the negative numbers above; bans of tokens outside
-/// the vocabulary have no effect. Throws InvalidArgumentError when a shape or dtype does not fit.
+/// Choose a token per row. In this order: biases, penalties, bans, temperature, top_k, top_p, min_p, draw. Tokens with
+/// equal logits are ordered by id, so greedy is top_k 1 and each filter keeps an exact set. The number drawn is a
+/// function of (seed, counter) alone. A row that cannot be sampled gets one of the negative numbers above; biases and
+/// bans of tokens outside the vocabulary have no effect. Throws InvalidArgumentError when a shape or dtype does not fit.
 ///
 /// With logits on a GPU the work is queued on `stream` (a cudaStream_t as an integer; 0 on the CPU). Every other array
 /// is on the same GPU or in pinned host memory, so `out` may be read on the host once an event after this is reached.
@@ -92,7 +101,7 @@ struct SamplingParams {
 void sample(const SamplingInputs& inputs, std::int64_t stream, ThreadPool& pool);
 
 /// Bytes that `sample` and `token_logprobs` need on the GPU, aligned to 16; the contents need not be kept between
-/// calls. `changes_logits` is whether any row may have history or banned tokens, which takes 8 bytes per logit.
+/// calls. `changes_logits` is whether any row may have history, banned or biased tokens, which takes 8 bytes per logit.
 std::int64_t sampling_workspace_bytes(std::int64_t num_rows, std::int64_t vocab_size, bool changes_logits);
 
 /// Queue the kernels on `stream` (a cudaStream_t); throws DeviceError when a launch fails.

@@ -1,7 +1,7 @@
 // Choosing a token per row.
 //
-// Four kernels, always the same ones, so that they may be captured: `prepare` (penalties and bans on a copy of the rows
-// that have any), the two passes of vocab_scan_cuda.cu, and `pick`. Thread mapping of prepare and pick: one CTA of 1024
+// Four kernels, always the same ones, so that they may be captured: `prepare` (biases, penalties and bans on a copy of the
+// rows that have any), the two passes of vocab_scan_cuda.cu, and `pick`. Thread mapping of prepare and pick: one CTA of 1024
 // threads per row. Shared memory of pick: 37 KiB. Nothing is sorted: pick gathers the tokens above a block maximum into
 // shared memory, where usually all are that the filters can keep, and finds the limits of top_k and top_p and the token
 // drawn by descending through the digits of the keys (vocab_select.cuh); where more tokens matter it does the same on
@@ -110,31 +110,54 @@ FS_DEVICE void penalise(const SamplingParams& p, std::int64_t row, Span history,
   });
 }
 
+/// Write the logits of a row with its biases; where only biased tokens may be sampled, the others become -inf.
+FS_DEVICE void copy_with_biases(const SamplingParams& p, std::int64_t row, Span biased) {
+  const float* from = p.rows.logits + row * p.rows.logits_stride;
+  float* to = p.rows.changed_logits + row * p.rows.vocab_size;
+  const bool only_biased = biased.end > biased.begin && p.only_biased[row] != 0;
+  for (std::int64_t id = threadIdx.x; id < p.rows.vocab_size; id += kThreads)
+    to[id] = only_biased ? -INFINITY : from[id];
+  __syncthreads();
+  for (int i = biased.begin + static_cast<int>(threadIdx.x); i < biased.end; i += kThreads) {
+    const std::int32_t token = p.bias_tokens[i];
+    if (token >= 0 && token < p.rows.vocab_size) to[token] = __fadd_rn(from[token], p.bias_values[i]);
+  }
+  __syncthreads();
+}
+
+/// Whether the output, history tokens [output_begin .. output_end), ends in the tokens that stand, as ~id, before the
+/// banned token at `index`.
+FS_DEVICE bool ban_applies(const SamplingParams& p, Span banned, int index, int output_begin, int output_end) {
+  for (int last = output_end; index > banned.begin && p.banned_tokens[index - 1] < 0; --index) {
+    if (--last < output_begin || p.history_tokens[last] != ~p.banned_tokens[index - 1]) return false;
+  }
+  return true;
+}
+
 __global__ void __launch_bounds__(kThreads, 1) prepare_kernel(SamplingParams p) {
   const std::int64_t row = blockIdx.x;
   const Span history = span_of(p.history_start, row, p.num_history);
   const Span banned = span_of(p.banned_start, row, p.num_banned);
+  const Span biased = span_of(p.bias_start, row, p.num_biased);
   const bool penalties =
       history.end > history.begin &&
       (p.repetition_penalty[row] != 1.0f || p.presence_penalty[row] != 0.0f || p.frequency_penalty[row] != 0.0f);
-  const bool changes = p.rows.changed_logits != nullptr && (penalties || banned.end > banned.begin);
+  const bool changes =
+      p.rows.changed_logits != nullptr && (penalties || banned.end > banned.begin || biased.end > biased.begin);
   if (threadIdx.x == 0) {
     const Filters filters = filters_of(p, row);
     p.rows.inverse_temperature[row] = filters.needs_masses() ? static_cast<float>(filters.inverse_temperature) : -1.0f;
     p.rows.changed[row] = changes ? 1 : 0;
   }
   if (!changes) return;
-  const float* from = p.rows.logits + row * p.rows.logits_stride;
+  copy_with_biases(p, row, biased);
+  const int prompt_end = history.begin + clamp_to(p.history_prompt_len[row], 0, history.end - history.begin);
+  if (penalties) penalise(p, row, history, prompt_end);
   float* to = p.rows.changed_logits + row * p.rows.vocab_size;
-  for (std::int64_t id = threadIdx.x; id < p.rows.vocab_size; id += kThreads) to[id] = from[id];
-  __syncthreads();
-  if (penalties) {
-    const int length = history.end - history.begin;
-    penalise(p, row, history, history.begin + clamp_to(p.history_prompt_len[row], 0, length));
-  }
   for (int i = banned.begin + static_cast<int>(threadIdx.x); i < banned.end; i += kThreads) {
     const std::int32_t token = p.banned_tokens[i];
-    if (token >= 0 && token < p.rows.vocab_size) to[token] = -INFINITY;
+    const bool known = token >= 0 && token < p.rows.vocab_size;
+    if (known && ban_applies(p, banned, i, prompt_end, history.end)) to[token] = -INFINITY;
   }
 }
 

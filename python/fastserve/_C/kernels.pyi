@@ -63,7 +63,7 @@ def rope_kv_write(q: numpy.ndarray | torch.Tensor, k: numpy.ndarray | torch.Tens
     """
     Normalise and rotate q in place, k on its way into kv_cache; write v into kv_cache.
     """
-def sample(logits: numpy.ndarray | torch.Tensor, settings: typing.Annotated[collections.abc.Sequence[numpy.ndarray | torch.Tensor], "FixedSize(7)"], seeds: numpy.ndarray | torch.Tensor, counters: numpy.ndarray | torch.Tensor, history_start: numpy.ndarray | torch.Tensor, history_tokens: numpy.ndarray | torch.Tensor, history_prompt_len: numpy.ndarray | torch.Tensor, banned_start: numpy.ndarray | torch.Tensor, banned_tokens: numpy.ndarray | torch.Tensor, out: numpy.ndarray | torch.Tensor, *, workspace: numpy.ndarray | torch.Tensor | None = None, stream: typing.SupportsInt | typing.SupportsIndex = 0) -> None:
+def sample(logits: numpy.ndarray | torch.Tensor, settings: typing.Annotated[collections.abc.Sequence[numpy.ndarray | torch.Tensor], "FixedSize(7)"], seeds: numpy.ndarray | torch.Tensor, counters: numpy.ndarray | torch.Tensor, history_start: numpy.ndarray | torch.Tensor, history_tokens: numpy.ndarray | torch.Tensor, history_prompt_len: numpy.ndarray | torch.Tensor, banned_start: numpy.ndarray | torch.Tensor, banned_tokens: numpy.ndarray | torch.Tensor, bias_start: numpy.ndarray | torch.Tensor, bias_tokens: numpy.ndarray | torch.Tensor, bias_values: numpy.ndarray | torch.Tensor, only_biased: numpy.ndarray | torch.Tensor, out: numpy.ndarray | torch.Tensor, *, workspace: numpy.ndarray | torch.Tensor | None = None, stream: typing.SupportsInt | typing.SupportsIndex = 0) -> None:
     """
     Choose a token per row of logits; settings are arrays in the order of Setting, see kernels/sampling/sampling.h.
     """

@@ -8,6 +8,7 @@ import numpy as np
 
 from fastserve.engine.request import pack_token_ids, unpack_token_ids
 from fastserve.errors import InvalidArgumentError
+from fastserve.tokenizer import Tokenizer
 from fastserve.types import EngineInfo, SamplingParams
 
 _MASK_64 = 2**64 - 1
@@ -39,11 +40,41 @@ def check_prompt(token_ids: Sequence[int], info: EngineInfo) -> "array[int]":
 def sequence_sampling(sampling: SamplingParams, index: int) -> SamplingParams:
     """Return the parameters of one of the n completions, as the engine gets them.
 
-    Stop strings stay in the frontend: the engine knows no text. Completion 0 keeps the seed, so that it is the same for
+    Stop strings and bad words stay in the frontend: the engine knows no text. Completion 0 keeps the seed, so that it is the same for
     every n.
     """
     seed = sampling.seed if sampling.seed is None or index == 0 else _derived_seed(sampling.seed, index)
-    return replace(sampling, n=1, seed=seed, stop=())
+    return replace(sampling, n=1, seed=seed, stop=(), bad_words=())
+
+
+def check_sampling(sampling: SamplingParams, info: EngineInfo) -> None:
+    """Refuse what no output of the model can follow.
+
+    Raises:
+        InvalidArgumentError: `logit_bias` or `allowed_token_ids` names a token outside the vocabulary.
+    """
+    named = {"logit_bias": tuple(sampling.logit_bias), "allowed_token_ids": sampling.allowed_token_ids or ()}
+    for name, token_ids in named.items():
+        if token_ids and max(token_ids) >= info.vocab_size:
+            raise InvalidArgumentError(
+                f"{name} must name token ids between 0 and {info.vocab_size - 1}, got {max(token_ids)}"
+            )
+
+
+def bad_word_ids(words: Sequence[str], tokenizer: Tokenizer, vocab_size: int) -> tuple[tuple[int, ...], ...]:
+    """Return the sequences of tokens that the model could write for words, at the beginning of a text and within it.
+
+    As vLLM does: each word as it is, and after a space where that gives another first token and no more tokens. Sequences
+    with a token outside the vocabulary cannot be written and are left out.
+    """
+    found: list[tuple[int, ...]] = []
+    for word in words:
+        bare = tuple(tokenizer.encode(word.lstrip(), add_special_tokens=False))
+        spaced = tuple(tokenizer.encode(" " + word.lstrip(), add_special_tokens=False))
+        found.append(bare)
+        if len(spaced) == len(bare) and spaced[:1] != bare[:1]:
+            found.append(spaced)
+    return tuple(ids for ids in dict.fromkeys(found) if ids and max(ids) < vocab_size)
 
 
 def _derived_seed(seed: int, index: int) -> int:

@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator, Iterable, Sequence
 from typing import Self
 
 from fastserve.config import EngineConfig
-from fastserve.engine.admission import check_prompt
+from fastserve.engine.admission import bad_word_ids, check_prompt, check_sampling
 from fastserve.engine.client import CLOSE_GRACE_S, EngineClient, EngineListener, Facts, ProgressCallback
 from fastserve.engine.output_processor import OutputProcessor
 from fastserve.engine.prepare import Prepared, named_as_asked, prepare_async
@@ -128,13 +128,14 @@ class AsyncEngine:
             watch: also yield an event when a completion is parked, resumed or moved; only the newest of each completion.
         Raises:
             InvalidArgumentError: a prompt is empty or too long or has ids outside the vocabulary (raised by this call), or
-                the request is invalid (raised by the iterator).
+                `sampling` names tokens outside of it; the request is invalid (raised by the iterator).
             OverloadedError: the engine is draining (raised by this call), or its queue is full (by the iterator).
             EngineDeadError: the engine has ended, or ends while the request runs.
             RequestFailedError: the engine could not accept the request.
         """
         self._check_open()
         checked = [check_prompt(prompt, self.info) for prompt in prompts]
+        check_sampling(sampling, self.info)
         return self._generate(request_id, checked, sampling, scheduling, watch=watch)
 
     async def abort(self, request_id: str) -> bool:
@@ -185,9 +186,14 @@ class AsyncEngine:
         *,
         watch: bool,
     ) -> AsyncGenerator[CompletionDelta | RequestEvent, None]:
+        bans: tuple[tuple[int, ...], ...] = ()
+        if sampling.bad_words:
+            bans = await asyncio.to_thread(bad_word_ids, sampling.bad_words, self.tokenizer, self.info.vocab_size)
         self._check_open()
         waker = _Waker()
-        request = self._requests.add(request_id, prompts, sampling, scheduling, watch=watch, wake=waker.wake)
+        request = self._requests.add(
+            request_id, prompts, sampling, scheduling, watch=watch, wake=waker.wake, bad_word_ids=bans
+        )
         self._count_generating(1)
         try:
             for sequence in request.sequences:

@@ -187,6 +187,7 @@ class EngineCore:
                 sampling=sampling,
                 seed=seed,
                 stop_token_ids=(*end_tokens, *sampling.stop_token_ids),
+                bad_word_ids=request.bad_word_ids,
             )
         )
 

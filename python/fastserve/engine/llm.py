@@ -6,7 +6,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from typing import Self, cast
 
-from fastserve.engine.admission import check_prompt
+from fastserve.engine.admission import bad_word_ids, check_prompt, check_sampling
 from fastserve.engine.console import BatchProgress, StartProgress, deferred_interrupt
 from fastserve.engine.options import engine_config
 from fastserve.engine.output_processor import LiveRequest, OutputProcessor
@@ -162,6 +162,7 @@ class LLM:
             if not isinstance(prompt, Sequence):
                 raise InvalidArgumentError(f"a prompt must be a text or a list of token ids, got {prompt!r:.100}")
             job.token_ids = check_prompt(prompt, self.info)
+            check_sampling(job.sampling, self.info)
         except InvalidArgumentError as error:
             job.error = str(error)
 
@@ -171,7 +172,8 @@ class LLM:
         waiting: deque[EngineRequest] = deque()
         for i, job in enumerate(jobs):
             if job.error is None:
-                job.request = self._requests.add(str(i), [job.token_ids], job.sampling)
+                bans = bad_word_ids(job.sampling.bad_words, self.tokenizer, self.info.vocab_size)
+                job.request = self._requests.add(str(i), [job.token_ids], job.sampling, bad_word_ids=bans)
                 waiting += job.request.sequences
         with BatchProgress(len(jobs), shown=use_tqdm) as progress, deferred_interrupt() as interrupt:
             progress.add(num_tokens=0, num_finished=sum(job.request is None for job in jobs))

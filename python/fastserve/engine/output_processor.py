@@ -242,6 +242,7 @@ class OutputProcessor:
         *,
         watch: bool = False,
         wake: Callable[[], None] | None = None,
+        bad_word_ids: tuple[tuple[int, ...], ...] = (),
     ) -> LiveRequest:
         """Register the prompts of a call; its `sequences` are to be sent to the engine.
 
@@ -252,6 +253,7 @@ class OutputProcessor:
             scheduling: likewise.
             watch: events of the scheduler are wanted.
             wake: called by `LiveRequest.wake_up`.
+            bad_word_ids: sequences of tokens that no output must contain; for `sampling.bad_words`.
         Raises:
             InvalidArgumentError: a live request has this id.
         """
@@ -265,7 +267,7 @@ class OutputProcessor:
         for prompt in prompts:
             packed = pack_token_ids(prompt)
             for sample in samples:
-                sequences.append(EngineRequest(next(self._ids), packed, sample, scheduling, watch))
+                sequences.append(EngineRequest(next(self._ids), packed, sample, scheduling, watch, bad_word_ids))
                 completions.append(Completion(request, len(completions), sampling, self._detokenizer(prompt, sampling)))
         request.sequences, request.completions = tuple(sequences), tuple(completions)
         self._requests[request_id] = request

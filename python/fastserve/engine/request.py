@@ -19,9 +19,10 @@ class EngineRequest:
     Attributes:
         request_id: unique among live requests; chosen by the frontend.
         prompt: packed int32 ids, 1..max_model_len - 1 of them, each inside the vocabulary.
-        sampling: without what the frontend does itself: n = 1, no stop strings.
+        sampling: without what the frontend does itself: n = 1, no stop strings, no bad words.
         scheduling: its deadline counts from when the core takes the request.
         watch: report changes of its place in the scheduler as `Event`.
+        bad_word_ids: sequences of tokens that the output must not contain.
     """
 
     request_id: int
@@ -29,6 +30,7 @@ class EngineRequest:
     sampling: SamplingParams
     scheduling: SchedulingParams = _DEFAULT_SCHEDULING
     watch: bool = False
+    bad_word_ids: tuple[tuple[int, ...], ...] = ()
 
     def __post_init__(self) -> None:
         if not self.prompt or len(self.prompt) % TOKEN_BYTES:

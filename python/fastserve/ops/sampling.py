@@ -42,10 +42,14 @@ class SamplingBatch:
         counters: int64; position of the token to draw. The number drawn depends on (seed, counter) alone, so a request
             that is preempted, resumed or batched with others samples the same tokens.
         history_start: int32 `[num_rows + 1]`.
-        history_tokens: int32; prompt, then output so far, for rows with penalties.
+        history_tokens: int32; prompt, then output so far, for rows with penalties or banned sequences.
         history_prompt_len: int32; how many of the row's history tokens are prompt.
         banned_start: int32 `[num_rows + 1]`.
-        banned_tokens: int32; never sampled.
+        banned_tokens: int32; never sampled. Entries `~id` before a token: it is banned only where the output ends in these.
+        bias_start: int32 `[num_rows + 1]`.
+        bias_tokens: int32, each token of a row once.
+        bias_values: float32, one per bias token; added to its logit.
+        only_biased: int32; not 0 = of a row that has bias tokens, no others are sampled.
     """
 
     temperature: Array
@@ -62,6 +66,15 @@ class SamplingBatch:
     history_prompt_len: Array
     banned_start: Array
     banned_tokens: Array
+    bias_start: Array
+    bias_tokens: Array
+    bias_values: Array
+    only_biased: Array
+
+    @property
+    def has_lists(self) -> bool:
+        """Whether any row has history, banned or bias tokens."""
+        return len(self.history_tokens) + len(self.banned_tokens) + len(self.bias_tokens) > 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +96,7 @@ class TokenLogprobs:
 
 
 def sampling_workspace_bytes(num_rows: int, vocab_size: int, *, changes_logits: bool) -> int:
-    """Bytes of GPU memory that `sample` and `token_logprobs` need; `changes_logits` with any history or banned token."""
+    """Bytes of GPU memory that `sample` and `token_logprobs` need; `changes_logits` with any list of tokens."""
     return kernels.sampling_workspace_bytes(num_rows, vocab_size, changes_logits)
 
 
@@ -94,7 +107,7 @@ def sample(
     out: Array | None = None,
     workspace: torch.Tensor | None = None,
 ) -> Array:
-    """Choose a token per row: penalties, bans, temperature, top_k, top_p, min_p, draw, in this order.
+    """Choose a token per row: biases, penalties, bans, temperature, top_k, top_p, min_p, draw, in this order.
 
     Tokens with equal logits are ordered by id, so greedy takes the lowest id and each filter keeps an exact set. A
     logit that is not finite is never sampled. `logits` are not changed.
@@ -107,14 +120,13 @@ def sample(
         workspace: on a GPU, uint8 of at least `sampling_workspace_bytes`; made when None. Contents need not be kept.
     Returns:
         int32 `[num_rows]`; where a row cannot be sampled, which the others do not notice, one of the negative numbers
-        above. Banned tokens outside the vocabulary have no effect, nor have those of a history on a GPU. On the CPU an
+        above. Banned and bias tokens outside the vocabulary have no effect, nor have those of a history on a GPU. On the CPU an
         array of numpy, on a GPU a tensor.
     Raises:
         InvalidArgumentError: a shape or dtype does not fit.
     """
     if isinstance(logits, torch.Tensor) and logits.is_cuda:
-        changes = len(batch.history_tokens) + len(batch.banned_tokens) > 0
-        workspace = workspace if workspace is not None else _workspace(logits, changes_logits=changes)
+        workspace = workspace if workspace is not None else _workspace(logits, changes_logits=batch.has_lists)
         out = out if out is not None else logits.new_empty(len(logits), dtype=torch.int32)
     elif out is None:
         out = np.empty(logits.shape[0], dtype=np.int32)
@@ -128,6 +140,10 @@ def sample(
         batch.history_prompt_len,
         batch.banned_start,
         batch.banned_tokens,
+        batch.bias_start,
+        batch.bias_tokens,
+        batch.bias_values,
+        batch.only_biased,
         out,
         workspace=workspace,
         stream=stream_of(logits),

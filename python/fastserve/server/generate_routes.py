@@ -83,6 +83,8 @@ def _generation(
     reader = state.prompt_reader()
     for prompt in prompts:
         reader.check_room(prompt, body.max_tokens_asked(), sampling.min_tokens)
+    reader.check_vocabulary(list(sampling.logit_bias), "logit_bias")
+    reader.check_vocabulary(list(sampling.allowed_token_ids or ()), "allowed_token_ids")
     return Generation(
         state,
         prompts,

@@ -182,7 +182,7 @@ class PromptReader:
         Raises:
             ApiError: 400.
         """
-        if min(ids) < 0 or max(ids) >= self._info.vocab_size:
+        if min(ids, default=0) < 0 or max(ids, default=0) >= self._info.vocab_size:
             message = f"{param} must hold token ids between 0 and {self._info.vocab_size - 1}"
             raise bad_request(message, param, "invalid_value")
 

@@ -18,6 +18,7 @@ class RequestStart:
         sampling: its settings.
         seed: of its random numbers, 64 bits.
         stop_token_ids: tokens that may end it, the model's own among them; none is sampled before `sampling.min_tokens`.
+        bad_word_ids: sequences of tokens that its output must not contain.
     """
 
     slot: int
@@ -26,6 +27,7 @@ class RequestStart:
     sampling: SamplingParams
     seed: int
     stop_token_ids: tuple[int, ...] = ()
+    bad_word_ids: tuple[tuple[int, ...], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,10 +21,12 @@ _COLUMNS = {
     "prompt_len": np.int32,
     "min_tokens": np.int32,  # 0 without tokens to ban
     "has_history": np.bool_,
+    "only_biased": np.int32,  # not 0: no others than the tokens of its list are sampled
 }
 _PENALTIES = {"repetition_penalty": 1.0, "presence_penalty": 0.0, "frequency_penalty": 0.0}
 """Settings that depend on the token history, with the value that switches each off."""
 _NO_TOKENS = np.empty(0, np.int32)
+_NO_VALUES = np.empty(0, np.float32)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +53,10 @@ class RequestTable:
         self._columns: dict[str, np.ndarray] = {name: np.zeros(FIRST_SLOTS, dtype) for name, dtype in _COLUMNS.items()}
         self._num_slots = FIRST_SLOTS
         self._used: set[int] = set()
-        self._history: dict[int, np.ndarray] = {}  # prompt and output of those with penalties, as far as known
-        self._banned: dict[int, np.ndarray] = {}  # of those with min_tokens
+        self._history: dict[int, np.ndarray] = {}  # prompt and output, as far as known, of those with `has_history`
+        self._early: dict[int, np.ndarray] = {}  # tokens banned before min_tokens
+        self._bad_words: dict[int, np.ndarray] = {}  # sequences banned throughout, as the sampler takes them
+        self._biases: dict[int, tuple[np.ndarray, np.ndarray]] = {}  # tokens and what is added to their logits
         self._unusable: dict[int, str] = {}  # why an entry could not be written
 
     def __len__(self) -> int:
@@ -69,7 +73,7 @@ class RequestTable:
             if slot not in self._used:
                 raise InternalError(f"slot {slot} of the request table is freed but not in use")
             self._used.remove(slot)
-            for lists in (self._history, self._banned, self._unusable):
+            for lists in (self._history, self._early, self._bad_words, self._biases, self._unusable):
                 lists.pop(slot, None)
         for start in changes.started:
             if start.slot in self._used:
@@ -94,6 +98,7 @@ class RequestTable:
         column = self._columns
         history_start, history_tokens, history_prompt_len = self._histories(slots, lengths)
         banned_start, banned_tokens = self._bans(slots, lengths)
+        bias_start, bias_tokens, bias_values = self._biases_of(slots)
         batch = SamplingBatch(
             **{name: column[name].take(slots) for name in SETTINGS},
             seeds=column["seeds"].take(slots),
@@ -103,6 +108,10 @@ class RequestTable:
             history_prompt_len=history_prompt_len,
             banned_start=banned_start,
             banned_tokens=banned_tokens,
+            bias_start=bias_start,
+            bias_tokens=bias_tokens,
+            bias_values=bias_values,
+            only_biased=column["only_biased"].take(slots),
         )
         return SamplingEntries(batch, column["num_logprobs"].take(slots))
 
@@ -133,6 +142,7 @@ class RequestTable:
         column["num_logprobs"][slot] = -1 if sampling.logprobs is None else sampling.logprobs
         column["prompt_len"][slot] = len(start.prompt)
         has_history = any(column[name][slot] != neutral for name, neutral in _PENALTIES.items())
+        has_history |= any(len(word) > 1 for word in start.bad_word_ids)
         column["has_history"][slot] = has_history
         column["min_tokens"][slot] = sampling.min_tokens if start.stop_token_ids else 0
         if has_history:
@@ -140,7 +150,14 @@ class RequestTable:
             history[: len(start.prompt)] = start.prompt
             self._history[slot] = history
         if sampling.min_tokens and start.stop_token_ids:
-            self._banned[slot] = np.array(start.stop_token_ids, np.int32)
+            self._early[slot] = np.array(start.stop_token_ids, np.int32)
+        if start.bad_word_ids:
+            self._bad_words[slot] = np.array([i for word in start.bad_word_ids for i in _as_ban(word)], np.int32)
+        biases, allowed = sampling.logit_bias, sampling.allowed_token_ids
+        column["only_biased"][slot] = allowed is not None
+        if biases or allowed is not None:
+            tokens = np.array(list(biases) if allowed is None else list(dict.fromkeys(allowed)), np.int32)
+            self._biases[slot] = tokens, np.array([biases.get(i, 0.0) for i in tokens.tolist()], np.float32)
 
     def _check_usable(self, slots: np.ndarray) -> None:
         for slot in slots.tolist():
@@ -158,16 +175,30 @@ class RequestTable:
         return _starts(np.where(wanted, lengths, 0)), np.concatenate(parts), prompt_len
 
     def _bans(self, slots: np.ndarray, lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Starts int32[S + 1] and tokens that end a request before its min_tokens."""
-        if not self._banned:
+        """Starts int32[S + 1] and tokens: those that would end a request before its min_tokens, and bad words."""
+        if not self._early and not self._bad_words:
             return np.zeros(len(slots) + 1, np.int32), _NO_TOKENS
         column = self._columns
-        wanted = lengths - column["prompt_len"].take(slots) < column["min_tokens"].take(slots)
-        sizes, parts = np.zeros(len(slots), np.int32), [_NO_TOKENS]
-        for entry in wanted.nonzero()[0].tolist():
-            parts.append(self._banned[int(slots[entry])])
-            sizes[entry] = len(parts[-1])
-        return _starts(sizes), np.concatenate(parts)
+        early = lengths - column["prompt_len"].take(slots) < column["min_tokens"].take(slots)
+        parts, none = [_NO_TOKENS], _NO_TOKENS
+        for slot, is_early in zip(slots.tolist(), early.tolist(), strict=True):
+            bad_words = self._bad_words.get(slot, none)
+            parts.append(np.concatenate([self._early[slot], bad_words]) if is_early else bad_words)
+        return _starts(np.array([len(part) for part in parts[1:]], np.int32)), np.concatenate(parts)
+
+    def _biases_of(self, slots: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Starts int32[S + 1], tokens, and what is added to their logits."""
+        if not self._biases:
+            return np.zeros(len(slots) + 1, np.int32), _NO_TOKENS, _NO_VALUES
+        none = _NO_TOKENS, _NO_VALUES
+        found = [none, *(self._biases.get(slot, none) for slot in slots.tolist())]
+        starts = _starts(np.array([len(tokens) for tokens, _ in found[1:]], np.int32))
+        return starts, np.concatenate([tokens for tokens, _ in found]), np.concatenate([values for _, values in found])
+
+
+def _as_ban(word: tuple[int, ...]) -> list[int]:
+    """A sequence as the sampler takes it: the last token is banned where the output ends in the others, written as ~id."""
+    return [*(~token for token in word[:-1]), word[-1]]
 
 
 def _starts(sizes: np.ndarray) -> np.ndarray:

@@ -119,4 +119,8 @@ def greedy_row(device: torch.device) -> SamplingBatch:
         history_prompt_len=on_device(0, np.int32),
         banned_start=on_device(0, np.int32, 2),
         banned_tokens=on_device(0, np.int32, 0),
+        bias_start=on_device(0, np.int32, 2),
+        bias_tokens=on_device(0, np.int32, 0),
+        bias_values=on_device(0, np.float32, 0),
+        only_biased=on_device(0, np.int32),
     )

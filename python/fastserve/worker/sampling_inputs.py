@@ -7,10 +7,16 @@ from fastserve.ops.sampling import SETTINGS, SamplingBatch
 from fastserve.worker.device import Device
 from fastserve.worker.step_inputs import Field, PackedInputs
 
-FIRST_TOKENS = 4096  # room for history and banned tokens at first; it grows with the need
+FIRST_TOKENS = 4096  # room for each list of tokens at first; it grows with the need
 
-_PER_ENTRY = SETTINGS | {"seeds": np.int64, "counters": np.int64, "history_prompt_len": np.int32}
-_STARTS = ("history_start", "banned_start")
+_PER_ENTRY = SETTINGS | {
+    "seeds": np.int64,
+    "counters": np.int64,
+    "history_prompt_len": np.int32,
+    "only_biased": np.int32,
+}
+_STARTS = ("history_start", "banned_start", "bias_start")
+_LISTS = {"history_tokens": np.int32, "banned_tokens": np.int32, "bias_tokens": np.int32, "bias_values": np.float32}
 
 
 def sampling_fields(max_num_seqs: int) -> list[Field]:
@@ -22,8 +28,8 @@ def sampling_fields(max_num_seqs: int) -> list[Field]:
 class SamplingInputs:
     """Packs the sampling entries of plans; used by one thread.
 
-    Settings travel with the other inputs of a step. Histories and banned tokens, which most steps do not have and which
-    may be long, travel apart, in a buffer that grows.
+    Settings travel with the other inputs of a step. Lists of tokens, which most steps do not have and which may be long,
+    travel apart, in a buffer that grows.
     """
 
     def __init__(self, device: Device, inputs: PackedInputs, max_num_seqs: int) -> None:
@@ -31,7 +37,7 @@ class SamplingInputs:
         self._device = device
         self._inputs = inputs
         self._max_num_seqs = max_num_seqs
-        self._lists = self._make_lists(FIRST_TOKENS, FIRST_TOKENS)
+        self._lists = self._make_lists(dict.fromkeys(_LISTS, FIRST_TOKENS))
 
     def put(self, batch: SamplingBatch) -> None:
         """Pack the settings of a step's entries (numpy arrays); call it between `begin` and `send` of the inputs."""
@@ -49,24 +55,22 @@ class SamplingInputs:
         Returns:
             Arrays on the device that hold the same when later work of its stream runs.
         """
-        history, banned = len(batch.history_tokens), len(batch.banned_tokens)
-        if history or banned:
+        if batch.has_lists:
             self._send_lists(batch, sources, previous_sampled)
         count = len(sources)
         return SamplingBatch(
             **{name: self._inputs.view(name, count) for name in _PER_ENTRY},
             **{name: self._inputs.view(name, count + 1) for name in _STARTS},
-            history_tokens=self._lists.view("history_tokens", history),
-            banned_tokens=self._lists.view("banned_tokens", banned),
+            **{name: self._lists.view(name, len(getattr(batch, name))) for name in _LISTS},
         )
 
     def _send_lists(self, batch: SamplingBatch, sources: np.ndarray, previous_sampled: torch.Tensor) -> None:
-        self._make_room(len(batch.history_tokens), len(batch.banned_tokens))
+        self._make_room({name: len(getattr(batch, name)) for name in _LISTS})
         last, last_sources = _sampled_before(batch, sources)
         lists = self._lists
         lists.begin()
-        lists.put("history_tokens", np.asarray(batch.history_tokens))
-        lists.put("banned_tokens", np.asarray(batch.banned_tokens))
+        for name in _LISTS:
+            lists.put(name, np.asarray(getattr(batch, name)))
         lists.put("last_index", last)
         lists.put("last_source", last_sources)
         lists.send()
@@ -74,15 +78,14 @@ class SamplingInputs:
             tokens = previous_sampled.index_select(0, lists.view("last_source", len(last)))
             lists.view("history_tokens").index_copy_(0, lists.view("last_index", len(last)), tokens.clamp_min(0))
 
-    def _make_room(self, history: int, banned: int) -> None:
-        if not self._lists.fits("history_tokens", history) or not self._lists.fits("banned_tokens", banned):
+    def _make_room(self, sizes: dict[str, int]) -> None:
+        if not all(self._lists.fits(name, size) for name, size in sizes.items()):
             self._device.synchronize()  # copies may still read the host side of the old ones
-            self._lists = self._make_lists(max(FIRST_TOKENS, 2 * history), max(FIRST_TOKENS, 2 * banned))
+            self._lists = self._make_lists({name: max(FIRST_TOKENS, 2 * size) for name, size in sizes.items()})
 
-    def _make_lists(self, history_tokens: int, banned_tokens: int) -> PackedInputs:
+    def _make_lists(self, sizes: dict[str, int]) -> PackedInputs:
         fields = [
-            Field("history_tokens", np.int32, history_tokens),
-            Field("banned_tokens", np.int32, banned_tokens),
+            *(Field(name, dtype, sizes[name]) for name, dtype in _LISTS.items()),
             Field("last_index", np.int64, self._max_num_seqs),
             Field("last_source", np.int32, self._max_num_seqs),
         ]

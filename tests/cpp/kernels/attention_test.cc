@@ -96,12 +96,14 @@ TEST_P(PagedKernels, SamplingStaysWithinItsRow) {
                frequency = rows(0.1f);
     const Tensor<std::int64_t> seeds({3}, DType::kInt64, 3), counters({3}, DType::kInt64, 4);
     const auto history_start = ints({0, 2, 2, 4}), history = ints({0, 0, 0, 0}), prompt_len = ints({1, 0, 2});
-    const auto banned_start = ints({0, 0, 0, 1}), banned = ints({0});
+    const auto banned_start = ints({0, 0, 2, 5}), banned = ints({~0, 0, 0, ~0, 1});
+    const auto bias_start = ints({0, 1, 1, 2}), biased = ints({0, 1 << 30}), only_biased = ints({0, 1, 0});
+    const Tensor<float> biases({2}, DType::kFloat32, 2.0f);
     auto tokens = ints({7, 7, 7});
     const SamplingSettings settings{temperature.view, top_k.view,    top_p.view,    min_p.view,
                                     repetition.view,  presence.view, frequency.view};
     sample({logits.view, settings, seeds.view, counters.view, history_start.view, history.view, prompt_len.view,
-            banned_start.view, banned.view, tokens.view},
+            banned_start.view, banned.view, bias_start.view, biased.view, biases.view, only_biased.view, tokens.view},
            0, pool_);
     for (const std::int32_t token : tokens.data) EXPECT_LT(token, vocab_size);
     EXPECT_EQ(tokens.data[2] == -1, vocab_size == 1);  // its only token is NaN and banned

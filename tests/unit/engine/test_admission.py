@@ -2,7 +2,7 @@
 
 import pytest
 
-from fastserve.engine.admission import check_prompt, sequence_sampling
+from fastserve.engine.admission import bad_word_ids, check_prompt, check_sampling, sequence_sampling
 from fastserve.errors import InvalidArgumentError
 from fastserve.types import SamplingParams
 from tests.unit.engine.test_protocol import INFO
@@ -52,3 +52,27 @@ def test_without_a_seed_the_engine_chooses() -> None:
 def test_stop_strings_stay_in_the_frontend() -> None:
     assert sequence_sampling(SamplingParams(stop=("x",), stop_token_ids=(3,)), 0).stop == ()
     assert sequence_sampling(SamplingParams(stop=("x",), stop_token_ids=(3,)), 0).stop_token_ids == (3,)
+
+
+class SpacedTokenizer:
+    """Characters are tokens; a space and the letter after it are one, but for "z"; "~" is in no vocabulary."""
+
+    def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
+        assert not add_special_tokens
+        spaced = text.startswith(" ") and not text.startswith(" z")
+        rest = text[2:] if spaced else text
+        return [100 + ord(text[1])] * spaced + [900 if char == "~" else ord(char) - 90 for char in rest]
+
+
+def test_bad_words_are_banned_at_the_beginning_and_within_a_text():
+    found = bad_word_ids(["ab", "  ab", "zb", "a~"], SpacedTokenizer(), 300)
+    assert found == ((7, 8), (100 + ord("a"), 8), (32, 8))
+
+
+def test_tokens_outside_the_vocabulary_are_refused_by_their_field():
+    check_sampling(SamplingParams(logit_bias={INFO.vocab_size - 1: 1.0}), INFO)
+    for fields in ({"logit_bias": {1: 0.0, INFO.vocab_size: 1.0}}, {"allowed_token_ids": (1, INFO.vocab_size)}):
+        with pytest.raises(
+            InvalidArgumentError, match=rf"^{next(iter(fields))} must name token ids .* got {INFO.vocab_size}"
+        ):
+            check_sampling(SamplingParams(**fields), INFO)

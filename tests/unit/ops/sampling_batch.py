@@ -27,7 +27,7 @@ def settings(num_rows: int, **changes: Any) -> ops.SamplingBatch:
     Args:
         num_rows: rows of logits.
         changes: arrays of SamplingBatch as scalars or one value per row; `prompts`, `outputs` and `banned`: a list of
-            tokens per row.
+            tokens per row; `biases`: a bias per token of each row; `only_biased`: one value per row.
     """
     arrays = {
         name: np.broadcast_to(np.asarray(changes.get(name, value), dtype=dtype), (num_rows,)).copy()
@@ -36,6 +36,7 @@ def settings(num_rows: int, **changes: Any) -> ops.SamplingBatch:
     prompts = changes.get("prompts", [[]] * num_rows)
     outputs = changes.get("outputs", [[]] * num_rows)
     banned = changes.get("banned", [[]] * num_rows)
+    biases = changes.get("biases", [{}] * num_rows)
     histories = [[*p, *o] for p, o in zip(prompts, outputs, strict=True)]
     return ops.SamplingBatch(
         **arrays,
@@ -44,6 +45,10 @@ def settings(num_rows: int, **changes: Any) -> ops.SamplingBatch:
         history_prompt_len=np.array([len(p) for p in prompts], dtype=np.int32),
         banned_start=_starts(banned),
         banned_tokens=_flat(banned),
+        bias_start=_starts(biases),
+        bias_tokens=_flat(biases),
+        bias_values=np.array([bias for of_row in biases for bias in of_row.values()], dtype=np.float32),
+        only_biased=np.broadcast_to(np.asarray(changes.get("only_biased", 0), np.int32), (num_rows,)).copy(),
     )
 
 
@@ -64,9 +69,9 @@ def sample(
     return ops.sample(logits, on_gpu, workspace=workspace).cpu().numpy()
 
 
-def _starts(lists: list[list[int]]) -> np.ndarray:
+def _starts(lists: list[Any]) -> np.ndarray:
     return np.cumsum([0, *map(len, lists)]).astype(np.int32)
 
 
-def _flat(lists: list[list[int]]) -> np.ndarray:
+def _flat(lists: list[Any]) -> np.ndarray:
     return np.array([token for tokens in lists for token in tokens], dtype=np.int32)

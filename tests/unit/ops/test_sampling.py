@@ -202,6 +202,36 @@ def test_banned_tokens_are_never_sampled(device, num_draws):
     assert sample(logits, settings(1, banned=[list(range(80))])).tolist() == [-1]
 
 
+def test_a_banned_sequence_is_banned_where_the_output_ends_in_its_beginning(device):
+    rows, order = torch.linspace(1.0, 0.0, 9).expand(7, -1), [[~7, ~8, 0]] * 7
+    prompts = [[], [], [7], [7, 8], [], [], []]
+    outputs = [[7, 8], [1, 7, 8], [8], [], [7, 8, 1], [8], []]
+    assert sample(rows, settings(7, banned=order, prompts=prompts, outputs=outputs)).tolist() == [1, 1, 0, 0, 0, 0, 0]
+    several = [[1, ~7, 0, ~8, 2, 3], [~8, 0, ~7, 1]]
+    assert sample(rows[:2], settings(2, banned=several, outputs=[[7], [7]])).tolist() == [2, 0]
+
+
+def test_biases_are_added_before_the_penalties(device):
+    row = torch.tensor([[2.0, 1.0, 0.0, -1.0]])
+    assert sample(row, settings(1, biases=[{1: 1.5}])).tolist() == [1]
+    assert sample(row, settings(1, biases=[{0: -100, 1: -100}])).tolist() == [2]
+    assert sample(row, settings(1, biases=[{3: 3.5}], outputs=[[3]], frequency_penalty=0.4)).tolist() == [3]
+    assert sample(row, settings(1, biases=[{3: 3.5}], outputs=[[3]], repetition_penalty=2.0)).tolist() == [0]
+    assert sample(row, settings(1, biases=[{0: -100, 4: 100, -1: 100, 2**31 - 1: 100}])).tolist() == [1]
+
+
+def test_where_only_biased_tokens_may_be_sampled_no_others_are(device, num_draws):
+    rows = torch.randn(3, 80)
+    best = rows.argmax(1).tolist()
+    only = settings(3, biases=[{5: 0.0, 70: 0.0}, {}, {5: 0.0}], only_biased=[1, 1, 0])
+    assert sample(rows, only).tolist() == [70 if rows[0, 70] > rows[0, 5] else 5, *best[1:]]
+    draws = draw_many(rows[0], num_draws, biases=[{5: 1.0, 70: 0.0}] * num_draws, only_biased=1, temperature=2.0)
+    pair = torch.softmax(torch.tensor([rows[0, 5] + 1.0, rows[0, 70]]).double() / 2.0, 0).cpu().numpy()
+    assert_distribution((draws == 70).astype(int), pair)
+    assert set(draws.tolist()) == {5, 70}
+    assert sample(rows[:1], settings(1, biases=[{5: 0.0}], only_biased=1, banned=[[5]])).tolist() == [-1]
+
+
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])
 @pytest.mark.parametrize("filters", [{}, {"temperature": 1.0}, {"temperature": 1.0, "top_k": 5, "top_p": 0.9}], ids=str)
 def test_logits_that_are_not_finite_are_never_sampled(device, bad, filters):
@@ -266,6 +296,8 @@ def test_a_row_with_a_history_outside_the_vocabulary_fails_alone(bad):
         ("history_start", [0, -1, 0, 0], [0, 1]),
         ("history_start", [0, 0, 9, 0], [1, 2]),
         ("banned_start", [0, 1, 0, 0], [1]),
+        ("bias_start", [0, 0, 9, 0], [1, 2]),
+        ("bias_start", [0, -1, 0, 0], [0, 1]),
         ("history_prompt_len", [0, 1, 0], [1]),
         ("history_prompt_len", [0, -1, 0], [1]),
     ],
@@ -286,8 +318,10 @@ def test_bans_of_tokens_outside_the_vocabulary_have_no_effect():
 
 def test_arrays_that_do_not_fit_are_refused():
     good = settings(2)
-    for name in ("temperature", "top_k", "seeds", "history_start", "history_prompt_len"):
+    for name in ("temperature", "top_k", "seeds", "history_start", "history_prompt_len", "bias_start", "only_biased"):
         with pytest.raises(InvalidArgumentError, match=name.removesuffix("_start")):
             sample(torch.zeros(2, 10), replace(good, **{name: getattr(good, name)[:-1]}))
+    with pytest.raises(InvalidArgumentError, match="bias_values"):
+        sample(torch.zeros(2, 10), replace(good, bias_values=np.zeros(1, np.float32)))
     with pytest.raises(InvalidArgumentError, match="logits must be float32"):
         sample(torch.zeros(2, 10, dtype=torch.float64).half(), good)

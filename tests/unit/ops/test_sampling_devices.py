@@ -60,8 +60,7 @@ def assert_the_tokens_of_the_cpu(gpu, logits, batch):
     wide = torch.full((num_rows, vocab_size + 3), torch.nan)
     wide[:, :vocab_size] = logits
     on_gpu = wide.to(gpu)
-    changes = len(batch.history_tokens) + len(batch.banned_tokens) > 0
-    size = ops.sampling_workspace_bytes(num_rows, vocab_size, changes_logits=changes)
+    size = ops.sampling_workspace_bytes(num_rows, vocab_size, changes_logits=batch.has_lists)
     workspace = torch.full((size,), 0xFF, dtype=torch.uint8, device=gpu)
     assert sample(on_gpu[:, :vocab_size], batch, workspace=workspace).tolist() == sample(logits, batch).tolist()
     assert torch.equal(on_gpu.cpu().view(torch.int32), wide.view(torch.int32)), "logits were changed"
@@ -121,6 +120,22 @@ def test_penalties_and_bans_equal_those_of_the_cpu(gpu, generator, vocab_size, n
     assert_the_tokens_of_the_cpu(gpu, torch.randn(len(rows), vocab_size), batch)
 
 
+def test_biases_and_banned_sequences_equal_those_of_the_cpu(gpu, generator):
+    rows = [row for row in FILTERS for _ in range(2)]
+    outputs = generator.integers(0, 4, (len(rows), 6)).tolist()
+    banned = [
+        [~2, ~tokens[-1], token, ~tokens[-1], 3, ~tokens[-2], ~tokens[-1], 4] for token, tokens in enumerate(outputs)
+    ]
+    biases = [
+        dict(zip(range(0, 70, 5), generator.normal(0, 3, 14), strict=True)) if i % 3 else {} for i in range(len(rows))
+    ]
+    batch = batch_of(
+        rows, generator, banned=banned, outputs=outputs, biases=biases, only_biased=np.arange(len(rows)) % 2,
+        prompts=[[2]] * len(rows), repetition_penalty=1.0 + 0.3 * (np.arange(len(rows)) % 4 == 0),
+    )  # fmt: skip
+    assert_the_tokens_of_the_cpu(gpu, torch.randn(len(rows), 65), batch)
+
+
 def test_tokens_outside_the_vocabulary_are_left_out(gpu):
     logits = torch.linspace(1.0, 0.0, 100)[None]
     batch = settings(1, frequency_penalty=0.5, prompts=[[5, 6]], outputs=[[0, 0, 2]], banned=[[1, 3]])
@@ -131,6 +146,9 @@ def test_tokens_outside_the_vocabulary_are_left_out(gpu):
         history_start=np.array([0, 8], dtype=np.int32),
         banned_tokens=np.append(batch.banned_tokens, np.int32(100)),
         banned_start=np.array([0, 1000], dtype=np.int32),  # longer than its array
+        bias_tokens=np.array([-1, 100, 1 << 30], dtype=np.int32),
+        bias_values=np.full(3, 100, dtype=np.float32),
+        bias_start=np.array([0, 1000], dtype=np.int32),
     )
     assert expected.tolist() == [4]
     assert sample(logits.to(gpu), strange).tolist() == [4]

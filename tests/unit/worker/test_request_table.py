@@ -22,7 +22,15 @@ class Engine:
         )
         self.table = RequestTable()
 
-    def add(self, request_id: int, prompt: list[int], *, seed: int = 0, **sampling: object) -> int:
+    def add(
+        self,
+        request_id: int,
+        prompt: list[int],
+        *,
+        seed: int = 0,
+        bad_word_ids: tuple[tuple[int, ...], ...] = (),
+        **sampling: object,
+    ) -> int:
         tokens = np.array(prompt, np.int32)
         options = RequestOptions(max_tokens=8, ignore_eos=True)
         slot = self.scheduler.add(request_id, tokens, options, now_s=0.0)
@@ -33,6 +41,7 @@ class Engine:
             sampling=SamplingParams(**sampling),
             seed=seed,
             stop_token_ids=(EOS, 8),
+            bad_word_ids=bad_word_ids,
         )
         self.table.apply(RequestChanges((start,)))
         return slot
@@ -113,7 +122,8 @@ def test_entries_follow_the_slots_of_a_part_of_a_plan():
 
 def test_a_slot_is_written_again_after_it_was_freed_and_keeps_nothing():
     engine = Engine()
-    slot = engine.add(1, [1, 2], presence_penalty=1.0, min_tokens=3)
+    lists = {"bad_word_ids": ((3,),), "logit_bias": {4: 1.0}, "allowed_token_ids": (4,)}
+    slot = engine.add(1, [1, 2], presence_penalty=1.0, min_tokens=3, **lists)
     engine.table.apply(RequestChanges(ended=(slot,)))
     assert len(engine.table) == 0
     start = RequestStart(
@@ -121,7 +131,8 @@ def test_a_slot_is_written_again_after_it_was_freed_and_keeps_nothing():
     )
     engine.table.apply(RequestChanges((start,)))
     batch = engine.table.entries(engine.plan()).batch
-    assert batch.history_tokens.size == batch.banned_tokens.size == 0
+    assert not batch.has_lists
+    assert batch.only_biased.tolist() == [0]
     assert batch.presence_penalty.tolist() == [0.0]
 
 
@@ -172,3 +183,30 @@ def test_an_entry_that_cannot_be_written_fails_where_its_request_is_sampled():
         engine.table.entries(plan)
     assert engine.table.entries(plan.slice(0, 1)).batch.temperature.tolist() == [1.0]
     engine.table.apply(RequestChanges(ended=(bad,)))
+
+
+def test_bad_words_are_banned_throughout_and_need_the_history_where_they_have_several_tokens():
+    engine = Engine()
+    engine.add(1, [1, 2], bad_word_ids=((30,),))
+    engine.add(2, [4, 5], bad_word_ids=((30, 31, 32), (33,)), min_tokens=1)
+    first = engine.plan()
+    batch = engine.table.entries(first).batch
+    assert batch.banned_start.tolist() == [0, 1, 7]
+    assert batch.banned_tokens.tolist() == [30, EOS, 8, ~30, ~31, 32, 33]
+    assert batch.history_start.tolist() == [0, 0, 2]
+    engine.commit(first, [40, 50])
+    batch = engine.table.entries(engine.plan()).batch
+    assert batch.banned_tokens.tolist() == [30, ~30, ~31, 32, 33]
+    assert batch.history_tokens.tolist() == [4, 5, 50]
+
+
+def test_biases_and_allowed_tokens_are_one_list():
+    engine = Engine()
+    engine.add(1, [1, 2], logit_bias={5: 1.5, 6: -2.0})
+    engine.add(2, [1, 2], logit_bias={5: 1.5, 6: -2.0}, allowed_token_ids=(6, 9, 6))
+    engine.add(3, [1, 2])
+    batch = engine.table.entries(engine.plan()).batch
+    assert batch.bias_start.tolist() == [0, 2, 4, 4]
+    assert batch.bias_tokens.tolist() == [5, 6, 6, 9]
+    assert batch.bias_values.tolist() == [1.5, -2.0, -2.0, 0.0]
+    assert batch.only_biased.tolist() == [0, 1, 0]

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from fastserve.server.errors import ApiError, bad_request
-from fastserve.types import MAX_STOP_STRINGS, MAX_STOP_TOKEN_IDS
+from fastserve.types import MAX_BAD_WORDS, MAX_BIASED_TOKENS, MAX_STOP_STRINGS, MAX_STOP_TOKEN_IDS
 
 MAX_JSON_DEPTH = 32
 # Objects, lists and strings. The longest conversation of many clients, 4096 messages of 8 fields each, has half as many.
@@ -78,6 +78,9 @@ def check_shape(fields: dict[str, object]) -> None:
         _check_length("prompt", prompt, MAX_PROMPTS, "prompts; send several requests")
     _check_length("messages", fields.get("messages"), MAX_MESSAGES, "messages")
     _check_length("stop_token_ids", fields.get("stop_token_ids"), MAX_STOP_TOKEN_IDS, "ids")
+    _check_length("allowed_token_ids", fields.get("allowed_token_ids"), MAX_BIASED_TOKENS, "ids")
+    _check_length("logit_bias", fields.get("logit_bias"), MAX_BIASED_TOKENS, "tokens")
+    _check_length("bad_words", fields.get("bad_words"), MAX_BAD_WORDS, "words")
     stop = fields.get("stop")
     _check_length("stop", stop, MAX_STOP_STRINGS, "strings")
     for text in stop if isinstance(stop, list) else [stop]:
@@ -87,5 +90,5 @@ def check_shape(fields: dict[str, object]) -> None:
 
 
 def _check_length(name: str, value: object, limit: int, what: str) -> None:
-    if isinstance(value, list) and len(value) > limit:
+    if isinstance(value, list | dict) and len(value) > limit:
         raise bad_request(f"{name} must be at most {limit} {what}, got {len(value)}", name, "invalid_value")

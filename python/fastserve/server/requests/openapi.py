@@ -14,6 +14,9 @@ from fastapi.openapi.utils import get_openapi
 from fastserve.server.auth import OPEN_PATHS
 from fastserve.server.requests.body_shape import MAX_MESSAGES, MAX_STOP_CHARS
 from fastserve.types import (
+    MAX_BAD_WORD_CHARS,
+    MAX_BAD_WORDS,
+    MAX_BIASED_TOKENS,
     MAX_LOGPROBS,
     MAX_REPETITION_PENALTY,
     MAX_SEQUENCES,
@@ -67,6 +70,16 @@ _RANGES: dict[str, dict[str, Json]] = {
         },
     },
     "stop_token_ids": {"array": {"maxItems": MAX_STOP_TOKEN_IDS, "items": {"type": "integer"} | _TOKEN_ID}},
+    "allowed_token_ids": {
+        "array": {"minItems": 1, "maxItems": MAX_BIASED_TOKENS, "items": {"type": "integer"} | _TOKEN_ID}
+    },
+    "logit_bias": {"object": {"maxProperties": MAX_BIASED_TOKENS, "propertyNames": {"pattern": "^[0-9]{1,10}$"}}},
+    "bad_words": {
+        "array": {
+            "maxItems": MAX_BAD_WORDS,
+            "items": {"type": "string", "pattern": r"\S", "maxLength": MAX_BAD_WORD_CHARS},
+        }
+    },
     "tokens": {"array": {"items": {"type": "integer"} | _TOKEN_ID}},
     "messages": {"array": {"minItems": 1, "maxItems": MAX_MESSAGES}},
 }

@@ -9,6 +9,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 import msgspec
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PrivateAttr, StringConstraints
+from pydantic_core import PydanticCustomError
 
 from fastserve.errors import InvalidArgumentError
 from fastserve.server.errors import bad_request, prompt_overflow
@@ -17,6 +18,7 @@ from fastserve.server.requests.ignored_fields import CHAT_NOOP_VALUES, COMPLETIO
 from fastserve.server.requests.messages import Messages
 from fastserve.types import (
     MAX_DEADLINE_S,
+    MAX_LOGIT_BIAS,
     MAX_LOGPROBS,
     MIN_PAUSE_S,
     SamplingDefaults,
@@ -45,6 +47,19 @@ Deadline = Annotated[float, Field(strict=False, gt=0, le=MAX_DEADLINE_S, allow_i
 Pause = Annotated[float, Field(strict=False, ge=MIN_PAUSE_S, le=MAX_DEADLINE_S, allow_inf_nan=False)]
 Priority = Annotated[int, Field(strict=False, ge=-(2**31), lt=2**31)]
 Truncation = Annotated[int, Field(strict=False, ge=-1, lt=2**31)]
+
+
+def _biases(biases: dict[str, float]) -> dict[int, float]:
+    """Keys in JSON are texts; values beyond the range are cut to it, as vLLM does."""
+    found: dict[int, float] = {}
+    for key, value in biases.items():
+        if not (key.isascii() and key.isdigit() and len(key) <= 10):
+            raise PydanticCustomError("token_id", "keys should be token ids, got {key}", {"key": repr(key[:20])})
+        found[int(key)] = min(MAX_LOGIT_BIAS, max(-MAX_LOGIT_BIAS, value))
+    return found
+
+
+LogitBias = Annotated[dict[str, Number], AfterValidator(_biases)]
 
 
 class RequestBody(BaseModel):
@@ -100,6 +115,9 @@ class GenerationRequest(RequestBody):
     include_stop_str_in_output: bool = False
     skip_special_tokens: bool = True
     ignore_eos: bool = False
+    logit_bias: LogitBias = Field(default_factory=dict)
+    allowed_token_ids: TokenIds | None = None
+    bad_words: Texts = Field(default_factory=list)
     n: Integer = 1
     stream: bool = False
     stream_options: StreamOptions | None = None
