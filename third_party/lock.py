@@ -5,6 +5,7 @@ Run by `make lock`, with `uv` on PATH. The versions are the newest that the boun
 
 import subprocess
 import sys
+import tempfile
 
 from install_requirements import LOCKS, PYTHON_VERSIONS, pyproject_requirements
 
@@ -25,6 +26,10 @@ TORCH_REQUIRES = [
     "jinja2",
     "fsspec>=0.8.5",
 ]
+# What packages ask for and the lock leaves out, with all that only they need: torch, whose build is named above, and Triton
+# (hundreds of megabytes), which xgrammar asks for and imports only to mask logits on a GPU, which the worker does itself.
+# A CUDA build of torch brings its own. `install_requirements.py` installs the lock with --no-deps, so none of them is missed.
+LEFT_OUT = ["torch", "triton"]
 
 
 def lock(python_version: str) -> str:
@@ -32,7 +37,11 @@ def lock(python_version: str) -> str:
     command = ["uv", "pip", "compile", "-", "--generate-hashes", "--quiet", "--no-header", "--no-annotate", "--upgrade"]
     command += ["--python-version", python_version, "--python-platform", "x86_64-manylinux_2_28"]
     wanted = "\n".join([*pyproject_requirements(), *TORCH_REQUIRES])
-    resolved = subprocess.run(command, input=wanted, stdout=subprocess.PIPE, text=True, check=True).stdout
+    with tempfile.NamedTemporaryFile("w", suffix=".txt") as left_out:
+        left_out.write("\n".join(LEFT_OUT))
+        left_out.flush()
+        command += ["--excludes", left_out.name]
+        resolved = subprocess.run(command, input=wanted, stdout=subprocess.PIPE, text=True, check=True).stdout
     torch = f"torch=={TORCH} \\\n    --hash=sha256:{TORCH_SHA256[python_version]}\n"
     return f"# Python {python_version}, Linux. Written by `make lock`; not edited by hand.\n{torch}{resolved}"
 
