@@ -2,7 +2,7 @@
 
 import hashlib
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 
 import numpy as np
@@ -12,15 +12,16 @@ from fastserve._C.sched import LatencyModel, RequestOptions, Scheduler, StepEven
 from fastserve.config import EngineConfig
 from fastserve.engine.changes import PendingChanges
 from fastserve.engine.outputs import engine_outputs
-from fastserve.engine.pacing import PLANNING_SHARE, WAIT_STEP_S
+from fastserve.engine.pacing import LONGEST_WAIT_S, PLANNING_SHARE, WAIT_STEP_S
 from fastserve.engine.profiler import measured_latency_model
 from fastserve.engine.request import EngineRequest
+from fastserve.engine.waiting_forms import WaitingForms, WaitingRequest
 from fastserve.errors import DeviceError, DeviceLostError, InvalidArgumentError, OverloadedError, cause_of
 from fastserve.executor.base import Executor, PendingStep
 from fastserve.executor.choose import open_executor
 from fastserve.log import get_logger
-from fastserve.types import EngineInfo, EngineOutput, EngineStats, SchedulingParams
-from fastserve.worker.info import Progress
+from fastserve.types import EngineInfo, EngineOutput, EngineStats, FinishReason, SchedulingParams
+from fastserve.worker.info import Progress, end_tokens
 from fastserve.worker.request_changes import RequestStart
 from fastserve.worker.step_output import StepOutput
 
@@ -108,7 +109,7 @@ class EngineCore:
             model=config.model.model,
             max_model_len=info.max_model_len,
             vocab_size=info.vocab_size,
-            eos_token_ids=_end_tokens(info.eos_token_ids, config.eos_token_ids, info.vocab_size),
+            eos_token_ids=end_tokens(info.eos_token_ids, config.eos_token_ids, info.vocab_size),
             dtype=info.dtype,
             device=info.device,
             block_size=config.cache.block_size,
@@ -122,6 +123,8 @@ class EngineCore:
         )
         self._running: _Running | None = None
         self._changes = PendingChanges()
+        self._waiting_forms = WaitingForms(executor.prepare_form)
+        self._ended_waiting: list[EngineOutput] = []  # of requests that ended before they joined the scheduler
         self._failed_steps = 0
         self._failures: dict[int, str] = {}  # requests that are being ended because of an error, and which
         self._next_seed = config.model.seed
@@ -149,14 +152,15 @@ class EngineCore:
             raise
 
     def add_request(self, request: EngineRequest) -> None:
-        """Queue a request.
+        """Queue a request. One whose output has a form that is yet to be compiled joins the scheduler when it is.
 
         Raises:
-            InvalidArgumentError: the request can never run (prompt too long, token id out of range).
+            InvalidArgumentError: the request can never run (prompt too long, token id out of range). A form that cannot be
+                used is an error of the request's output.
             OverloadedError: max_num_queued_reqs requests are unfinished.
         """
         limit = self._config.scheduler.max_num_queued_reqs
-        if self.scheduler.num_unfinished >= limit:
+        if self.scheduler.num_unfinished + len(self._waiting_forms) >= limit:
             raise OverloadedError(
                 f"the engine holds at most {limit} unfinished requests (--max-num-queued-reqs): try again later"
             )
@@ -164,21 +168,28 @@ class EngineCore:
         if prompt.min() < 0 or prompt.max() >= self.info.vocab_size:
             bad = int(prompt.min()) if prompt.min() < 0 else int(prompt.max())
             raise InvalidArgumentError(f"token ids must be between 0 and {self.info.vocab_size - 1}, got {bad}")
-        sampling, now_s = request.sampling, self._clock()
-        if sampling.structured_outputs is not None:
-            raise InvalidArgumentError("structured_outputs is not supported yet; leave it out")
+        form, now_s = request.sampling.structured_outputs, self._clock()
+        if form is not None and not self._waiting_forms.knows(form):
+            self._waiting_forms.add(WaitingRequest(request, now_s, form))
+        else:
+            self._join(request, prompt, now_s)
+
+    def _join(self, request: EngineRequest, prompt: np.ndarray, arrived_s: float) -> None:
+        """Give a request to the scheduler; raises InvalidArgumentError when it can never run."""
+        sampling, has_form = request.sampling, request.sampling.structured_outputs is not None
         room = max(1, self.info.max_model_len - len(prompt))
         max_tokens, seed = min(sampling.max_tokens or room, room), self._seed(sampling.seed)
-        end_tokens = () if sampling.ignore_eos else self.info.eos_token_ids
+        ends = () if sampling.ignore_eos else self.info.eos_token_ids
         options = RequestOptions(
             max_tokens=max_tokens,
-            min_tokens=sampling.min_tokens,
-            ignore_eos=sampling.ignore_eos,
+            # The end of a form ends the output; the worker holds end tokens back for as long as it may.
+            min_tokens=0 if has_form else sampling.min_tokens,
+            ignore_eos=sampling.ignore_eos and not has_form,
             eos_token_ids=self.info.eos_token_ids,
             stop_token_ids=sampling.stop_token_ids,
-            **_scheduling_options(request.scheduling, now_s),
+            **_scheduling_options(request.scheduling, arrived_s),
         )
-        slot = self.scheduler.add(request.request_id, prompt, options, now_s=now_s)
+        slot = self.scheduler.add(request.request_id, prompt, options, now_s=self._clock())
         self._changes.start(
             RequestStart(
                 slot=slot,
@@ -186,14 +197,17 @@ class EngineCore:
                 max_total_tokens=len(prompt) + max_tokens,
                 sampling=sampling,
                 seed=seed,
-                stop_token_ids=(*end_tokens, *sampling.stop_token_ids),
+                stop_token_ids=(*ends, *sampling.stop_token_ids),
                 bad_word_ids=request.bad_word_ids,
             )
         )
 
     def abort(self, request_id: int) -> None:
         """Abort a request; its last output is still delivered. Unknown ids are ignored."""
-        self.scheduler.abort(request_id, self._clock())
+        if self._waiting_forms.remove(request_id):
+            self._ended_waiting.append(EngineOutput(request_id=request_id, finish_reason=FinishReason.ABORT))
+        else:
+            self.scheduler.abort(request_id, self._clock())
 
     def stop(self, request_id: int, num_tokens: int) -> None:
         """Stop a request whose output contains a stop string; its first `num_tokens` tokens are the answer.
@@ -218,8 +232,11 @@ class EngineCore:
 
     def step(self) -> list[EngineOutput]:
         """Run one step and return what it did for each request."""
+        if self._waiting_forms:
+            self._admit()
+        ended, self._ended_waiting = self._ended_waiting, []
         result = self.run_step()
-        return self.outputs_of(result, self._clock())
+        return [*ended, *self.outputs_of(result, self._clock())]
 
     def run_step(self) -> StepResult:
         """Plan the next iteration while the current one runs, then wait for the current one and commit it."""
@@ -257,6 +274,7 @@ class EngineCore:
         self.executor.check()
         return (
             self._running is not None
+            or bool(self._waiting_forms or self._ended_waiting)
             or self.scheduler.has_unfinished
             or self.scheduler.num_transfers_in_flight > 0
             or self.scheduler.has_events
@@ -303,6 +321,25 @@ class EngineCore:
     def close(self) -> None:
         """Stop the executor; may be called again."""
         self.executor.stop()
+
+    def _admit(self) -> None:
+        """Have requests join whose form was compiled; wait for one a little where there is nothing else to do."""
+        ended = self._ended_waiting
+        idle = self._running is None and not self.scheduler.has_unfinished and not ended
+        for waiting, error in self._waiting_forms.ready(LONGEST_WAIT_S if idle else 0.0):
+            request = waiting.request
+            try:
+                if error is not None:
+                    raise error
+                self._join(request, np.asarray(request.prompt_token_ids, np.int32), waiting.arrived_s)
+            except DeviceLostError:
+                raise
+            except Exception as refusal:
+                why = str(refusal) if isinstance(refusal, InvalidArgumentError) else cause_of(refusal)
+                ended.append(EngineOutput(request_id=request.request_id, finish_reason=FinishReason.ERROR, error=why))
+        for request in self._waiting_forms.expired(self._clock()):
+            why = "deadline_s expired before the form of the output was compiled"
+            ended.append(EngineOutput(request_id=request.request_id, finish_reason=FinishReason.DEADLINE, error=why))
 
     def _start(self, plan: StepPlan) -> _Running | None:
         """Queue a plan after the one in flight: the worker starts it without waiting for the engine."""
@@ -381,11 +418,6 @@ class EngineCore:
                 hashlib.blake2b(self._next_seed.to_bytes(9, "little", signed=True), digest_size=8).digest()
             )
         return seed % 2**64
-
-
-def _end_tokens(of_model: Iterable[int], more: Iterable[int], vocab_size: int) -> tuple[int, ...]:
-    """Return all end tokens without duplicates; the tokenizer's may lie outside the model's vocabulary and are dropped then."""
-    return tuple(dict.fromkeys((*of_model, *(i for i in more if i < vocab_size))))
 
 
 def _scheduling_options(params: SchedulingParams, now_s: float) -> dict[str, int | float]:

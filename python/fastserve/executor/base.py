@@ -1,7 +1,9 @@
 """The interface of an executor that the step loop requires."""
 
+from concurrent.futures import Future
 from typing import Protocol
 
+from fastserve.types import StructuredOutputs
 from fastserve.worker.info import StepPlan, WorkerInfo
 from fastserve.worker.request_changes import NO_CHANGES, RequestChanges
 from fastserve.worker.step_output import StepOutput
@@ -37,6 +39,13 @@ class Executor(Protocol):
 
         Args:
             changes: of the workers' request tables, to be made before the plan.
+        """
+        ...
+
+    def prepare_form(self, form: StructuredOutputs) -> "Future[object]":
+        """Begin to compile the form of an output, beside the plans; requests whose plans follow its end do not wait for it.
+
+        The result is an InvalidArgumentError where the form cannot be used.
         """
         ...
 

@@ -3,6 +3,7 @@
 from concurrent.futures import Future, ThreadPoolExecutor
 
 from fastserve.config import EngineConfig
+from fastserve.types import StructuredOutputs
 from fastserve.worker.info import Progress, StepPlan, WorkerInfo
 from fastserve.worker.request_changes import NO_CHANGES, RequestChanges
 from fastserve.worker.step_output import StepOutput
@@ -39,6 +40,10 @@ class InprocExecutor:
             return self._thread.submit(self.worker.execute, plan, changes)
         launched = self._thread.submit(self.worker.launch, plan, changes)
         return self._ends.submit(lambda: self.worker.finish(launched.result()))
+
+    def prepare_form(self, form: StructuredOutputs) -> "Future[object]":
+        """See Executor."""
+        return self.worker.prepare_form(form)
 
     def check(self) -> None:
         """See Executor."""

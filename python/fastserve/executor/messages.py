@@ -10,7 +10,8 @@ import numpy as np
 
 from fastserve import errors
 from fastserve.config import EngineConfig
-from fastserve.errors import DeviceLostError, FastServeError
+from fastserve.errors import DeviceLostError, FastServeError, InternalError, InvalidArgumentError
+from fastserve.types import StructuredOutputs
 from fastserve.worker.info import WorkerInfo
 from fastserve.worker.request_changes import RequestChanges
 from fastserve.worker.step_output import StepLogprobs, StepOutput, TransferResults
@@ -26,6 +27,7 @@ class FrameKind(IntEnum):
     CHANGES = 2  # a piece of changes that do not fit into the frame of their plan, which comes later
     TIME = 3  # the shape of a dummy iteration
     STOP = 4
+    FORM = 5  # of outputs, to be compiled beside the plans
 
 
 class _Message(msgspec.Struct, frozen=True, array_like=True, tag=True, forbid_unknown_fields=True):
@@ -87,6 +89,13 @@ class RankTimed(_Message, frozen=True):
     seconds: float
 
 
+class RankCompiled(_Message, frozen=True):
+    """Answer to FrameKind.FORM: the class of the error and its text, or empty."""
+
+    kind: str = ""
+    text: str = ""
+
+
 class RankFailed(_Message, frozen=True):
     """Why the rank ends: the class of the error and its text."""
 
@@ -131,7 +140,7 @@ class RankResult(_Message, frozen=True):
 
 ToNursery = RankStart | KillRanks
 FromNursery = RankForked | RankEnded
-FromRank = RankProgress | RankReady | RankTimed | RankFailed | RankResult
+FromRank = RankProgress | RankReady | RankTimed | RankCompiled | RankFailed | RankResult
 
 
 def _encode_array(value: object) -> bytes | float:
@@ -153,10 +162,11 @@ _to_nursery = msgspec.msgpack.Decoder(ToNursery)
 _from_nursery = msgspec.msgpack.Decoder(FromNursery)
 _from_rank = msgspec.msgpack.Decoder(FromRank)
 _changes = msgspec.msgpack.Decoder(RequestChanges, dec_hook=_decode_array)
+_form = msgspec.msgpack.Decoder(StructuredOutputs)
 _shape = msgspec.msgpack.Decoder(dict[str, int])
 
 
-def encode(message: ToNursery | FromNursery | FromRank | RequestChanges | dict[str, int]) -> bytes:
+def encode(message: ToNursery | FromNursery | FromRank | RequestChanges | StructuredOutputs | dict[str, int]) -> bytes:
     """Return the bytes of a message."""
     return _encoder.encode(message)
 
@@ -179,6 +189,11 @@ def decode_from_rank(raw: bytes) -> FromRank:
 def decode_changes(raw: bytes | bytearray | memoryview) -> RequestChanges:
     """Read changes of the request tables."""
     return _changes.decode(raw)
+
+
+def decode_form(raw: bytes | memoryview) -> StructuredOutputs:
+    """Read the form of an output."""
+    return _form.decode(raw)
 
 
 def decode_shape(raw: bytes | memoryview) -> dict[str, int]:
@@ -249,6 +264,20 @@ def failure_message(error: BaseException) -> RankFailed:
     """Why a rank ends."""
     text = str(error) if isinstance(error, FastServeError) else f"{type(error).__name__}: {error}"
     return RankFailed(type(error).__name__, text)
+
+
+def compiled_message(error: BaseException | None) -> RankCompiled:
+    """What came of a form."""
+    return RankCompiled() if error is None else RankCompiled(type(error).__name__, str(error))
+
+
+def form_error(message: RankCompiled) -> FastServeError | None:
+    """The exception of a form that a rank could not compile."""
+    if not message.kind:
+        return None
+    if message.kind == InvalidArgumentError.__name__:
+        return InvalidArgumentError(message.text)
+    return InternalError(f"a form could not be compiled: {message.kind}: {message.text}")
 
 
 def start_error(failed: RankFailed, name: str) -> FastServeError:

@@ -15,14 +15,17 @@ from fastserve.executor.messages import (
     LENGTH_BYTES,
     FrameKind,
     FromRank,
+    RankCompiled,
     RankResult,
     RankTimed,
     encode,
+    form_error,
     step_output,
 )
 from fastserve.executor.messages import Transfers as TransfersMessage
 from fastserve.executor.rank_group import RankGroup
 from fastserve.executor.tickets import TicketTable
+from fastserve.types import StructuredOutputs
 from fastserve.worker.info import Progress, StepPlan, WorkerInfo
 from fastserve.worker.request_changes import NO_CHANGES, RequestChanges
 from fastserve.worker.step_output import StepOutput, TransferResults
@@ -38,6 +41,14 @@ class _Step:
     number: int
     future: "Future[StepOutput]" = field(default_factory=Future)
     results: dict[int, RankResult] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class _Form:
+    """A form that the ranks compile, each of them one after the other, and what they have answered."""
+
+    future: "Future[object]" = field(default_factory=Future)
+    answers: dict[int, RankCompiled] = field(default_factory=dict)
 
 
 class MpExecutor:
@@ -63,10 +74,11 @@ class MpExecutor:
             FastServeError: what a rank raised at its start; DeviceLostError when one did not start.
         """
         self._size = config.parallel.tensor_parallel_size
-        self._lock = threading.Lock()  # over the two below
+        self._lock = threading.Lock()  # over what is under way, below
         self._steps: deque[_Step] = deque()
         self._timings: dict[int, float] = {}
         self._timed: Future[float] = Future()
+        self._forms: deque[_Form] = deque()
         self._tickets = TicketTable(self._size)
         self._stopped = False
         self._own_launcher = Launcher() if launcher is None else None
@@ -112,6 +124,20 @@ class MpExecutor:
         self._write(FrameKind.PLAN, len(text).to_bytes(LENGTH_BYTES, "little") + text, plan)
         self.check()  # a failure before the step was queued has not reached it
         return step.future
+
+    def prepare_form(self, form: StructuredOutputs) -> "Future[object]":
+        """See Executor.
+
+        Raises:
+            DeviceLostError: the ranks have ended.
+        """
+        self.check()
+        asked = _Form()
+        with self._lock:
+            self._forms.append(asked)
+        self._write(FrameKind.FORM, encode(form))
+        self.check()
+        return asked.future
 
     def check(self) -> None:
         """See Executor."""
@@ -177,6 +203,24 @@ class MpExecutor:
                     if len(self._timings) == self._size:
                         self._timed.set_result(max(self._timings.values()))
 
+            case RankCompiled():
+                self._on_compiled(rank, message)
+
+    def _on_compiled(self, rank: int, message: RankCompiled) -> None:
+        with self._lock:
+            form = next((form for form in self._forms if rank not in form.answers), None)
+            if form is None:
+                return
+            form.answers[rank] = message
+            if len(form.answers) < self._size:
+                return
+            self._forms.popleft()
+        error = next((error for answer in form.answers.values() if (error := form_error(answer))), None)
+        if error is None:
+            form.future.set_result(None)
+        else:
+            form.future.set_exception(error)
+
     def _on_result(self, rank: int, result: RankResult) -> None:
         with self._lock:
             step = next((step for step in self._steps if rank not in step.results), None)
@@ -215,11 +259,14 @@ class MpExecutor:
     def _on_failure(self, error: FastServeError) -> None:
         """Fail what is under way, in the thread that met the failure."""
         with self._lock:
-            steps, timed = list(self._steps), self._timed
+            steps, forms, timed = list(self._steps), list(self._forms), self._timed
             self._steps.clear()
+            self._forms.clear()
         lost = DeviceLostError(str(error))
         for step in steps:
             step.future.set_exception(lost)
+        for form in forms:
+            form.future.set_exception(lost)
         if not timed.done():
             timed.set_exception(lost)
 

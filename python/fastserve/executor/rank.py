@@ -5,6 +5,7 @@ import importlib
 import os
 import threading
 from collections.abc import Callable
+from concurrent.futures import Future
 from multiprocessing.connection import Connection
 
 from fastserve._C.collective import FrameReader, read_plan
@@ -15,12 +16,15 @@ from fastserve.distributed.single import SINGLE
 from fastserve.executor.messages import (
     LENGTH_BYTES,
     FrameKind,
+    FromRank,
     RankProgress,
     RankReady,
     RankResult,
     RankStart,
     RankTimed,
+    compiled_message,
     decode_changes,
+    decode_form,
     decode_shape,
     encode,
     failure_message,
@@ -80,19 +84,20 @@ def digest(step: int, output: StepOutput) -> bytes:
 
 
 class Rank:
-    """A worker behind a ring. One thread."""
+    """A worker behind a ring. One thread; another one reports forms that were compiled."""
 
     def __init__(self, start: RankStart, group: Group, connection: Connection, ring: FrameReader) -> None:
         """Load this rank's part of the model and report."""
         self._rank = start.rank
         self._connection = connection
+        self._sending = threading.Lock()
         self._ring = ring
         self._plans = [StepPlan() for _ in range(NUM_PLANS)]
         self._changes = bytearray()
         shard = Shard(start.rank, start.size)
         progress = self._report_progress
         self._worker = _factory(start.worker_factory)(start.config, progress, shard=shard, group=group)
-        connection.send_bytes(encode(RankReady(self._worker.info)))
+        self._send(RankReady(self._worker.info))
 
     def run(self) -> None:
         """Run plans until the engine stops it; raises what a plan raises: other ranks may wait within it."""
@@ -116,7 +121,12 @@ class Rank:
             case FrameKind.TIME:
                 shape = decode_shape(frame)
                 self._ring.release()
-                self._connection.send_bytes(encode(RankTimed(self._worker.time_iteration(**shape))))
+                self._send(RankTimed(self._worker.time_iteration(**shape)))
+            case FrameKind.FORM:
+                form = decode_form(frame)
+                self._ring.release()
+                compiled = self._worker.prepare_form(form)
+                compiled.add_done_callback(self._report_form)
         return kind != FrameKind.STOP
 
     def _run_plan(self, frame: memoryview) -> None:
@@ -128,17 +138,15 @@ class Rank:
         self._ring.release()
         output = self._worker.execute(plan, self._take_changes())
         leads = self._rank == 0
-        self._connection.send_bytes(
-            encode(
-                RankResult(
-                    step=plan.step,
-                    digest=digest(plan.step, output),
-                    elapsed_s=output.elapsed_s,
-                    errors=dict(output.errors),
-                    transfers=transfers_message(output.transfers),
-                    sampled=output.sampled.tobytes() if leads else None,
-                    logprobs=logprobs_message(output) if leads else None,
-                )
+        self._send(
+            RankResult(
+                step=plan.step,
+                digest=digest(plan.step, output),
+                elapsed_s=output.elapsed_s,
+                errors=dict(output.errors),
+                transfers=transfers_message(output.transfers),
+                sampled=output.sampled.tobytes() if leads else None,
+                logprobs=logprobs_message(output) if leads else None,
             )
         )
 
@@ -150,4 +158,12 @@ class Rank:
         return changes
 
     def _report_progress(self, stage: str, done: int, total: int) -> None:
-        self._connection.send_bytes(encode(RankProgress(stage, int(done), int(total))))
+        self._send(RankProgress(stage, int(done), int(total)))
+
+    def _report_form(self, compiled: "Future[object]") -> None:
+        if not compiled.cancelled():  # else the rank ends
+            self._send(compiled_message(compiled.exception()))
+
+    def _send(self, message: FromRank) -> None:
+        with self._sending:
+            self._connection.send_bytes(encode(message))

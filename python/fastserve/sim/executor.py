@@ -2,14 +2,16 @@
 
 from collections import deque
 from collections.abc import Callable
+from concurrent.futures import Future
 
 import numpy as np
 
 from fastserve._C.sched import StepPlan
-from fastserve.errors import InternalError
+from fastserve.errors import InternalError, InvalidArgumentError
 from fastserve.sim.clock import VirtualClock
 from fastserve.sim.cost import CostModel
 from fastserve.sim.host_link import Copy, SimulatedLink
+from fastserve.types import StructuredOutputs
 from fastserve.worker.info import IDLE_WAIT_S, WorkerInfo
 from fastserve.worker.request_changes import NO_CHANGES, RequestChanges
 from fastserve.worker.step_output import StepOutput, TransferResults
@@ -73,6 +75,12 @@ class SimulatedExecutor:
     def tell(self, on_step: OnStep) -> None:
         """Call `on_step` whenever a plan has ended."""
         self._on_step = on_step
+
+    def prepare_form(self, _form: StructuredOutputs) -> "Future[object]":
+        """Refuse: simulated outputs have no text."""
+        refused: Future[object] = Future()
+        refused.set_exception(InvalidArgumentError("simulated outputs have no form: leave structured_outputs out"))
+        return refused
 
     def submit(self, plan: StepPlan, _changes: RequestChanges = NO_CHANGES) -> SimulatedStep:
         """See Executor."""

@@ -1,12 +1,12 @@
 """The engine's view of a worker; needs no torch, so that the simulator runs without it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from fastserve._C.sched import StepPlan
 from fastserve.worker.memory import PoolSizes
 
-__all__ = ["IDLE_WAIT_S", "Progress", "StepPlan", "WorkerInfo"]
+__all__ = ["IDLE_WAIT_S", "Progress", "StepPlan", "WorkerInfo", "end_tokens"]
 
 IDLE_WAIT_S = 0.005  # a plan without rows waits this long for a transfer to end before it returns
 
@@ -27,3 +27,8 @@ class WorkerInfo:
     kernel_fallback: str = ""  # why our best attention kernels are not used although they were wanted
     offload_bytes_per_s: float = 0.0
     upload_bytes_per_s: float = 0.0
+
+
+def end_tokens(of_model: Iterable[int], more: Iterable[int], vocab_size: int) -> tuple[int, ...]:
+    """Return all end tokens without duplicates; the tokenizer's may lie outside the model's vocabulary and are dropped then."""
+    return tuple(dict.fromkeys((*of_model, *(i for i in more if i < vocab_size))))

@@ -8,6 +8,7 @@ from fastserve._C.sched import StepPlan
 from fastserve.errors import InternalError, cause_of
 from fastserve.log import get_logger
 from fastserve.ops.sampling import SETTINGS, SamplingBatch
+from fastserve.worker.output_masks import OutputMasks, StepMasks
 from fastserve.worker.request_changes import RequestChanges, RequestStart
 
 logger = get_logger(__name__)
@@ -49,7 +50,9 @@ class RequestTable:
     whose requests cannot lose their slots meanwhile.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, output_masks: OutputMasks | None = None) -> None:
+        """Start with no request; without `output_masks` none may have a form."""
+        self._output_masks = output_masks
         self._columns: dict[str, np.ndarray] = {name: np.zeros(FIRST_SLOTS, dtype) for name, dtype in _COLUMNS.items()}
         self._num_slots = FIRST_SLOTS
         self._used: set[int] = set()
@@ -75,6 +78,8 @@ class RequestTable:
             self._used.remove(slot)
             for lists in (self._history, self._early, self._bad_words, self._biases, self._unusable):
                 lists.pop(slot, None)
+            if self._output_masks is not None:
+                self._output_masks.end(slot)
         for start in changes.started:
             if start.slot in self._used:
                 raise InternalError(f"slot {start.slot} of the request table is in use")
@@ -119,8 +124,14 @@ class RequestTable:
         """Return how many likeliest tokens each sampling entry of a plan asks for, int32[S]; -1 for no log-probabilities."""
         return self._columns["num_logprobs"].take(plan.request_slots[plan.sample_rows])
 
+    def begin_masks(self, plan: StepPlan) -> StepMasks | None:
+        """Begin to fill the masks of a plan; None where no entry has a form."""
+        return None if self._output_masks is None else self._output_masks.begin(plan)
+
     def record(self, plan: StepPlan, tokens: np.ndarray) -> None:
-        """Note what the entries of a plan sampled, int32[S], in the histories; negative tokens end their requests."""
+        """Note what the entries of a plan sampled, int32[S]; negative tokens end their requests."""
+        if self._output_masks is not None:
+            self._output_masks.take(plan, tokens)
         if not self._history or not tokens.size:
             return
         slots = plan.request_slots[plan.sample_rows]
@@ -144,12 +155,14 @@ class RequestTable:
         has_history = any(column[name][slot] != neutral for name, neutral in _PENALTIES.items())
         has_history |= any(len(word) > 1 for word in start.bad_word_ids)
         column["has_history"][slot] = has_history
-        column["min_tokens"][slot] = sampling.min_tokens if start.stop_token_ids else 0
+        # A form holds end tokens back by itself: it knows whether anything else may come.
+        bans = sampling.structured_outputs is None and bool(start.stop_token_ids)
+        column["min_tokens"][slot] = sampling.min_tokens if bans else 0
         if has_history:
             history = np.zeros(start.max_total_tokens, np.int32)
             history[: len(start.prompt)] = start.prompt
             self._history[slot] = history
-        if sampling.min_tokens and start.stop_token_ids:
+        if sampling.min_tokens and bans:
             self._early[slot] = np.array(start.stop_token_ids, np.int32)
         if start.bad_word_ids:
             self._bad_words[slot] = np.array([i for word in start.bad_word_ids for i in _as_ban(word)], np.int32)
@@ -158,6 +171,10 @@ class RequestTable:
         if biases or allowed is not None:
             tokens = np.array(list(biases) if allowed is None else list(dict.fromkeys(allowed)), np.int32)
             self._biases[slot] = tokens, np.array([biases.get(i, 0.0) for i in tokens.tolist()], np.float32)
+        if sampling.structured_outputs is not None:
+            if self._output_masks is None:
+                raise InternalError("this table follows no forms")
+            self._output_masks.start(start)
 
     def _check_usable(self, slots: np.ndarray) -> None:
         for slot in slots.tolist():

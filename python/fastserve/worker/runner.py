@@ -177,8 +177,11 @@ class Runner:
         result.num_samples, result.logprobs = 0, None
         self._is_joined = False
         entries = self._requests.entries(plan) if plan.num_samples else None
+        masks = self._requests.begin_masks(plan) if plan.num_samples else None
         self._is_joined = not self._is_alone
         logits = self._forward(rows_of_plan(plan), entries)
+        if masks is not None:
+            masks.apply(logits)
         if entries is not None:
             self._sample(logits, plan, entries, result)
         result.ready.record()

@@ -3,6 +3,7 @@
 import os
 import time
 from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from typing import cast
 
@@ -14,11 +15,15 @@ from fastserve.config import EngineConfig
 from fastserve.distributed.group import Group
 from fastserve.distributed.single import SINGLE
 from fastserve.errors import DeviceLostError, InvalidArgumentError
+from fastserve.grammars.store import FormStore
 from fastserve.loader.load import LoadedModel, ModelOutline, load_model, outline_model
 from fastserve.models.shard import WHOLE, Shard, check_shard
+from fastserve.tokenizer.load import load_tokenizer
+from fastserve.types import StructuredOutputs
 from fastserve.worker.attention_choice import selftest_of_hopper_kernels
 from fastserve.worker.device import Device, memory_advice, open_device
-from fastserve.worker.info import IDLE_WAIT_S, Progress, WorkerInfo
+from fastserve.worker.info import IDLE_WAIT_S, Progress, WorkerInfo, end_tokens
+from fastserve.worker.output_masks import OutputMasks
 from fastserve.worker.request_changes import NO_CHANGES, RequestChanges
 from fastserve.worker.request_table import RequestTable
 from fastserve.worker.row_inputs import dummy_rows
@@ -70,8 +75,11 @@ class Worker:
             set_num_threads(num_threads)
         outline = outline_model(config.model)
         check_shard(outline.spec, shard)
-        self._requests = RequestTable()
         spec, self._block_size = outline.spec, config.cache.block_size
+        ends = end_tokens(spec.eos_token_ids, config.eos_token_ids, spec.vocab_size)
+        self._forms = FormStore(lambda: load_tokenizer(config.model), spec.vocab_size, ends)
+        self._output_masks = OutputMasks(self._forms)
+        self._requests = RequestTable(self._output_masks)
         with selftest_of_hopper_kernels(
             config.model.attention_backend, outline, block_size=self._block_size, device=self._device.torch_device
         ) as selftest:
@@ -146,7 +154,11 @@ class Worker:
                 computed and holds cannot be trusted.
         """
         with _FaultWatch(self):
-            sampled = self._runner.finish(launched.work)
+            try:
+                sampled = self._runner.finish(launched.work)
+            except BaseException:
+                self._output_masks.abandon()
+                raise
         plan = launched.plan
         self._requests.record(plan, sampled.tokens)
         if not plan.num_rows:
@@ -161,6 +173,10 @@ class Worker:
         if sampled.logprobs is None:
             return output
         return replace(output, num_logprobs=self._requests.num_logprobs_of(plan))
+
+    def prepare_form(self, form: StructuredOutputs) -> "Future[object]":
+        """Begin to compile the form of an output; see Executor. For any thread."""
+        return cast("Future[object]", self._forms.prepare(form))
 
     def execute(self, plan: StepPlan, changes: RequestChanges = NO_CHANGES) -> StepOutput:
         """Run a plan from its start to its end."""
@@ -185,8 +201,10 @@ class Worker:
         return self._runner.time(rows)
 
     def close(self) -> None:
-        """Stop the copy threads."""
+        """Stop the threads for copies and forms."""
         self.transfers.close()
+        self._output_masks.close()
+        self._forms.close()
 
     def check_device(self) -> None:
         """Raise DeviceLostError once the device was lost."""
