@@ -1,5 +1,6 @@
 """`/v1/completions` and `/v1/chat/completions`: from a request body to a running generation."""
 
+import asyncio
 import time
 import uuid
 from collections.abc import Sequence
@@ -34,9 +35,10 @@ async def create_completion(request: Request) -> Response:
     reader, texts = state.prompt_reader(), body.prompts()
     _check_choices(len(texts), sampling.n)
     keep_last = reader.truncation(body.truncate_prompt_tokens, sampling.max_tokens)
-    prompts = [
-        await reader.read(text, add_special_tokens=body.add_special_tokens, keep_last=keep_last) for text in texts
-    ]
+    prompts = []
+    for text in texts:
+        prompts.append(await reader.read(text, add_special_tokens=body.add_special_tokens, keep_last=keep_last))
+        await asyncio.sleep(0)  # there may be a thousand, each the work of a millisecond: let other tasks run
     generation = _generation(state, body, prompts, sampling, arrival_s)
     shown = texts if keep_last is None else prompts
     echoes = [await _echo(state, text) for text in shown] if body.echo else None

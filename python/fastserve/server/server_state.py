@@ -115,12 +115,12 @@ class ServerState:
                 )
 
     def check_model(self, name: str | None) -> None:
-        """Refuse a request for another model than ours.
+        """Refuse a request for another model than ours; an empty name is ours.
 
         Raises:
             ApiError: 404.
         """
-        if name is not None and name not in self.model_names:
+        if name and name not in self.model_names:
             names = ", ".join(map(repr, self.model_names))
             message = f"the model {name[:200]!r} does not exist; this server has {names:.500}"
             raise ApiError(404, message, kind="not_found_error", param="model", code="model_not_found")

@@ -43,6 +43,38 @@ async def test_numbers_may_be_texts_and_whole_ones_floats(direct, field, spellin
         assert (got, type(got)) == (value, type(value))
 
 
+@pytest.mark.parametrize("spelling", ["false", "False", "0", 0, "no"])
+async def test_switches_may_be_texts_and_numbers(direct, spelling):
+    reply = await direct.complete(stream=spelling, echo=spelling, include_stop_str_in_output=spelling)
+    assert reply.headers["content-type"] == "application/json"
+    assert direct.engine.calls[-1].sampling.include_stop_str_in_output is False
+    reply = await direct.chat(stream="true", stream_options={"include_usage": 1}, skip_special_tokens=spelling)
+    assert rows(reply.text)[-1]["usage"]["completion_tokens"] > 0
+    assert direct.engine.calls[-1].sampling.skip_special_tokens is False
+
+
+async def test_what_vllm_ignores_is_ignored_without_a_warning(direct):
+    ignored = {"store": True, "service_tier": "flex", "user": "ann", "metadata": {"a": "b"}}
+    for reply in (await direct.complete(best_of=5, **ignored), await direct.chat(verbosity="low", **ignored)):
+        assert reply.status_code == 200
+        assert "warning" not in reply.headers
+
+
+async def test_of_two_limits_the_newer_name_counts(direct):
+    assert (await direct.chat(max_tokens=3, max_completion_tokens=4)).status_code == 200
+    assert direct.engine.calls[-1].sampling.max_tokens == 4
+
+
+async def test_an_empty_model_is_the_one_there_is(direct):
+    assert (await direct.complete(model="")).status_code == 200
+    assert (await direct.chat(model="")).status_code == 200
+
+
+async def test_a_thousand_prompts_are_one_request(direct):
+    reply = await direct.complete(prompt=["hi"] * 1024, max_tokens=1)
+    assert [choice["index"] for choice in reply.json()["choices"]] == list(range(1024))
+
+
 async def test_a_long_body_is_read_alike(direct):
     direct.serving.config = ServerConfig(max_body_bytes=1 << 20)
     fields = {"user": "x" * INLINE_BODY_BYTES, "max_tokens": "5", "temperature": "0.5", "nonsense": 1}

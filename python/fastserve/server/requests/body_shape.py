@@ -14,7 +14,7 @@ MAX_JSON_DEPTH = 32
 # Objects, lists and strings. The longest conversation of many clients, 4096 messages of 8 fields each, has half as many.
 MAX_JSON_PARTS = 1 << 17
 MAX_FIELDS = 256
-MAX_PROMPTS = 64
+MAX_PROMPTS = 1024
 MAX_MESSAGES = 4096
 MAX_STOP_CHARS = 1024
 

@@ -5,15 +5,15 @@ from collections.abc import Mapping
 from fastserve.server.errors import bad_request
 
 _EMPTY: tuple[object, ...] = ([], {})
-_ANY = object()  # accepted whatever the value: it labels the request and asks for nothing
+_ANY = object()  # accepted whatever the value: a label, or a wish that vLLM ignores as well
 
 _COMMON: dict[str, tuple[object, ...]] = {
     "user": (_ANY,),
     "metadata": (_ANY,),
     "safety_identifier": (_ANY,),
     "prompt_cache_key": (_ANY,),
-    "store": (False,),
-    "service_tier": ("auto", "default"),
+    "store": (_ANY,),
+    "service_tier": (_ANY,),
     "use_beam_search": (False,),
     "length_penalty": (1,),
     "spaces_between_special_tokens": (True,),
@@ -26,7 +26,7 @@ _COMMON: dict[str, tuple[object, ...]] = {
     "guided_grammar": (),
 }
 
-COMPLETION_NOOP_VALUES = _COMMON | {"best_of": (1,), "suffix": ("",)}
+COMPLETION_NOOP_VALUES = _COMMON | {"best_of": (_ANY,), "suffix": ("",)}
 
 CHAT_NOOP_VALUES = _COMMON | {
     "tools": _EMPTY,
@@ -38,7 +38,7 @@ CHAT_NOOP_VALUES = _COMMON | {
     "audio": (),
     "prediction": (),
     "reasoning_effort": ("none",),
-    "verbosity": ("medium",),
+    "verbosity": (_ANY,),
     "web_search_options": (),
     "continue_final_message": (False,),
     "chat_template": (),

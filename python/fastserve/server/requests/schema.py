@@ -36,6 +36,8 @@ DEFAULT_COMPLETION_TOKENS = 16
 # Clients write numbers as texts, and whole ones as floats: "5", 5.0. `validation` refuses true and false.
 Integer = Annotated[int, Field(strict=False)]
 Number = Annotated[float, Field(strict=False, allow_inf_nan=False)]
+# "false", 0 and the like, as pydantic takes them.
+Switch = Annotated[bool, Field(strict=False)]
 # A list stops at its first bad item: a megabyte of bad items must not become a megabyte of complaints.
 TokenIds = Annotated[list[int], Field(fail_fast=True)]
 Texts = Annotated[list[str], Field(fail_fast=True)]
@@ -79,9 +81,9 @@ class RequestBody(BaseModel):
 class StreamOptions(RequestBody):
     """Options of a stream. `include_events`: send an SSE comment whenever the scheduler parks, resumes or moves a choice."""
 
-    include_usage: bool = False
-    continuous_usage_stats: bool = False
-    include_events: bool = False
+    include_usage: Switch = False
+    continuous_usage_stats: Switch = False
+    include_events: Switch = False
     include_obfuscation: Literal[False] = False
 
     @property
@@ -112,14 +114,14 @@ class GenerationRequest(RequestBody):
     seed: Integer | None = None
     stop: StopStrings = Field(default_factory=list)
     stop_token_ids: TokenIds = Field(default_factory=list)
-    include_stop_str_in_output: bool = False
-    skip_special_tokens: bool = True
-    ignore_eos: bool = False
+    include_stop_str_in_output: Switch = False
+    skip_special_tokens: Switch = True
+    ignore_eos: Switch = False
     logit_bias: LogitBias = Field(default_factory=dict)
     allowed_token_ids: TokenIds | None = None
     bad_words: Texts = Field(default_factory=list)
     n: Integer = 1
-    stream: bool = False
+    stream: Switch = False
     stream_options: StreamOptions | None = None
     priority: Priority = 0
     request_id: RequestId | None = None
@@ -128,7 +130,7 @@ class GenerationRequest(RequestBody):
     deadline_s: Deadline | None = None
     max_pause_s: Pause | None = None
     truncate_prompt_tokens: Truncation | None = None
-    return_token_ids: bool = False
+    return_token_ids: Switch = False
 
     def sampling_params(self, defaults: SamplingDefaults) -> SamplingParams:
         """The sampling fields; `defaults` stands for those that were not given.
@@ -156,11 +158,7 @@ class GenerationRequest(RequestBody):
         return self.stream_options or StreamOptions() if self.stream else None
 
     def max_tokens_asked(self) -> int | None:
-        """The limit of the output as the client set it.
-
-        Raises:
-            ApiError: 400, it has set two.
-        """
+        """The limit of the output as the client set it."""
         return self.max_tokens
 
     def default_max_tokens(self, defaults: SamplingDefaults) -> int | None:
@@ -198,8 +196,8 @@ class CompletionRequest(GenerationRequest):
 
     prompt: str | TokenIds | Texts | Annotated[list[TokenIds], Field(fail_fast=True)]
     logprobs: Integer | None = None
-    echo: bool = False
-    add_special_tokens: bool = True
+    echo: Switch = False
+    add_special_tokens: Switch = True
 
     def prompts(self) -> list[str | TokenIds]:
         """The prompts as a list, whichever form they came in.
@@ -250,15 +248,12 @@ class ChatRequest(GenerationRequest, Conversation):
 
     messages: Messages = Field(min_length=1, max_length=MAX_MESSAGES)
     max_completion_tokens: Integer | None = None
-    logprobs: bool = False
+    logprobs: Switch = False
     top_logprobs: Integer = 0
-    add_generation_prompt: bool = True
-    add_special_tokens: bool = False
+    add_generation_prompt: Switch = True
+    add_special_tokens: Switch = False
 
     def max_tokens_asked(self) -> int | None:
-        if None not in (self.max_tokens, self.max_completion_tokens) and self.max_tokens != self.max_completion_tokens:
-            message = "max_tokens and max_completion_tokens are two names of one limit; send one"
-            raise bad_request(message, "max_completion_tokens", "invalid_value")
         return self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens
 
     def default_max_tokens(self, defaults: SamplingDefaults) -> int | None:
@@ -279,9 +274,9 @@ class TokenizeRequest(Conversation):
     model: str | None = None
     prompt: str | None = None
     messages: Messages | None = Field(default=None, min_length=1, max_length=MAX_MESSAGES)
-    add_generation_prompt: bool = True
-    add_special_tokens: bool | None = None
-    return_token_strs: bool = False
+    add_generation_prompt: Switch = True
+    add_special_tokens: Switch | None = None
+    return_token_strs: Switch = False
 
 
 class DetokenizeRequest(RequestBody):
