@@ -187,7 +187,8 @@ void define_calls(py::class_<Scheduler>& scheduler) {
       .def(
           "schedule",
           [](Scheduler& self, double now_s) { return std::const_pointer_cast<StepPlan>(self.schedule(now_s)); },
-          py::arg("now_s"), "Plan the next iteration; at most two plans may be in flight.")
+          py::arg("now_s"),
+          "Plan the next iteration; as many plans may be in flight as there are stages, and two with one stage.")
       .def(
           "commit",
           [](Scheduler& self, std::int64_t step, const Array<std::int32_t>& sampled, double iteration_s, double now_s) {

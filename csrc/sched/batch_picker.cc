@@ -17,7 +17,15 @@ std::int64_t BatchPicker::most_started(double turn_s) const {
                                                         : std::numeric_limits<std::int64_t>::max();
 }
 
-void BatchPicker::begin(bool may_evict, double drop_budget_s, bool budget_full) {
+std::int32_t BatchPicker::slots_of_plan() const {
+  const auto stages = std::int64_t{core_.config.num_stages};
+  const auto slots = std::int64_t{core_.config.max_num_seqs};
+  if (!is_pipeline()) return core_.config.max_num_seqs;
+  const std::int64_t share = (std::min(slots, core_.num_unfinished()) + stages - 1) / stages;
+  return static_cast<std::int32_t>(std::clamp<std::int64_t>(slots - core_.num_in(RequestState::kRunning), 0, share));
+}
+
+void BatchPicker::begin(bool may_evict, double drop_budget_s, bool budget_full, std::int32_t growth_blocks) {
   picks_.clear();
   prefills_.clear();
   level_prefills_.clear();
@@ -25,10 +33,13 @@ void BatchPicker::begin(bool may_evict, double drop_budget_s, bool budget_full) 
   run_size_ = run_at_ = 0;
   request_ = nullptr;
   stage_ = Stage::kDone;
-  slots_ = core_.config.max_num_seqs;
-  budget_ = core_.config.max_num_batched_tokens;
-  level_decodes_ = level_wanted_ = growth_blocks_ = claimed_ = left_out_ = 0;
-  residents_left_ = static_cast<std::int32_t>(core_.num_residents());
+  slots_ = slots_of_plan();
+  budget_ = (core_.config.max_num_batched_tokens + core_.config.num_stages - 1) / core_.config.num_stages;
+  level_decodes_ = level_wanted_ = claimed_ = left_out_ = 0;
+  growth_blocks_ = growth_blocks;
+  passed_in_flight_ = false;
+  residents_left_ =
+      static_cast<std::int32_t>(is_pipeline() ? core_.num_in(RequestState::kReady) : core_.num_residents());
   prefill_budget_ = prefill_budget();
   places_ = kAnyPlace;
   may_evict_ = may_evict;
@@ -126,6 +137,10 @@ std::int32_t BatchPicker::kept_for_decodes() const {
 }
 
 BatchPicker::Asked BatchPicker::pick_resident(Request& request) {
+  if (is_pipeline() && request.plans_in_flight() > 0) {
+    passed_in_flight_ = true;
+    return std::nullopt;
+  }
   --residents_left_;
   const bool leaving =
       request.ending() != FinishReason::kNone || request.park_requested() || request.left_out_step() == core_.step;

@@ -42,7 +42,7 @@ struct Move {
 /// What a plan consists of. Valid until the next plan is begun.
 struct Batch {
   std::span<const Pick> picks;     // rows with one token first
-  std::int32_t growth_blocks = 0;  // that the rows will grow by in the next H iterations
+  std::int32_t growth_blocks = 0;  // that its rows and those in flight will grow by in the next H iterations
   bool evicted = false;
   bool blocked = false;  // a request wanted memory and did not get it
 };
@@ -56,6 +56,8 @@ struct Batch {
 ///   waiting or parked) gets its whole prompt and one growth block beyond what the rows before it will grow by; when it
 ///   cannot, no request behind it starts (no overtaking), and residents behind it are evicted, just enough.
 /// - Nothing in a plan in flight is evicted: a victim there is left out of this plan first.
+/// - With several stages a request in flight is passed over, so that the plans in flight are disjoint, and a plan takes its
+///   share of slots and tokens.
 class BatchPicker {
  public:
   static constexpr double kDebtMargin = 0.05;  // of the device's blocks
@@ -75,8 +77,8 @@ class BatchPicker {
   /// Begin a plan. `may_evict`: to start others; growth may always evict. To start others KV is dropped
   /// only as far as computing it again takes no more than `drop_budget_s`; the first in order may overdraw a full budget,
   /// and takes what it needs from those of the classes behind its own. Within a class memory changes hands where that
-  /// pays, see Exchange.
-  void begin(bool may_evict, double drop_budget_s, bool budget_full);
+  /// pays, see Exchange. `growth_blocks`: that the plans in flight will grow by.
+  void begin(bool may_evict, double drop_budget_s, bool budget_full, std::int32_t growth_blocks);
   /// The next move. The caller carries it out before the next call and passes whether it succeeded. None: the batch is
   /// complete.
   std::optional<Move> next(bool succeeded);
@@ -109,8 +111,11 @@ class BatchPicker {
   std::int32_t debt_margin_blocks() const {
     return static_cast<std::int32_t>(kDebtMargin * static_cast<double>(core_.num_device_blocks()));
   }
-  /// No request is picked yet. The first candidate must be scheduled, so that the engine always makes progress.
-  bool is_first() const { return picks_.empty() && prefills_.empty() && level_prefills_.empty(); }
+  /// No request before it runs. The first candidate must be scheduled, so that the engine always makes progress.
+  bool is_first() const { return picks_.empty() && prefills_.empty() && level_prefills_.empty() && !passed_in_flight_; }
+  bool is_pipeline() const { return core_.config.num_stages > 1; }
+  /// Requests that this plan may have. The stages share the slots, and as many requests as there are.
+  std::int32_t slots_of_plan() const;
   /// Blocks that are free, or will be without further evictions.
   std::int32_t have() const { return core_.num_free() + mover_.blocks_leaving() + left_out_ - claimed_; }
   bool usable(const SwapPlanner::Victim& victim, const Request& behind) const;
@@ -159,6 +164,7 @@ class BatchPicker {
   std::int32_t growth_blocks_ = 0;
   std::int32_t claimed_ = 0;                        // blocks that blocked requests wait for
   std::int32_t left_out_ = 0;                       // blocks of victims left out of this plan
+  bool passed_in_flight_ = false;                   // a request that was walked over is in another stage
   std::span<const SwapPlanner::Victim> victims_;    // of this step, best first; some may be used up
   std::vector<const SwapPlanner::Victim*> chosen_;  // of them, to go now
   std::size_t num_gone_ = 0;                        // of those

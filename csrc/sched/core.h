@@ -3,6 +3,7 @@
 #include <array>
 #include <cstdint>
 #include <memory>
+#include <numeric>
 #include <vector>
 
 #include "kv/kv_manager.h"
@@ -40,6 +41,9 @@ struct SchedulerCore {
     return num_blocks * config.block_bytes / config.offload_bytes_per_s;
   }
   std::int64_t num_in(RequestState state) const { return num_in_state[static_cast<std::size_t>(state)]; }
+  std::int64_t num_unfinished() const {
+    return std::accumulate(num_in_state.begin(), num_in_state.end(), std::int64_t{0}) - num_in(RequestState::kFinished);
+  }
   std::int64_t num_residents() const { return num_in(RequestState::kReady) + num_in(RequestState::kRunning); }
   /// Requests whose KV is on the host, or on its way there or back.
   std::int64_t num_away() const {

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <numeric>
 #include <utility>
 
 #include "base/error.h"
@@ -28,12 +29,14 @@ Scheduler::Scheduler(const SchedulerConfig& config, kv::KvManager& kv, LatencyMo
       planner_(core_),
       mover_(core_),
       picker_(core_, planner_, mover_),
+      builder_(config.max_plans_in_flight()),
       governor_(config.thrash_parks_per_finish),
       iteration_s_(latency.decode_s(1, 1)) {}
 
 std::shared_ptr<const StepPlan> Scheduler::schedule(double now_s) {
-  FS_REQUIRE(in_flight_.size() < kMaxPlansInFlight, "at most ", kMaxPlansInFlight,
-             " plans may be in flight: commit step ", static_cast<std::int64_t>(in_flight_.front().step), " first");
+  const std::size_t most = core_.config.max_plans_in_flight();
+  FS_REQUIRE(in_flight_.size() < most, "at most ", most, " plans may be in flight: commit step ",
+             static_cast<std::int64_t>(in_flight_.front().step), " first");
   set_now(now_s);
   expire_deadlines();
   core_.stats.promotions += core_.policy->promote_starving(core_.now_s);
@@ -53,7 +56,7 @@ std::shared_ptr<const StepPlan> Scheduler::schedule(double now_s) {
 }
 
 void Scheduler::fill_batch() {
-  picker_.begin(!governor_.active(), governor_.drop_budget_s(), governor_.budget_is_full());
+  picker_.begin(!governor_.active(), governor_.drop_budget_s(), governor_.budget_is_full(), growth_in_flight());
   bool succeeded = true;
   while (const auto move = picker_.next(succeeded)) succeeded = carry_out(*move);
 }
@@ -90,7 +93,10 @@ void Scheduler::count_look_up(Request& request) {
 }
 
 Scheduler::InFlight Scheduler::launch(const StepPlan& plan, std::span<const Pick> picks) {
-  InFlight flight{.step = plan.step, .rows = std::exchange(spare_rows_, {}), .shape = plan.shape()};
+  InFlight flight{.step = plan.step,
+                  .rows = std::exchange(spare_rows_, {}),
+                  .growth_blocks = picker_.batch().growth_blocks - growth_in_flight(),
+                  .shape = plan.shape()};
   flight.rows.clear();
   for (const Pick& pick : picks) {
     Request& request = *pick.request;
@@ -104,17 +110,23 @@ Scheduler::InFlight Scheduler::launch(const StepPlan& plan, std::span<const Pick
     core_.move(request, RequestState::kRunning);
     core_.policy->follow(request, Policy::Event::kRuns, core_.now_s);
   }
-  num_running_ = static_cast<std::int64_t>(picks.size());
   return flight;
 }
 
+std::int32_t Scheduler::growth_in_flight() const {
+  if (core_.config.num_stages == 1) return 0;  // the next plan repeats the rows of the one in flight
+  return std::accumulate(in_flight_.begin(), in_flight_.end(), 0,
+                         [](std::int32_t sum, const InFlight& flight) { return sum + flight.growth_blocks; });
+}
+
 void Scheduler::count_preemptions() {
-  for (Request* request : left_batch_) {
-    if (request->finished() || request->last_step() == core_.step) continue;
-    request->note_preemption();
+  std::erase_if(left_batch_, [this](const Left& left) {
+    if (left.request->finished() || left.request->last_step() >= left.step) return true;
+    if (core_.step < left.step + core_.config.num_stages - 1) return false;
+    left.request->note_preemption();
     ++core_.stats.preemptions;
-  }
-  left_batch_.clear();
+    return true;
+  });
 }
 
 std::int32_t Scheduler::watermark_blocks() const {
@@ -166,25 +178,34 @@ void Scheduler::mirror_idle() {
     if (mover_.mirror(*candidate.request, SwapPlanner::kMirrorBlocks)) return;
 }
 
-const Scheduler::InFlight& Scheduler::oldest(StepId step) const {
+std::deque<Scheduler::InFlight>::iterator Scheduler::in_flight(StepId step) {
   FS_REQUIRE(!in_flight_.empty(), "no plan is in flight: step ", static_cast<std::int64_t>(step),
              " was committed or never made");
-  FS_REQUIRE(in_flight_.front().step == step, "plans are committed in order: step ",
-             static_cast<std::int64_t>(in_flight_.front().step), " is the oldest in flight, got ",
-             static_cast<std::int64_t>(step));
-  return in_flight_.front();
+  const auto at = std::ranges::find(in_flight_, step, &InFlight::step);
+  FS_REQUIRE(at == in_flight_.begin() || (at != in_flight_.end() && at->rows.empty()),
+             "plans are committed in order: step ", static_cast<std::int64_t>(in_flight_.front().step),
+             " is the oldest in flight, got ", static_cast<std::int64_t>(step));
+  return at;
+}
+
+/// The part of its time for which the plan had the engine to itself, as far as that is known: plans of several stages
+/// overlap.
+double Scheduler::take_wall_s(double iteration_s) {
+  const double since_s = core_.now_s - std::exchange(last_commit_s_, core_.now_s);
+  return core_.config.num_stages == 1 ? iteration_s : std::min(iteration_s, since_s);
 }
 
 void Scheduler::commit(StepId step, std::span<const std::int32_t> sampled, double iteration_s, double now_s) {
-  const auto wanted = static_cast<std::size_t>(oldest(step).num_samples);
+  const auto at = in_flight(step);
+  const auto wanted = static_cast<std::size_t>(at->num_samples);
   FS_REQUIRE(sampled.size() == wanted, "step ", static_cast<std::int64_t>(step), " samples ", wanted, " tokens, got ",
              sampled.size());
   FS_REQUIRE(iteration_s >= 0.0 && iteration_s <= kLongestIterationS, "iteration_s must be between 0 and ",
              kLongestIterationS, " seconds, got ", iteration_s);
   set_now(now_s);
   expire_deadlines();
-  InFlight flight = std::move(in_flight_.front());
-  in_flight_.pop_front();
+  InFlight flight = std::move(*at);
+  in_flight_.erase(at);
   if (!flight.rows.empty()) {
     core_.latency.observe(flight.shape, iteration_s);
     iteration_s_ += kIterationSmoothing * (iteration_s - iteration_s_);
@@ -204,7 +225,8 @@ void Scheduler::commit(StepId step, std::span<const std::int32_t> sampled, doubl
   const double copy_s = std::max(stats.offload_bytes / core_.config.offload_bytes_per_s,
                                  stats.upload_bytes / core_.config.upload_bytes_per_s);
   if (!flight.rows.empty())
-    governor_.on_iteration({stats.parks - parks_by_caller_, stats.finished, copy_s, stats.dropped_s}, iteration_s);
+    governor_.on_iteration({stats.parks - parks_by_caller_, stats.finished, copy_s, stats.dropped_s}, iteration_s,
+                           take_wall_s(iteration_s));
   spare_rows_ = std::move(flight.rows);
 }
 
@@ -249,8 +271,8 @@ void Scheduler::charge(Request& request, const Commit& commit) {
 void Scheduler::leave_batch(Request& request) {
   core_.move(request, RequestState::kReady);
   if (request.queue().queued) core_.policy->follow(request, Policy::Event::kRests, core_.now_s);
-  if (in_flight_.empty()) {
-    left_batch_.push_back(&request);
+  if (in_flight_.empty() || core_.config.num_stages > 1) {
+    left_batch_.push_back({&request, core_.step});
   } else {  // the plan that is running now went without it
     request.note_preemption();
     ++core_.stats.preemptions;
@@ -264,10 +286,10 @@ void Scheduler::complete_transfers(std::span<const std::int64_t> transfer_ids, s
 }
 
 void Scheduler::fail_step(StepId step, double now_s) {
-  static_cast<void>(oldest(step));
+  const auto at = in_flight(step);
   set_now(now_s);
-  const InFlight flight = std::move(in_flight_.front());
-  in_flight_.pop_front();
+  const InFlight flight = std::move(*at);
+  in_flight_.erase(at);
   for (const Row& row : flight.rows) {
     Request& request = *row.request;
     request.leave_plan(row.count, row.sample);

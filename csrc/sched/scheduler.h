@@ -31,17 +31,17 @@ class LearnedPolicy;
 /// Policy + KV + swap planner. Sole owner of request state. Single-threaded; owns no clock: the same calls with the
 /// same times give the same plans, bit for bit. A time before that of an earlier call counts as the earlier one.
 ///
-/// Order of calls: schedule() -> run it -> commit(). Up to two plans may be in flight (the second is made while the
-/// first runs); they are committed in order. A row of the second plan whose input token the first one samples carries
-/// -1 and a token source. A request found finished at the first commit is ignored in the second, whose blocks stay held
-/// until then.
+/// Order of calls: schedule() -> run it -> commit(). Plans with rows are committed in the order in which they were made.
+///
+/// With one stage up to two may be in flight (the second is made while the first runs). A row of the second plan whose
+/// input token the first one samples carries -1 and a token source. A request found finished at the first commit is
+/// ignored in the second, whose blocks stay held until then. With several stages as many plans may be in flight, and a
+/// request is in one of them at most, so that all tokens of a plan are known when it is made.
 ///
 /// Requests come and go in scheduler_requests.cc, iterations in scheduler.cc, what the outside may look at in
 /// scheduler_views.cc.
 class Scheduler {
  public:
-  static constexpr std::size_t kMaxPlansInFlight = 2;
-
   /// `kv` and `latency` outlive the scheduler and are changed through it only. Throws InvalidArgumentError for a
   /// configuration out of range. `policy`: in place of the one that the configuration names.
   Scheduler(const SchedulerConfig& config, kv::KvManager& kv, LatencyModel& latency,
@@ -69,11 +69,12 @@ class Scheduler {
   bool unpark(std::int64_t request_id, double now_s);
 
   /// Plan the next iteration. The plan may have no rows (nothing can run) and may still carry transfers to start.
-  /// Throws InvalidArgumentError when two plans are in flight.
+  /// Throws InvalidArgumentError when max_plans_in_flight() of the configuration are.
   std::shared_ptr<const StepPlan> schedule(double now_s);
   /// The oldest plan in flight ran: sampled[s] is the token of sampling entry s (negative: there is none, which fails
-  /// the request); iteration_s its wall time, charged to every row. Throws InvalidArgumentError for another step or a
-  /// wrong number of tokens, and changes nothing then.
+  /// the request); iteration_s the time that the stages took for it, without waits between them, charged to every row.
+  /// A plan without rows need not be the oldest. Throws InvalidArgumentError for another step or a wrong number of
+  /// tokens, and changes nothing then.
   void commit(StepId step, std::span<const std::int32_t> sampled, double iteration_s, double now_s);
   /// Transfers ended; one flag per id, 0 = failed. A failed copy costs time, never a request. Throws for an id that is
   /// not in flight, and changes nothing then.
@@ -112,7 +113,13 @@ class Scheduler {
     std::vector<Row> rows;
     std::int32_t num_samples = 0;
     std::int32_t num_tokens = 0;
+    std::int32_t growth_blocks = 0;  // see Batch
     IterationShape shape;
+  };
+  /// A request that was in the batch and is in no plan now.
+  struct Left {
+    Request* request = nullptr;
+    std::int64_t step = 0;  // of the first plan that it could be in
   };
   /// What the rows of one commit share.
   struct Commit {
@@ -144,7 +151,10 @@ class Scheduler {
   void count_look_up(Request& request);
   InFlight launch(const StepPlan& plan, std::span<const Pick> picks);
   void count_preemptions();
-  const InFlight& oldest(StepId step) const;
+  std::int64_t num_running() const;
+  std::int32_t growth_in_flight() const;
+  std::deque<InFlight>::iterator in_flight(StepId step);
+  double take_wall_s(double iteration_s);
   void prefetch_row(std::span<const Row> rows, std::size_t i) const;
   void commit_row(const Row& row, const Commit& commit);
   void charge(Request& request, const Commit& commit);
@@ -163,12 +173,12 @@ class Scheduler {
   BlockRate arrivals_;  // that new requests ask for
   std::deque<InFlight> in_flight_;
   std::vector<Row> spare_rows_;          // memory of a committed plan
-  std::vector<Request*> left_batch_;     // since the newest plan; preempted unless the next one takes them
+  std::vector<Left> left_batch_;         // preempted unless one of the next plans, one per stage, takes them
   std::vector<Request*> park_requests_;  // not at rest yet
   std::int64_t parks_by_caller_ = 0;     // of stats.parks
   StepEvents events_;
-  double iteration_s_ = 0.0;  // smoothed
-  std::int64_t num_running_ = 0;
+  double iteration_s_ = 0.0;    // smoothed
+  double last_commit_s_ = 0.0;  // of a plan with rows
 };
 
 }  // namespace fastserve::sched

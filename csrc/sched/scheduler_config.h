@@ -19,6 +19,7 @@ struct SchedulerConfig {
   std::int32_t max_num_batched_tokens = 2048;
   std::int32_t max_prefill_chunk_tokens = 512;
   std::int32_t max_model_len = 2048;                // prompt + output
+  std::int32_t num_stages = 1;                      // of the pipeline: plans that run one behind the other
   double starvation_limit_s = 3.0;                  // alpha, until the first output
   double max_pause_s = 1.0;                         // of a stream, where memory allows
   std::optional<double> ttft_slo_s = std::nullopt;  // of `slo`, for requests that bring no objectives
@@ -41,6 +42,9 @@ struct SchedulerConfig {
   double block_bytes = 0.0;           // of one KV block, for the cost of a copy
   double offload_bytes_per_s = 10e9;  // link rates until measured, see set_link_rates
   double upload_bytes_per_s = 10e9;
+
+  /// One stage has its next plan made while it runs; of several, each has one.
+  std::size_t max_plans_in_flight() const { return num_stages == 1 ? 2 : static_cast<std::size_t>(num_stages); }
 
   /// Throws InvalidArgumentError naming the first field out of its limits, or the fields that do not go together.
   void validate() const;
@@ -89,6 +93,7 @@ void for_each_setting(Visit&& visit) {
   visit("max_parks_per_request", &Config::max_parks_per_request, Limits{1, kMostInt});
   visit("thrash_parks_per_finish", &Config::thrash_parks_per_finish, Limits{0, 1e9, true});
   visit("max_model_len", &Config::max_model_len, Limits{2, kMostTokens, false, "tokens"});
+  visit("num_stages", &Config::num_stages, Limits{1, 64});
   visit("block_bytes", &Config::block_bytes, Limits{0, 1e15, false, "bytes"});
   visit("offload_bytes_per_s", &Config::offload_bytes_per_s, kRate);
   visit("upload_bytes_per_s", &Config::upload_bytes_per_s, kRate);

@@ -79,7 +79,6 @@ void Scheduler::end_soon(Request& request, FinishReason reason) {
 void Scheduler::finish(Request& request, FinishReason reason, std::int32_t sample, std::int32_t token) {
   request.finish(reason);
   if (request.queue().queued) core_.policy->leave(request);
-  num_running_ -= request.last_step() == core_.step - 1;
   std::erase(park_requests_, &request);
   core_.freed.add(static_cast<std::int32_t>(request.blocks().size()), core_.now_s);
   if (request.plans_in_flight() == 0) mover_.end(request);

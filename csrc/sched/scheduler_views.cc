@@ -15,13 +15,21 @@ void Scheduler::set_link_rates(double offload_bytes_per_s, double upload_bytes_p
   core_.config.upload_bytes_per_s = upload_bytes_per_s;
 }
 
+std::int64_t Scheduler::num_running() const {
+  if (core_.config.num_stages == 1 && !in_flight_.empty())
+    return std::ranges::count_if(in_flight_.back().rows, [](const Row& row) { return !row.request->finished(); });
+  return core_.num_in(RequestState::kRunning) + std::ranges::count_if(left_batch_, [](const Left& left) {
+           return left.request->state() == RequestState::kReady;
+         });
+}
+
 SchedulerStats Scheduler::stats() const {
   SchedulerStats stats = core_.stats;
   const auto in = [&](RequestState state) { return core_.num_in_state[static_cast<std::size_t>(state)]; };
-  stats.num_running = num_running_;
+  stats.num_running = num_running();
   stats.num_waiting = in(RequestState::kWaiting);
   stats.num_parked_device =
-      std::max<std::int64_t>(0, in(RequestState::kReady) + in(RequestState::kRunning) - num_running_);
+      std::max<std::int64_t>(0, in(RequestState::kReady) + in(RequestState::kRunning) - stats.num_running);
   stats.num_parked_host = in(RequestState::kOffloading) + in(RequestState::kParked) + in(RequestState::kUploading);
   stats.level_requests = core_.policy->order().level_counts();
   stats.num_held = table_.num_live();

@@ -8,7 +8,7 @@ namespace fastserve::sched {
 /// State and counters of the scheduler at one moment; counters run from its construction.
 struct SchedulerStats {
   // --- state ---
-  std::int64_t num_running = 0;  // unfinished requests in the newest plan
+  std::int64_t num_running = 0;  // unfinished requests in the newest plan of each stage
   std::int64_t num_waiting = 0;  // without KV
   std::int64_t num_parked_device = 0;
   std::int64_t num_parked_host = 0;  // on the host, or on the way there or back

@@ -4,7 +4,7 @@
 
 namespace fastserve::sched {
 
-void ThrashGovernor::on_iteration(const Totals& totals, double iteration_s) {
+void ThrashGovernor::on_iteration(const Totals& totals, double iteration_s, double wall_s) {
   const double most_s = kDropShare * static_cast<double>(kWindowIterations) * iteration_s;
   drop_budget_s_ = std::min(drop_budget_s_ + kDropShare * iteration_s - (totals.dropped_s - dropped_s_), most_s);
   budget_is_full_ = drop_budget_s_ >= most_s;
@@ -13,7 +13,7 @@ void ThrashGovernor::on_iteration(const Totals& totals, double iteration_s) {
     if (--cooldown_ == 0) begin_window(totals);
     return;  // what happens without preemption tells nothing about it
   }
-  window_s_ += iteration_s;
+  window_s_ += wall_s;
   if (++iterations_ < kWindowIterations) return;
   const auto new_parks = static_cast<double>(totals.parks - before_.parks);
   const auto new_finished = static_cast<double>(std::max<std::int64_t>(1, totals.finished - before_.finished));

@@ -19,7 +19,7 @@ class ThrashGovernor {
   static constexpr std::int64_t kCooldownIterations = 256;
   /// Fewer parks than this in a window are never thrashing, however few requests finished.
   static constexpr std::int64_t kMinParks = 32;
-  /// Seconds of copying, in one direction or the other, per second of iterations.
+  /// Seconds of copying, in one direction or the other, per second in which iterations run.
   static constexpr double kMaxLinkShare = 0.8;
   /// Seconds of recomputing dropped KV per second of iterations: what preemption may take from the throughput.
   static constexpr double kDropShare = 0.1;
@@ -34,8 +34,8 @@ class ThrashGovernor {
 
   explicit ThrashGovernor(double parks_per_finish) : parks_per_finish_(parks_per_finish) {}
 
-  /// One iteration ran.
-  void on_iteration(const Totals& totals, double iteration_s);
+  /// One iteration ran. `wall_s`: the part of its time in which no other iteration ran beside it, in another stage.
+  void on_iteration(const Totals& totals, double iteration_s, double wall_s);
 
   bool active() const { return cooldown_ > 0; }
   /// Seconds; negative after drops that could not be avoided.

@@ -6,9 +6,6 @@
 namespace fastserve::sched {
 namespace {
 
-/// Two plans in flight, one being made, and a few that readers still look at.
-constexpr std::size_t kMaxPooledPlans = 8;
-
 /// Rows that a plan under construction looks ahead, at the blocks: nothing else in a step reads them.
 constexpr std::size_t kPrefetchRows = 4;
 
@@ -105,7 +102,7 @@ std::shared_ptr<StepPlan> PlanBuilder::vacant() {
     return plan;
   }
   auto plan = std::make_shared<StepPlan>();
-  if (pool_.size() < kMaxPooledPlans) pool_.push_back(plan);
+  if (pool_.size() < max_pooled_) pool_.push_back(plan);
   plan->clear();
   return plan;
 }

@@ -56,7 +56,6 @@ class Progress {
  private:
   friend class Scheduler;
   friend struct RequestPeer;  // of the tests
-  static constexpr std::int32_t kMaxPlans = 2;
 
   /// Note the tokens that the plan of `step` computes for it; returns those whose KV was there once and was dropped.
   std::int32_t take_row(std::int64_t step, std::int32_t start, std::int32_t count) {
@@ -71,8 +70,8 @@ class Progress {
   }
   /// A plan with `count` of its tokens is in flight; `sample`: the entry that samples for it, negative: none.
   void enter_plan(std::int32_t count, std::int32_t sample) {
-    FS_CHECK(plans_in_flight_ < kMaxPlans && finish_reason_ == FinishReason::kNone, "a request in ", plans_in_flight_,
-             " plans, ", name_of(finish_reason_), ", cannot enter one more");
+    FS_CHECK(finish_reason_ == FinishReason::kNone, "a request in ", plans_in_flight_, " plans, ",
+             name_of(finish_reason_), ", cannot enter one more");
     ++plans_in_flight_;
     num_in_flight_ += count;
     if (sample < 0) return;

@@ -422,6 +422,12 @@ class SchedulerConfig:
     def num_levels(self, arg1: typing.SupportsInt | typing.SupportsIndex | None) -> None:
         ...
     @property
+    def num_stages(self) -> int:
+        ...
+    @num_stages.setter
+    def num_stages(self, arg1: typing.SupportsInt | typing.SupportsIndex) -> None:
+        ...
+    @property
     def offload_bytes_per_s(self) -> float:
         ...
     @offload_bytes_per_s.setter
@@ -598,7 +604,7 @@ class Scheduler:
         """
     def schedule(self, now_s: typing.SupportsFloat | typing.SupportsIndex) -> StepPlan:
         """
-        Plan the next iteration; at most two plans may be in flight.
+        Plan the next iteration; as many plans may be in flight as there are stages, and two with one stage.
         """
     def set_link_rates(self, offload_bytes_per_s: typing.SupportsFloat | typing.SupportsIndex, upload_bytes_per_s: typing.SupportsFloat | typing.SupportsIndex) -> None:
         """

@@ -58,7 +58,7 @@ class BatchPickerTest : public ::testing::Test {
   /// The moves of a plan, each carried out, or each refused.
   std::vector<Move> plan(bool carried_out) {
     std::vector<Move> moves;
-    picker_.begin(true, 1e9, true);
+    picker_.begin(true, 1e9, true, 0);
     bool succeeded = true;
     while (const auto move = picker_.next(succeeded)) {
       moves.push_back(*move);

@@ -8,7 +8,8 @@ namespace {
 constexpr double kIterationS = 0.01;
 
 void run_window(ThrashGovernor& governor, const ThrashGovernor::Totals& totals) {
-  for (std::int64_t i = 0; i < ThrashGovernor::kWindowIterations; ++i) governor.on_iteration(totals, kIterationS);
+  for (std::int64_t i = 0; i < ThrashGovernor::kWindowIterations; ++i)
+    governor.on_iteration(totals, kIterationS, kIterationS);
 }
 
 TEST(ThrashGovernor, TripsOnParksPerFinishAndRecovers) {
@@ -19,7 +20,7 @@ TEST(ThrashGovernor, TripsOnParksPerFinishAndRecovers) {
   EXPECT_TRUE(governor.active());
   EXPECT_EQ(governor.trips(), 1);
   for (std::int64_t i = 0; i < ThrashGovernor::kCooldownIterations; ++i)
-    governor.on_iteration({.parks = 300, .finished = 200}, kIterationS);
+    governor.on_iteration({.parks = 300, .finished = 200}, kIterationS, kIterationS);
   EXPECT_FALSE(governor.active());
 }
 
@@ -30,7 +31,7 @@ TEST(ThrashGovernor, OnlyAWholeWindowAfterTheCooldownIsJudged) {
   for (std::int64_t i = 0; i < ThrashGovernor::kCooldownIterations; ++i) {
     EXPECT_TRUE(governor.active());
     totals.parks += 10;  // requests that run out of memory park all the same
-    governor.on_iteration(totals, kIterationS);
+    governor.on_iteration(totals, kIterationS, kIterationS);
   }
   EXPECT_FALSE(governor.active());
   run_window(governor, totals);
@@ -59,9 +60,9 @@ TEST(ThrashGovernor, FewParksAreNeverThrashing) {
 TEST(ThrashGovernor, TheDropBudgetIsAShareOfTheTimeLessWhatWasDropped) {
   ThrashGovernor governor(8.0);
   EXPECT_EQ(governor.drop_budget_s(), 0.0);
-  governor.on_iteration({}, kIterationS);
+  governor.on_iteration({}, kIterationS, kIterationS);
   EXPECT_DOUBLE_EQ(governor.drop_budget_s(), ThrashGovernor::kDropShare * kIterationS);
-  governor.on_iteration({.dropped_s = 0.5}, kIterationS);  // growth drops at any price
+  governor.on_iteration({.dropped_s = 0.5}, kIterationS, kIterationS);  // growth drops at any price
   EXPECT_DOUBLE_EQ(governor.drop_budget_s(), 2 * ThrashGovernor::kDropShare * kIterationS - 0.5);
 }
 

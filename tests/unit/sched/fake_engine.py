@@ -3,6 +3,9 @@
 The stamp of a position is a hash of every token up to it, and the token sampled at a position is a function of its stamp.
 So the output of a request is known beforehand, and a row that reads a block which was lost, mixed up, overwritten while it
 was copied or not copied yet is noticed at once.
+
+With several stages each has memory of its own, runs the plans in order and behind the stage before it, and moves blocks as
+soon as a plan was made.
 """
 
 import random
@@ -55,11 +58,13 @@ def expected_output(prompt: list[int], limit: int, *, min_tokens: int = 0, ignor
 
 @dataclass
 class Copy:
-    """A transfer under way: it reads its source when it ends, and its target is garbage until then."""
+    """A transfer under way: a stage reads its source when it ends there, and its target is garbage until then."""
 
     to_host: bool
     sources: np.ndarray
     targets: np.ndarray
+    stages: list[int]  # on which it has not ended
+    ok: bool = True
 
 
 @dataclass
@@ -90,31 +95,38 @@ class FakeEngine:
         )
         self.latency = LatencyModel()
         self.scheduler = Scheduler(SchedulerConfig(**config), self.kv, self.latency)
-        self.block_size, self.depth, self.check = block_size, depth, check
+        self.num_stages = int(config.get("num_stages", 1))
+        self.block_size, self.check = block_size, check
+        self.depth = depth if self.num_stages == 1 else self.num_stages
         self.prefix_caching = prefix_caching
         self.max_model_len = config.get("max_model_len", 2048)
         self.max_num_seqs = config.get("max_num_seqs", 256)
         self.max_tokens = config.get("max_num_batched_tokens", 2048)
         self.pool_tokens = num_device_blocks * block_size
         self.random = random.Random(seed)
-        self.memory = {
-            Tier.DEVICE: np.full((num_device_blocks, block_size), POISON, np.int64),
-            Tier.HOST: np.full((max(1, num_host_blocks), block_size), POISON, np.int64),
-        }
+        self.memory = [  # by stage
+            {
+                Tier.DEVICE: np.full((num_device_blocks, block_size), POISON, np.int64),
+                Tier.HOST: np.full((max(1, num_host_blocks), block_size), POISON, np.int64),
+            }
+            for _ in range(self.num_stages)
+        ]
         self.copies: dict[int, Copy] = {}
         self.clients: dict[int, Client] = {}
-        self.pending: list[StepPlan] = []  # in flight, not run yet
+        self.pending: list[StepPlan] = []  # in flight
+        self.stages_run: dict[int, int] = {}  # by step
         self.previous_sampled = NO_TOKENS
         self.now_s = 0.0
         self.plans: list[tuple[object, ...]] = []
         self.slots: dict[int, int] = {}  # in use: whose
         self.reached: dict[int, int] = {}  # tokens of each request whose KV was there once
         self.cached: dict[int, int] = {}  # of each request that ran: where its first row began
-        self.left: set[int] = set()  # in the last plan committed, with none in flight
+        self.left: dict[int, int] = {}  # was in the batch, is in no plan; plans that may be made before it counts
         self.expected = dict.fromkeys(COUNTED, 0)  # what the scheduler's counters must say
         self.fail_transfers = 0.0
         self.end_transfers = 0.5  # share of the copies under way that end in a turn
         self.fail_samples = 0.0
+        self.fail_steps = 0.0
         self.levels_may_fall = config.get("policy", "learned") == "learned"
 
     # --- what a caller does ---
@@ -140,7 +152,7 @@ class FakeEngine:
     # --- the loop ---
 
     def turn(self, iteration_s: float = 0.01) -> StepPlan:
-        """Schedule one plan; run and commit the oldest once `depth` plans are in flight."""
+        """Schedule one plan; run and commit the oldest once `depth` plans are in flight, of several stages also before."""
         plan = self.scheduler.schedule(self.now_s)
         self.verify()
         self.take_events()  # requests that were aborted or late
@@ -148,18 +160,45 @@ class FakeEngine:
         self.plans.append(contents(plan))
         self.check_slots(plan)
         self.check_progress(plan)
+        self.check_disjoint(plan)
         self.pending.append(plan)
-        if len(self.pending) >= self.depth:
+        self.stages_run[plan.step] = 0
+        if self.num_stages > 1:
+            self.start_copies(plan)
+            self.advance(iteration_s)
+        elif len(self.pending) >= self.depth:
             self.commit(iteration_s)
         self.end_copies()
         return plan
 
-    def commit(self, iteration_s: float = 0.01) -> None:
-        plan = self.pending.pop(0)
-        self.start_copies(plan)  # not before: the plans before it still write
-        sampled = self.run(plan)
+    def advance(self, iteration_s: float) -> None:
+        """Let stages run some of what is in flight; commit some, or one at least where all stages have a plan."""
+        newest = self.pending[-1]
+        if not newest.num_rows and not newest.num_transfers and self.random.random() < 0.5:
+            self.commit(iteration_s, at=len(self.pending) - 1)
+        while len(self.pending) >= self.depth or (self.pending and self.random.random() < 0.3):
+            self.commit(iteration_s)
+        before = self.num_stages - 1  # the last one runs with the commit
+        for plan in self.pending:
+            while self.stages_run[plan.step] < before and self.random.random() < 0.7:
+                self.run_stage(plan)
+            before = self.stages_run[plan.step]
+
+    def commit(self, iteration_s: float = 0.01, at: int = 0) -> None:
+        plan = self.pending.pop(at)
+        if self.num_stages == 1:
+            self.start_copies(plan)  # not before: the plans before it still write
+        sampled = NO_TOKENS
+        while self.stages_run[plan.step] < self.num_stages:
+            sampled = self.run_stage(plan)
+        del self.stages_run[plan.step]
         self.now_s += iteration_s if plan.num_rows else 0.001
-        self.scheduler.commit(plan.step, sampled, iteration_s if plan.num_rows else 0.0, self.now_s)
+        if self.fail_steps and self.random.random() < self.fail_steps:
+            self.scheduler.fail_step(plan.step, self.now_s)
+        else:
+            self.scheduler.commit(plan.step, sampled, iteration_s if plan.num_rows else 0.0, self.now_s)
+            self.expected["iterations"] += plan.num_rows > 0
+            self.expected["iteration_tokens"] += plan.num_tokens
         self.verify()
         self.take_events()
         self.note_who_left(plan)
@@ -187,18 +226,22 @@ class FakeEngine:
 
     # --- the device ---
 
-    def run(self, plan: StepPlan) -> np.ndarray:
-        """Write the stamps of every row, check what it reads; return the sampled tokens."""
-        device = self.memory[Tier.DEVICE].reshape(-1)
+    def run_stage(self, plan: StepPlan) -> np.ndarray:
+        """Run a plan on its next stage: write the stamps of every row, check what it reads; return the sampled tokens."""
+        stage = self.stages_run[plan.step]
+        self.stages_run[plan.step] += 1
+        device = self.memory[stage][Tier.DEVICE].reshape(-1)
         tokens = plan.token_ids.copy()
         last_stamps = np.zeros(plan.num_rows, np.int64)
-        assert plan.num_rows <= self.max_num_seqs and plan.num_tokens <= self.max_tokens
+        assert plan.num_rows <= self.max_num_seqs
+        assert plan.num_tokens <= -(-self.max_tokens // self.num_stages)
         assert len(set(plan.request_ids.tolist())) == plan.num_rows
         for row, request_id in enumerate(plan.request_ids.tolist()):
             begin, end = int(plan.query_start[row]), int(plan.query_start[row + 1])
             assert (end - begin == 1) == (row < plan.num_decode_rows)
             source = int(plan.token_sources[row])
             assert (tokens[begin] == -1) == (source >= 0)
+            assert source < 0 or self.num_stages == 1
             if source >= 0:
                 tokens[begin] = max(0, int(self.previous_sampled[source]))
             blocks = plan.block_ids[plan.block_start[row] : plan.block_start[row + 1]]
@@ -233,21 +276,28 @@ class FakeEngine:
         for j, transfer_id in enumerate(plan.transfer_ids.tolist()):
             part = slice(plan.transfer_start[j], plan.transfer_start[j + 1])
             copy = Copy(
-                bool(plan.transfer_to_host[j]), plan.transfer_sources[part].copy(), plan.transfer_targets[part].copy()
+                bool(plan.transfer_to_host[j]),
+                plan.transfer_sources[part].copy(),
+                plan.transfer_targets[part].copy(),
+                list(range(self.num_stages)),
             )
-            self.memory[Tier.HOST if copy.to_host else Tier.DEVICE][copy.targets] = POISON
+            for memory in self.memory:
+                memory[Tier.HOST if copy.to_host else Tier.DEVICE][copy.targets] = POISON
             self.copies[transfer_id] = copy
 
     def end_copies(self) -> None:
-        chosen = [i for i in self.copies if self.random.random() < self.end_transfers]
-        self.random.shuffle(chosen)
-        ok = [self.random.random() >= self.fail_transfers for _ in chosen]
-        for transfer_id, fine in zip(chosen, ok, strict=True):
-            copy = self.copies.pop(transfer_id)
+        ends = [(i, copy.stages.pop()) for i, copy in self.copies.items() if self.random.random() < self.end_transfers]
+        self.random.shuffle(ends)
+        ok = [self.random.random() >= self.fail_transfers for _ in ends]
+        for (transfer_id, stage), fine in zip(ends, ok, strict=True):
+            copy, memory = self.copies[transfer_id], self.memory[stage]
             source, target = (Tier.DEVICE, Tier.HOST) if copy.to_host else (Tier.HOST, Tier.DEVICE)
+            copy.ok = copy.ok and fine
             if fine:
-                self.memory[target][copy.targets] = self.memory[source][copy.sources]
-        self.scheduler.complete_transfers(np.array(chosen, np.int64), np.array(ok, np.uint8), self.now_s)
+                memory[target][copy.targets] = memory[source][copy.sources]
+        complete = [i for i, _ in ends if not self.copies[i].stages]
+        flags = [self.copies.pop(i).ok for i in complete]
+        self.scheduler.complete_transfers(np.array(complete, np.int64), np.array(flags, np.uint8), self.now_s)
         self.verify()
 
     # --- what the counters must say, from the plans alone ---
@@ -255,10 +305,9 @@ class FakeEngine:
     def count(self, plan: StepPlan) -> None:
         """Count what is in a new plan, and who was in the batch and is not in it."""
         expected, rows = self.expected, plan.request_ids.tolist()
-        expected["preemptions"] += sum(i not in rows and self.clients[i].reason is None for i in self.left)
-        self.left.clear()
-        expected["iterations"] += plan.num_rows > 0
-        expected["iteration_tokens"] += plan.num_tokens
+        self.left = {i: plans - 1 for i, plans in self.left.items() if i not in rows and self.clients[i].reason is None}
+        expected["preemptions"] += sum(plans == 0 for plans in self.left.values())
+        self.left = {i: plans for i, plans in self.left.items() if plans}
         sizes = np.diff(plan.transfer_start)
         expected["upload_blocks"] += int(sizes[plan.transfer_to_host == 0].sum())
         for row, request_id in enumerate(rows):
@@ -272,12 +321,13 @@ class FakeEngine:
             self.reached[request_id] = max(reached, positions[-1] + 1)
 
     def note_who_left(self, plan: StepPlan) -> None:
-        """A request of a committed plan is preempted unless it has ended or the next plan holds it."""
+        """A request of a committed plan is preempted unless it has ended or the next plan of a stage holds it."""
         unfinished = {i for i in plan.request_ids.tolist() if self.clients[i].reason is None}
-        if self.pending:
-            self.expected["preemptions"] += len(unfinished.difference(self.pending[0].request_ids.tolist()))
+        unfinished -= {i for other in self.pending for i in other.request_ids.tolist()}
+        if self.num_stages == 1 and self.pending:
+            self.expected["preemptions"] += len(unfinished)
         else:
-            self.left |= unfinished
+            self.left |= dict.fromkeys(unfinished, self.num_stages)
 
     def check_counters(self) -> None:
         stats = self.scheduler.stats()
@@ -303,6 +353,15 @@ class FakeEngine:
         for slot in plan.ended_slots.tolist():
             assert slot not in in_flight
             assert self.clients[self.slots.pop(slot)].reason is not None
+
+    def check_disjoint(self, plan: StepPlan) -> None:
+        """With several stages a request is in one plan at most, and the slots are those of all plans together."""
+        if self.num_stages == 1:
+            return
+        rows = plan.request_ids.tolist()
+        others = {i for other in self.pending for i in other.request_ids.tolist()}
+        assert others.isdisjoint(rows)
+        assert len(others) + len(rows) <= self.max_num_seqs
 
     def check_progress(self, plan: StepPlan) -> None:
         if plan.num_rows or plan.num_transfers or self.copies or self.pending:

@@ -1,6 +1,7 @@
 """The invariants of the scheduler as properties of random runs; see docs/scheduling.md for their numbers."""
 
 import random
+from typing import Any
 
 import numpy as np
 import pytest
@@ -76,8 +77,9 @@ def disturb(engine: FakeEngine, rng: random.Random) -> None:
     engine.take_events()
 
 
-def random_run(setup: dict, *, turns: int = 40, check: bool = True) -> FakeEngine:
+def random_run(setup: dict, *, turns: int = 40, check: bool = True, fail_steps: float = 0.0) -> FakeEngine:
     engine = FakeEngine(check=check, **setup)
+    engine.fail_steps = fail_steps
     rng = random.Random(setup["seed"])
     engine.fail_transfers = rng.choice((0.0, 0.0, 0.3, 1.0))
     engine.end_transfers = rng.choice((0.1, 0.5, 1.0))
@@ -105,6 +107,35 @@ def random_run(setup: dict, *, turns: int = 40, check: bool = True) -> FakeEngin
 def test_random_runs_keep_every_invariant_and_give_every_request_its_own_tokens(setup: dict) -> None:
     engine = random_run(setup)
     assert all(client.reason is not None for client in engine.clients.values())
+
+
+def stages_run(setup: dict, num_stages: int, fail_steps: float) -> FakeEngine:
+    engine = random_run(setup | {"num_stages": num_stages}, fail_steps=fail_steps)
+    assert all(client.reason is not None for client in engine.clients.values())
+    return engine
+
+
+STAGES = {"setup": setups(), "num_stages": st.integers(2, 5), "fail_steps": st.sampled_from((0.0, 0.0, 0.02))}
+
+
+@settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@given(**STAGES)
+def test_stages_have_disjoint_plans_and_give_every_request_its_own_tokens(**given: Any) -> None:
+    stages_run(**given)
+
+
+@pytest.mark.slow
+def test_many_steps_of_stages_keep_every_invariant() -> None:
+    steps = 0
+
+    @settings(max_examples=900, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
+    @given(**STAGES)
+    def run(**given: Any) -> None:
+        nonlocal steps
+        steps += len(stages_run(**given).plans)
+
+    run()
+    assert steps >= 100_000
 
 
 @settings(max_examples=20, deadline=None, derandomize=True)

@@ -63,13 +63,12 @@ TEST(Request, AccountsForItsTime) {
   EXPECT_DOUBLE_EQ(stats.upload_wait_s, 4.0);
 }
 
-TEST(Request, IsInAtMostTwoPlansAndLeavesThoseItIsIn) {
+TEST(Request, LeavesThePlansThatItIsInAndEntersNoneAfterItsEnd) {
   Request request = made();
   EXPECT_THROW(RequestPeer::leave_plan(request), InternalError);
   RequestPeer::enter_plan(request);
   RequestPeer::enter_plan(request);
   EXPECT_EQ(request.scheduled(), 2);
-  EXPECT_THROW(RequestPeer::enter_plan(request), InternalError);
   RequestPeer::leave_plan(request);
   RequestPeer::finish(request, FinishReason::kAbort);
   EXPECT_THROW(RequestPeer::enter_plan(request), InternalError);
