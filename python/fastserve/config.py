@@ -372,6 +372,10 @@ class EngineConfig:
     eos_token_ids: tuple[int, ...] = ()
 
 
+ToolCallParser = Literal["hermes", "llama3_json", "mistral", "json"]
+ReasoningParser = Literal["qwen3", "deepseek_r1"]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerConfig:
     """The HTTP API."""
@@ -400,6 +404,26 @@ class ServerConfig:
     api_keys_file: str | None = option(None, "CSV file with more keys; its first line is name,key")
     served_model_name: tuple[str, ...] = option(
         (), "names of the model in the API, of which replies and metrics have the first; default: the model argument"
+    )
+    chat_template: str | None = option(
+        None, "chat template in the place of the model's own: a Jinja file, its text, or the name of one of the model's"
+    )
+    default_chat_template_kwargs: dict[str, Any] | None = option(
+        None, "variables of the chat template that requests may override, for example '{\"enable_thinking\": false}'"
+    )
+    enable_auto_tool_choice: bool = option(
+        False, "let the model call tools as it sees fit (tool_choice auto); needs tool_call_parser"
+    )
+    tool_call_parser: ToolCallParser | None = option(
+        None,
+        "how the model writes tool calls: hermes (also Qwen), llama3_json, mistral, or json (an object or a list of them)",
+        synonyms={"llama4_json": "llama3_json"},
+    )
+    exclude_tools_when_tool_choice_none: bool = option(
+        False, "leave tools out of the prompt of requests with tool_choice none"
+    )
+    reasoning_parser: ReasoningParser | None = option(
+        None, "how the model writes its reasoning, which replies then have apart from the content"
     )
     strict_fields: bool = option(
         False, "refuse requests with unknown fields; otherwise they are ignored and named in a Warning header"

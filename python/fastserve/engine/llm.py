@@ -1,7 +1,7 @@
 """The offline API: a model in this process that completes lists of prompts."""
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from typing import Self, cast
@@ -15,7 +15,7 @@ from fastserve.engine.process import DEFAULT_CORE_FACTORY, load_core_factory
 from fastserve.engine.request import EngineRequest
 from fastserve.errors import EngineDeadError, InvalidArgumentError, OverloadedError
 from fastserve.log import get_logger
-from fastserve.tokenizer.chat_template import Message
+from fastserve.tokenizer.chat_template import Message, TemplateOptions
 from fastserve.types import (
     CompletionDelta,
     CompletionOutput,
@@ -98,8 +98,11 @@ class LLM:
         messages: Sequence[Message] | Sequence[Sequence[Message]],
         sampling: SamplingParams | Sequence[SamplingParams] | None = None,
         *,
-        tools: Sequence[object] | None = None,
+        chat_template: str | None = None,
         add_generation_prompt: bool = True,
+        continue_final_message: bool = False,
+        tools: Sequence[object] | None = None,
+        chat_template_kwargs: Mapping[str, object] | None = None,
         use_tqdm: bool = True,
     ) -> list[RequestOutput]:
         """Complete conversations with the model's chat template; otherwise like `generate`.
@@ -107,23 +110,31 @@ class LLM:
         Args:
             messages: a conversation (a list of `{"role": ..., "content": ...}`), or a list of conversations.
             sampling: for all conversations, or one for each; None = `get_default_sampling_params`.
-            tools: descriptions of tools, for templates that know them.
+            chat_template: in the place of the model's own: its text, or the name of one of the model's.
             add_generation_prompt: end the prompt where the assistant's answer begins.
+            continue_final_message: complete the last message itself; needs `add_generation_prompt=False`.
+            tools: descriptions of tools, for templates that know them.
+            chat_template_kwargs: variables of the template, such as `{"enable_thinking": False}`.
             use_tqdm: show a progress bar on standard error.
         Raises:
-            InvalidArgumentError: the model has no chat template; also as `generate`.
+            InvalidArgumentError: the model has no chat template, or options contradict each other; also as `generate`.
             EngineDeadError: as `generate`.
         """
-        if not self.tokenizer.has_chat_template:
+        templates = self.tokenizer.chat_templates.with_template(chat_template)
+        options = TemplateOptions(
+            add_generation_prompt=add_generation_prompt,
+            continue_final_message=continue_final_message,
+            tools=tools,
+            variables=chat_template_kwargs or {},
+        )
+        if not templates.sources:
             raise InvalidArgumentError("the model has no chat template; use generate with a prompt instead")
         one = bool(messages) and isinstance(messages[0], dict)
         conversations = cast(Sequence[Sequence[Message]], [messages] if one else messages)
         jobs = [_Job(params) for params in self._per_prompt(sampling, len(conversations))]
         for job, conversation in zip(jobs, conversations, strict=True):
             try:
-                prompt = self.tokenizer.render_chat(
-                    conversation, add_generation_prompt=add_generation_prompt, tools=tools
-                )
+                prompt = templates.render(conversation, options)
             except InvalidArgumentError as error:
                 job.error = str(error)
                 continue

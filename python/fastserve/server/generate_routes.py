@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
+from fastserve.server.chat_output import ChatOutput
 from fastserve.server.errors import bad_request
 from fastserve.server.requests.request_body import body_schema, read_request, state_of, warning_headers
 from fastserve.server.requests.schema import MAX_CHOICES, ChatRequest, CompletionRequest, GenerationRequest, TokenIds
@@ -56,17 +57,20 @@ async def create_chat_completion(request: Request) -> Response:
     state.check_model(body.model)
     stream = body.stream_settings()
     sampling = body.sampling_params(state.ready_engine().sampling_defaults)
+    output = ChatOutput(state, body)
     reader = state.prompt_reader()
-    prompt = await reader.read_chat(
+    prompt, text = await reader.read_chat(
         body.template_rows(),
-        add_generation_prompt=body.add_generation_prompt,
+        output.template_options(),
         add_special_tokens=body.add_special_tokens,
         keep_last=reader.truncation(body.truncate_prompt_tokens, sampling.max_tokens),
     )
-    generation = _generation(state, body, [prompt], sampling, arrival_s)
-    return GenerationResponse(
-        state, generation, ChatFormatter(state, generation, body), stream, warning_headers(request)
-    )
+    form = output.message_format(text)
+    generation = _generation(state, body, [prompt], output.constrained(sampling, form), arrival_s)
+    if form.reasons:
+        generation.usage.count_reasoning(form.begun, state.ready_engine().tokenizer)
+    formatter = ChatFormatter(state, generation, body, form)
+    return GenerationResponse(state, generation, formatter, stream, warning_headers(request))
 
 
 def _check_choices(num_prompts: int, num_samples: int) -> None:

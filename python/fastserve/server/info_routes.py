@@ -71,7 +71,7 @@ async def tokenize(request: Request) -> Response:
     else:
         ids = await reader.tokenize_chat(
             body.template_rows(),
-            add_generation_prompt=body.add_generation_prompt,
+            body.template_options(state.template_defaults),
             add_special_tokens=body.add_special_tokens is True,
         )
     tokenizer = engine.tokenizer if body.return_token_strs else None

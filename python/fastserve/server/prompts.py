@@ -11,6 +11,7 @@ from fastserve.server.errors import bad_request, context_overflow, prompt_overfl
 from fastserve.server.protocols import EngineProtocol
 from fastserve.server.requests.schema import TokenIds
 from fastserve.server.side_processes.chat_renderer import ChatRenderer
+from fastserve.tokenizer.chat_template import TemplateOptions
 
 # Below this, tokenizing takes less than the hop to a thread and back.
 INLINE_TEXT_CHARS = 1024
@@ -89,13 +90,13 @@ class PromptReader:
         return ids
 
     async def read_chat(
-        self, rows: bytes, *, add_generation_prompt: bool, add_special_tokens: bool, keep_last: int | None = None
-    ) -> TokenIds:
-        """Render the chat template and tokenize.
+        self, rows: bytes, options: TemplateOptions, *, add_special_tokens: bool, keep_last: int | None = None
+    ) -> tuple[TokenIds, str]:
+        """Render the chat template and tokenize; return the ids and the text of the prompt.
 
         Args:
             rows: see `Conversation.template_rows`.
-            add_generation_prompt: a variable of the template.
+            options: what else the template gets.
             add_special_tokens: as for a prompt; templates write them themselves.
             keep_last: as for a prompt.
 
@@ -104,13 +105,13 @@ class PromptReader:
         """
         text, num_chars = await self._renderer.render(
             rows,
-            add_generation_prompt=add_generation_prompt,
+            options,
             max_chars=self._max_chars if keep_last is None else MAX_TOKENIZED_CHARS,
         )
         self._check_chars(num_chars, "messages", truncated=keep_last is not None)
         ids = _last(await self._encode(text, add_special_tokens=add_special_tokens), keep_last)
         self.check(ids, "messages")
-        return ids
+        return ids, text
 
     async def tokenize(self, text: str, *, add_special_tokens: bool) -> TokenIds:
         """Token ids of a text that need not fit the context.
@@ -121,15 +122,13 @@ class PromptReader:
         _check_countable(len(text), "prompt")
         return await self._encode(text, add_special_tokens=add_special_tokens)
 
-    async def tokenize_chat(self, rows: bytes, *, add_generation_prompt: bool, add_special_tokens: bool) -> TokenIds:
+    async def tokenize_chat(self, rows: bytes, options: TemplateOptions, *, add_special_tokens: bool) -> TokenIds:
         """As `read_chat`, of a conversation that need not fit the context.
 
         Raises:
             ApiError: 400, also more than `MAX_TOKENIZED_CHARS`.
         """
-        text, num_chars = await self._renderer.render(
-            rows, add_generation_prompt=add_generation_prompt, max_chars=MAX_TOKENIZED_CHARS
-        )
+        text, num_chars = await self._renderer.render(rows, options, max_chars=MAX_TOKENIZED_CHARS)
         _check_countable(num_chars, "messages")
         return await self._encode(text, add_special_tokens=add_special_tokens)
 

@@ -4,7 +4,7 @@ import time
 from collections.abc import Iterable
 
 from fastserve.config import ServerConfig
-from fastserve.errors import EngineDeadError
+from fastserve.errors import EngineDeadError, InvalidArgumentError
 from fastserve.log import get_logger
 from fastserve.metrics import MetricsExporter, RequestMetrics
 from fastserve.server.errors import ApiError, DrainingError, LoadingError, RestartingError, refusal_reason
@@ -14,6 +14,7 @@ from fastserve.server.protocols import EngineProtocol
 from fastserve.server.recorder import Recorder
 from fastserve.server.side_processes.body_reader import BodyReader
 from fastserve.server.side_processes.chat_renderer import ChatRenderer
+from fastserve.tokenizer.chat_template import read_chat_template
 
 logger = get_logger(__name__)
 
@@ -28,6 +29,15 @@ class ServerState:
     """
 
     def __init__(self, config: ServerConfig, model_name: str, engine: EngineProtocol | None = None) -> None:
+        """Take a configuration.
+
+        Raises:
+            InvalidArgumentError: its settings do not go together, or name a file that cannot be read.
+        """
+        if config.enable_auto_tool_choice and config.tool_call_parser is None:
+            raise InvalidArgumentError(
+                "enable_auto_tool_choice needs tool_call_parser: how the model writes tool calls"
+            )
         self.config = config
         self.model_names = tuple(dict.fromkeys(config.served_model_name)) or (model_name,)
         self.created = int(time.time())
@@ -39,6 +49,8 @@ class ServerState:
         self.body_reader = BodyReader()
         self.draining = False
         self.restarting = False
+        self.template_defaults = config.default_chat_template_kwargs or {}
+        self._chat_template = None if config.chat_template is None else read_chat_template(config.chat_template)
         self._names_logged: set[str] = set()
         self.engine: EngineProtocol | None = None
         self._reader: PromptReader | None = None
@@ -56,7 +68,7 @@ class ServerState:
         self.engine = engine
         self.exporter.start_engine()
         self.restarting = False
-        self._renderer = ChatRenderer(engine.tokenizer.chat_templates)
+        self._renderer = ChatRenderer(engine.tokenizer.chat_templates.with_template(self._chat_template))
         self._reader = PromptReader(engine, self.text_threads, self._renderer)
 
     def detach(self) -> None:

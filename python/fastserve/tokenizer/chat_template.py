@@ -1,11 +1,14 @@
 """Chat templates: a model's own Jinja source turns a list of messages into the prompt it was trained on.
 
-The source comes from the checkpoint, never from a request, and runs in Jinja's immutable sandbox.
+The source comes from the checkpoint or the server's operator, never from a request, and runs in Jinja's immutable sandbox.
 """
 
 import json
+import uuid
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
+from pathlib import Path
 
 import jinja2
 import jinja2.ext
@@ -21,6 +24,43 @@ OUT_OF_MEMORY = (
     "the model's chat template needs more memory for these messages than it may have; send fewer or shorter messages, or"
     " repair the template"
 )
+# Of the templates that a model may have.
+TEMPLATE_NAMES = ("default", "tool_use", "rag")
+# Variables of a template that have fields of their own.
+RESERVED_VARIABLES = frozenset(
+    ("messages", "tools", "add_generation_prompt", "continue_final_message", "chat_template", "tokenize")
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TemplateOptions:
+    """What a template gets besides the messages.
+
+    Attributes:
+        add_generation_prompt: end the prompt where the assistant's answer begins.
+        continue_final_message: end the prompt within the last message, which the model continues.
+        tools: descriptions of tools, for templates that know them.
+        variables: of the template, such as `enable_thinking`; none of `RESERVED_VARIABLES`.
+
+    Raises:
+        InvalidArgumentError: a variable has a name that is taken, or the prompt is to end in two places.
+    """
+
+    add_generation_prompt: bool = True
+    continue_final_message: bool = False
+    tools: Sequence[object] | None = None
+    variables: Mapping[str, object] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name in self.variables:
+            if name in RESERVED_VARIABLES or not name.isidentifier():
+                raise InvalidArgumentError(
+                    f"chat_template_kwargs must not set {name!r:.100}; use the field for it, or another name"
+                )
+        if self.continue_final_message and self.add_generation_prompt:
+            raise InvalidArgumentError(
+                "continue_final_message and add_generation_prompt exclude each other; set one of them"
+            )
 
 
 class _GenerationBlock(jinja2.ext.Extension):
@@ -78,6 +118,22 @@ def _environment() -> jinja2.sandbox.ImmutableSandboxedEnvironment:
     return environment
 
 
+def read_chat_template(given: str) -> str:
+    """Return the source of a template that is given as a file, as its text, or by the name of one of the model's.
+
+    Raises:
+        InvalidArgumentError: there is no such file, or it cannot be read.
+    """
+    if any(mark in given for mark in "{}\n") or given in TEMPLATE_NAMES:
+        return given
+    try:
+        return Path(given).expanduser().read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise InvalidArgumentError(
+            f"chat_template must be a Jinja file, its text, or {' or '.join(TEMPLATE_NAMES)}: {error}"
+        ) from None
+
+
 class ChatTemplates:
     """The templates of one model, compiled on first use: a broken template hurts only chat requests.
 
@@ -93,35 +149,57 @@ class ChatTemplates:
         self.special_tokens = dict(special_tokens)
         self._compiled: dict[str, jinja2.Template] = {}
 
-    def render(
-        self, messages: Sequence[Message], *, add_generation_prompt: bool, tools: Sequence[object] | None = None
-    ) -> str:
+    def with_template(self, given: str | None) -> "ChatTemplates":
+        """Return the same with one template in the place of all: this text, or that of this name; None = the same."""
+        if given is None:
+            return self
+        source = self.sources.get(given) if given in TEMPLATE_NAMES else given
+        return ChatTemplates({} if source is None else {"default": source}, self.special_tokens)
+
+    def render(self, messages: Sequence[Message], options: TemplateOptions) -> str:
         """Return the prompt text.
 
         Raises:
             InvalidArgumentError: there is no template, it does not compile, or it does not accept these messages.
         """
-        name = "tool_use" if tools and "tool_use" in self.sources else "default"
+        name = "tool_use" if options.tools and "tool_use" in self.sources else "default"
         if name not in self.sources:
             raise InvalidArgumentError(
                 "the model has no chat template (chat_template.jinja or tokenizer_config.json);"
                 " use completions with a prompt instead"
             )
+        rows = [without_none(message) for message in messages]
+        end = _marked_end(rows) if options.continue_final_message else ""
+        variables = {**self.special_tokens, **options.variables}
+        variables |= {"messages": rows, "tools": None if options.tools is None else list(options.tools)}
         try:
-            return self._template(name).render(
-                messages=[without_none(message) for message in messages],
-                tools=None if tools is None else list(tools),
-                add_generation_prompt=add_generation_prompt,
-                **self.special_tokens,
-            )
+            text = self._template(name).render(variables | {"add_generation_prompt": options.add_generation_prompt})
         except MemoryError as error:
             raise InvalidArgumentError(OUT_OF_MEMORY) from error
         except Exception as error:  # the template is a program of the checkpoint: it may raise anything
             raise InvalidArgumentError(
                 f"the model's chat template does not accept these messages: {error}; check roles and their order"
             ) from error
+        if end and end not in text:
+            raise InvalidArgumentError(
+                "continue_final_message needs a chat template that writes the content of the last message as it is"
+            )
+        return text[: text.rindex(end)] if end else text
 
     def _template(self, name: str) -> jinja2.Template:
         if name not in self._compiled:
             self._compiled[name] = _environment().from_string(self.sources[name])
         return self._compiled[name]
+
+
+def _marked_end(rows: list[dict[str, object]]) -> str:
+    """Put a mark at the end of the last message's content, and return it."""
+    content = rows[-1].get("content") if rows else None
+    mark = uuid.uuid4().hex
+    if isinstance(content, str):
+        rows[-1]["content"] = content + mark
+    elif isinstance(content, list) and content and isinstance(content[-1].get("text"), str):
+        rows[-1]["content"] = [*content[:-1], content[-1] | {"text": content[-1]["text"] + mark}]
+    else:
+        raise InvalidArgumentError("continue_final_message needs a last message with content")
+    return mark

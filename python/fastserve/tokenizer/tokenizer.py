@@ -7,12 +7,13 @@ import tokenizers
 
 from fastserve.errors import InvalidArgumentError
 from fastserve.tokenizer.char_bound import max_chars_per_token
-from fastserve.tokenizer.chat_template import ChatTemplates, Message
+from fastserve.tokenizer.chat_template import ChatTemplates, Message, TemplateOptions
 from fastserve.tokenizer.panics import panics_refused
 from fastserve.tokenizer.token_bytes import DecodeRule, TokenBytes, decode_rule
 
 # Up to here `decode`, which holds the GIL, takes less than a quarter of a millisecond, and less than `decode_batch`.
 _SHORT_TOKENS = 256
+_DEFAULTS = TemplateOptions()
 
 
 class Tokenizer:
@@ -90,19 +91,13 @@ class Tokenizer:
         except (TypeError, OverflowError) as error:
             raise InvalidArgumentError(f"token ids must be integers of at least 0 and below 2**32: {error}") from error
 
-    def render_chat(
-        self,
-        messages: Sequence[Message],
-        *,
-        add_generation_prompt: bool = True,
-        tools: Sequence[object] | None = None,
-    ) -> str:
+    def render_chat(self, messages: Sequence[Message], options: TemplateOptions = _DEFAULTS) -> str:
         """Return the prompt of a conversation by the model's chat template; encode it without special tokens.
 
         Raises:
             InvalidArgumentError: the model has no template, or the template refuses the messages.
         """
-        return self.chat_templates.render(messages, add_generation_prompt=add_generation_prompt, tools=tools)
+        return self.chat_templates.render(messages, options)
 
     def id_to_token(self, token_id: int) -> str | None:
         """Return the vocabulary's spelling of a token, None when there is no such id."""

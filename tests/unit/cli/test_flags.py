@@ -23,6 +23,9 @@ OTHER_VALUES = {
     "max_body_bytes": 2048,
     "root_path": "/other",
     "override_generation_config": {"top_k": 20},
+    "default_chat_template_kwargs": {"enable_thinking": False},
+    "tool_call_parser": "hermes",
+    "reasoning_parser": "qwen3",
 }
 CASES = [
     (config_class, field)

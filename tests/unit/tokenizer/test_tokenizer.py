@@ -9,6 +9,7 @@ import pytest
 from fastserve.config import ModelConfig
 from fastserve.errors import CheckpointError, InvalidArgumentError
 from fastserve.tokenizer import IncrementalDetokenizer, Tokenizer, load_tokenizer
+from fastserve.tokenizer.chat_template import TemplateOptions
 from fastserve.tokenizer.token_bytes import DecodeRule, decode_rule
 from tests.unit.tokenizer import tiny
 
@@ -128,7 +129,7 @@ def test_an_empty_folder_is_refused(tmp_path: Path) -> None:
 def test_a_chat_is_rendered_by_the_models_template(tokenizer: Tokenizer) -> None:
     assert tokenizer.has_chat_template
     assert tokenizer.render_chat(USER) == "<s>[user] Hi\n[assistant]"
-    assert tokenizer.render_chat(USER, add_generation_prompt=False) == "<s>[user] Hi\n"
+    assert tokenizer.render_chat(USER, TemplateOptions(add_generation_prompt=False)) == "<s>[user] Hi\n"
 
 
 # Everything that a template may print of a message.
@@ -179,7 +180,7 @@ def test_the_tool_template_is_used_when_there_are_tools(tmp_path: Path) -> None:
     templates = [{"name": "default", "template": "plain"}, {"name": "tool_use", "template": "{{ tools | tojson }}"}]
     tokenizer = load(tiny.save(tmp_path, chat_template=templates))
     assert tokenizer.render_chat(USER) == "plain"
-    assert tokenizer.render_chat(USER, tools=[{"name": "<é>"}]) == '[{"name": "<é>"}]'
+    assert tokenizer.render_chat(USER, TemplateOptions(tools=[{"name": "<é>"}])) == '[{"name": "<é>"}]'
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ TEXT = "only text models are served; leave it out"
 NO_ADAPTERS = "adapters are not supported; merge the adapter into the weights"
 EDIT_CONFIG = "config.json of the model's folder is used as it is; edit it in a copy of the folder"
 NO_QUANTIZATION = "weights are float32, bfloat16 or float16 (--dtype); use an unquantized checkpoint"
-NO_REASONING = "reasoning is returned as part of the text; split it off in the client"
+NO_REASONING_PLUGINS = "code from a plugin is never run; --reasoning-parser has the formats"
 SAFETENSORS = "only safetensors files are read, and how is not configurable; leave it out"
 NO_SLEEP = "a server keeps its memory until it ends; stop it to free the device"
 SPECIAL_LOGITS = "sampling is set by the fields of a request (docs/serving.md); leave it out"
@@ -69,9 +69,9 @@ MODEL = (
     only("ignore-patterns", "original/**/*", SAFETENSORS, shape="values"),
     only_on("use-tqdm-on-load", "progress is shown on a terminal only; leave it out"),
     refused("pt-load-map-location", SAFETENSORS),
-    only("reasoning-parser", "", NO_REASONING),
-    only("reasoning-parser-plugin", "", NO_REASONING),
-    only("reasoning-config", "{}", NO_REASONING),
+    same("reasoning-parser", "`qwen3`, `deepseek_r1`"),
+    only("reasoning-parser-plugin", "", NO_REASONING_PLUGINS),
+    only("reasoning-config", "{}", "the marks of the reasoning are those of --reasoning-parser; leave it out"),
     only("structured-outputs-config", "{}", "structured outputs are not supported yet; leave it out"),
 )  # fmt: skip
 
@@ -124,7 +124,7 @@ FORMER_MODEL = (
     only("rope-scaling", "{}", EDIT_CONFIG),
     refused("rope-theta", EDIT_CONFIG),
     refused("guided-decoding-backend", "structured outputs are not supported yet; leave it out"),
-    only_off("enable-reasoning", NO_REASONING),
+    only_off("enable-reasoning", "use --reasoning-parser, which names the format"),
     only_on("disable-mm-preprocessor-cache", TEXT),
     refused("lora-extra-vocab-size", NO_ADAPTERS),
     only("override-neuron-config", "{}", "models run on CPUs and NVIDIA GPUs; leave it out"),

@@ -2,8 +2,8 @@
 
 from fastserve.cli.vllm_flags.flag import ANY, only, only_off, only_on, refused, same
 
-TEMPLATES = "save the template as chat_template.jinja in the model's folder"
-NO_TOOLS = "tool calling is not supported yet; leave it out"
+TEMPLATES = "use --chat-template; requests never bring a template of their own"
+NO_PLUGINS = "code from a plugin is never run; --tool-call-parser has the formats"
 LOG = "use --log-level and --json-logs"
 NO_ACCESS_LOG = "no access log is written; leave it out"
 NO_PROMPTS_LOGGED = "prompts and outputs are never logged; --record FILE writes arrival and lengths of requests"
@@ -49,18 +49,18 @@ SERVER = (
 )  # fmt: skip
 
 API = (
-    refused("chat-template", TEMPLATES),
+    same("chat-template", "a file, the text itself, or `tool_use`"),
     only("chat-template-content-format", "string", "text parts of a message are joined; leave it out"),
     only_off("trust-request-chat-template", TEMPLATES),
-    only("default-chat-template-kwargs", "{}", TEMPLATES),
+    same("default-chat-template-kwargs"),
     only("response-role", "assistant", "replies always have the role assistant; leave it out"),
     only_off("return-tokens-as-token-ids", "send return_token_ids in the request"),
-    only_off("enable-auto-tool-choice", NO_TOOLS),
-    only_off("exclude-tools-when-tool-choice-none", NO_TOOLS),
-    refused("tool-call-parser", NO_TOOLS),
-    only("tool-parser-plugin", "", NO_TOOLS),
-    only("tool-strict-level", "auto", NO_TOOLS),
-    refused("tool-server", NO_TOOLS),
+    same("enable-auto-tool-choice"),
+    same("exclude-tools-when-tool-choice-none"),
+    same("tool-call-parser", "`hermes`, `llama3_json` (= `llama4_json`), `mistral`, `json`"),
+    only("tool-parser-plugin", "", NO_PLUGINS),
+    only("tool-strict-level", "auto", "each tool says so itself (strict: true); leave it out"),
+    refused("tool-server", "the client runs the tools; leave it out"),
     only_on("enable-prompt-tokens-details", "usage always includes them; leave it out"),
     refused("enable-per-request-metrics", "every reply has timings in usage.fastserve; leave it out", shape="switch"),
     only_off("enable-server-load-tracking", "read fastserve:num_requests_running from /metrics"),

@@ -17,6 +17,8 @@ MAX_FIELDS = 256
 MAX_PROMPTS = 1024
 MAX_MESSAGES = 4096
 MAX_STOP_CHARS = 1024
+MAX_TOOLS = 512
+MAX_TEMPLATE_KWARGS = 64
 
 _SCALARS = frozenset((str, int, float, bool, type(None)))
 
@@ -77,6 +79,7 @@ def check_shape(fields: dict[str, object]) -> None:
     if isinstance(prompt, list) and prompt and type(prompt[0]) is not int:
         _check_length("prompt", prompt, MAX_PROMPTS, "prompts; send several requests")
     _check_length("messages", fields.get("messages"), MAX_MESSAGES, "messages")
+    _check_length("tools", fields.get("tools"), MAX_TOOLS, "tools")
     _check_length("stop_token_ids", fields.get("stop_token_ids"), MAX_STOP_TOKEN_IDS, "ids")
     _check_length("allowed_token_ids", fields.get("allowed_token_ids"), MAX_BIASED_TOKENS, "ids")
     _check_length("logit_bias", fields.get("logit_bias"), MAX_BIASED_TOKENS, "tokens")

@@ -29,20 +29,14 @@ _COMMON: dict[str, tuple[object, ...]] = {
 COMPLETION_NOOP_VALUES = _COMMON | {"best_of": (_ANY,), "suffix": ("",)}
 
 CHAT_NOOP_VALUES = _COMMON | {
-    "tools": _EMPTY,
-    "tool_choice": ("none", "auto"),
-    "parallel_tool_calls": (False, True),
     "functions": _EMPTY,
     "function_call": ("none", "auto"),
     "modalities": (["text"],),
     "audio": (),
     "prediction": (),
-    "reasoning_effort": ("none",),
     "verbosity": (_ANY,),
     "web_search_options": (),
-    "continue_final_message": (False,),
     "chat_template": (),
-    "chat_template_kwargs": _EMPTY,
 }
 
 # What clients keep with the turns that a server sent them; no chat template knows it.

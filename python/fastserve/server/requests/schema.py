@@ -3,7 +3,7 @@
 Ranges of the sampling fields are checked where they are defined, by `SamplingParams`.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import fields
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -13,9 +13,11 @@ from pydantic_core import PydanticCustomError
 
 from fastserve.errors import InvalidArgumentError
 from fastserve.server.errors import bad_request, prompt_overflow
-from fastserve.server.requests.body_shape import MAX_MESSAGES
+from fastserve.server.requests.body_shape import MAX_MESSAGES, MAX_TEMPLATE_KWARGS
 from fastserve.server.requests.ignored_fields import CHAT_NOOP_VALUES, COMPLETION_NOOP_VALUES
 from fastserve.server.requests.messages import Messages
+from fastserve.server.requests.tools import ToolChoice, Tools, check_choice
+from fastserve.tokenizer.chat_template import TemplateOptions
 from fastserve.types import (
     MAX_DEADLINE_S,
     MAX_LOGIT_BIAS,
@@ -48,6 +50,7 @@ CacheSalt = Annotated[str, StringConstraints(max_length=256)]
 Deadline = Annotated[float, Field(strict=False, gt=0, le=MAX_DEADLINE_S, allow_inf_nan=False)]
 Pause = Annotated[float, Field(strict=False, ge=MIN_PAUSE_S, le=MAX_DEADLINE_S, allow_inf_nan=False)]
 Priority = Annotated[int, Field(strict=False, ge=-(2**31), lt=2**31)]
+TemplateKwargs = Annotated[dict[str, object], Field(max_length=MAX_TEMPLATE_KWARGS)]
 Truncation = Annotated[int, Field(strict=False, ge=-1, lt=2**31)]
 
 
@@ -226,14 +229,36 @@ class CompletionRequest(GenerationRequest):
 
 
 class Conversation(RequestBody):
-    """Messages, for the chat template."""
+    """Messages, and what else the chat template gets."""
 
     messages: Messages | None
+    tools: Tools | None = None
+    add_generation_prompt: Switch = True
+    continue_final_message: Switch = False
+    chat_template_kwargs: TemplateKwargs = Field(default_factory=dict)
     _rows: bytes = PrivateAttr(b"")
 
     def template_rows(self) -> bytes:
         """The messages in the form that chat templates expect, as JSON."""
         return self._rows or msgspec.json.encode([message.as_template_row() for message in self.messages or ()])
+
+    def template_options(self, defaults: Mapping[str, object]) -> TemplateOptions:
+        """What the template gets besides the messages; `defaults`: variables that a request may override.
+
+        Raises:
+            InvalidArgumentError: two fields contradict each other, or a variable has a name that is taken.
+        """
+        is_given = "add_generation_prompt" in self.model_fields_set
+        return TemplateOptions(
+            add_generation_prompt=self.add_generation_prompt if is_given else not self.continue_final_message,
+            continue_final_message=self.continue_final_message,
+            tools=tuple(tool.as_template_value() for tool in self.tools or ()) or None,
+            variables={**defaults, **self.chat_template_kwargs, **self.own_variables()},
+        )
+
+    def own_variables(self) -> dict[str, object]:
+        """Variables of the template that other fields set."""
+        return {}
 
     def put_rows(self, rows: bytes) -> None:
         """Replace the messages by these."""
@@ -250,8 +275,21 @@ class ChatRequest(GenerationRequest, Conversation):
     max_completion_tokens: Integer | None = None
     logprobs: Switch = False
     top_logprobs: Integer = 0
-    add_generation_prompt: Switch = True
     add_special_tokens: Switch = False
+    tool_choice: ToolChoice | None = None
+    parallel_tool_calls: Switch = True
+    reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"] | None = None
+    include_reasoning: Switch = True
+
+    def choice(self) -> ToolChoice:
+        """Which of its tools the model is to call; raises as `check_choice`."""
+        return check_choice(self.tools, self.tool_choice)
+
+    def own_variables(self) -> dict[str, object]:
+        if self.reasoning_effort is None:
+            return {}
+        thinks = self.chat_template_kwargs.get("enable_thinking", self.reasoning_effort != "none")
+        return {"reasoning_effort": self.reasoning_effort, "enable_thinking": thinks}
 
     def max_tokens_asked(self) -> int | None:
         return self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens
@@ -274,7 +312,6 @@ class TokenizeRequest(Conversation):
     model: str | None = None
     prompt: str | None = None
     messages: Messages | None = Field(default=None, min_length=1, max_length=MAX_MESSAGES)
-    add_generation_prompt: Switch = True
     add_special_tokens: Switch | None = None
     return_token_strs: Switch = False
 

@@ -4,7 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from fastserve.server.parsers.message_format import MessageFormat
 from fastserve.server.requests.schema import ChatRequest, CompletionRequest, GenerationRequest
+from fastserve.server.responses.chat_message import ChatMessageWriter
 from fastserve.server.responses.generation import Generation
 from fastserve.server.responses.logprobs import ChatLogprobs, CompletionLogprobs
 from fastserve.server.responses.sse import ChunkEncoder, json_fields, to_json
@@ -116,9 +118,16 @@ class CompletionFormatter:
 
 
 class ChatFormatter:
-    """`chat.completion` objects and `chat.completion.chunk` events."""
+    """`chat.completion` objects and `chat.completion.chunk` events.
 
-    def __init__(self, state: ServerState, generation: Generation, body: ChatRequest) -> None:
+    Args:
+        state: has the model's name and tokenizer.
+        generation: to be worded.
+        body: says what to show.
+        form: how the messages are written.
+    """
+
+    def __init__(self, state: ServerState, generation: Generation, body: ChatRequest, form: MessageFormat) -> None:
         self._envelope = _envelope(state, generation, "chat.completion")
         self._chunks = ChunkEncoder(
             _envelope(state, generation, "chat.completion.chunk"),
@@ -127,6 +136,8 @@ class ChatFormatter:
             text_close=b"}",
             usage_null=_usage_null(body),
         )
+        self._writers = [ChatMessageWriter(form) for _ in range(generation.num_choices)]
+        self._is_plain = form.is_plain
         self._logprobs = ChatLogprobs(state.ready_engine().tokenizer)
         self._prompt_ids = {"prompt_token_ids": generation.prompts[0]} if body.return_token_ids else {}
         self._shows_ids = body.return_token_ids
@@ -136,13 +147,18 @@ class ChatFormatter:
         return self._chunks.full(choice, payload, chunk_fields=json_fields(**self._prompt_ids))
 
     def chunk(self, delta: CompletionDelta, usage: dict[str, object] | None) -> bytes:
-        if delta.finish_reason is None and usage is None and not delta.logprobs and not self._shows_ids:
+        short = delta.finish_reason is None and usage is None and not delta.logprobs and not self._shows_ids
+        if short and self._is_plain:
             return self._chunks.text(delta.index, delta.text) if delta.text else b""
+        writer = self._writers[delta.index]
+        fields = writer.delta(delta.text, last=delta.finish_reason is not None)
+        if short and not fields:
+            return b""
         return self._chunks.full(
             delta.index,
-            self._chunks.wrap(delta.text) if delta.text else b'"delta":{}',
+            b'"delta":' + to_json(fields),
             logprobs=self._logprobs.format(delta.token_ids, delta.logprobs) if delta.logprobs else None,
-            finish_reason=delta.finish_reason,
+            finish_reason=writer.finish_reason(delta.finish_reason),
             stop_reason=delta.stop_reason,
             usage=usage,
             choice_fields=json_fields(token_ids=delta.token_ids) if self._shows_ids else b"",
@@ -153,11 +169,12 @@ class ChatFormatter:
 
     def whole(self, choices: Sequence[GatheredChoice], usage: dict[str, object]) -> bytes:
         rows = []
-        for i, choice in enumerate(choices):
+        for i, (choice, writer) in enumerate(zip(choices, self._writers, strict=True)):
             logprobs = self._logprobs.format(choice.token_ids, choice.logprobs) if choice.logprobs else None
-            message = {"role": "assistant", "content": "".join(choice.pieces)}
+            message = writer.whole("".join(choice.pieces))
             ids = {"token_ids": choice.token_ids} if self._shows_ids else {}
-            rows.append({"index": i, "message": message} | _ending(choice, logprobs) | ids)
+            ending = _ending(choice, logprobs) | {"finish_reason": writer.finish_reason(choice.finish_reason)}
+            rows.append({"index": i, "message": message} | ending | ids)
         return to_json(self._envelope | {"choices": rows, "usage": usage} | self._prompt_ids)
 
 

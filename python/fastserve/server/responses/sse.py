@@ -2,8 +2,6 @@
 
 import msgspec
 
-from fastserve.types import FinishReason
-
 SSE_HEADERS = {
     "Content-Type": "text/event-stream; charset=utf-8",
     "Cache-Control": "no-cache",
@@ -61,7 +59,7 @@ class ChunkEncoder:
         payload: bytes,
         *,
         logprobs: dict[str, object] | None = None,
-        finish_reason: FinishReason | None = None,
+        finish_reason: str | None = None,
         stop_reason: int | str | None = None,
         usage: dict[str, object] | None = None,
         choice_fields: bytes = b"",

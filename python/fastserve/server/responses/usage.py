@@ -1,12 +1,14 @@
 """Token counts of one HTTP request and where its time went: the `usage` object."""
 
+from fastserve.server.parsers.thinking import ThinkingParser
+from fastserve.server.protocols import TokenizerProtocol
 from fastserve.types import CompletionDelta, RequestStats
 
 
 class UsageTally:
     """Adds up the deltas of all choices."""
 
-    __slots__ = ("_cached_by_prompt", "_num_samples", "_stats", "completion_tokens", "prompt_tokens")
+    __slots__ = ("_cached_by_prompt", "_num_samples", "_reasoning", "_stats", "completion_tokens", "prompt_tokens")
 
     def __init__(self, prompt_tokens: int, samples_per_prompt: int) -> None:
         self.prompt_tokens = prompt_tokens
@@ -14,6 +16,11 @@ class UsageTally:
         self._num_samples = samples_per_prompt
         self._cached_by_prompt: dict[int, int] = {}
         self._stats: list[RequestStats] = []
+        self._reasoning: ReasoningTally | None = None
+
+    def count_reasoning(self, begun: bool | None, tokenizer: TokenizerProtocol) -> None:
+        """Tell the tokens of the reasoning as well; `begun`: see `Thinking.begun`."""
+        self._reasoning = ReasoningTally(begun, tokenizer)
 
     def add(self, delta: CompletionDelta) -> None:
         """Count one delta."""
@@ -23,6 +30,8 @@ class UsageTally:
             self._cached_by_prompt.setdefault(delta.index // self._num_samples, delta.num_cached_tokens)
         if delta.stats is not None:
             self._stats.append(delta.stats)
+        if self._reasoning is not None:
+            self._reasoning.add(delta)
 
     @property
     def cached_tokens(self) -> int:
@@ -35,11 +44,13 @@ class UsageTally:
 
     def as_json(self) -> dict[str, object]:
         """OpenAI's usage object with our part; times in seconds, summed over the choices that ended."""
+        reasoning = {} if self._reasoning is None else {"reasoning_tokens": self._reasoning.num_tokens}
         return {
             "prompt_tokens": self.prompt_tokens,
             "completion_tokens": self.completion_tokens,
             "total_tokens": self.prompt_tokens + self.completion_tokens,
             "prompt_tokens_details": {"cached_tokens": self.cached_tokens},
+            **({"completion_tokens_details": reasoning} if reasoning else {}),
             "fastserve": {
                 "preemptions": sum(s.preemptions for s in self._stats),
                 "parked_s": round(sum(s.parked_s for s in self._stats), 6),
@@ -49,3 +60,31 @@ class UsageTally:
                 "queue_s": round(sum(s.queue_s for s in self._stats), 6),
             },
         }
+
+
+class ReasoningTally:
+    """Counts the tokens up to the end of each choice's reasoning, marks included."""
+
+    __slots__ = ("_begun", "_counts", "_parsers", "_tokenizer")
+
+    def __init__(self, begun: bool | None, tokenizer: TokenizerProtocol) -> None:
+        self._begun = begun
+        self._tokenizer = tokenizer
+        self._parsers: dict[int, ThinkingParser] = {}
+        self._counts: dict[int, int] = {}
+
+    def add(self, delta: CompletionDelta) -> None:
+        """Count one delta."""
+        if (parser := self._parsers.get(delta.index)) is None:
+            parser = self._parsers[delta.index] = ThinkingParser(self._begun)
+        for token_id in delta.token_ids:
+            if parser.is_over:
+                return
+            # Tokens may be parts of characters: every byte counts as one here.
+            parser.feed(self._tokenizer.decode_token_bytes(token_id).decode("latin-1"))
+            self._counts[delta.index] = self._counts.get(delta.index, 0) + 1
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens of the reasoning of all choices."""
+        return sum(count for choice, count in self._counts.items() if self._parsers[choice].begun)

@@ -6,6 +6,7 @@ from fastserve.errors import InvalidArgumentError
 from fastserve.server.errors import bad_request
 from fastserve.server.side_processes.side_pool import SidePool
 from fastserve.tokenizer import ChatTemplates
+from fastserve.tokenizer.chat_template import TemplateOptions
 
 RENDER_LIMIT_S = 5.0
 NUM_PROCESSES = 2
@@ -24,12 +25,12 @@ class ChatRenderer:
             setup=msgspec.msgpack.encode((templates.sources, templates.special_tokens)),
         )
 
-    async def render(self, rows: bytes, *, add_generation_prompt: bool, max_chars: int) -> tuple[str, int]:
+    async def render(self, rows: bytes, options: TemplateOptions, *, max_chars: int) -> tuple[str, int]:
         """Return the prompt of a conversation and its number of characters; an empty prompt when they are too many.
 
         Args:
             rows: see `Conversation.template_rows`.
-            add_generation_prompt: a variable of the template.
+            options: what else the template gets.
             max_chars: that the prompt may have.
 
         Raises:
@@ -37,7 +38,7 @@ class ChatRenderer:
             ApiError: 400, the template took too long.
             OverloadedError, RequestFailedError: see `SidePool.ask`.
         """
-        request = msgspec.msgpack.encode((rows, add_generation_prompt, max_chars))
+        request = msgspec.msgpack.encode((rows, msgspec.json.encode(options), max_chars))
         try:
             answer = await self._pool.ask(request, RENDER_LIMIT_S)
         except TimeoutError:

@@ -1,6 +1,6 @@
 """The side process that renders chat templates: programs of the checkpoint, which may never end or ask for any memory.
 
-Request and answer are msgpack: `[messages as JSON, add_generation_prompt, max_chars]`; `[prompt, its length, None]`, an
+Request and answer are msgpack: `[messages as JSON, TemplateOptions as JSON, max_chars]`; `[prompt, its length, None]`, an
 empty prompt when that is more than `max_chars`, or `["", 0, why the template refuses]`.
 """
 
@@ -10,7 +10,7 @@ import msgspec
 
 from fastserve.errors import InvalidArgumentError
 from fastserve.server.side_processes.side_child import Work, serve_parent
-from fastserve.tokenizer.chat_template import OUT_OF_MEMORY, ChatTemplates
+from fastserve.tokenizer.chat_template import OUT_OF_MEMORY, ChatTemplates, TemplateOptions
 
 # A template may raise with a message of any length.
 MAX_REASON_CHARS = 1000
@@ -23,8 +23,8 @@ def start(setup: bytes) -> Work:
 
     def render(request: bytes) -> bytes:
         try:
-            rows, add_generation_prompt, max_chars = msgspec.msgpack.decode(request)
-            text = templates.render(msgspec.json.decode(rows), add_generation_prompt=add_generation_prompt)
+            rows, options, max_chars = msgspec.msgpack.decode(request)
+            text = templates.render(msgspec.json.decode(rows), TemplateOptions(**msgspec.json.decode(options)))
             return msgspec.msgpack.encode((text if len(text) <= max_chars else "", len(text), None))
         except InvalidArgumentError as error:
             return _refusal(str(error))
