@@ -1,6 +1,7 @@
 """`fastserve serve` on a tiny checkpoint, from the command line to the last token: nothing is faked."""
 
 import concurrent.futures
+import contextlib
 import json
 import os
 import re
@@ -9,11 +10,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from typing import Annotated, Literal
 
 import httpx
 import openai
 import psutil
+import pydantic
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -25,7 +27,7 @@ FLAGS = ("--max-model-len", "256", "--num-gpu-blocks-override", "24", "--num-hos
 LIMIT_S = 60.0
 
 
-@contextmanager
+@contextlib.contextmanager
 def serve(*flags: str) -> Iterator[tuple[subprocess.Popen, httpx.Client, openai.OpenAI]]:
     """Run the command until the body ends; yields once it is ready."""
     command = [sys.executable, "-m", "fastserve.cli.main", "serve", str(tiny_checkpoint("llama")), *FLAGS, *flags]
@@ -211,3 +213,61 @@ def test_killed_engine_ends_the_server_with_1():
         assert time.monotonic() - killed_s < 2.0
         assert http.get("/livez").status_code == 503
         assert process.wait(LIMIT_S) == 1
+
+
+class Animal(pydantic.BaseModel):
+    kind: Literal["cat", "dog"]
+    legs: Annotated[int, pydantic.Field(ge=0, le=9)]
+    names: Annotated[list[Annotated[str, pydantic.Field(max_length=4)]], pydantic.Field(min_length=1, max_length=2)]
+
+
+def chat(client: openai.OpenAI, **fields):
+    return client.chat.completions.create(
+        model="tiny", messages=[{"role": "user", "content": "hi"}], **{"max_tokens": 220, "seed": 3} | fields
+    )
+
+
+def test_openai_parses_an_answer_into_a_pydantic_model(served):
+    _, _, client = served
+    messages = [{"role": "user", "content": "hi"}]
+    parsed = []
+    for seed in range(8):
+        with contextlib.suppress(openai.LengthFinishReasonError):  # a random model may write blank after blank
+            reply = client.chat.completions.parse(
+                model="tiny", messages=messages, response_format=Animal, max_tokens=220, seed=seed
+            )
+            parsed.append(reply.choices[0].message.parsed)
+    assert parsed and all(isinstance(animal, Animal) for animal in parsed)
+
+
+def test_streams_have_the_form_and_read_as_the_whole_reply(served):
+    _, _, client = served
+    form = {"regex": r"[a-z]{2,5}(, [a-z]{2,5}){3}"}
+    fields = {"extra_body": {"structured_outputs": form}, "n": 2, "logprobs": True}
+    whole = chat(client, **fields)
+    texts, reasons = ["", ""], [None, None]
+    for chunk in chat(client, stream=True, **fields):
+        for choice in chunk.choices:
+            texts[choice.index] += choice.delta.content or ""
+            reasons[choice.index] = choice.finish_reason or reasons[choice.index]
+    assert texts == [choice.message.content for choice in whole.choices]
+    assert reasons == ["stop", "stop"]
+    for choice in whole.choices:
+        assert re.fullmatch(form["regex"], choice.message.content)
+        assert all(token.logprob > -1e9 for token in choice.logprobs.content)
+
+
+def test_a_bad_form_is_a_400_and_hurts_no_other_request(served):
+    _, http, client = served
+    with pytest.raises(openai.BadRequestError, match=r"structured_outputs\.regex cannot be used: Regex parsing error"):
+        chat(client, extra_body={"structured_outputs": {"regex": "a("}})
+    assert chat(client, extra_body={"structured_outputs": {"choice": ["yes", "no"]}}).choices[0].message.content in (
+        "yes",
+        "no",
+    )
+    body = {
+        "prompt": "hi",
+        "max_tokens": 64,
+        "structured_outputs": {"regex": "[0-9]{3}", "disable_any_whitespace": False},
+    }
+    assert re.fullmatch("[0-9]{3}", http.post("/v1/completions", json=body).json()["choices"][0]["text"])

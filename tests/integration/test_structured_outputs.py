@@ -17,6 +17,7 @@ from tests.integration.engine_driver import GREEDY, Driver, engine_config, park_
 from tests.ranks import core_on_ranks
 
 END_TOKENS = (EOS_ID, PAD_ID)
+MAX_TOKENS = 180
 PROMPTS = random_prompts(8)
 SCHEMA = json.dumps(
     {
@@ -38,7 +39,7 @@ FORMS = (
 
 
 def seeded(form: StructuredOutputs, seed: int, **changes: object) -> SamplingParams:
-    fields = {"temperature": 0.9, "seed": seed, "max_tokens": 180, "structured_outputs": form}
+    fields = {"temperature": 0.9, "seed": seed, "max_tokens": MAX_TOKENS, "structured_outputs": form}
     return SamplingParams(**fields | changes)
 
 
@@ -77,8 +78,10 @@ def test_outputs_have_their_form_and_end_with_it(tokenizer, unparked) -> None:
     for i, tokens in unparked.items():
         if i % 5 == 4:
             continue
-        assert tokens[-1] in END_TOKENS
-        check(FORMS[i % 5], tokenizer.decode(tokens))
+        if tokens[-1] in END_TOKENS:
+            check(FORMS[i % 5], tokenizer.decode(tokens))
+        else:  # a random model may write blank after blank
+            assert FORMS[i % 5].json and len(tokens) == MAX_TOKENS
 
 
 def check(form: StructuredOutputs, text: str) -> None:

@@ -8,7 +8,7 @@ import xgrammar
 
 from fastserve.errors import InvalidArgumentError
 from fastserve.grammars.schema_keywords import check_keywords
-from fastserve.tokenizer.tokenizer import Tokenizer
+from fastserve.grammars.structural_tag import read_tag
 from fastserve.types import StructuredOutputs
 
 MAX_COMPILED_BYTES = 128 << 20
@@ -22,24 +22,6 @@ _STRICT_CHARACTER = r"""[^\0-\x1f\"\\\r\n]"""
 
 # Of messages: when and where in the library, and the condition that failed.
 _PLACE = re.compile(r"\[\d\d:\d\d:\d\d\] \S+:\d+: |Check failed: \(.*?\) is false: ")
-
-
-def token_table(tokenizer: Tokenizer, vocab_size: int) -> list[bytes]:
-    """Return the bytes of every token; of none for special tokens, which are part of no text.
-
-    Args:
-        tokenizer: of the model.
-        vocab_size: of the model, whose logits may have more entries than the tokenizer has tokens.
-    Raises:
-        InvalidArgumentError: the tokens of the tokenizer do not stand for bytes one by one.
-    """
-    if tokenizer.decode_rule is None:
-        raise InvalidArgumentError(
-            "structured_outputs needs a tokenizer whose tokens stand for bytes (byte-level BPE, or BPE with byte fallback);"
-            " the tokenizer of this model is of another kind"
-        )
-    hidden = tokenizer.special_ids
-    return [b"" if i in hidden else tokenizer.decode_token_bytes(i) for i in range(vocab_size)]
 
 
 class FormCompiler:
@@ -103,13 +85,9 @@ class FormCompiler:
         return self._compile_json(xgrammar.Grammar.from_json_schema(text, max_whitespace_cnt=MAX_WHITESPACE))
 
     def _compile_tag(self, text: str) -> xgrammar.CompiledGrammar:
-        tag = json.loads(text)
-        if not isinstance(tag, dict):
-            raise InvalidArgumentError(f"it must be an object, got {type(tag).__name__}")
+        tag = read_tag(text)
         for schema in _schemas_of(tag):
             check_keywords(schema)
-        if "structures" in tag:  # the form that OpenAI-compatible servers had first
-            tag = _tag_of_structures(tag)
         return self._compile_json(xgrammar.Grammar.from_structural_tag(json.dumps(tag)))
 
     def _compile_json(self, grammar: xgrammar.Grammar) -> xgrammar.CompiledGrammar:
@@ -131,24 +109,6 @@ def _schemas_of(tag: object) -> list[object]:
         elif isinstance(part, list):
             left += part
     return found
-
-
-def _tag_of_structures(tag: dict[str, object]) -> dict[str, object]:
-    """`{"structures": [{"begin", "schema", "end"}], "triggers": []}` in the form that xgrammar takes."""
-    structures = tag["structures"]
-    if not isinstance(structures, list) or not all(isinstance(item, dict) for item in structures):
-        raise InvalidArgumentError("structures must be a list of objects")
-    tags = [
-        {
-            "type": "tag",
-            "begin": item.get("begin"),
-            "content": {"type": "json_schema", "json_schema": item.get("schema")},
-            "end": item.get("end"),
-        }
-        for item in structures
-    ]
-    format_ = {"type": "triggered_tags", "triggers": tag.get("triggers"), "tags": tags}
-    return {"type": "structural_tag", "format": format_}
 
 
 def _literal(text: str) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
+from fastserve.grammars.vocabulary import token_table
 from fastserve.tokenizer.tokenizer import Tokenizer
 from fastserve.types import StructuredOutputs
 
@@ -54,7 +55,7 @@ class FormStore:
 
     def _compile(self, form: StructuredOutputs) -> "xgrammar.CompiledGrammar":
         if self._compiler is None:
-            from fastserve.grammars.compiler import FormCompiler, token_table
+            from fastserve.grammars.compiler import FormCompiler
 
             self._compiler = FormCompiler(token_table(self._load_tokenizer(), self.vocab_size), self.end_token_ids)
         return self._compiler.compile(form)

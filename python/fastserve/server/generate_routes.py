@@ -33,6 +33,7 @@ async def create_completion(request: Request) -> Response:
         raise bad_request("echo with logprobs is not supported; leave one out", "echo", "unsupported")
     stream = body.stream_settings()
     sampling = body.sampling_params(state.ready_engine().sampling_defaults)
+    await state.check_form(sampling.structured_outputs, body.form_field())
     reader, texts = state.prompt_reader(), body.prompts()
     _check_choices(len(texts), sampling.n)
     keep_last = reader.truncation(body.truncate_prompt_tokens, sampling.max_tokens)
@@ -57,6 +58,7 @@ async def create_chat_completion(request: Request) -> Response:
     state.check_model(body.model)
     stream = body.stream_settings()
     sampling = body.sampling_params(state.ready_engine().sampling_defaults)
+    await state.check_form(sampling.structured_outputs, body.form_field())
     output = ChatOutput(state, body)
     reader = state.prompt_reader()
     prompt, text = await reader.read_chat(
@@ -66,7 +68,10 @@ async def create_chat_completion(request: Request) -> Response:
         keep_last=reader.truncation(body.truncate_prompt_tokens, sampling.max_tokens),
     )
     form = output.message_format(text)
-    generation = _generation(state, body, [prompt], output.constrained(sampling, form), arrival_s)
+    constrained = output.constrained(sampling, form)
+    if constrained.structured_outputs != sampling.structured_outputs:
+        await state.check_form(constrained.structured_outputs, "tools" if body.tools else body.form_field())
+    generation = _generation(state, body, [prompt], constrained, arrival_s)
     if form.reasons:
         generation.usage.count_reasoning(form.begun, state.ready_engine().tokenizer)
     formatter = ChatFormatter(state, generation, body, form)

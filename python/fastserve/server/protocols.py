@@ -4,6 +4,7 @@ from collections.abc import AsyncGenerator, Sequence
 from typing import Protocol
 
 from fastserve.tokenizer import ChatTemplates
+from fastserve.tokenizer.token_bytes import DecodeRule
 from fastserve.types import (
     CompletionDelta,
     EngineInfo,
@@ -20,6 +21,12 @@ class TokenizerProtocol(Protocol):
 
     @property
     def chat_templates(self) -> ChatTemplates: ...
+
+    @property
+    def decode_rule(self) -> DecodeRule | None: ...
+
+    @property
+    def special_ids(self) -> frozenset[int]: ...
 
     @property
     def max_chars_per_token(self) -> int | None: ...

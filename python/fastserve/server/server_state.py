@@ -12,9 +12,12 @@ from fastserve.server.in_flight import InFlight
 from fastserve.server.prompts import PromptReader, TextThreads
 from fastserve.server.protocols import EngineProtocol
 from fastserve.server.recorder import Recorder
+from fastserve.server.requests.output_form import form_refused
 from fastserve.server.side_processes.body_reader import BodyReader
 from fastserve.server.side_processes.chat_renderer import ChatRenderer
+from fastserve.server.side_processes.form_checker import FormChecker
 from fastserve.tokenizer.chat_template import read_chat_template
+from fastserve.types import StructuredOutputs
 
 logger = get_logger(__name__)
 
@@ -55,6 +58,7 @@ class ServerState:
         self.engine: EngineProtocol | None = None
         self._reader: PromptReader | None = None
         self._renderer: ChatRenderer | None = None
+        self._form_checker: FormChecker | None = None
         if engine is not None:
             self.attach(engine)
 
@@ -69,26 +73,29 @@ class ServerState:
         self.exporter.start_engine()
         self.restarting = False
         self._renderer = ChatRenderer(engine.tokenizer.chat_templates.with_template(self._chat_template))
+        self._form_checker = FormChecker(engine)
         self._reader = PromptReader(engine, self.text_threads, self._renderer)
 
     def detach(self) -> None:
         """Let go of a dead engine that is being replaced: until `attach`, requests are answered with 503."""
         self.engine = self._reader = None
-        self._close_renderer()
+        self._close_processes()
         self.restarting = True
 
     def close(self) -> None:
         """Let go of the threads and processes for texts and bodies, and of the recording."""
         self.text_threads.close()
         self.body_reader.close()
-        self._close_renderer()
+        self._close_processes()
         if self.recorder is not None:
             self.recorder.close()
 
-    def _close_renderer(self) -> None:
-        if self._renderer is not None:
-            self._renderer.close()
-            self._renderer = None
+    def _close_processes(self) -> None:
+        """End the side processes that depend on the model."""
+        for owner in (self._renderer, self._form_checker):
+            if owner is not None:
+                owner.close()
+        self._renderer = self._form_checker = None
 
     def ready_engine(self) -> EngineProtocol:
         """The engine, for work that needs it alive.
@@ -111,6 +118,24 @@ class ServerState:
         self.ready_engine()
         assert self._reader is not None, "it comes with the engine"
         return self._reader
+
+    async def check_form(self, form: StructuredOutputs | None, field: str) -> None:
+        """Refuse a form that cannot be used, before the engine sees it.
+
+        Args:
+            form: of the output.
+            field: of the body, in which it came.
+        Raises:
+            ApiError: 400; also as `ready_engine` raises and `FormChecker.check`.
+        """
+        if form is None:
+            return
+        self.ready_engine()
+        assert self._form_checker is not None, "it comes with the engine"
+        try:
+            await self._form_checker.check(form)
+        except InvalidArgumentError as error:
+            raise form_refused(str(error), field) from None
 
     def count_refusal(self, path: str, error: ApiError) -> None:
         """Count a request to generate that was refused; other routes have no such counter."""

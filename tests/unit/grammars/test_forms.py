@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from fastserve.errors import InvalidArgumentError
-from fastserve.grammars.compiler import FormCompiler, token_table
+from fastserve.grammars.compiler import FormCompiler
 from fastserve.grammars.matcher import OutputMatcher, num_words
+from fastserve.grammars.vocabulary import token_table
 from fastserve.tokenizer.tokenizer import Tokenizer
 from fastserve.types import StructuredOutputs
 from tests.json_schema import is_valid

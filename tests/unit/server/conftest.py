@@ -5,6 +5,7 @@ import functools
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from unittest.mock import AsyncMock
 
 import httpx
 import openai
@@ -16,6 +17,7 @@ from fastserve.server.app import build_app
 from fastserve.server.http_protocol import GuardedHttpProtocol
 from fastserve.server.listening import bind
 from fastserve.server.server_state import ServerState
+from fastserve.server.side_processes.form_checker import FormChecker
 from tests.unit.server.fake_engine import FakeEngine
 
 
@@ -73,6 +75,13 @@ async def live_server(engine: FakeEngine | None, config: ServerConfig) -> AsyncI
         server.should_exit = True
         await task
         app.state.server.close()
+
+
+@pytest.fixture(autouse=True)
+def unchecked_forms(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Forms of outputs are taken as right, without a process that compiles them, except in tests marked `checks_forms`."""
+    if request.node.get_closest_marker("checks_forms") is None:
+        monkeypatch.setattr(FormChecker, "check", AsyncMock())
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from fastserve.errors import EngineDeadError, OverloadedError
 from fastserve.tokenizer import ChatTemplates
+from fastserve.tokenizer.token_bytes import DecodeRule
 from fastserve.types import (
     CompletionDelta,
     EngineInfo,
@@ -55,6 +56,8 @@ class FakeTokenizer:
 
     vocab_size = VOCAB_SIZE
     max_chars_per_token = 1
+    decode_rule = DecodeRule(byte_level=False)
+    special_ids = frozenset(range(256, VOCAB_SIZE))
     chat_templates = ChatTemplates({"default": CHAT_TEMPLATE}, {})
 
     def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:

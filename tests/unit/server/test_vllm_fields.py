@@ -137,7 +137,9 @@ async def test_strict_fields_refuses_unknown_fields(strict, fields, param):
 
 
 async def test_a_field_that_is_known_and_not_supported_is_refused_whatever_the_flag(direct):
-    assert (await direct.complete(guided_json={"type": "object"})).status_code == 400
+    reply = await direct.complete(guided_json={"type": "object"})
+    assert (reply.status_code, reply.json()["error"]["param"]) == (400, "guided_json")
+    assert reply.json()["error"]["message"].endswith("use structured_outputs.json")
 
 
 # --- token ids ---

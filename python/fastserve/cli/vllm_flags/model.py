@@ -11,6 +11,11 @@ NO_QUANTIZATION = "weights are float32, bfloat16 or float16 (--dtype); use an un
 NO_REASONING_PLUGINS = "code from a plugin is never run; --reasoning-parser has the formats"
 SAFETENSORS = "only safetensors files are read, and how is not configurable; leave it out"
 NO_SLEEP = "a server keeps its memory until it ends; stop it to free the device"
+FORMS = "structured output is by xgrammar, with up to 32 blanks between two parts of a JSON text; leave it out"
+FORMS_AS_HERE = (
+    "{}", '{"backend":"auto"}', '{"backend":"xgrammar"}', '{"disable_any_whitespace":false}', '{"disable_fallback":true}',
+    '{"backend":"xgrammar","disable_any_whitespace":false}', '{"backend":"xgrammar","disable_fallback":true}',
+)  # fmt: skip
 SPECIAL_LOGITS = "sampling is set by the fields of a request (docs/serving.md); leave it out"
 
 MODEL = (
@@ -72,7 +77,7 @@ MODEL = (
     same("reasoning-parser", "`qwen3`, `deepseek_r1`"),
     only("reasoning-parser-plugin", "", NO_REASONING_PLUGINS),
     only("reasoning-config", "{}", "the marks of the reasoning are those of --reasoning-parser; leave it out"),
-    only("structured-outputs-config", "{}", "structured outputs are not supported yet; leave it out"),
+    only("structured-outputs-config", FORMS_AS_HERE, FORMS),
 )  # fmt: skip
 
 ADAPTERS = (
@@ -123,7 +128,7 @@ FORMER_MODEL = (
     only("task", ("auto", "generate"), GENERATES),
     only("rope-scaling", "{}", EDIT_CONFIG),
     refused("rope-theta", EDIT_CONFIG),
-    refused("guided-decoding-backend", "structured outputs are not supported yet; leave it out"),
+    only("guided-decoding-backend", ("auto", "xgrammar"), FORMS),
     only_off("enable-reasoning", "use --reasoning-parser, which names the format"),
     only_on("disable-mm-preprocessor-cache", TEXT),
     refused("lora-extra-vocab-size", NO_ADAPTERS),

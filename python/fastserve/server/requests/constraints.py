@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from fastserve.errors import InvalidArgumentError
+from fastserve.grammars.structural_tag import read_tag
 from fastserve.server.errors import bad_request
 from fastserve.server.parsers.thinking import BEGIN, END
 from fastserve.server.parsers.tool_parser import ToolParser
@@ -104,7 +105,7 @@ def _format(outputs: StructuredOutputs) -> Json:
     if outputs.grammar is not None:
         return {"type": "grammar", "grammar": outputs.grammar}
     if outputs.structural_tag is not None:
-        form: Json = json.loads(outputs.structural_tag)["format"]
+        form: Json = read_tag(outputs.structural_tag)["format"]
         return form
     return {"type": "or", "elements": [{"type": "const_string", "value": text} for text in outputs.choice]}
 

@@ -18,13 +18,17 @@ _COMMON: dict[str, tuple[object, ...]] = {
     "length_penalty": (1,),
     "spaces_between_special_tokens": (True,),
     "prompt_logprobs": (),
-    "response_format": ({"type": "text"},),
-    "structured_outputs": (),
-    "guided_json": (),
-    "guided_regex": (),
-    "guided_choice": (),
-    "guided_grammar": (),
 }
+
+# vLLM's earlier names, and what they are called today.
+_RENAMED = {
+    "guided_json": "structured_outputs.json",
+    "guided_regex": "structured_outputs.regex",
+    "guided_choice": "structured_outputs.choice",
+    "guided_grammar": "structured_outputs.grammar",
+}
+
+_COMMON |= dict.fromkeys(_RENAMED, ())
 
 COMPLETION_NOOP_VALUES = _COMMON | {"best_of": (_ANY,), "suffix": ("",)}
 
@@ -67,7 +71,8 @@ def drop_noop_fields(
         if name not in noop_values:
             kept[name] = value
         elif not _is_noop(value, noop_values[name]):
-            raise bad_request(f"{where}{name} is not supported; leave it out", param=where + name, code="unsupported")
+            remedy = f"use {_RENAMED[name]}" if name in _RENAMED else "leave it out"
+            raise bad_request(f"{where}{name} is not supported; {remedy}", param=where + name, code="unsupported")
     return kept
 
 

@@ -16,6 +16,7 @@ from fastserve.server.errors import bad_request, prompt_overflow
 from fastserve.server.requests.body_shape import MAX_MESSAGES, MAX_TEMPLATE_KWARGS
 from fastserve.server.requests.ignored_fields import CHAT_NOOP_VALUES, COMPLETION_NOOP_VALUES
 from fastserve.server.requests.messages import Messages
+from fastserve.server.requests.output_form import OutputForm, ResponseFormat, form_of
 from fastserve.server.requests.tools import ToolChoice, Tools, check_choice
 from fastserve.tokenizer.chat_template import TemplateOptions
 from fastserve.types import (
@@ -26,6 +27,7 @@ from fastserve.types import (
     SamplingDefaults,
     SamplingParams,
     SchedulingParams,
+    StructuredOutputs,
 )
 
 # Completions of one request, over all its prompts.
@@ -124,6 +126,8 @@ class GenerationRequest(RequestBody):
     allowed_token_ids: TokenIds | None = None
     bad_words: Texts = Field(default_factory=list)
     n: Integer = 1
+    response_format: ResponseFormat | None = None
+    structured_outputs: OutputForm | None = None
     stream: Switch = False
     stream_options: StreamOptions | None = None
     priority: Priority = 0
@@ -144,6 +148,7 @@ class GenerationRequest(RequestBody):
         """
         asked = _given(self, _SAMPLING)
         asked |= {"max_tokens": defaults.cap(self._max_tokens(defaults)), "logprobs": self.num_logprobs()}
+        asked["structured_outputs"] = self.output_form()
         return SamplingParams(**defaults.given() | asked)
 
     def scheduling_params(self) -> SchedulingParams:
@@ -168,6 +173,18 @@ class GenerationRequest(RequestBody):
         """The limit where the client has set none; None = up to the model's context."""
         raise NotImplementedError
 
+    def output_form(self) -> StructuredOutputs | None:
+        """The form that the output must have; None = any text.
+
+        Raises:
+            ApiError: 400, it is not one.
+        """
+        return form_of(self.response_format, self.structured_outputs)
+
+    def form_field(self) -> str:
+        """The field in which the form came, for errors."""
+        return "response_format" if self.structured_outputs is None else "structured_outputs"
+
     def num_logprobs(self) -> int | None:
         """`SamplingParams.logprobs`."""
         raise NotImplementedError
@@ -186,8 +203,9 @@ def _given(body: GenerationRequest, names: Iterable[str]) -> dict[str, Any]:
     }
 
 
-# `structured_outputs` is refused, see `ignored_fields`.
-_SAMPLING = tuple(field.name for field in fields(SamplingParams) if field.name != "structured_outputs")
+# What has another form in a body.
+_OTHERWISE = ("structured_outputs",)
+_SAMPLING = tuple(field.name for field in fields(SamplingParams) if field.name not in _OTHERWISE)
 _SCHEDULING = tuple(field.name for field in fields(SchedulingParams))
 
 
