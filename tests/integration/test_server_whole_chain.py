@@ -169,7 +169,7 @@ BAD_REQUESTS = [
     ("10 MB", body(prompt="x" * 10_000_000), 413, None),
     ("bytes that are no UTF-8", b'{"prompt":"\xff\xfe"}', 400, None),
     ("another model", body(model="gpt-5"), 404, "model"),
-    ("a field that is not supported", body(best_of=3), 400, "best_of"),
+    ("a field that is not supported", body(suffix="x"), 400, "suffix"),
 ]
 
 
