@@ -1,5 +1,6 @@
 #include "collective/frame_ring.h"
 
+#include <bit>
 #include <new>
 
 #include "base/error.h"
@@ -35,7 +36,9 @@ std::size_t stride(std::size_t slot_bytes) { return sizeof(SlotHeader) + (slot_b
 
 std::size_t ring_bytes(std::int32_t num_readers, std::int32_t num_slots, std::size_t slot_bytes) {
   FS_REQUIRE(num_readers >= 1, "a ring needs at least 1 reader, got ", num_readers);
-  FS_REQUIRE(num_slots >= 1, "a ring needs at least 1 slot, got ", num_slots);
+  FS_REQUIRE(num_slots >= 1 && std::has_single_bit(static_cast<std::uint32_t>(num_slots)),
+             "the slots of a ring must be a power of two, so that the count of frames may wrap around, got ",
+             num_slots);
   FS_REQUIRE(slot_bytes >= 1 && slot_bytes <= (std::size_t{1} << 40), "slots must have 1 to 2^40 bytes, got ",
              slot_bytes);
   return sizeof(RingHeader) + static_cast<std::size_t>(num_readers) * sizeof(ReaderState) +

@@ -15,7 +15,8 @@ constexpr std::uint64_t kMagic = 0x65676e6168637845;
 constexpr std::int32_t kMostRanks = 64;
 constexpr std::size_t kAreaBytes = std::size_t{512} << 10;
 constexpr std::size_t kMailBytes = std::size_t{64} << 10;
-constexpr std::size_t kBlock = 512;  // floats that are added up at a time, in the nearest cache
+constexpr std::uint32_t kMails = 16;  // of a mailbox; a power of two, so that counts may wrap around
+constexpr std::size_t kBlock = 512;   // floats that are added up at a time, in the nearest cache
 
 /// What a rank does in a meeting; all must do the same.
 struct Call {
@@ -36,7 +37,7 @@ struct ExchangeHeader {
 struct Mailbox {
   alignas(kLine) std::atomic<std::uint32_t> sent{0};
   alignas(kLine) std::atomic<std::uint32_t> taken{0};
-  alignas(kLine) std::byte bytes[kMailBytes];
+  alignas(kLine) std::byte mails[kMails][kMailBytes];
 };
 
 namespace {
@@ -168,10 +169,11 @@ void SharedExchange::send(std::span<const std::byte> bytes, std::int32_t to) {
   Mailbox& box = memory_.mailbox(rank_, to);
   for (std::size_t first = 0; first < bytes.size(); first += kMailBytes) {
     const double deadline_s = monotonic_s() + timeout_s_;
-    for (std::uint32_t taken; (taken = box.taken.load()) != box.sent.load();) {
+    const std::uint32_t sent = box.sent.load();
+    for (std::uint32_t taken; sent - (taken = box.taken.load()) == kMails;) {
       if (!sleep_while(box.taken, taken, deadline_s)) refuse_late(timeout_s_);
     }
-    std::memcpy(box.bytes, bytes.data() + first, std::min(kMailBytes, bytes.size() - first));
+    std::memcpy(box.mails[sent % kMails], bytes.data() + first, std::min(kMailBytes, bytes.size() - first));
     box.sent.fetch_add(1);
     wake_all(box.sent);
   }
@@ -181,10 +183,11 @@ void SharedExchange::recv(std::span<std::byte> bytes, std::int32_t from) {
   Mailbox& box = memory_.mailbox(from, rank_);
   for (std::size_t first = 0; first < bytes.size(); first += kMailBytes) {
     const double deadline_s = monotonic_s() + timeout_s_;
-    for (std::uint32_t sent; (sent = box.sent.load()) == box.taken.load();) {
+    const std::uint32_t taken = box.taken.load();
+    for (std::uint32_t sent; (sent = box.sent.load()) == taken;) {
       if (!sleep_while(box.sent, sent, deadline_s)) refuse_late(timeout_s_);
     }
-    std::memcpy(bytes.data() + first, box.bytes, std::min(kMailBytes, bytes.size() - first));
+    std::memcpy(bytes.data() + first, box.mails[taken % kMails], std::min(kMailBytes, bytes.size() - first));
     box.taken.fetch_add(1);
     wake_all(box.taken);
   }

@@ -51,7 +51,8 @@ class SharedExchange {
   /// Fill `out` [num_ranks * mine.size()] with the bytes of every rank. Throws as `all_reduce`.
   void all_gather(std::span<const std::byte> mine, std::span<std::byte> out);
 
-  /// Hand bytes to another rank, which receives as many. Throws DeviceError after timeout_s.
+  /// Hand bytes to another rank, which receives as many; what fits into 1 MiB does not wait for it. Throws DeviceError
+  /// after timeout_s.
   void send(std::span<const std::byte> bytes, std::int32_t to);
   void recv(std::span<std::byte> bytes, std::int32_t from);
 

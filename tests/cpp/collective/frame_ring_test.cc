@@ -28,7 +28,7 @@ std::string text_of(const Frame& frame) {
 }
 
 TEST(FrameRing, EveryReaderReadsAllFramesInOrderAlsoBehindTheEndOfTheMemory) {
-  FrameWriter writer(2, 3, 16);
+  FrameWriter writer(2, 4, 16);
   FrameReader first(writer.fd(), 0), second(writer.fd(), 1);
   for (std::uint32_t i = 0; i < 20; ++i) {
     ASSERT_TRUE(write(writer, i, std::to_string(i)));
@@ -113,6 +113,7 @@ TEST(FrameRing, WhatDoesNotFitIsRefused) {
   EXPECT_THROW(FrameReader(-1, 0), InvalidArgumentError);
   EXPECT_THROW(FrameWriter(0, 1, 1), InvalidArgumentError);
   EXPECT_THROW(FrameWriter(1, 0, 1), InvalidArgumentError);
+  EXPECT_THROW(FrameWriter(1, 3, 1), InvalidArgumentError);
   EXPECT_THROW(FrameWriter(1, 1, 0), InvalidArgumentError);
 }
 

@@ -74,7 +74,7 @@ TEST_P(SharedExchangeSizes, GathersHaveTheBytesOfEveryRank) {
 TEST_P(SharedExchangeSizes, MessagesArriveAtTheRankThatTheyAreFor) {
   const std::int32_t num_ranks = GetParam();
   run_ranks(num_ranks, [&](SharedExchange& exchange) {
-    std::vector<std::byte> bytes(200'000, static_cast<std::byte>(exchange.rank() + 1));
+    std::vector<std::byte> bytes(2'500'000, static_cast<std::byte>(exchange.rank() + 1));  // more than a mailbox holds
     if (exchange.rank() != 0) {
       exchange.send(bytes, 0);
       exchange.recv(bytes, 0);
@@ -100,6 +100,9 @@ TEST(SharedExchange, RanksThatDoNotJoinAreAnError) {
   EXPECT_THROW(alone.all_reduce(values), DeviceError);
   std::vector<std::byte> bytes(3);
   EXPECT_THROW(alone.recv(bytes, 1), DeviceError);
+  bytes.resize(std::size_t{1} << 20);
+  alone.send(bytes, 1);  // fits into the mailbox
+  EXPECT_THROW(alone.send(bytes, 1), DeviceError);
 }
 
 TEST(SharedExchange, DifferentCallsAreNoticedByEveryRank) {
