@@ -7,12 +7,12 @@ import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from fastserve._C.sched import LatencyModel, StepPlan
 from fastserve.config import EngineConfig
-from fastserve.distributed.group import Group
 from fastserve.engine.core import EngineCore
 from fastserve.executor.launcher import Launcher
 from fastserve.executor.messages import DEFAULT_WORKER_FACTORY
@@ -48,12 +48,18 @@ FAULT_STEP = 5
 FAULTY_RANK = 1
 
 
+def rank_of(place: dict[str, Any]) -> int:
+    """The rank of a worker, from its arguments."""
+    shard: Shard = place["shard"]
+    return shard.stage * shard.tensor_size + shard.tensor_rank
+
+
 class ThrowingWorker(Worker):
     """The faulty rank raises in one step."""
 
-    def __init__(self, config: EngineConfig, progress: Progress | None, *, shard: Shard, group: Group) -> None:
-        super().__init__(config, progress, shard=shard, group=group)
-        self._is_faulty = shard.tensor_rank == FAULTY_RANK
+    def __init__(self, config: EngineConfig, progress: Progress | None, **place: Any) -> None:
+        super().__init__(config, progress, **place)
+        self._is_faulty = rank_of(place) == FAULTY_RANK
 
     def execute(self, plan: StepPlan, changes: RequestChanges) -> StepOutput:  # type: ignore[override]
         if self._is_faulty and plan.step == FAULT_STEP:
@@ -104,10 +110,10 @@ class OtherTokens(ThrowingWorker):
 class BadCopies(Worker):
     """Every fifth copy fails on rank 1; copies of rank 0 take their time."""
 
-    def __init__(self, config: EngineConfig, progress: Progress | None, *, shard: Shard, group: Group) -> None:
-        super().__init__(config, progress, shard=shard, group=group)
+    def __init__(self, config: EngineConfig, progress: Progress | None, **place: Any) -> None:
+        super().__init__(config, progress, **place)
         faults = FaultInjector(self.transfers.engine)
-        if shard.tensor_rank == FAULTY_RANK:
+        if rank_of(place) == FAULTY_RANK:
             from fastserve._C.offload import Direction
 
             for direction in (Direction.DEVICE_TO_HOST, Direction.HOST_TO_DEVICE):
@@ -119,8 +125,8 @@ class BadCopies(Worker):
 class BadEntry(Worker):
     """The third request cannot be written into the request table, on any rank."""
 
-    def __init__(self, config: EngineConfig, progress: Progress | None, *, shard: Shard, group: Group) -> None:
-        super().__init__(config, progress, shard=shard, group=group)
+    def __init__(self, config: EngineConfig, progress: Progress | None, **place: Any) -> None:
+        super().__init__(config, progress, **place)
         write, started = self._requests._write, []
 
         def failing(start: RequestStart) -> None:
@@ -135,28 +141,28 @@ class BadEntry(Worker):
 class OneBadEntry(BadEntry):
     """As BadEntry, on the faulty rank alone: the ranks part."""
 
-    def __init__(self, config: EngineConfig, progress: Progress | None, *, shard: Shard, group: Group) -> None:
-        super().__init__(config, progress, shard=shard, group=group)
-        if shard.tensor_rank != FAULTY_RANK:
+    def __init__(self, config: EngineConfig, progress: Progress | None, **place: Any) -> None:
+        super().__init__(config, progress, **place)
+        if rank_of(place) != FAULTY_RANK:
             del self._requests._write
 
 
 class NoStart(Worker):
     """The faulty rank cannot start."""
 
-    def __init__(self, config: EngineConfig, progress: Progress | None, *, shard: Shard, group: Group) -> None:
-        if shard.tensor_rank == FAULTY_RANK:
+    def __init__(self, config: EngineConfig, progress: Progress | None, **place: Any) -> None:
+        if rank_of(place) == FAULTY_RANK:
             raise RuntimeError("no luck today")
-        super().__init__(config, progress, shard=shard, group=group)
+        super().__init__(config, progress, **place)
 
 
 class EndlessStart(Worker):
     """The faulty rank never ends its start."""
 
-    def __init__(self, config: EngineConfig, progress: Progress | None, *, shard: Shard, group: Group) -> None:
-        if shard.tensor_rank == FAULTY_RANK:
+    def __init__(self, config: EngineConfig, progress: Progress | None, **place: Any) -> None:
+        if rank_of(place) == FAULTY_RANK:
             signal.pause()
-        super().__init__(config, progress, shard=shard, group=group)
+        super().__init__(config, progress, **place)
 
 
 def descriptors() -> list[str]:

@@ -194,10 +194,19 @@ class CacheConfig:
         return min(int(HOST_KV_SHARE * free_host_bytes) // block_bytes, HOST_KV_MULTIPLE * num_device_blocks)
 
 
+MOST_RANKS = 64  # that the shared memory between ranks is made for
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ParallelConfig:
     """Ranks that run one model together."""
 
+    pipeline_parallel_size: int = option(
+        1,
+        "number of stages, each with a part of the layers; as many iterations run at the same time, one in each",
+        unit="stages",
+        short="pp",
+    )
     tensor_parallel_size: int = option(
         1,
         "number of ranks that share every layer: each has a part of the heads and of the MLP",
@@ -218,18 +227,33 @@ class ParallelConfig:
 
     def __post_init__(self) -> None:
         _check_types(self)
-        _check_range(self, 1, 64, "tensor_parallel_size", unit="ranks")
+        _check_range(self, 1, MOST_RANKS, "tensor_parallel_size", unit="ranks")
+        _check_range(self, 1, MOST_RANKS, "pipeline_parallel_size", unit="stages")
         _check_range(self, 0, 1e6, "distributed_timeout_s", unit="seconds", above=True)
         _require(
-            self.tensor_parallel_size == 1 or self.distributed_executor_backend != "inproc",
-            f"distributed_executor_backend inproc runs one rank, got tensor_parallel_size {self.tensor_parallel_size}: use"
-            f" mp or auto",
+            self.num_ranks <= MOST_RANKS,
+            f"tensor_parallel_size {self.tensor_parallel_size} times pipeline_parallel_size {self.pipeline_parallel_size}"
+            f" makes {self.num_ranks} ranks: at most {MOST_RANKS} can run a model",
         )
+        _require(
+            self.num_ranks == 1 or self.distributed_executor_backend != "inproc",
+            f"distributed_executor_backend inproc runs one rank, got tensor_parallel_size {self.tensor_parallel_size} and"
+            f" pipeline_parallel_size {self.pipeline_parallel_size}: use mp or auto",
+        )
+
+    @property
+    def num_ranks(self) -> int:
+        """Of all stages."""
+        return self.tensor_parallel_size * self.pipeline_parallel_size
+
+    def stage_of(self, rank: int) -> int:
+        """The stage of a rank; the ranks of a stage follow each other."""
+        return rank // self.tensor_parallel_size
 
     @property
     def has_rank_processes(self) -> bool:
         """Whether ranks are processes of their own."""
-        return self.distributed_executor_backend == "mp" or self.tensor_parallel_size > 1
+        return self.distributed_executor_backend == "mp" or self.num_ranks > 1
 
 
 _CORE = sched.SchedulerConfig()

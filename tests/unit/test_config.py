@@ -30,6 +30,7 @@ BAD = [
     (ModelConfig, "seed", [0.5, None], "must be an integer"),
     (ModelConfig, "num_threads", [0, 1025], "must be between 1 and 1024"),
     (ParallelConfig, "tensor_parallel_size", [0, 65], "must be between 1 and 64 ranks"),
+    (ParallelConfig, "pipeline_parallel_size", [0, 65], "must be between 1 and 64 stages"),
     (ParallelConfig, "distributed_executor_backend", ["ray"], "must be one of auto, inproc, mp"),
     (ParallelConfig, "distributed_timeout_s", [0.0, NAN], "must be above 0 and at most 1e+06 seconds"),
     (CacheConfig, "block_size", [0, 12, 64], "must be 8, 16 or 32 tokens"),
@@ -153,7 +154,7 @@ def test_the_ends_of_the_ranges_are_accepted(config_class, values):
 
 
 def test_the_core_has_a_setting_for_each_of_the_schedulers_but_those_of_the_engine_loop():
-    deployment = {"max_model_len", "block_bytes", "offload_bytes_per_s", "upload_bytes_per_s"}
+    deployment = {"max_model_len", "num_stages", "block_bytes", "offload_bytes_per_s", "upload_bytes_per_s"}
     core = {name for name, kind in vars(CoreConfig).items() if isinstance(kind, property)} - deployment - {"policy"}
     engine = {"scheduling_policy", "max_num_queued_reqs", "async_scheduling"}
     assert core == {field.name for field in dataclasses.fields(SchedulerConfig)} - engine
@@ -191,5 +192,19 @@ def test_several_ranks_are_processes_and_one_is_where_it_is_asked_for() -> None:
     assert not ParallelConfig().has_rank_processes
     assert ParallelConfig(tensor_parallel_size=2).has_rank_processes
     assert ParallelConfig(distributed_executor_backend="mp").has_rank_processes
-    with pytest.raises(InvalidArgumentError, match="inproc runs one rank, got tensor_parallel_size 2: use mp or auto"):
-        ParallelConfig(tensor_parallel_size=2, distributed_executor_backend="inproc")
+    assert ParallelConfig(pipeline_parallel_size=2).has_rank_processes
+    for sizes in ((2, 1), (1, 2)):
+        tensor, pipeline = sizes
+        rule = f"inproc runs one rank, got tensor_parallel_size {tensor} and pipeline_parallel_size {pipeline}: use mp or auto"
+        with pytest.raises(InvalidArgumentError, match=rule):
+            ParallelConfig(
+                tensor_parallel_size=tensor, pipeline_parallel_size=pipeline, distributed_executor_backend="inproc"
+            )
+
+
+def test_ranks_of_all_stages_are_counted() -> None:
+    parallel = ParallelConfig(tensor_parallel_size=2, pipeline_parallel_size=3)
+    assert parallel.num_ranks == 6
+    assert [parallel.stage_of(rank) for rank in range(6)] == [0, 0, 1, 1, 2, 2]
+    with pytest.raises(InvalidArgumentError, match="16 times pipeline_parallel_size 8 makes 128 ranks: at most 64"):
+        ParallelConfig(tensor_parallel_size=16, pipeline_parallel_size=8)

@@ -2,6 +2,7 @@
 
 import hashlib
 import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 
@@ -102,6 +103,7 @@ class EngineCore:
         )
         core = scheduler.core()
         core.max_model_len, core.block_bytes = info.max_model_len, info.pools.block_bytes
+        core.num_stages = config.parallel.pipeline_parallel_size
         self.scheduler = Scheduler(core, self.kv, latency, policy)
         if info.offload_bytes_per_s and info.upload_bytes_per_s:
             self.scheduler.set_link_rates(info.offload_bytes_per_s, info.upload_bytes_per_s)
@@ -121,7 +123,9 @@ class EngineCore:
             attention_backend=info.attention_backend,
             kernel_fallback=info.kernel_fallback,
         )
-        self._running: _Running | None = None
+        self._num_stages = config.parallel.pipeline_parallel_size
+        self._running: deque[_Running] = deque()  # the oldest first
+        self._stages_wait = False  # for requests: some have no plan, as nothing more could be planned
         self._changes = PendingChanges()
         self._waiting_forms = WaitingForms(executor.prepare_form)
         self._ended_waiting: list[EngineOutput] = []  # of requests that ended before they joined the scheduler
@@ -190,6 +194,7 @@ class EngineCore:
             **_scheduling_options(request.scheduling, arrived_s),
         )
         slot = self.scheduler.add(request.request_id, prompt, options, now_s=self._clock())
+        self._stages_wait = False
         self._changes.start(
             RequestStart(
                 slot=slot,
@@ -224,10 +229,12 @@ class EngineCore:
 
         Whole milliseconds, as long as one can wait for messages; 0 also where the time left is too short to wait for.
         """
-        if self._running is None or self._running.result.done():
+        if not self._running or self._running[0].result.done():
             return 0.0
-        elapsed_s = self._clock() - self._running.started_s
-        delay_s = PLANNING_SHARE * self._running.expected_s - elapsed_s
+        if self._num_stages > 1 and not self._stages_wait:
+            return 0.0
+        elapsed_s = self._clock() - self._running[0].started_s
+        delay_s = PLANNING_SHARE * self._running[0].expected_s - elapsed_s
         return max(0.0, delay_s // WAIT_STEP_S * WAIT_STEP_S)
 
     def step(self) -> list[EngineOutput]:
@@ -239,21 +246,22 @@ class EngineCore:
         return [*ended, *self.outputs_of(result, self._clock())]
 
     def run_step(self) -> StepResult:
-        """Plan the next iteration while the current one runs, then wait for the current one and commit it."""
-        running = self._running
+        """Plan iterations while others run, then wait for the oldest one and commit it."""
+        if self._num_stages > 1:
+            self._fill_stages()
+            return self._finish(self._running.popleft()) if self._running else StepResult(self.scheduler.take_events())
+        running = self._running.popleft() if self._running else None
         if running is not None and not self._config.scheduler.async_scheduling:
-            self._running = None
             return self._finish(running)
-        started_s = self._clock()
-        plan = self.scheduler.schedule(started_s)
-        self._counters.schedule_s += self._clock() - started_s
-        self._changes.end(plan.ended_slots)
-        self._running = self._start(plan)
+        plan = self._schedule()
+        started = self._start(plan)
+        if started is not None:
+            self._running.append(started)
         result = self._finish(running) if running is not None else StepResult(self.scheduler.take_events())
-        if self._running is None:
-            self._running = self._start_or_drop(plan)
+        if started is None:
+            self._wait_or_drop(plan)
         elif running is not None:
-            self._running.started_s = self._clock()
+            started.started_s = self._clock()
         return result
 
     def outputs_of(self, result: StepResult, now_s: float) -> list[EngineOutput]:
@@ -273,7 +281,7 @@ class EngineCore:
         """
         self.executor.check()
         return (
-            self._running is not None
+            bool(self._running)
             or bool(self._waiting_forms or self._ended_waiting)
             or self.scheduler.has_unfinished
             or self.scheduler.num_transfers_in_flight > 0
@@ -325,7 +333,7 @@ class EngineCore:
     def _admit(self) -> None:
         """Have requests join whose form was compiled; wait for one a little where there is nothing else to do."""
         ended = self._ended_waiting
-        idle = self._running is None and not self.scheduler.has_unfinished and not ended
+        idle = not self._running and not self.scheduler.has_unfinished and not ended
         for waiting, error in self._waiting_forms.ready(LONGEST_WAIT_S if idle else 0.0):
             request = waiting.request
             try:
@@ -341,6 +349,24 @@ class EngineCore:
             why = "deadline_s expired before the form of the output was compiled"
             ended.append(EngineOutput(request_id=request.request_id, finish_reason=FinishReason.DEADLINE, error=why))
 
+    def _fill_stages(self) -> None:
+        """Give every stage a plan, as far as there is something to run."""
+        self._stages_wait = False
+        while len(self._running) < self._num_stages:
+            plan = self._schedule()
+            started = self._start(plan)
+            if started is None:
+                self._stages_wait = True
+                return self._drop(plan) if self._running else self._wait_or_drop(plan)
+            self._running.append(started)
+
+    def _schedule(self) -> StepPlan:
+        started_s = self._clock()
+        plan = self.scheduler.schedule(started_s)
+        self._counters.schedule_s += self._clock() - started_s
+        self._changes.end(plan.ended_slots)
+        return plan
+
     def _start(self, plan: StepPlan) -> _Running | None:
         """Queue a plan after the one in flight: the worker starts it without waiting for the engine."""
         if not plan.num_rows and not plan.num_transfers:
@@ -348,12 +374,14 @@ class EngineCore:
         expected_s = self.latency.iteration_s(*plan.shape) if plan.num_rows else 0.0
         return _Running(plan, self.executor.submit(plan, self._changes.take()), self._clock(), expected_s)
 
-    def _start_or_drop(self, plan: StepPlan) -> _Running | None:
+    def _wait_or_drop(self, plan: StepPlan) -> None:
         """A plan without rows and transfers waits for the copies under way; with none it is committed as it is."""
-        if self.scheduler.num_transfers_in_flight:
-            return _Running(plan, self.executor.submit(plan, self._changes.take()), self._clock(), 0.0)
+        if not self.scheduler.num_transfers_in_flight:
+            return self._drop(plan)
+        self._running.append(_Running(plan, self.executor.submit(plan, self._changes.take()), self._clock(), 0.0))
+
+    def _drop(self, plan: StepPlan) -> None:
         self.scheduler.commit(plan.step, np.empty(0, np.int32), 0.0, self._clock())
-        return None
 
     def _finish(self, running: _Running) -> StepResult:
         """Wait for an iteration and commit it."""

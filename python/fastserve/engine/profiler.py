@@ -42,6 +42,7 @@ def measured_latency_model(
         config.model.num_threads or len(os.sched_getaffinity(0)),  # of each rank
         info.attention_backend,
         config.model.enforce_eager,
+        config.parallel.pipeline_parallel_size,
     ]
     path = profile_path(config.model.model, how)
     if (coefficients := read_profile(path)) is not None:

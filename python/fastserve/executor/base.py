@@ -27,7 +27,7 @@ class PendingStep(Protocol):
 
 
 class Executor(Protocol):
-    """Runs plans in the order in which they are submitted, at most two at a time."""
+    """Runs plans in the order in which they are submitted, as many at a time as there are stages, and at least two."""
 
     @property
     def info(self) -> WorkerInfo:

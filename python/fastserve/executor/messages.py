@@ -35,7 +35,7 @@ class _Message(msgspec.Struct, frozen=True, array_like=True, tag=True, forbid_un
 
 
 class RankStart(_Message, frozen=True):
-    """Begin a rank; comes with the descriptors of its socket, of the ring and of the exchange.
+    """Begin a rank; comes with the descriptors of its socket, of the ring, and of the exchanges of its stage and of all.
 
     Attributes:
         worker_factory: "module:function" that makes the worker, see `Worker`.
@@ -44,7 +44,6 @@ class RankStart(_Message, frozen=True):
 
     config: EngineConfig
     rank: int
-    size: int
     worker_factory: str
     log_level: str
     json_logs: bool
@@ -127,7 +126,7 @@ class Logprobs(_Message, frozen=True):
 
 
 class RankResult(_Message, frozen=True):
-    """What a plan gave. Rank 0 has the tokens; `digest` of step and tokens is of every rank and must be the same."""
+    """What a plan gave. The first rank of the last stage has the tokens; `digest` is the same on all ranks of a stage."""
 
     step: int
     digest: bytes
@@ -243,7 +242,7 @@ class ReceivedLogprobs:
 
 
 def step_output(result: RankResult, transfers: TransferResults, elapsed_s: float) -> StepOutput:
-    """The output of a step whose tokens are those of `result`, which is rank 0's."""
+    """The output of a step whose tokens are those of `result`."""
     logprobs: StepLogprobs | None = None
     num_logprobs = np.empty(0, np.int32)
     if (received := result.logprobs) is not None:

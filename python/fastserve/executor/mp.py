@@ -2,6 +2,7 @@
 
 import threading
 from collections import deque
+from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 
@@ -73,7 +74,8 @@ class MpExecutor:
         Raises:
             FastServeError: what a rank raised at its start; DeviceLostError when one did not start.
         """
-        self._size = config.parallel.tensor_parallel_size
+        self._parallel = config.parallel
+        self._size = config.parallel.num_ranks
         self._lock = threading.Lock()  # over what is under way, below
         self._steps: deque[_Step] = deque()
         self._timings: dict[int, float] = {}
@@ -145,7 +147,7 @@ class MpExecutor:
             raise DeviceLostError(str(failure)) from failure
 
     def time_iteration(self, **shape: int) -> float:
-        """Seconds of a dummy iteration on the slowest rank; see Worker.time_iteration."""
+        """Seconds of a dummy iteration, on the slowest rank of each stage; see Worker.time_iteration."""
         with self._lock:
             self._timings, self._timed = {}, Future()
         self._write(FrameKind.TIME, encode(shape))
@@ -201,7 +203,7 @@ class MpExecutor:
                 with self._lock:
                     self._timings[rank] = message.seconds
                     if len(self._timings) == self._size:
-                        self._timed.set_result(max(self._timings.values()))
+                        self._timed.set_result(self._busy_s([self._timings[rank] for rank in range(self._size)]))
 
             case RankCompiled():
                 self._on_compiled(rank, message)
@@ -247,14 +249,21 @@ class MpExecutor:
 
     def _joined(self, step: _Step) -> StepOutput:
         results = [step.results[rank] for rank in range(self._size)]
+        width = self._parallel.tensor_parallel_size
         for rank, result in enumerate(results):
-            if result.digest != results[0].digest:
+            first = rank - rank % width
+            if result.digest != results[first].digest:
                 raise InternalError(
-                    f"{self._ranks.name_of(rank)} has other tokens than rank 0 after step {step.number}: nothing that they"
-                    f" hold can be trusted"
+                    f"{self._ranks.name_of(rank)} has other tokens than rank {first} after step {step.number}: nothing that"
+                    f" they hold can be trusted"
                 )
         transfers = self._tickets.join([_transfer_results(result.transfers) for result in results])
-        return step_output(results[0], transfers, max(result.elapsed_s for result in results))
+        return step_output(results[-width], transfers, self._busy_s([result.elapsed_s for result in results]))
+
+    def _busy_s(self, seconds: Sequence[float]) -> float:
+        """Seconds of an iteration from those of each rank: stage after stage, the slowest rank of each."""
+        width = self._parallel.tensor_parallel_size
+        return sum(max(seconds[first : first + width]) for first in range(0, self._size, width))
 
     def _on_failure(self, error: FastServeError) -> None:
         """Fail what is under way, in the thread that met the failure."""
@@ -292,6 +301,7 @@ def _joined_info(infos: list[WorkerInfo]) -> WorkerInfo:
         return first
     return replace(
         first,
+        pools=replace(first.pools, block_bytes=max(info.pools.block_bytes for info in infos)),
         device=f"{len(infos)} x {first.device}",
         offload_bytes_per_s=min(info.offload_bytes_per_s for info in infos),
         upload_bytes_per_s=min(info.upload_bytes_per_s for info in infos),

@@ -25,7 +25,7 @@ from fastserve.executor.messages import (
 from fastserve.executor.rank import run_rank
 
 MOST_MESSAGE_BYTES = 1 << 20
-NUM_DESCRIPTORS = 3  # of a rank: its socket, the ring, the exchange
+NUM_DESCRIPTORS = 4  # of a rank: its socket, the ring, the exchanges of its stage and of all ranks
 
 
 class Nursery:

@@ -6,6 +6,7 @@ import os
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
+from dataclasses import dataclass
 from multiprocessing.connection import Connection
 
 from fastserve._C.collective import FrameReader, read_plan
@@ -44,20 +45,19 @@ LONGEST_WAIT_S = 3600.0  # for a frame; a rank ends with its engine whatever it 
 NUM_PLANS = 3  # one that runs, the one before it, one more
 
 
-def run_rank(start: RankStart, connection_fd: int, ring_fd: int, exchange_fd: int) -> int:
+def run_rank(start: RankStart, connection_fd: int, ring_fd: int, stage_fd: int, world_fd: int) -> int:
     """Serve the engine until it says so; return the exit status.
 
     Args:
         connection_fd: to the engine, which says nothing here: only its end can be read.
+        stage_fd, world_fd: exchanges of the ranks of this stage, and of all ranks.
     """
     configure_logging(start.log_level, json_lines=start.json_logs)
     connection = Connection(connection_fd)
     ring = FrameReader(ring_fd, start.rank)
     threading.Thread(target=_beat, args=(ring, connection), name="fastserve-beat", daemon=True).start()
     try:
-        timeout_s = start.config.parallel.distributed_timeout_s
-        group: Group = SINGLE if start.size == 1 else SharedGroup(exchange_fd, start.rank, timeout_s=timeout_s)
-        Rank(start, group, connection, ring).run()
+        Rank(start, _place(start, stage_fd, world_fd), connection, ring).run()
         return 0
     except Exception as error:
         logger.exception("rank %d failed", start.rank)
@@ -72,6 +72,31 @@ def _beat(ring: FrameReader, connection: Connection) -> None:
     os._exit(1)
 
 
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a rank stands, and its ends of the groups of its stage and of all ranks."""
+
+    shard: Shard
+    group: Group
+    world: Group
+
+
+def _place(start: RankStart, stage_fd: int, world_fd: int) -> Place:
+    """Join the groups of a rank; the ranks of a stage follow each other."""
+    parallel = start.config.parallel
+    size, timeout_s = parallel.tensor_parallel_size, parallel.distributed_timeout_s
+    shard = Shard(start.rank % size, size, parallel.stage_of(start.rank), parallel.pipeline_parallel_size)
+    return Place(
+        shard,
+        group=_group(stage_fd, shard.tensor_rank, size, timeout_s),
+        world=_group(world_fd, start.rank, parallel.num_ranks, timeout_s),
+    )
+
+
+def _group(fd: int, rank: int, size: int, timeout_s: float) -> Group:
+    return SINGLE if size == 1 else SharedGroup(fd, rank, timeout_s=timeout_s)
+
+
 def _factory(name: str) -> Callable[..., Worker]:
     module, _, attribute = name.partition(":")
     found: Callable[..., Worker] = getattr(importlib.import_module(module), attribute)
@@ -79,24 +104,25 @@ def _factory(name: str) -> Callable[..., Worker]:
 
 
 def digest(step: int, output: StepOutput) -> bytes:
-    """What ranks that did the same agree on, 8 bytes."""
+    """What ranks of a stage that did the same agree on, 8 bytes; the tokens are zeros where the last stage samples."""
     return hashlib.blake2b(output.sampled.tobytes(), digest_size=8, key=step.to_bytes(8)).digest()
 
 
 class Rank:
     """A worker behind a ring. One thread; another one reports forms that were compiled."""
 
-    def __init__(self, start: RankStart, group: Group, connection: Connection, ring: FrameReader) -> None:
+    def __init__(self, start: RankStart, place: Place, connection: Connection, ring: FrameReader) -> None:
         """Load this rank's part of the model and report."""
-        self._rank = start.rank
+        self._has_tokens = place.shard.is_last and place.shard.tensor_rank == 0
         self._connection = connection
         self._sending = threading.Lock()
         self._ring = ring
         self._plans = [StepPlan() for _ in range(NUM_PLANS)]
         self._changes = bytearray()
-        shard = Shard(start.rank, start.size)
         progress = self._report_progress
-        self._worker = _factory(start.worker_factory)(start.config, progress, shard=shard, group=group)
+        self._worker = _factory(start.worker_factory)(
+            start.config, progress, shard=place.shard, group=place.group, world=place.world
+        )
         self._send(RankReady(self._worker.info))
 
     def run(self) -> None:
@@ -137,7 +163,6 @@ class Rank:
         read_plan(frame, end, plan)
         self._ring.release()
         output = self._worker.execute(plan, self._take_changes())
-        leads = self._rank == 0
         self._send(
             RankResult(
                 step=plan.step,
@@ -145,8 +170,8 @@ class Rank:
                 elapsed_s=output.elapsed_s,
                 errors=dict(output.errors),
                 transfers=transfers_message(output.transfers),
-                sampled=output.sampled.tobytes() if leads else None,
-                logprobs=logprobs_message(output) if leads else None,
+                sampled=output.sampled.tobytes() if self._has_tokens else None,
+                logprobs=logprobs_message(output) if self._has_tokens else None,
             )
         )
 

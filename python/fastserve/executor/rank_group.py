@@ -28,7 +28,7 @@ from fastserve.worker.info import Progress, WorkerInfo
 
 logger = get_logger(__name__)
 
-NUM_SLOTS = 4  # two plans under way, and room for what goes before one
+SPARE_SLOTS = 2  # beside the plans under way: room for what goes before one
 SLOT_BYTES = 64 << 20  # memory is taken for what is written only
 TURN_S = 0.5
 SILENCE_LIMIT_S = 4.0
@@ -67,9 +67,13 @@ class RankGroup:
         Raises:
             DeviceLostError: they cannot be started.
         """
-        size = config.parallel.tensor_parallel_size
-        self._ring: FrameWriter | None = FrameWriter(num_readers=size, num_slots=NUM_SLOTS, slot_bytes=SLOT_BYTES)
-        exchange = ExchangeMemory(size)  # the ranks' own, once they have it
+        parallel = config.parallel
+        size = parallel.num_ranks
+        num_slots = 1 << (max_plans(config) + SPARE_SLOTS - 1).bit_length()  # a power of two
+        self._ring: FrameWriter | None = FrameWriter(num_readers=size, num_slots=num_slots, slot_bytes=SLOT_BYTES)
+        # The ranks' own, once they have them.
+        stages = [ExchangeMemory(parallel.tensor_parallel_size) for _ in range(parallel.pipeline_parallel_size)]
+        world = ExchangeMemory(size)
         self._timeout_s = config.parallel.distributed_timeout_s
         self._launcher = launcher
         self._on_message = on_message
@@ -82,8 +86,8 @@ class RankGroup:
         level, json_logs = log_settings()
         try:
             for rank in range(size):
-                start = RankStart(config, rank, size, worker_factory, level, json_logs)
-                self._ranks.append(self._start(start, exchange))
+                start = RankStart(config, rank, worker_factory, level, json_logs)
+                self._ranks.append(self._start(start, [stages[parallel.stage_of(rank)].fd, world.fd]))
         except BaseException:
             launcher.kill([rank.pid for rank in self._ranks])
             self._close_connections()
@@ -157,17 +161,19 @@ class RankGroup:
         """For people."""
         return self._ranks[rank].name
 
-    def _start(self, start: RankStart, exchange: ExchangeMemory) -> _Rank:
+    def _start(self, start: RankStart, exchanges: list[int]) -> _Rank:
         ours, theirs = Pipe()
         with theirs:
-            descriptors = [theirs.fileno(), self.ring.fd, exchange.fd]
+            descriptors = [theirs.fileno(), self.ring.fd, *exchanges]
             try:
                 pid = self._launcher.fork(start, descriptors, timeout_s=self._timeout_s)
             except BaseException:
                 ours.close()
                 raise
-        logger.info("rank %d of %d is process %d", start.rank, start.size, pid)
-        return _Rank(f"rank {start.rank} (process {pid})", pid, ours, heard_s=time.monotonic())
+        parallel = start.config.parallel
+        logger.info("rank %d of %d is process %d", start.rank, parallel.num_ranks, pid)
+        stage = f"stage {parallel.stage_of(start.rank)}, " if parallel.pipeline_parallel_size > 1 else ""
+        return _Rank(f"rank {start.rank} ({stage}process {pid})", pid, ours, heard_s=time.monotonic())
 
     def _check_start(self, deadline_s: float) -> None:
         if time.monotonic() < deadline_s:
@@ -274,6 +280,11 @@ class RankGroup:
     def _close_connections(self) -> None:
         for rank in self._ranks:
             rank.connection.close()
+
+
+def max_plans(config: EngineConfig) -> int:
+    """Plans that may be under way."""
+    return max(2, config.parallel.pipeline_parallel_size)
 
 
 def _how_it_ended(status: int) -> str:

@@ -33,7 +33,6 @@ def size_pools(
     block_bytes: int,
     max_model_len: int,
     device_kv_bytes: int | None = None,
-    num_ranks: int = 1,
 ) -> PoolSizes:
     """Size both pools: `host_kv_gib` and on a CPU `kv_gib` (or the overrides) say how large they are, up to MAX_BLOCKS.
 
@@ -41,19 +40,19 @@ def size_pools(
     of a CPU will take is not free.
 
     Args:
+        block_bytes: of all ranks that share the memory; each keeps its part of a block.
         device_kv_bytes: of a GPU, what is left of its memory; None on a CPU.
-        num_ranks: that share the memory of the machine; each has blocks of `block_bytes`.
     Raises:
         InvalidArgumentError: the device pool cannot hold one request of max_model_len tokens, or an override is too large.
     """
     for flag in ("num_gpu_blocks_override", "num_host_blocks_override"):
         if (wanted := getattr(cache, flag) or 0) > MAX_BLOCKS:
             raise InvalidArgumentError(f"{flag} must be at most {MAX_BLOCKS} blocks, got {wanted}: use larger blocks")
-    available = int(cache.kv_gib * GIB) // num_ranks if device_kv_bytes is None else max(device_kv_bytes, 0)
+    available = int(cache.kv_gib * GIB) if device_kv_bytes is None else max(device_kv_bytes, 0)
     num_device = cache.num_gpu_blocks_override or min(available // block_bytes, MAX_BLOCKS)
-    free_bytes = available_host_bytes() - (num_device * block_bytes * num_ranks if device_kv_bytes is None else 0)
+    free_bytes = available_host_bytes() - (num_device * block_bytes if device_kv_bytes is None else 0)
     num_host = cache.num_host_blocks(
-        num_device_blocks=num_device, block_bytes=block_bytes * num_ranks, free_host_bytes=max(free_bytes, 0)
+        num_device_blocks=num_device, block_bytes=block_bytes, free_host_bytes=max(free_bytes, 0)
     )
     num_host = min(num_host, MAX_BLOCKS)
     needed = -(-max_model_len // cache.block_size)

@@ -9,6 +9,7 @@ import torch
 
 from fastserve._C.offload import copy_fragments
 from fastserve._C.sched import StepPlan
+from fastserve.distributed.pipe import NO_PIPE, Pipe
 from fastserve.errors import InternalError
 from fastserve.layers.context import ForwardContext
 from fastserve.models.decoder import Decoder
@@ -75,15 +76,22 @@ class Runner:
         requests: RequestTable,
         *,
         backend: AttentionBackend = AttentionBackend.NATIVE,
+        pipe: Pipe = NO_PIPE,
         is_alone: bool = True,
     ) -> None:
-        """`is_alone`: no other rank takes part in the forward pass."""
+        """Prepare for steps of at most a size.
+
+        Args:
+            pipe: to the stages beside this rank's.
+            is_alone: no other rank takes part in the forward pass.
+        """
         self._decoder = decoder
         self._kv_cache = kv_cache
         self._device = device
         self._limits = limits
         self._requests = requests
         self._backend = backend
+        self._pipe = pipe
         self._is_alone = is_alone
         self._is_joined = False  # other ranks may wait for this one within the step
         spec = decoder.spec
@@ -177,13 +185,16 @@ class Runner:
         result.num_samples, result.logprobs = 0, None
         self._is_joined = False
         entries = self._requests.entries(plan) if plan.num_samples else None
-        masks = self._requests.begin_masks(plan) if plan.num_samples else None
         self._is_joined = not self._is_alone
+        masks = self._requests.begin_masks(plan) if plan.num_samples and self._pipe.is_last else None
         logits = self._forward(rows_of_plan(plan), entries)
         if masks is not None:
             masks.apply(logits)
-        if entries is not None:
+        if entries is not None and self._pipe.is_last:
             self._sample(logits, plan, entries, result)
+        elif entries is not None:  # the last stage does
+            result.num_samples = plan.num_samples
+            result.tokens.zero_()
         result.ready.record()
         return result
 
@@ -214,7 +225,8 @@ class Runner:
 
     def _run_control_row(self) -> None:
         logits = self._forward(control_row(self._limits.block_size))
-        token_logprobs(logits, torch.as_tensor(sample(logits, greedy_row(logits.device))), 1)
+        if self._pipe.is_last:
+            token_logprobs(logits, torch.as_tensor(sample(logits, greedy_row(logits.device))), 1)
         self._device.synchronize()
 
     def _put_sampled(self, tokens: np.ndarray) -> None:
@@ -229,7 +241,10 @@ class Runner:
         return result
 
     def _forward(self, rows: RowInputs, entries: SamplingEntries | None = None) -> torch.Tensor:
-        """Queue the forward pass; logits float32[S, vocab_size]. How to sample them travels along."""
+        """Queue the forward pass; logits float32[S, vocab_size]. How to sample them travels along.
+
+        Of a stage that is not the last one the hidden states are returned, which the next stage has by then.
+        """
         graphs = self._graphs
         bucket = graphs.bucket(rows.num_rows) if graphs is not None and rows.is_plain_decode else None
         if graphs is not None and bucket is not None:
@@ -240,7 +255,19 @@ class Runner:
         num_logits = len(rows.logit_rows)
         context = self._context(rows.num_tokens, rows.num_rows, rows.num_decode_rows, len(rows.block_ids), num_logits)
         self._fill_in_tokens(rows.num_tokens)
-        return self._decoder.forward(view("token_ids", rows.num_tokens), context)
+        out = self._decoder.forward(view("token_ids", rows.num_tokens), context, hidden=self._taken(rows.num_tokens))
+        if not self._pipe.is_last:
+            self._pipe.hand_over(out)
+        return out
+
+    def _taken(self, num_tokens: int) -> torch.Tensor | None:
+        """What the stage before hands over for so many tokens."""
+        if self._pipe.is_first:
+            return None
+        decoder = self._decoder
+        hidden = torch.empty((num_tokens, decoder.spec.hidden_size), dtype=decoder.dtype, device=decoder.device)
+        self._pipe.take(hidden)
+        return hidden
 
     def _decode_step(self, num_rows: int, logits: torch.Tensor) -> Callable[[], torch.Tensor]:
         """The captured step: everything in it is at a fixed address."""

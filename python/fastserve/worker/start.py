@@ -5,12 +5,13 @@ runs on the CPU under a simulated device (tests/fake_device.py).
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
 from fastserve.config import GIB, MIB, EngineConfig
 from fastserve.distributed.group import Group
+from fastserve.distributed.pipe import Pipe
 from fastserve.errors import InvalidArgumentError
 from fastserve.loader.load import LoadedModel
 from fastserve.models.kv_cache import allocate_kv_cache, kv_block_bytes
@@ -42,7 +43,8 @@ def start_runner(
     model: LoadedModel,
     device: CpuDevice | Gpu,
     *,
-    group: Group,
+    world: Group,
+    pipe: Pipe,
     requests: RequestTable,
     selftest: AttentionSelfTest | None,
     progress: Callable[[str, int, int], None] | None,
@@ -50,7 +52,8 @@ def start_runner(
     """Make all that a worker runs plans with; on the device's compute stream.
 
     Args:
-        group: this rank's end; all ranks get as many blocks.
+        world: this rank's end of the group of all ranks, which get as many blocks.
+        pipe: to the stages beside its own.
         requests: the worker's.
         selftest: the check of the best attention kernels, which began before the weights were loaded.
         progress: called as progress("graphs", done, total) while graphs are captured.
@@ -73,7 +76,7 @@ def start_runner(
         )
         if isinstance(device, CpuDevice):
             started = _start_on_cpu(
-                config, model, device, group=group, limits=limits, requests=requests, attention=attention
+                config, model, device, world=world, pipe=pipe, limits=limits, requests=requests, attention=attention
             )
         else:
             started = _start_on_gpu(
@@ -88,29 +91,36 @@ def _start_on_cpu(
     model: LoadedModel,
     device: CpuDevice,
     *,
-    group: Group,
+    world: Group,
+    pipe: Pipe,
     limits: RunnerLimits,
     requests: RequestTable,
     attention: AttentionChoice,
 ) -> Started:
     block_bytes = kv_block_bytes(model.spec, limits.block_size, model.dtype)
-    pools = size_pools(config.cache, block_bytes=block_bytes, max_model_len=model.max_model_len, num_ranks=group.size)
-    pools = _smallest(pools, group)
+    of_all_ranks = int(world.all_gather(torch.tensor([block_bytes])).sum())
+    pools = size_pools(config.cache, block_bytes=of_all_ranks, max_model_len=model.max_model_len)
+    pools = _smallest(replace(pools, block_bytes=block_bytes), world)
     kv_cache = allocate_kv_cache(
         model.spec, pools.num_device_blocks, limits.block_size, model.dtype, device.torch_device
     )
     runner = Runner(
-        model.decoder, kv_cache, device, limits, requests, backend=attention.backend, is_alone=group.size == 1
+        model.decoder,
+        kv_cache,
+        device,
+        limits,
+        requests,
+        backend=attention.backend,
+        pipe=pipe,
+        is_alone=world.size == 1,
     )
     return Started(pools, kv_cache, runner, attention)
 
 
-def _smallest(pools: PoolSizes, group: Group) -> PoolSizes:
-    """What every rank of the group has room for."""
-    if group.size == 1:
-        return pools
+def _smallest(pools: PoolSizes, world: Group) -> PoolSizes:
+    """What every rank has room for."""
     sizes = torch.tensor([pools.num_device_blocks, pools.num_host_blocks], dtype=torch.int64)
-    num_device, num_host = group.all_gather(sizes).amin(0).tolist()
+    num_device, num_host = world.all_gather(sizes).amin(0).tolist()
     return PoolSizes(num_device, num_host, pools.block_bytes)
 
 

@@ -13,6 +13,7 @@ from fastserve._C import set_num_threads
 from fastserve._C.sched import StepPlan
 from fastserve.config import EngineConfig
 from fastserve.distributed.group import Group
+from fastserve.distributed.pipe import Pipe
 from fastserve.distributed.single import SINGLE
 from fastserve.errors import DeviceLostError, InvalidArgumentError
 from fastserve.grammars.store import FormStore
@@ -53,12 +54,14 @@ class Worker:
         *,
         shard: Shard = WHOLE,
         group: Group = SINGLE,
+        world: Group = SINGLE,
     ) -> None:
         """Load the model, or the rank's part of it, and allocate both KV pools.
 
         Args:
             progress: called as progress(stage, done, total) while weights are read and graphs are captured.
-            shard, group: the place of this rank, and its end of the group; all ranks are made at the same time.
+            shard, group: the place of this rank, and its end of the group of its stage.
+            world: its end of the group of all ranks, which are made at the same time.
         Raises:
             CheckpointError: the checkpoint cannot be used.
             InvalidArgumentError: the configuration does not fit the model or the machine.
@@ -66,15 +69,16 @@ class Worker:
                 be copied between the two.
         """
         self._device = open_device(config.model.device)
-        if group.size > 1 and not self._device.is_host:
+        if world.size > 1 and not self._device.is_host:
             raise InvalidArgumentError(
-                f"tensor_parallel_size {group.size} needs ranks on GPUs, which are not supported yet: use --device cpu or"
-                f" tensor_parallel_size 1"
+                f"tensor_parallel_size {shard.tensor_size} and pipeline_parallel_size {shard.num_stages} need ranks on GPUs,"
+                f" which are not supported yet: use --device cpu, or one rank"
             )
-        if (num_threads := _threads_of_rank(config.model.num_threads, group.size)) is not None:
+        if (num_threads := _threads_of_rank(config.model.num_threads, world.size)) is not None:
             set_num_threads(num_threads)
         outline = outline_model(config.model)
         check_shard(outline.spec, shard)
+        self._pipe = shard_pipe(shard, world)
         spec, self._block_size = outline.spec, config.cache.block_size
         ends = end_tokens(spec.eos_token_ids, config.eos_token_ids, spec.vocab_size)
         self._forms = FormStore(lambda: load_tokenizer(config.model), spec.vocab_size, ends)
@@ -88,7 +92,8 @@ class Worker:
                 config,
                 self._model,
                 self._device,
-                group=group,
+                world=world,
+                pipe=self._pipe,
                 requests=self._requests,
                 selftest=selftest,
                 progress=progress,
@@ -105,6 +110,7 @@ class Worker:
         if not self._device.is_host:
             self.transfers.measure_link()
             offload_bytes_per_s, upload_bytes_per_s = self.transfers.link_bytes_per_s()
+        self._is_alone = shard.num_stages == 1
         self._fault: str | None = None
         self._last_end_s = 0.0
         self.info = WorkerInfo(
@@ -160,13 +166,15 @@ class Worker:
                 self._output_masks.abandon()
                 raise
         plan = launched.plan
-        self._requests.record(plan, sampled.tokens)
-        if not plan.num_rows:
+        if self._pipe.is_last:
+            self._requests.record(plan, sampled.tokens)
+        if not plan.num_rows and (self._is_alone or not plan.num_transfers):  # other stages may have rows to run
             self.transfers.wait(IDLE_WAIT_S)
         results = self.transfers.take_results()
         self.check_device()  # last: no result leaves after a fault was seen, wherever that was
         end_s = time.perf_counter()
         elapsed_s = end_s - max(launched.started_s, self._last_end_s)  # not the wait behind the step before
+        elapsed_s = max(0.0, elapsed_s - self._pipe.take_waited_s())
         self._last_end_s = end_s
         logprobs = cast("StepLogprobs | None", sampled.logprobs)  # on the host by now
         output = StepOutput(sampled.tokens, logprobs, results, elapsed_s, sampled.errors)
@@ -198,7 +206,8 @@ class Worker:
             block_size=self._block_size,
             vocab_size=self.info.vocab_size,
         )
-        return self._runner.time(rows)
+        seconds = self._runner.time(rows)
+        return max(0.0, seconds - self._pipe.take_waited_s())
 
     def close(self) -> None:
         """Stop the threads for copies and forms."""
@@ -226,6 +235,15 @@ class Worker:
     def _lose_device(self, reason: object) -> None:
         first_line = str(reason).partition("\n")[0]  # torch adds paragraphs of advice, which the log has
         self._fault = self._fault or f"the device failed and cannot be used any more: {first_line}"
+
+
+def shard_pipe(shard: Shard, world: Group) -> Pipe:
+    """The pipe of a rank: to the ranks of the stages beside its own that have the same part of their layers."""
+    return Pipe(
+        world,
+        source=None if shard.is_first else world.rank - shard.tensor_size,
+        to=None if shard.is_last else world.rank + shard.tensor_size,
+    )
 
 
 class _FaultWatch:

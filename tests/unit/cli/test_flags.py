@@ -182,10 +182,21 @@ def test_parser_does_not_abbreviate():
 
 def test_ranks_under_the_names_of_vllm(monkeypatch):
     engine, _ = served_with(
-        monkeypatch, "-tp", "2", "--distributed-executor-backend", "mp", "--distributed-timeout-seconds", "9"
+        monkeypatch,
+        "-tp",
+        "2",
+        "-pp",
+        "3",
+        "--distributed-executor-backend",
+        "mp",
+        "--distributed-timeout-seconds",
+        "9",
     )
     assert engine.parallel == ParallelConfig(
-        tensor_parallel_size=2, distributed_executor_backend="mp", distributed_timeout_s=9.0
+        tensor_parallel_size=2,
+        pipeline_parallel_size=3,
+        distributed_executor_backend="mp",
+        distributed_timeout_s=9.0,
     )
     engine, _ = served_with(monkeypatch, "--distributed-executor-backend", "uni")
     assert engine.parallel.distributed_executor_backend == "inproc"

@@ -117,7 +117,7 @@ def test_a_switch_is_switched_by_words_of_truth(monkeypatch, name, text):
         ("JSON_LOGS", "perhaps", "must be true or false"),
         ("OVERRIDE_GENERATION_CONFIG", "{", "JSON object"),
         ("TRUST_REMOTE_CODE", "1", "is not supported"),
-        ("PIPELINE_PARALLEL_SIZE", "2", "is not supported"),
+        ("PIPELINE_PARALLEL_SIZE", "100", "pipeline_parallel_size must be"),
         ("CONFIG", "/nowhere.yaml", "cannot be read"),
     ],
 )

@@ -114,8 +114,8 @@ def test_the_log_says_what_has_no_effect(monkeypatch):
         return 0
 
     monkeypatch.setattr(serve_command, "load", lambda target: run_server)
-    assert main(["serve", "m", "-pp", "1", "--kv_cache_dtype=auto"]) == 0
-    assert seen == [f"{flag} has no effect: FastServe does so anyway" for flag in ("-pp 1", "--kv-cache-dtype auto")]
+    assert main(["serve", "m", "-pcp", "1", "--kv_cache_dtype=auto"]) == 0
+    assert seen == [f"{flag} has no effect: FastServe does so anyway" for flag in ("-pcp 1", "--kv-cache-dtype auto")]
 
 
 def test_several_values_of_which_one_is_refused_are_refused(capsys, parser):

@@ -68,12 +68,3 @@ def test_the_host_pool_follows_the_machine_by_default(monkeypatch):
     assert host_blocks(host_kv_gib=1.0) == 1024
     on_a_cpu = size_pools(CacheConfig(num_gpu_blocks_override=16), block_bytes=1 << 20, max_model_len=64)
     assert on_a_cpu.num_host_blocks == 6, "the device pool of a CPU is host memory"
-
-
-def test_ranks_share_the_memory_of_the_machine():
-    cache = CacheConfig(kv_gib=1.0, host_kv_gib=0.5)
-    alone = size_pools(cache, block_bytes=1 << 20, max_model_len=2048)
-    of_two = size_pools(cache, block_bytes=1 << 19, max_model_len=2048, num_ranks=2)  # half the heads, half the bytes
-    assert (of_two.num_device_blocks, of_two.num_host_blocks) == (alone.num_device_blocks, alone.num_host_blocks)
-    replicated = size_pools(cache, block_bytes=1 << 20, max_model_len=2048, num_ranks=2)
-    assert (replicated.num_device_blocks, replicated.num_host_blocks) == (512, 256)

@@ -29,7 +29,7 @@ class EchoModel:
         self.token_ids: list[int] = []
         self.context: ForwardContext | None = None
 
-    def forward(self, token_ids: torch.Tensor, context: ForwardContext) -> torch.Tensor:
+    def forward(self, token_ids: torch.Tensor, context: ForwardContext, **_: object) -> torch.Tensor:
         self.token_ids, self.context = token_ids.tolist(), context
         last = token_ids[context.logit_rows]
         logits = torch.nn.functional.one_hot(last.long() + 1, VOCAB).float()

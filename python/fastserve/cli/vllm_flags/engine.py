@@ -6,7 +6,7 @@ ONE_MACHINE = "a server runs on one machine; run one on each machine behind a lo
 REPLICAS = "a server is one replica; run one per GPU (CUDA_VISIBLE_DEVICES) behind a load balancer"
 NO_EXPERTS = "mixture-of-experts models are not supported; docs/models.md lists the families"
 NO_STATE_SPACE = "state-space and linear-attention models are not supported; docs/models.md lists the families"
-ONE_RANK = "ranks share a model by --tensor-parallel-size alone; docs/distributed.md"
+ONE_RANK = "ranks share a model by --tensor-parallel-size and --pipeline-parallel-size alone; docs/distributed.md"
 NUMA = "start the server under `numactl` instead"
 WORKER = "the worker is FastServe's own; leave it out"
 FAULTS = "use --restart-engine, which replaces an engine that dies"
@@ -21,7 +21,7 @@ NO_TRANSFER = "KV is not shared between servers; leave it out"
 
 PARALLEL = (
     same("tensor-parallel-size -tp", "on the CPUs of one machine; docs/distributed.md"),
-    only("pipeline-parallel-size -pp", "1", ONE_RANK),
+    same("pipeline-parallel-size -pp", "on the CPUs of one machine; docs/distributed.md"),
     same("distributed-executor-backend", "auto, mp or uni, which is called inproc here"),
     refused("master-addr", ONE_MACHINE),
     refused("master-port", ONE_MACHINE),
