@@ -111,7 +111,7 @@ class SamplingParams:
     """How to choose tokens and when to stop; checked on construction.
 
     Attributes:
-        max_tokens: maximum number of output tokens; None = up to the model's context.
+        max_tokens: maximum number of output tokens; None = up to the model's context; 0 = only the prompt is run.
         min_tokens: ignore stop tokens and stop strings before this many output tokens.
         temperature: 0 = greedy, as is every value below 1e-5.
         top_k: keep the k likeliest tokens; 0 or -1 = all.
@@ -131,6 +131,8 @@ class SamplingParams:
         allowed_token_ids: the only tokens that may be sampled; None = all.
         bad_words: texts that the output must not contain, as far as their usual tokens are concerned.
         logprobs: number of likeliest tokens to report per position in addition to the chosen one; None = no logprobs.
+        prompt_logprobs: the same for the tokens of the prompt after its first; such a prompt takes nothing from the prefix
+            cache.
         n: number of independent completions of the prompt.
         structured_outputs: the form of the output; None = any text.
     """
@@ -154,12 +156,13 @@ class SamplingParams:
     allowed_token_ids: tuple[int, ...] | None = None
     bad_words: tuple[str, ...] = ()
     logprobs: int | None = None
+    prompt_logprobs: int | None = None
     n: int = 1
     structured_outputs: StructuredOutputs | None = None
 
     def __post_init__(self) -> None:
         if self.max_tokens is not None:
-            _require_int("max_tokens", self.max_tokens, 1, 2**31 - 1)
+            _require_int("max_tokens", self.max_tokens, 0, 2**31 - 1)
         _require_int("min_tokens", self.min_tokens, 0, 2**31 - 1)
         _require(
             self.max_tokens is None or self.min_tokens <= self.max_tokens,
@@ -188,6 +191,8 @@ class SamplingParams:
         self._check_tokens_allowed()
         if self.logprobs is not None:
             _require_int("logprobs", self.logprobs, 0, MAX_LOGPROBS)
+        if self.prompt_logprobs is not None:
+            _require_int("prompt_logprobs", self.prompt_logprobs, 0, MAX_LOGPROBS)
         _require_int("n", self.n, 1, MAX_SEQUENCES)
         _require(
             self.structured_outputs is None or isinstance(self.structured_outputs, StructuredOutputs),
@@ -315,6 +320,52 @@ class TokenLogprobs:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PromptLogprobs:
+    """Log-probabilities of consecutive tokens of a prompt, packed, because they may be many; as in `TokenLogprobs`.
+
+    Attributes:
+        first: index in the prompt of the first token, 1 or more: there is none for the prompt's first.
+        num_top: how many likeliest tokens are listed for each.
+        token_logprobs: float32, one per token; ranks: int32 likewise.
+        top_ids: int32, `num_top` per token; top_logprobs: float32 likewise.
+    """
+
+    first: int
+    num_top: int
+    token_logprobs: bytes
+    ranks: bytes
+    top_ids: bytes
+    top_logprobs: bytes
+
+    @property
+    def end(self) -> int:
+        """Index in the prompt behind the last token."""
+        return self.first + len(self.ranks) // 4
+
+    def since(self, index: int) -> "PromptLogprobs":
+        """Leave out the tokens before an index of the prompt."""
+        skip = 4 * max(0, index - self.first)
+        return PromptLogprobs(
+            first=max(index, self.first),
+            num_top=self.num_top,
+            token_logprobs=self.token_logprobs[skip:],
+            ranks=self.ranks[skip:],
+            top_ids=self.top_ids[skip * self.num_top :],
+            top_logprobs=self.top_logprobs[skip * self.num_top :],
+        )
+
+    def unpack(self) -> list[TokenLogprobs]:
+        """Return one entry per token."""
+        ids, logprobs = memoryview(self.top_ids).cast("i"), memoryview(self.top_logprobs).cast("f")
+        rows = zip(memoryview(self.token_logprobs).cast("f"), memoryview(self.ranks).cast("i"), strict=True)
+        k = self.num_top
+        return [
+            TokenLogprobs(logprob, rank, tuple(ids[i * k : (i + 1) * k]), tuple(logprobs[i * k : (i + 1) * k]))
+            for i, (logprob, rank) in enumerate(rows)
+        ]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RequestStats:
     """How a request has spent its time so far, seconds; clients get it as `usage.fastserve`.
 
@@ -337,6 +388,7 @@ class EngineOutput:
     Attributes:
         token_ids: tokens appended in this step: none or one; the last one may be a stop token.
         logprobs: one entry per token when asked for.
+        prompt_logprobs: those of the prompt when asked for, with the first output.
         finish_reason: set on the last output of the request.
         stop_token_id: the token that ended the request, when one did.
         num_cached_tokens: prompt tokens taken from the prefix cache.
@@ -347,6 +399,7 @@ class EngineOutput:
     request_id: int
     token_ids: tuple[int, ...] = ()
     logprobs: tuple[TokenLogprobs, ...] = ()
+    prompt_logprobs: tuple[PromptLogprobs, ...] = ()
     finish_reason: FinishReason | None = None
     stop_token_id: int | None = None
     num_cached_tokens: int = 0
@@ -363,6 +416,7 @@ class CompletionDelta:
         text: new text, whole characters only, without stop strings.
         token_ids: new tokens (stop tokens included).
         logprobs: one entry per new token when asked for.
+        prompt_logprobs: those of the prompt when asked for, once, of the first completion of each prompt.
         finish_reason: set on the last delta of the completion.
         stop_reason: the stop string or stop token id that ended it, None for end-of-sequence.
         num_cached_tokens: prompt tokens taken from the prefix cache.
@@ -374,6 +428,7 @@ class CompletionDelta:
     text: str = ""
     token_ids: tuple[int, ...] = ()
     logprobs: tuple[TokenLogprobs, ...] = ()
+    prompt_logprobs: tuple[PromptLogprobs, ...] = ()
     finish_reason: FinishReason | None = None
     stop_reason: int | str | None = None
     num_cached_tokens: int = 0
@@ -410,12 +465,16 @@ class CompletionOutput:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RequestOutput:
-    """A prompt and its n completions, as returned by `LLM.generate`."""
+    """A prompt and its n completions, as returned by `LLM.generate`.
+
+    `prompt_logprobs`: one entry per prompt token when asked for; None for the first.
+    """
 
     prompt: str | None
     prompt_token_ids: tuple[int, ...]
     outputs: tuple[CompletionOutput, ...]
     num_cached_tokens: int = 0
+    prompt_logprobs: tuple[TokenLogprobs | None, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,7 +13,7 @@ from tests.unit.ops.sampling_batch import sample, settings
 
 NAN, INF = math.nan, math.inf
 BAD = {
-    "max_tokens": ([0, -1, 2**31, 1.0, True], "must be an integer between 1 and 2147483647"),
+    "max_tokens": ([-1, 2**31, 1.0, True], "must be an integer between 0 and 2147483647"),
     "min_tokens": ([-1, 2**31, None], "must be an integer between 0 and 2147483647"),
     "temperature": ([-0.1, 100.1, NAN, INF, "1", True], "must be a number between 0 and 100"),
     "top_k": ([-2, 2**31, 0.5], "must be an integer between -1 and 2147483647"),
@@ -32,6 +32,7 @@ BAD = {
     "allowed_token_ids": ([], ""),
     "bad_words": ([], ""),
     "logprobs": ([-1, 21, True], "must be an integer between 0 and 20"),
+    "prompt_logprobs": ([-1, 21, True], "must be an integer between 0 and 20"),
     "structured_outputs": (["{}", {"json": "{}"}], "must be StructuredOutputs"),
     "n": ([0, -1, 129, 10**9, NAN], "must be an integer between 1 and 128"),
 }

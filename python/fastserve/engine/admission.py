@@ -40,11 +40,12 @@ def check_prompt(token_ids: Sequence[int], info: EngineInfo) -> "array[int]":
 def sequence_sampling(sampling: SamplingParams, index: int) -> SamplingParams:
     """Return the parameters of one of the n completions, as the engine gets them.
 
-    Stop strings and bad words stay in the frontend: the engine knows no text. Completion 0 keeps the seed, so that it is the same for
-    every n.
+    Stop strings and bad words stay in the frontend: the engine knows no text. Completion 0 keeps the seed, so that it is
+    the same for every n. It alone has the log-probabilities of the prompt, which are the same for all.
     """
     seed = sampling.seed if sampling.seed is None or index == 0 else _derived_seed(sampling.seed, index)
-    return replace(sampling, n=1, seed=seed, stop=(), bad_words=())
+    prompt_logprobs = sampling.prompt_logprobs if index == 0 else None
+    return replace(sampling, n=1, seed=seed, stop=(), bad_words=(), prompt_logprobs=prompt_logprobs)
 
 
 def check_sampling(sampling: SamplingParams, info: EngineInfo) -> None:

@@ -4,7 +4,7 @@ import hashlib
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 
@@ -21,7 +21,7 @@ from fastserve.errors import DeviceError, DeviceLostError, InvalidArgumentError,
 from fastserve.executor.base import Executor, PendingStep
 from fastserve.executor.choose import open_executor
 from fastserve.log import get_logger
-from fastserve.types import EngineInfo, EngineOutput, EngineStats, FinishReason, SchedulingParams
+from fastserve.types import EngineInfo, EngineOutput, EngineStats, FinishReason, PromptLogprobs, SchedulingParams
 from fastserve.worker.info import Progress, end_tokens
 from fastserve.worker.request_changes import RequestStart
 from fastserve.worker.step_output import StepOutput
@@ -131,6 +131,7 @@ class EngineCore:
         self._ended_waiting: list[EngineOutput] = []  # of requests that ended before they joined the scheduler
         self._failed_steps = 0
         self._failures: dict[int, str] = {}  # requests that are being ended because of an error, and which
+        self._prompt_logprobs: dict[int, list[PromptLogprobs]] = {}  # of requests that have had no output
         self._next_seed = config.model.seed
         self._counters = _Counters()
 
@@ -182,7 +183,13 @@ class EngineCore:
         """Give a request to the scheduler; raises InvalidArgumentError when it can never run."""
         sampling, has_form = request.sampling, request.sampling.structured_outputs is not None
         room = max(1, self.info.max_model_len - len(prompt))
-        max_tokens, seed = min(sampling.max_tokens or room, room), self._seed(sampling.seed)
+        asked = room if sampling.max_tokens is None else sampling.max_tokens
+        # Where no output is wanted a prefill still ends in a token, which the frontend leaves out.
+        max_tokens, seed = max(1, min(asked, room)), self._seed(sampling.seed)
+        scheduling = _scheduling_options(request.scheduling, arrived_s)
+        if sampling.prompt_logprobs is not None:
+            # Nobody else's prefixes: what is cached has no logits. Its own, after it was dropped, were read before.
+            scheduling["cache_salt"] = _hashed(f"prompt_logprobs of {request.request_id}")
         ends = () if sampling.ignore_eos else self.info.eos_token_ids
         options = RequestOptions(
             max_tokens=max_tokens,
@@ -191,10 +198,12 @@ class EngineCore:
             ignore_eos=sampling.ignore_eos and not has_form,
             eos_token_ids=self.info.eos_token_ids,
             stop_token_ids=sampling.stop_token_ids,
-            **_scheduling_options(request.scheduling, arrived_s),
+            **scheduling,
         )
         slot = self.scheduler.add(request.request_id, prompt, options, now_s=self._clock())
         self._stages_wait = False
+        if sampling.prompt_logprobs is not None:
+            self._prompt_logprobs[request.request_id] = []
         self._changes.start(
             RequestStart(
                 slot=slot,
@@ -271,7 +280,9 @@ class EngineCore:
         )
         for request_id, why in made.failed:
             self._fail(request_id, why)
-        return made.outputs
+        return (
+            [self._with_prompt_logprobs(output) for output in made.outputs] if self._prompt_logprobs else made.outputs
+        )
 
     def has_work(self) -> bool:
         """Whether step() has something to do: unfinished requests, events to deliver, a plan or a copy in flight.
@@ -417,9 +428,25 @@ class EngineCore:
             self.scheduler.set_link_rates(output.transfers.offload_bytes_per_s, output.transfers.upload_bytes_per_s)
         for message in output.transfers.errors:  # maybe of one rank, whose others end their copies later
             logger.error("a KV copy failed and is taken back: %s", message)
+        for row, part in output.prompt_logprobs.items():
+            self._take_prompt_logprobs(int(plan.request_ids[row]), part)
         for row, why in output.errors.items():
             self._fail(int(plan.request_ids[row]), why)
         self.scheduler.commit(plan.step, output.sampled, output.elapsed_s if plan.num_rows else 0.0, now_s)
+
+    def _take_prompt_logprobs(self, request_id: int, part: PromptLogprobs) -> None:
+        """Keep what a request does not have yet: a part that is computed again is the same again."""
+        parts = self._prompt_logprobs.get(request_id)
+        if parts is None:
+            return
+        known = parts[-1].end if parts else 1
+        if part.end > known:
+            parts.append(part.since(known))
+
+    def _with_prompt_logprobs(self, output: EngineOutput) -> EngineOutput:
+        """An output with the log-probabilities of its prompt, if it is the request's first."""
+        parts = self._prompt_logprobs.pop(output.request_id, ())
+        return replace(output, prompt_logprobs=tuple(parts)) if parts else output
 
     def _fail(self, request_id: int, why: str) -> None:
         """Fail a request that cannot continue; its last output says `why`."""

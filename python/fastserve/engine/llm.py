@@ -23,6 +23,7 @@ from fastserve.types import (
     FinishReason,
     RequestOutput,
     SamplingParams,
+    TokenLogprobs,
 )
 
 logger = get_logger(__name__)
@@ -264,7 +265,14 @@ class _Job:
             prompt_token_ids=tuple(self.token_ids),
             outputs=tuple(_completion(delta) for delta in deltas),
             num_cached_tokens=max((delta.num_cached_tokens for delta in deltas), default=0),
+            prompt_logprobs=self._prompt_logprobs(deltas),
         )
+
+    def _prompt_logprobs(self, deltas: list[CompletionDelta]) -> tuple[TokenLogprobs | None, ...] | None:
+        if self.sampling.prompt_logprobs is None or self.request is None:
+            return None
+        parts = [part for delta in deltas for part in delta.prompt_logprobs]
+        return (None, *(entry for part in parts for entry in part.unpack()))
 
     def _failed(self) -> list[CompletionDelta]:
         return [

@@ -3,7 +3,7 @@
 import itertools
 import re
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from fastserve.engine.admission import sequence_sampling
 from fastserve.engine.request import EngineRequest, pack_token_ids
@@ -14,6 +14,7 @@ from fastserve.types import (
     CompletionDelta,
     EngineOutput,
     FinishReason,
+    PromptLogprobs,
     RequestEvent,
     RequestStats,
     SamplingParams,
@@ -40,6 +41,8 @@ class Completion:
         "_logprobs",
         "_num_cached_tokens",
         "_num_tokens",
+        "_prompt_logprobs",
+        "_prompt_only",
         "_stats",
         "_stop_reason",
         "_stop_string",
@@ -65,6 +68,8 @@ class Completion:
         self._logprobs: list[TokenLogprobs] = []
         self._num_cached_tokens = 0
         self._num_tokens = 0
+        self._prompt_logprobs: tuple[PromptLogprobs, ...] = ()
+        self._prompt_only = sampling.max_tokens == 0
         self._finish_reason: FinishReason | None = None
         self._stop_reason: int | str | None = None
         self._stats: RequestStats | None = None
@@ -77,6 +82,9 @@ class Completion:
 
         It does so at a stop string, or where its text cannot be made; the latter is its error.
         """
+        if self._prompt_only:
+            output = _without_token(output)
+        self._prompt_logprobs += output.prompt_logprobs
         reason = output.finish_reason
         ended = self._stop_string is not None or self._failure is not None
         if not ended:
@@ -126,6 +134,7 @@ class Completion:
             text="".join(self._text),
             token_ids=tuple(self._token_ids),
             logprobs=tuple(self._logprobs),
+            prompt_logprobs=self._prompt_logprobs,
             finish_reason=self._finish_reason,
             stop_reason=self._stop_reason,
             num_cached_tokens=self._num_cached_tokens,
@@ -135,6 +144,7 @@ class Completion:
         self._text.clear()
         self._token_ids.clear()
         self._logprobs.clear()
+        self._prompt_logprobs = ()
         self.has_update = False
         return delta
 
@@ -157,6 +167,12 @@ class Completion:
         self._error = output.error
         if output.stop_token_id in self._stop_token_ids:
             self._stop_reason = output.stop_token_id
+
+
+def _without_token(output: EngineOutput) -> EngineOutput:
+    """The output of a request that wants none: the engine ends a prefill with a token."""
+    reason = FinishReason.LENGTH if output.finish_reason is FinishReason.STOP else output.finish_reason
+    return replace(output, token_ids=(), logprobs=(), stop_token_id=None, finish_reason=reason)
 
 
 @dataclass(slots=True, eq=False)

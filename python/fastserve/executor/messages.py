@@ -11,7 +11,7 @@ import numpy as np
 from fastserve import errors
 from fastserve.config import EngineConfig
 from fastserve.errors import DeviceLostError, FastServeError, InternalError, InvalidArgumentError
-from fastserve.types import StructuredOutputs
+from fastserve.types import PromptLogprobs, StructuredOutputs
 from fastserve.worker.info import WorkerInfo
 from fastserve.worker.request_changes import RequestChanges
 from fastserve.worker.step_output import StepLogprobs, StepOutput, TransferResults
@@ -135,6 +135,7 @@ class RankResult(_Message, frozen=True):
     transfers: Transfers | None
     sampled: bytes | None = None  # int32[S]
     logprobs: Logprobs | None = None
+    prompt_logprobs: dict[int, PromptLogprobs] = {}
 
 
 ToNursery = RankStart | KillRanks
@@ -256,7 +257,9 @@ def step_output(result: RankResult, transfers: TransferResults, elapsed_s: float
         num_logprobs = np.frombuffer(received.num_logprobs, np.int32)
     errors_of_rows: Mapping[int, str] = result.errors
     sampled = np.frombuffer(result.sampled or b"", np.int32)
-    return StepOutput(sampled, logprobs, transfers, elapsed_s, errors_of_rows, num_logprobs)
+    return StepOutput(
+        sampled, logprobs, transfers, elapsed_s, errors_of_rows, num_logprobs, prompt_logprobs=result.prompt_logprobs
+    )
 
 
 def failure_message(error: BaseException) -> RankFailed:

@@ -172,6 +172,7 @@ class Rank:
                 transfers=transfers_message(output.transfers),
                 sampled=output.sampled.tobytes() if self._has_tokens else None,
                 logprobs=logprobs_message(output) if self._has_tokens else None,
+                prompt_logprobs=dict(output.prompt_logprobs) if self._has_tokens else {},
             )
         )
 

@@ -1,5 +1,7 @@
 """One decoder for every family: an end before the layers, the layers, and an end after them."""
 
+from collections.abc import Iterator
+
 import torch
 
 from fastserve.layers.attention import HeadBuffers, SelfAttention
@@ -111,6 +113,26 @@ class Decoder:
             float32 [S, vocab_size], S = len(ctx.logit_rows), in the order of `ctx.logit_rows`; of a stage that is not
             the last one the hidden states [T, hidden_size] for the next.
         """
+        residual, update = self._run_layers(token_ids, ctx, hidden)
+        if self._output_end is not None:
+            return self._output_end(residual, update, out=out)
+        return residual if update is None else residual.add_(update)
+
+    @torch.inference_mode()
+    def forward_in_pieces(
+        self, token_ids: torch.Tensor, ctx: ForwardContext, *, hidden: torch.Tensor | None = None, piece_rows: int
+    ) -> Iterator[torch.Tensor]:
+        """As `forward` of the last stage, with the logits of at most `piece_rows` wanted tokens at a time, in order."""
+        assert self._output_end is not None, "a stage without an output end has no logits"
+        residual, update = self._run_layers(token_ids, ctx, hidden)
+        for first in range(0, len(ctx.logit_rows), piece_rows):
+            rows = slice(first, first + piece_rows)
+            yield self._output_end(residual[rows], None if update is None else update[rows])
+
+    def _run_layers(
+        self, token_ids: torch.Tensor, ctx: ForwardContext, hidden: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """The residual stream behind the layers; where the output end follows, of the wanted tokens alone."""
         if self._input_end is not None:
             residual, update = self._input_end(token_ids, ctx)
         else:
@@ -121,7 +143,4 @@ class Decoder:
         buffers = self._layers[0].attention.buffers(len(token_ids), residual)
         for layer in self._layers[:-1]:
             residual, update = layer(residual, update, ctx, buffers)
-        residual, update = self._layers[-1](residual, update, ctx, buffers, rows)
-        if self._output_end is not None:
-            return self._output_end(residual, update, out=out)
-        return residual if update is None else residual.add_(update)
+        return self._layers[-1](residual, update, ctx, buffers, rows)

@@ -29,8 +29,6 @@ async def create_completion(request: Request) -> Response:
     state.ready_engine()
     body = await read_request(request, CompletionRequest)
     state.check_model(body.model)
-    if body.echo and body.logprobs is not None:
-        raise bad_request("echo with logprobs is not supported; leave one out", "echo", "unsupported")
     stream = body.stream_settings()
     sampling = body.sampling_params(state.ready_engine().sampling_defaults)
     await state.check_form(sampling.structured_outputs, body.form_field())

@@ -9,6 +9,7 @@ from fastserve.errors import InternalError, cause_of
 from fastserve.log import get_logger
 from fastserve.ops.sampling import SETTINGS, SamplingBatch
 from fastserve.worker.output_masks import OutputMasks, StepMasks
+from fastserve.worker.prompt_scores import ScoredRow, ScoredTokens
 from fastserve.worker.request_changes import RequestChanges, RequestStart
 
 logger = get_logger(__name__)
@@ -60,6 +61,7 @@ class RequestTable:
         self._early: dict[int, np.ndarray] = {}  # tokens banned before min_tokens
         self._bad_words: dict[int, np.ndarray] = {}  # sequences banned throughout, as the sampler takes them
         self._biases: dict[int, tuple[np.ndarray, np.ndarray]] = {}  # tokens and what is added to their logits
+        self._scored: dict[int, tuple[np.ndarray, int]] = {}  # prompt, and prompt_logprobs
         self._unusable: dict[int, str] = {}  # why an entry could not be written
 
     def __len__(self) -> int:
@@ -76,7 +78,7 @@ class RequestTable:
             if slot not in self._used:
                 raise InternalError(f"slot {slot} of the request table is freed but not in use")
             self._used.remove(slot)
-            for lists in (self._history, self._early, self._bad_words, self._biases, self._unusable):
+            for lists in (self._history, self._early, self._bad_words, self._biases, self._scored, self._unusable):
                 lists.pop(slot, None)
             if self._output_masks is not None:
                 self._output_masks.end(slot)
@@ -119,6 +121,24 @@ class RequestTable:
             only_biased=column["only_biased"].take(slots),
         )
         return SamplingEntries(batch, column["num_logprobs"].take(slots))
+
+    def scored_tokens(self, plan: StepPlan) -> ScoredTokens | None:
+        """The tokens of a plan that are read where it has prompts whose log-probabilities are wanted; else None."""
+        if not self._scored:
+            return None
+        starts, rows = plan.query_start.tolist(), []
+        for row, (slot, end) in enumerate(zip(plan.request_slots.tolist(), plan.seq_lens.tolist(), strict=True)):
+            if (found := self._scored.get(slot)) is None:
+                continue
+            prompt, num_top = found
+            first = end - (starts[row + 1] - starts[row])  # position of the row's first token
+            targets = prompt[first + 1 : end + 1]
+            if len(targets):
+                tokens = range(starts[row], starts[row] + len(targets))
+                rows.append(ScoredRow(row, tokens, targets, first + 1, num_top))
+        if not rows:
+            return None
+        return ScoredTokens(rows, plan.query_start[1:][plan.sample_rows].astype(np.int64) - 1)
 
     def num_logprobs_of(self, plan: StepPlan) -> np.ndarray:
         """Return how many likeliest tokens each sampling entry of a plan asks for, int32[S]; -1 for no log-probabilities."""
@@ -171,6 +191,8 @@ class RequestTable:
         if biases or allowed is not None:
             tokens = np.array(list(biases) if allowed is None else list(dict.fromkeys(allowed)), np.int32)
             self._biases[slot] = tokens, np.array([biases.get(i, 0.0) for i in tokens.tolist()], np.float32)
+        if sampling.prompt_logprobs is not None:
+            self._scored[slot] = np.array(start.prompt, np.int32), sampling.prompt_logprobs
         if sampling.structured_outputs is not None:
             if self._output_masks is None:
                 raise InternalError("this table follows no forms")

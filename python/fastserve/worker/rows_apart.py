@@ -9,7 +9,7 @@ from fastserve._C.sched import StepPlan
 from fastserve.errors import cause_of
 from fastserve.log import get_logger
 from fastserve.ops.sampling import SETTINGS, SamplingBatch, TokenLogprobs
-from fastserve.types import NO_FINITE_LOGIT, SamplingParams
+from fastserve.types import NO_FINITE_LOGIT, PromptLogprobs, SamplingParams
 from fastserve.worker.sampled import Sampled
 
 logger = get_logger(__name__)
@@ -71,11 +71,13 @@ class _Joined:
         self._tokens = np.full(plan.num_samples, NO_FINITE_LOGIT, np.int32)
         self._logprobs = _no_logprobs(plan.num_samples, num_top) if num_top >= 0 else None
         self._errors: dict[int, str] = {}
+        self._prompt_logprobs: dict[int, PromptLogprobs] = {}
 
     def add(self, first: int, end: int, part: Sampled) -> None:
         """Take the result of the rows [first, end)."""
         begin, stop = np.searchsorted(self._sample_rows, (first, end))
         self._tokens[begin:stop] = part.tokens
+        self._prompt_logprobs |= {first + row: values for row, values in part.prompt_logprobs.items()}
         if part.logprobs is None or self._logprobs is None:
             return
         num_top = part.logprobs.top_ids.shape[1]
@@ -91,7 +93,7 @@ class _Joined:
 
     def sampled(self) -> Sampled:
         """The whole."""
-        return Sampled(self._tokens, self._logprobs, self._errors)
+        return Sampled(self._tokens, self._logprobs, self._errors, self._prompt_logprobs)
 
 
 def _no_logprobs(count: int, num_top: int) -> TokenLogprobs:

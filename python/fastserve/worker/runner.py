@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -19,6 +19,7 @@ from fastserve.ops.sampling import TokenLogprobs, sample, sampling_workspace_byt
 from fastserve.types import MAX_LOGPROBS
 from fastserve.worker.device import Device, Event, Gpu
 from fastserve.worker.graphs import DecodeGraphs, batch_buckets
+from fastserve.worker.prompt_scores import PIECE_ROWS, ScoredTokens
 from fastserve.worker.request_table import RequestTable, SamplingEntries
 from fastserve.worker.row_inputs import RowInputs, control_row, empty_decode, padded_decode, rows_of_plan
 from fastserve.worker.rows_apart import greedy_row, run_apart
@@ -46,12 +47,21 @@ class StepResult:
     ready: Event
     num_samples: int = 0
     logprobs: TokenLogprobs | None = None  # tensors in `logprob_words`, to be read when ready
+    scored: ScoredTokens | None = None
+    score_words: torch.Tensor | None = None  # int32, grows with the need
+    scores: list[TokenLogprobs] = field(default_factory=list)  # tensors in `score_words`, to be read when ready
     busy: bool = False
 
     def wait(self) -> np.ndarray:
         """A copy of the tokens."""
         self.ready.wait()
         return self.tokens.numpy().view(np.int32)[: self.num_samples].copy()
+
+    def sampled(self) -> Sampled:
+        """A copy of everything."""
+        tokens = self.wait()
+        of_prompts = self.scored.results(self.scores) if self.scored is not None else {}
+        return Sampled(tokens, _copied(self.logprobs), prompt_logprobs=of_prompts)
 
 
 class Runner:
@@ -108,7 +118,8 @@ class Runner:
                 Field("seq_lens", np.int32, rows),
                 Field("block_start", np.int32, rows + 1),
                 Field("block_ids", np.int32, rows * blocks_of_row),
-                Field("logit_rows", np.int64, rows),
+                Field("logit_rows", np.int64, max(rows, tokens)),
+                Field("score_targets", np.int32, max(rows, tokens)),
                 *sampling_fields(rows),
             ],
         )
@@ -168,7 +179,7 @@ class Runner:
         if isinstance(launched, Sampled):
             return launched
         try:
-            return Sampled(launched.wait(), _copied(launched.logprobs))
+            return launched.sampled()
         finally:
             launched.busy = False
 
@@ -182,12 +193,13 @@ class Runner:
         return time.perf_counter() - started_s
 
     def _queue(self, plan: StepPlan, result: StepResult) -> StepResult:
-        result.num_samples, result.logprobs = 0, None
+        result.num_samples, result.logprobs, result.scored = 0, None, None
         self._is_joined = False
         entries = self._requests.entries(plan) if plan.num_samples else None
         self._is_joined = not self._is_alone
         masks = self._requests.begin_masks(plan) if plan.num_samples and self._pipe.is_last else None
-        logits = self._forward(rows_of_plan(plan), entries)
+        scored, rows = self._requests.scored_tokens(plan) if self._pipe.is_last else None, rows_of_plan(plan)
+        logits = self._forward(rows, entries) if scored is None else self._forward_scored(rows, entries, scored, result)
         if masks is not None:
             masks.apply(logits)
         if entries is not None and self._pipe.is_last:
@@ -204,7 +216,7 @@ class Runner:
 
         def run(part: StepPlan) -> Sampled:
             self._put_sampled(previous.tokens if isinstance(previous, Sampled) else previous.wait())
-            return Sampled(self._queue(part, result).wait(), _copied(result.logprobs))
+            return self._queue(part, result).sampled()
 
         try:
             joined = run_apart(
@@ -269,6 +281,36 @@ class Runner:
         self._pipe.take(hidden)
         return hidden
 
+    def _forward_scored(
+        self, rows: RowInputs, entries: SamplingEntries | None, scored: ScoredTokens, result: StepResult
+    ) -> torch.Tensor:
+        """As `_forward`, where prompts are scored as well: no more than a piece of their logits exists at once."""
+        view, num_wanted, num_top = self._inputs.view, len(scored.wanted), scored.num_top
+        num_sampled = len(rows.logit_rows)
+        self._send(replace(rows, logit_rows=scored.wanted), entries, scored.targets)
+        context = self._context(rows.num_tokens, rows.num_rows, rows.num_decode_rows, len(rows.block_ids), num_wanted)
+        self._fill_in_tokens(rows.num_tokens)
+        targets = view("score_targets", num_wanted)
+        words_each = 2 + 2 * num_top
+        if result.score_words is None or len(result.score_words) < num_wanted * words_each:
+            result.score_words = self._device.host_buffer(4 * num_wanted * words_each).view(torch.int32)
+        result.scored, result.scores = scored, []
+        logits, first = targets.new_empty((num_sampled, self._decoder.spec.vocab_size), dtype=torch.float32), 0
+        piece_rows = min(PIECE_ROWS, self._limits.max_num_seqs)  # the workspace has room for these
+        hidden = self._taken(rows.num_tokens)
+        pieces = self._decoder.forward_in_pieces(
+            view("token_ids", rows.num_tokens), context, hidden=hidden, piece_rows=piece_rows
+        )
+        for piece in pieces:
+            end = first + len(piece)
+            out = _logprobs_in(result.score_words[first * words_each :], len(piece), num_top)
+            token_logprobs(piece, targets[first:end], num_top, out=out, workspace=self._sampling_workspace)
+            result.scores.append(out)
+            for entry, at in scored.samples_in(first, end):
+                logits[entry].copy_(piece[at])
+            first = end
+        return logits
+
     def _decode_step(self, num_rows: int, logits: torch.Tensor) -> Callable[[], torch.Tensor]:
         """The captured step: everything in it is at a fixed address."""
         room_for_blocks = len(self._inputs.view("block_ids"))
@@ -281,7 +323,9 @@ class Runner:
 
         return step
 
-    def _send(self, rows: RowInputs, entries: SamplingEntries | None = None) -> None:
+    def _send(
+        self, rows: RowInputs, entries: SamplingEntries | None = None, score_targets: np.ndarray | None = None
+    ) -> None:
         inputs = self._inputs
         inputs.begin()
         inputs.put("token_ids", rows.token_ids)
@@ -295,6 +339,8 @@ class Runner:
         inputs.put("logit_rows", rows.logit_rows)
         if entries is not None:
             self._sampling.put(entries.batch)
+        if score_targets is not None:
+            inputs.put("score_targets", score_targets)
         inputs.send()
 
     def _context(

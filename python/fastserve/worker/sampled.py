@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from fastserve.ops.sampling import TokenLogprobs
+from fastserve.types import PromptLogprobs
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,11 +17,13 @@ class Sampled:
         tokens: int32[S], negative where none could be chosen.
         logprobs: of these tokens, when any entry asked for them.
         errors: rows that could not run at all, and why.
+        prompt_logprobs: of rows whose requests want them.
     """
 
     tokens: np.ndarray
     logprobs: TokenLogprobs | None = None
     errors: Mapping[int, str] = field(default_factory=dict)
+    prompt_logprobs: Mapping[int, PromptLogprobs] = field(default_factory=dict)
 
 
 def nothing_sampled() -> Sampled:

@@ -6,6 +6,8 @@ from typing import Protocol
 
 import numpy as np
 
+from fastserve.types import PromptLogprobs
+
 
 def _no_ids() -> np.ndarray:
     return np.empty(0, np.int64)
@@ -49,6 +51,7 @@ class StepOutput:
         errors: rows of the plan that could not run, and why; all others ran.
         num_logprobs: int32[S], likeliest tokens that each entry asked for, -1 for no log-probabilities; empty without
             logprobs.
+        prompt_logprobs: by row of the plan, of the prompt tokens that it ran, for requests that want them.
     """
 
     sampled: np.ndarray
@@ -57,3 +60,4 @@ class StepOutput:
     elapsed_s: float
     errors: Mapping[int, str] = field(default_factory=dict)
     num_logprobs: np.ndarray = field(default_factory=lambda: np.empty(0, np.int32))
+    prompt_logprobs: Mapping[int, PromptLogprobs] = field(default_factory=dict)

@@ -177,7 +177,9 @@ class Worker:
         elapsed_s = max(0.0, elapsed_s - self._pipe.take_waited_s())
         self._last_end_s = end_s
         logprobs = cast("StepLogprobs | None", sampled.logprobs)  # on the host by now
-        output = StepOutput(sampled.tokens, logprobs, results, elapsed_s, sampled.errors)
+        output = StepOutput(
+            sampled.tokens, logprobs, results, elapsed_s, sampled.errors, prompt_logprobs=sampled.prompt_logprobs
+        )
         if sampled.logprobs is None:
             return output
         return replace(output, num_logprobs=self._requests.num_logprobs_of(plan))

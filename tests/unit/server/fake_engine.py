@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+from array import array
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 
@@ -13,6 +14,7 @@ from fastserve.types import (
     EngineInfo,
     EngineStats,
     FinishReason,
+    PromptLogprobs,
     RequestEvent,
     RequestStats,
     SamplingDefaults,
@@ -117,6 +119,23 @@ class Call:
         return prompt
 
 
+def _scores(prompt: list[int], sampling: SamplingParams) -> tuple[PromptLogprobs, ...]:
+    """Token i of a prompt has log-probability -i and rank i + 1; the likeliest are a, b, ..., in parts of two tokens."""
+    k = sampling.prompt_logprobs
+    return tuple(
+        PromptLogprobs(
+            first=first,
+            num_top=k,
+            token_logprobs=array("f", [-i for i in places]).tobytes(),
+            ranks=array("i", [i + 1 for i in places]).tobytes(),
+            top_ids=array("i", [*range(97, 97 + k)] * len(places)).tobytes(),
+            top_logprobs=array("f", [-0.5 - i for i in range(k)] * len(places)).tobytes(),
+        )
+        for first in range(1, len(prompt), 2)
+        for places in [range(first, min(first + 2, len(prompt)))]
+    )
+
+
 @dataclass
 class FakeEngine:
     """See the module."""
@@ -175,9 +194,14 @@ class FakeEngine:
                 if i < limit:
                     yield self._token(index, script.pieces[i % len(script.pieces)], sampling)
         for index, limit in enumerate(limits):
+            prompt = prompts[index // sampling.n]
+            scores = (
+                _scores(prompt, sampling) if sampling.prompt_logprobs is not None and not index % sampling.n else ()
+            )
             cut = script.endless or limit < len(script.pieces)
             yield CompletionDelta(
                 index=index,
+                prompt_logprobs=scores,
                 finish_reason=FinishReason.LENGTH if cut else script.finish,
                 stop_reason=None if cut else script.stop_reason,
                 stats=STATS,
@@ -186,7 +210,7 @@ class FakeEngine:
 
     def _num_tokens(self, prompt: list[int], sampling: SamplingParams) -> int:
         room = self.info.max_model_len - len(prompt)
-        limit = min(sampling.max_tokens or room, room)
+        limit = room if sampling.max_tokens is None else min(sampling.max_tokens, room)
         return limit if self.script.endless else min(limit, len(self.script.pieces))
 
     def _token(self, index: int, text: str, sampling: SamplingParams) -> CompletionDelta:

@@ -17,7 +17,6 @@ _COMMON: dict[str, tuple[object, ...]] = {
     "use_beam_search": (False,),
     "length_penalty": (1,),
     "spaces_between_special_tokens": (True,),
-    "prompt_logprobs": (),
 }
 
 # vLLM's earlier names, and what they are called today.

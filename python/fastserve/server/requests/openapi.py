@@ -47,8 +47,8 @@ _REPLIES: dict[str, tuple[tuple[str, ...], tuple[int, ...]]] = {
 # Keywords of JSON Schema per field and type of value; a field of another type under this name has none of them.
 _TOKEN_ID = {"minimum": 0, "maximum": 2**31 - 1}
 _RANGES: dict[str, dict[str, Json]] = {
-    "max_tokens": {"integer": {"minimum": 1}},
-    "max_completion_tokens": {"integer": {"minimum": 1}},
+    "max_tokens": {"integer": {"minimum": 0}},
+    "max_completion_tokens": {"integer": {"minimum": 0}},
     "min_tokens": {"integer": {"minimum": 0}},
     "temperature": {"number": {"minimum": 0, "maximum": 100}},
     "top_p": {"number": {"exclusiveMinimum": 0, "maximum": 1}},
@@ -60,6 +60,7 @@ _RANGES: dict[str, dict[str, Json]] = {
     "seed": {"integer": {"minimum": -(2**63), "maximum": 2**63 - 1}},
     "n": {"integer": {"minimum": 1, "maximum": MAX_SEQUENCES}},
     "logprobs": {"integer": {"minimum": 0, "maximum": MAX_LOGPROBS}},
+    "prompt_logprobs": {"integer": {"minimum": 0, "maximum": MAX_LOGPROBS}},
     "top_logprobs": {"integer": {"minimum": 0, "maximum": MAX_LOGPROBS}},
     "prompt": {"array": {"minItems": 1}},
     "stop": {

@@ -125,6 +125,7 @@ class GenerationRequest(RequestBody):
     logit_bias: LogitBias = Field(default_factory=dict)
     allowed_token_ids: TokenIds | None = None
     bad_words: Texts = Field(default_factory=list)
+    prompt_logprobs: Integer | None = None
     n: Integer = 1
     response_format: ResponseFormat | None = None
     structured_outputs: OutputForm | None = None
@@ -148,7 +149,7 @@ class GenerationRequest(RequestBody):
         """
         asked = _given(self, _SAMPLING)
         asked |= {"max_tokens": defaults.cap(self._max_tokens(defaults)), "logprobs": self.num_logprobs()}
-        asked["structured_outputs"] = self.output_form()
+        asked |= {"structured_outputs": self.output_form(), "prompt_logprobs": self.num_prompt_logprobs()}
         return SamplingParams(**defaults.given() | asked)
 
     def scheduling_params(self) -> SchedulingParams:
@@ -159,8 +160,12 @@ class GenerationRequest(RequestBody):
         """The options of the stream; None = the reply comes in one piece.
 
         Raises:
-            ApiError: 400, options without a stream.
+            ApiError: 400, options without a stream, or a stream of what comes in one piece only.
         """
+        if self.stream and self.num_prompt_logprobs() is not None:
+            name = "echo with logprobs" if self.prompt_logprobs is None else "prompt_logprobs"
+            message = f"{name} is not available with stream: true; leave one out"
+            raise bad_request(message, name.split(maxsplit=1)[0], "invalid_value")
         if self.stream_options is not None and not self.stream:
             raise bad_request("stream_options needs stream: true", "stream_options", "invalid_value")
         return self.stream_options or StreamOptions() if self.stream else None
@@ -188,6 +193,10 @@ class GenerationRequest(RequestBody):
     def num_logprobs(self) -> int | None:
         """`SamplingParams.logprobs`."""
         raise NotImplementedError
+
+    def num_prompt_logprobs(self) -> int | None:
+        """`SamplingParams.prompt_logprobs`."""
+        return self.prompt_logprobs
 
     def _max_tokens(self, defaults: SamplingDefaults) -> int | None:
         asked = self.max_tokens_asked()
@@ -239,6 +248,10 @@ class CompletionRequest(GenerationRequest):
 
     def num_logprobs(self) -> int | None:
         return self.logprobs
+
+    def num_prompt_logprobs(self) -> int | None:
+        """Log-probabilities of an echo are those of the prompt as well."""
+        return self.logprobs if self.prompt_logprobs is None and self.echo else self.prompt_logprobs
 
     def check_lengths(self, max_model_len: int) -> None:
         for prompt in self.prompts() if self.truncate_prompt_tokens is None else ():

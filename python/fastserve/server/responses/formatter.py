@@ -8,10 +8,10 @@ from fastserve.server.parsers.message_format import MessageFormat
 from fastserve.server.requests.schema import ChatRequest, CompletionRequest, GenerationRequest
 from fastserve.server.responses.chat_message import ChatMessageWriter
 from fastserve.server.responses.generation import Generation
-from fastserve.server.responses.logprobs import ChatLogprobs, CompletionLogprobs
+from fastserve.server.responses.logprobs import ChatLogprobs, CompletionLogprobs, PromptLogprobRows, prompt_entries
 from fastserve.server.responses.sse import ChunkEncoder, json_fields, to_json
 from fastserve.server.server_state import ServerState
-from fastserve.types import CompletionDelta, FinishReason, TokenLogprobs
+from fastserve.types import CompletionDelta, FinishReason, PromptLogprobs, TokenLogprobs
 
 
 @dataclass(slots=True)
@@ -21,6 +21,7 @@ class GatheredChoice:
     pieces: list[str] = field(default_factory=list)
     token_ids: list[int] = field(default_factory=list)
     logprobs: list[TokenLogprobs] = field(default_factory=list)
+    prompt_logprobs: list[PromptLogprobs] = field(default_factory=list)
     finish_reason: FinishReason | None = None
     stop_reason: int | str | None = None
 
@@ -29,6 +30,7 @@ class GatheredChoice:
         self.pieces.append(delta.text)
         self.token_ids.extend(delta.token_ids)
         self.logprobs.extend(delta.logprobs)
+        self.prompt_logprobs.extend(delta.prompt_logprobs)
         self.finish_reason = delta.finish_reason
         self.stop_reason = delta.stop_reason
 
@@ -79,6 +81,8 @@ class CompletionFormatter:
         self._logprobs = [CompletionLogprobs(tokenizer) for _ in range(num_choices)]
         self._generation = generation
         self._shows_ids = body.return_token_ids
+        self._echoes_logprobs = body.echo and body.logprobs is not None
+        self._prompt_logprobs = PromptLogprobRows(tokenizer, body.prompt_logprobs)
         self._unopened = set(range(num_choices))  # choices whose first chunk with ids is to come
 
     def opening(self, choice: int) -> bytes:
@@ -110,11 +114,22 @@ class CompletionFormatter:
         rows = []
         for i, choice in enumerate(choices):
             text = "".join(choice.pieces)
-            logprobs = self._logprobs[i].format(choice.token_ids, choice.logprobs) if choice.logprobs else None
+            of_prompt = choices[i - i % self._generation.sampling.n].prompt_logprobs
+            logprobs = self._whole_logprobs(i, choice, of_prompt)
             row = {"index": i, "text": self._echoes[i] + text if self._echoes else text}
             ids = {"token_ids": choice.token_ids, "prompt_token_ids": self._generation.prompt_of(i)}
-            rows.append(row | _ending(choice, logprobs) | (ids if self._shows_ids else {}))
+            scores = self._prompt_logprobs.fields(self._generation.prompt_of(i), of_prompt)
+            rows.append(row | _ending(choice, logprobs) | scores | (ids if self._shows_ids else {}))
         return to_json(self._envelope | {"choices": rows, "usage": usage})
+
+    def _whole_logprobs(
+        self, index: int, choice: GatheredChoice, of_prompt: Sequence[PromptLogprobs]
+    ) -> dict[str, object] | None:
+        """Those of the output; with `echo` those of the prompt before them."""
+        if self._echoes_logprobs:
+            ids = [*self._generation.prompt_of(index), *choice.token_ids]
+            return self._logprobs[index].format(ids, [*prompt_entries(of_prompt), *choice.logprobs])
+        return self._logprobs[index].format(choice.token_ids, choice.logprobs) if choice.logprobs else None
 
 
 class ChatFormatter:
@@ -139,6 +154,8 @@ class ChatFormatter:
         self._writers = [ChatMessageWriter(form) for _ in range(generation.num_choices)]
         self._is_plain = form.is_plain
         self._logprobs = ChatLogprobs(state.ready_engine().tokenizer)
+        self._prompt_logprobs = PromptLogprobRows(state.ready_engine().tokenizer, body.prompt_logprobs)
+        self._prompt = generation.prompts[0]
         self._prompt_ids = {"prompt_token_ids": generation.prompts[0]} if body.return_token_ids else {}
         self._shows_ids = body.return_token_ids
 
@@ -175,7 +192,8 @@ class ChatFormatter:
             ids = {"token_ids": choice.token_ids} if self._shows_ids else {}
             ending = _ending(choice, logprobs) | {"finish_reason": writer.finish_reason(choice.finish_reason)}
             rows.append({"index": i, "message": message} | ending | ids)
-        return to_json(self._envelope | {"choices": rows, "usage": usage} | self._prompt_ids)
+        scores = self._prompt_logprobs.fields(self._prompt, choices[0].prompt_logprobs)
+        return to_json(self._envelope | {"choices": rows, "usage": usage} | scores | self._prompt_ids)
 
 
 def _envelope(state: ServerState, generation: Generation, kind: str) -> dict[str, object]:

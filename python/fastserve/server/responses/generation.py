@@ -113,6 +113,8 @@ class Generation:
             self._timers[choice].on_tokens(len(delta.token_ids), now_s)
             if self._recorder is not None:
                 self._output_ids[choice] += delta.token_ids
+        if delta.finish_reason in (FinishReason.STOP, FinishReason.LENGTH):  # where no output was wanted
+            self._count_prompt(choice // self.sampling.n)
         if delta.finish_reason is not None:
             self._unfinished.remove(choice)
             self._timers[choice].on_finish(delta.finish_reason, delta.stats, now_s)

@@ -5,7 +5,7 @@ import math
 from collections.abc import Sequence
 
 from fastserve.server.protocols import TokenizerProtocol
-from fastserve.types import TokenLogprobs
+from fastserve.types import PromptLogprobs, TokenLogprobs
 
 # JSON has no -inf; OpenAI writes this for a token that cannot be.
 LOWEST_LOGPROB = -9999.0
@@ -40,8 +40,8 @@ class CompletionLogprobs:
         self._offset_chars = offset_chars
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
 
-    def format(self, token_ids: Sequence[int], logprobs: Sequence[TokenLogprobs]) -> dict[str, object]:
-        """The logprobs object of one delta, or of a whole choice; call in order."""
+    def format(self, token_ids: Sequence[int], logprobs: Sequence[TokenLogprobs | None]) -> dict[str, object]:
+        """The logprobs object of one delta, or of a whole choice; call in order. None: a prompt's first token."""
         offsets: list[int] = []
         for token_id in token_ids:
             offsets.append(self._offset_chars)
@@ -49,8 +49,11 @@ class CompletionLogprobs:
         return {
             "text_offset": offsets,
             "tokens": [self._name(token_id) for token_id in token_ids],
-            "token_logprobs": [_finite(entry.logprob) for entry in logprobs],
-            "top_logprobs": [self._alternatives(i, entry) for i, entry in zip(token_ids, logprobs, strict=True)],
+            "token_logprobs": [None if entry is None else _finite(entry.logprob) for entry in logprobs],
+            "top_logprobs": [
+                None if entry is None else self._alternatives(i, entry)
+                for i, entry in zip(token_ids, logprobs, strict=True)
+            ],
         }
 
     def _alternatives(self, token_id: int, entry: TokenLogprobs) -> dict[str, float]:
@@ -69,6 +72,45 @@ class CompletionLogprobs:
             return raw.decode()
         except UnicodeDecodeError:
             return "bytes:" + "".join(f"\\x{byte:02x}" for byte in raw)
+
+
+def prompt_entries(parts: Sequence[PromptLogprobs]) -> list[TokenLogprobs | None]:
+    """One entry per token of a prompt; None for the first."""
+    return [None, *(entry for part in parts for entry in part.unpack())]
+
+
+class PromptLogprobRows:
+    """The field `prompt_logprobs`, which vLLM has in both routes.
+
+    Args:
+        tokenizer: for the texts of tokens.
+        asked: the request's field; None = the reply has no such field.
+    """
+
+    def __init__(self, tokenizer: TokenizerProtocol, asked: int | None) -> None:
+        self._tokenizer = tokenizer
+        self._asked = asked
+
+    def fields(self, prompt: Sequence[int], parts: Sequence[PromptLogprobs]) -> dict[str, object]:
+        """The field, if it was asked for: null for the first token, then the token itself and the likeliest ones by id."""
+        if self._asked is None:
+            return {}
+        entries = zip(prompt, prompt_entries(parts), strict=True)
+        return {"prompt_logprobs": [None if entry is None else self._row(token, entry) for token, entry in entries]}
+
+    def _row(self, token_id: int, entry: TokenLogprobs) -> dict[str, object]:
+        likeliest = enumerate(zip(entry.top_ids, entry.top_logprobs, strict=True), start=1)
+        row = {token_id: (entry.logprob, entry.rank)}
+        for rank, (i, logprob) in likeliest:
+            row.setdefault(i, (logprob, rank))
+        return {
+            str(i): {
+                "logprob": _finite(logprob),
+                "rank": rank,
+                "decoded_token": self._tokenizer.decode_token_bytes(i).decode("utf-8", "replace"),
+            }
+            for i, (logprob, rank) in row.items()
+        }
 
 
 def _finite(value: float) -> float:

@@ -20,6 +20,8 @@ from fastserve.types import CompletionDelta, RequestEvent
 
 # An error event to a client that does not read is given up after this.
 ERROR_EVENT_TIMEOUT_S = 1.0
+# Below this, wording a reply takes a few milliseconds.
+INLINE_SCORED_TOKENS = 256
 
 logger = get_logger(__name__)
 
@@ -117,9 +119,17 @@ class GenerationResponse(Response):
             async for item in items:
                 if isinstance(item, CompletionDelta):
                     choices[item.index].add(item)
-        body = self._formatter.whole(choices, self._generation.usage.as_json())
+        body = await self._whole(choices)
         await self._start(send, {"Content-Type": "application/json", "Content-Length": str(len(body))})
         await send(_body(body, more=False))
+
+    async def _whole(self, choices: list[GatheredChoice]) -> bytes:
+        """The reply; one with thousands of scored tokens is worded on a thread."""
+        usage = self._generation.usage.as_json()
+        num_scored = sum(len(part.ranks) // 4 for choice in choices for part in choice.prompt_logprobs)
+        if num_scored <= INLINE_SCORED_TOKENS:
+            return self._formatter.whole(choices, usage)
+        return await self._state.text_threads.run("wording the reply", self._formatter.whole, choices, usage)
 
     async def _start(self, send: Send, headers: dict[str, str]) -> None:
         rows = [(name.lower().encode(), value.encode()) for name, value in ({**headers, **self._extra_headers}).items()]

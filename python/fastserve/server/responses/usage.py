@@ -25,7 +25,7 @@ class UsageTally:
     def add(self, delta: CompletionDelta) -> None:
         """Count one delta."""
         self.completion_tokens += len(delta.token_ids)
-        if delta.token_ids:
+        if delta.token_ids or delta.stats is not None:
             # The choices of a prompt share it: count the first one's hits, as prompt_tokens counts the prompt once.
             self._cached_by_prompt.setdefault(delta.index // self._num_samples, delta.num_cached_tokens)
         if delta.stats is not None:
