@@ -16,8 +16,9 @@ from fastserve.engine import core as core_module
 from fastserve.engine.core import EngineCore
 from fastserve.errors import DeviceError, DeviceLostError, InvalidArgumentError
 from fastserve.loader.load import LoadedModel, load_model
+from fastserve.logprobs import TokenLogprobs
 from fastserve.ops.attention import AttentionBackend
-from fastserve.types import MAX_LOGPROBS, FinishReason, SamplingParams, TokenLogprobs
+from fastserve.types import MAX_LOGPROBS, FinishReason, SamplingParams
 from fastserve.worker import start, step_inputs
 from fastserve.worker import worker as worker_module
 from fastserve.worker.attention_choice import AttentionChoice

@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from fastserve.engine.llm import LLM
+from fastserve.logprobs import TokenLogprobs
 from fastserve.models.decoder import Decoder
-from fastserve.types import FinishReason, SamplingParams, TokenLogprobs
+from fastserve.types import FinishReason, SamplingParams
 from tests.checkpoints import VOCAB_SIZE, reference_model, tiny_checkpoint
 from tests.integration.engine_driver import GREEDY, Driver, park_every, random_prompts
 

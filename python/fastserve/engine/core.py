@@ -21,7 +21,8 @@ from fastserve.errors import DeviceError, DeviceLostError, InvalidArgumentError,
 from fastserve.executor.base import Executor, PendingStep
 from fastserve.executor.choose import open_executor
 from fastserve.log import get_logger
-from fastserve.types import EngineInfo, EngineOutput, EngineStats, FinishReason, PromptLogprobs, SchedulingParams
+from fastserve.logprobs import PromptLogprobs
+from fastserve.types import EngineInfo, EngineOutput, EngineStats, FinishReason, SchedulingParams
 from fastserve.worker.info import Progress, end_tokens
 from fastserve.worker.request_changes import RequestStart
 from fastserve.worker.step_output import StepOutput
@@ -188,7 +189,7 @@ class EngineCore:
         max_tokens, seed = max(1, min(asked, room)), self._seed(sampling.seed)
         scheduling = _scheduling_options(request.scheduling, arrived_s)
         if sampling.prompt_logprobs is not None:
-            # Nobody else's prefixes: what is cached has no logits. Its own, after it was dropped, were read before.
+            # No prefix of another request: what is cached has no logits. Its own, after it was dropped, were read before.
             scheduling["cache_salt"] = _hashed(f"prompt_logprobs of {request.request_id}")
         ends = () if sampling.ignore_eos else self.info.eos_token_ids
         options = RequestOptions(

@@ -15,16 +15,9 @@ from fastserve.engine.process import DEFAULT_CORE_FACTORY, load_core_factory
 from fastserve.engine.request import EngineRequest
 from fastserve.errors import EngineDeadError, InvalidArgumentError, OverloadedError
 from fastserve.log import get_logger
+from fastserve.logprobs import TokenLogprobs
 from fastserve.tokenizer.chat_template import Message, TemplateOptions
-from fastserve.types import (
-    CompletionDelta,
-    CompletionOutput,
-    EngineOutput,
-    FinishReason,
-    RequestOutput,
-    SamplingParams,
-    TokenLogprobs,
-)
+from fastserve.types import CompletionDelta, CompletionOutput, EngineOutput, FinishReason, RequestOutput, SamplingParams
 
 logger = get_logger(__name__)
 

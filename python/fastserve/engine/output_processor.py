@@ -9,17 +9,16 @@ from fastserve.engine.admission import sequence_sampling
 from fastserve.engine.request import EngineRequest, pack_token_ids
 from fastserve.errors import FastServeError, InternalError, InvalidArgumentError, cause_of
 from fastserve.log import get_logger
+from fastserve.logprobs import PromptLogprobs, TokenLogprobs
 from fastserve.tokenizer import IncrementalDetokenizer, Tokenizer
 from fastserve.types import (
     CompletionDelta,
     EngineOutput,
     FinishReason,
-    PromptLogprobs,
     RequestEvent,
     RequestStats,
     SamplingParams,
     SchedulingParams,
-    TokenLogprobs,
 )
 
 logger = get_logger(__name__)

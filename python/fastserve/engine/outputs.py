@@ -6,15 +6,8 @@ from fastserve._C.sched import FinishReason as CoreFinishReason
 from fastserve._C.sched import Scheduler, StepEvents
 from fastserve.errors import cause_of
 from fastserve.log import get_logger
-from fastserve.types import (
-    BAD_LISTS,
-    BAD_SETTINGS,
-    NO_FINITE_LOGIT,
-    EngineOutput,
-    FinishReason,
-    RequestStats,
-    TokenLogprobs,
-)
+from fastserve.logprobs import TokenLogprobs
+from fastserve.types import BAD_LISTS, BAD_SETTINGS, NO_FINITE_LOGIT, EngineOutput, FinishReason, RequestStats
 from fastserve.worker.step_output import StepLogprobs, StepOutput
 
 logger = get_logger(__name__)

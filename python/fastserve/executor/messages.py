@@ -11,7 +11,8 @@ import numpy as np
 from fastserve import errors
 from fastserve.config import EngineConfig
 from fastserve.errors import DeviceLostError, FastServeError, InternalError, InvalidArgumentError
-from fastserve.types import PromptLogprobs, StructuredOutputs
+from fastserve.logprobs import PromptLogprobs
+from fastserve.types import StructuredOutputs
 from fastserve.worker.info import WorkerInfo
 from fastserve.worker.request_changes import RequestChanges
 from fastserve.worker.step_output import StepLogprobs, StepOutput, TransferResults

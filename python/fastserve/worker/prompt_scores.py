@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from fastserve.logprobs import PromptLogprobs
 from fastserve.ops.sampling import TokenLogprobs
-from fastserve.types import PromptLogprobs
 
 PIECE_ROWS = 64  # logits of a prompt that exist at once: rows of the whole vocabulary
 

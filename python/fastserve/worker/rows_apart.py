@@ -8,8 +8,9 @@ import torch
 from fastserve._C.sched import StepPlan
 from fastserve.errors import cause_of
 from fastserve.log import get_logger
+from fastserve.logprobs import PromptLogprobs
 from fastserve.ops.sampling import SETTINGS, SamplingBatch, TokenLogprobs
-from fastserve.types import NO_FINITE_LOGIT, PromptLogprobs, SamplingParams
+from fastserve.types import NO_FINITE_LOGIT, SamplingParams
 from fastserve.worker.sampled import Sampled
 
 logger = get_logger(__name__)

@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from fastserve.logprobs import PromptLogprobs
 from fastserve.ops.sampling import TokenLogprobs
-from fastserve.types import PromptLogprobs
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ from typing import Protocol
 
 import numpy as np
 
-from fastserve.types import PromptLogprobs
+from fastserve.logprobs import PromptLogprobs
 
 
 def _no_ids() -> np.ndarray:

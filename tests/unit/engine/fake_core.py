@@ -11,14 +11,8 @@ from fastserve.config import EngineConfig
 from fastserve.engine.request import EngineRequest
 from fastserve.errors import InvalidArgumentError, OverloadedError
 from fastserve.log import get_logger
-from fastserve.types import (
-    EngineInfo,
-    EngineOutput,
-    EngineStats,
-    FinishReason,
-    RequestStats,
-    TokenLogprobs,
-)
+from fastserve.logprobs import TokenLogprobs
+from fastserve.types import EngineInfo, EngineOutput, EngineStats, FinishReason, RequestStats
 
 VOCAB_SIZE = 1000
 MAX_MODEL_LEN = 4096

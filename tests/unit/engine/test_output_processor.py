@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from fastserve.engine.output_processor import LiveRequest, OutputProcessor
 from fastserve.errors import InvalidArgumentError, OverloadedError
+from fastserve.logprobs import TokenLogprobs
 from fastserve.tokenizer import Tokenizer
 from fastserve.types import (
     CompletionDelta,
@@ -15,7 +16,6 @@ from fastserve.types import (
     RequestStats,
     SamplingParams,
     SchedulingParams,
-    TokenLogprobs,
 )
 from tests.unit.tokenizer import tiny
 

@@ -32,6 +32,7 @@ from fastserve.errors import (
     OverloadedError,
     RequestFailedError,
 )
+from fastserve.logprobs import TokenLogprobs
 from fastserve.types import (
     EngineInfo,
     EngineOutput,
@@ -40,7 +41,6 @@ from fastserve.types import (
     RequestStats,
     SamplingParams,
     SchedulingParams,
-    TokenLogprobs,
 )
 
 INFO = EngineInfo(

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 
 from fastserve.errors import EngineDeadError, OverloadedError
+from fastserve.logprobs import PromptLogprobs, TokenLogprobs
 from fastserve.tokenizer import ChatTemplates
 from fastserve.tokenizer.token_bytes import DecodeRule
 from fastserve.types import (
@@ -14,13 +15,11 @@ from fastserve.types import (
     EngineInfo,
     EngineStats,
     FinishReason,
-    PromptLogprobs,
     RequestEvent,
     RequestStats,
     SamplingDefaults,
     SamplingParams,
     SchedulingParams,
-    TokenLogprobs,
 )
 
 BOS = 256

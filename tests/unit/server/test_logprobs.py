@@ -2,8 +2,8 @@
 
 import pytest
 
+from fastserve.logprobs import TokenLogprobs
 from fastserve.server.responses.logprobs import ChatLogprobs, CompletionLogprobs
-from fastserve.types import TokenLogprobs
 from tests.unit.server.fake_engine import FakeTokenizer
 
 H, A, B, C = map(ord, "Habc")

@@ -2,8 +2,8 @@
 
 import pytest
 
+from fastserve.logprobs import PromptLogprobs
 from fastserve.server.responses.response import INLINE_SCORED_TOKENS
-from fastserve.types import PromptLogprobs
 from tests.unit.server.fake_engine import BOS
 
 

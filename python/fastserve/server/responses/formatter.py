@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from fastserve.logprobs import PromptLogprobs, TokenLogprobs
 from fastserve.server.parsers.message_format import MessageFormat
 from fastserve.server.requests.schema import ChatRequest, CompletionRequest, GenerationRequest
 from fastserve.server.responses.chat_message import ChatMessageWriter
@@ -11,7 +12,7 @@ from fastserve.server.responses.generation import Generation
 from fastserve.server.responses.logprobs import ChatLogprobs, CompletionLogprobs, PromptLogprobRows, prompt_entries
 from fastserve.server.responses.sse import ChunkEncoder, json_fields, to_json
 from fastserve.server.server_state import ServerState
-from fastserve.types import CompletionDelta, FinishReason, PromptLogprobs, TokenLogprobs
+from fastserve.types import CompletionDelta, FinishReason
 
 
 @dataclass(slots=True)

@@ -4,8 +4,8 @@ import codecs
 import math
 from collections.abc import Sequence
 
+from fastserve.logprobs import PromptLogprobs, TokenLogprobs
 from fastserve.server.protocols import TokenizerProtocol
-from fastserve.types import PromptLogprobs, TokenLogprobs
 
 # JSON has no -inf; OpenAI writes this for a token that cannot be.
 LOWEST_LOGPROB = -9999.0
