@@ -416,3 +416,31 @@ def test_a_real_fault_of_a_gpu_ends_the_engine_and_yields_no_token(greedy_tokens
     assert "cannot be used any more" in reason
     for request_id, given in ast.literal_eval(tokens).items():
         assert given == greedy_tokens[request_id][: len(given)]
+
+
+def prompt_logprobs(**changes: object) -> list[list[TokenLogprobs]]:
+    """Those of two prompts, in chunks."""
+    core = EngineCore.from_config(engine_config(max_prefill_chunk_tokens=8, **changes))
+    try:
+        driver = Driver(core)
+        for request_id, length in enumerate((20, 11)):
+            driver.add(request_id, PROMPTS[0][:length], dataclasses.replace(GREEDY, prompt_logprobs=2, max_tokens=1))
+        found = {}
+        while core.has_work():
+            for output in driver.step():
+                found[output.request_id] = [entry for part in output.prompt_logprobs for entry in part.unpack()]
+        return [found[0], found[1]]
+    finally:
+        core.close()
+
+
+@pytest.fixture(scope="module")
+def prompt_logprobs_of_the_cpu() -> list[list[TokenLogprobs]]:
+    return prompt_logprobs()
+
+
+@pytest.mark.parametrize("run_on", [OTHER_SUMS, CUDA], indirect=True)
+def test_log_probabilities_of_prompts_are_those_of_the_cpu_worker(prompt_logprobs_of_the_cpu, run_on):
+    for on_device, on_cpu in zip(prompt_logprobs(**run_on), prompt_logprobs_of_the_cpu, strict=True):
+        assert [entry.top_ids for entry in on_device] == [entry.top_ids for entry in on_cpu]
+        assert [entry.logprob for entry in on_device] == pytest.approx([entry.logprob for entry in on_cpu], abs=1e-3)

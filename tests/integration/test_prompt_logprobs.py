@@ -12,6 +12,7 @@ from fastserve.logprobs import TokenLogprobs
 from fastserve.models.decoder import Decoder
 from fastserve.types import FinishReason, SamplingParams
 from tests.checkpoints import VOCAB_SIZE, reference_model, tiny_checkpoint
+from tests.fake_device import FakeDevice, use_device
 from tests.integration.engine_driver import GREEDY, Driver, park_every, random_prompts
 
 TOLERANCE = 2e-4  # fp32 sums in another order: errors near 1e-5 on logits of size 2
@@ -116,6 +117,12 @@ def test_a_step_that_fails_is_scored_in_parts(make_driver, monkeypatch):
     driver = make_driver()
     assert scores_of(driver, PROMPTS, SCORED) == [*plain[:2], [], *plain[3:]]
     assert driver.last[2].finish_reason is FinishReason.ERROR
+
+
+def test_a_device_with_memory_of_its_own_gives_the_scores_of_the_cpu(make_driver, monkeypatch):
+    plain = scores_of(make_driver(), PROMPTS, SCORED)
+    use_device(FakeDevice(), monkeypatch.setattr)
+    assert scores_of(make_driver(), PROMPTS, SCORED) == plain
 
 
 def test_several_ranks_give_the_scores_of_one(make_driver):
