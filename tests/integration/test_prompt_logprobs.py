@@ -93,8 +93,8 @@ def test_the_tokens_are_those_without_scores(make_driver):
 def test_no_more_than_a_piece_of_the_logits_exists_at_once(make_driver, monkeypatch):
     sizes, pieces = [], Decoder.forward_in_pieces
 
-    def watched(*args):
-        for piece in pieces(*args):
+    def watched(*args, **fields):
+        for piece in pieces(*args, **fields):
             sizes.append(len(piece))
             yield piece
 
@@ -108,10 +108,10 @@ def test_a_step_that_fails_is_scored_in_parts(make_driver, monkeypatch):
     pieces = Decoder.forward_in_pieces
     bad = PROMPTS[2]
 
-    def failing(self, token_ids, *args):
+    def failing(self, token_ids, *args, **fields):
         if bad[1] in token_ids.tolist() and bad[2] in token_ids.tolist():
             raise RuntimeError("injected")
-        return pieces(self, token_ids, *args)
+        return pieces(self, token_ids, *args, **fields)
 
     monkeypatch.setattr(Decoder, "forward_in_pieces", failing)
     driver = make_driver()
@@ -125,10 +125,11 @@ def test_a_device_with_memory_of_its_own_gives_the_scores_of_the_cpu(make_driver
     assert scores_of(make_driver(), PROMPTS, SCORED) == plain
 
 
-def test_several_ranks_give_the_scores_of_one(make_driver):
+@pytest.mark.parametrize("split", ["tensor_parallel_size", "pipeline_parallel_size"])
+def test_several_ranks_give_the_scores_of_one(make_driver, split):
     prompts = PROMPTS[:3]
     plain = scores_of(make_driver(), prompts, SCORED)
-    assert scores_of(make_driver(tensor_parallel_size=2, num_threads=1), prompts, SCORED) == plain
+    assert scores_of(make_driver(num_threads=1, **{split: 2}), prompts, SCORED) == plain
 
 
 def test_the_offline_api_scores_a_prompt_without_an_output():
