@@ -171,9 +171,16 @@ class ChatTemplates:
         rows = [without_none(message) for message in messages]
         end = _marked_end(rows) if options.continue_final_message else ""
         variables = {**self.special_tokens, **options.variables}
-        variables |= {"messages": rows, "tools": None if options.tools is None else list(options.tools)}
+        variables["tools"] = None if options.tools is None else list(options.tools)
+        variables["add_generation_prompt"] = options.add_generation_prompt
         try:
-            text = self._template(name).render(variables | {"add_generation_prompt": options.add_generation_prompt})
+            template = self._template(name)
+            try:
+                text = template.render(variables | {"messages": rows})
+            except TypeError:  # most templates expect the arguments of a call as an object, DeepSeek's as a text
+                if (texts := _with_text_arguments(rows)) == rows:
+                    raise
+                text = template.render(variables | {"messages": texts})
         except MemoryError as error:
             raise InvalidArgumentError(OUT_OF_MEMORY) from error
         except Exception as error:  # the template is a program of the checkpoint: it may raise anything
@@ -203,3 +210,21 @@ def _marked_end(rows: list[dict[str, object]]) -> str:
     else:
         raise InvalidArgumentError("continue_final_message needs a last message with content")
     return mark
+
+
+def _with_text_arguments(rows: Sequence[dict[str, object]]) -> list[dict[str, object]]:
+    """The messages with the arguments of calls as JSON texts."""
+    return [
+        row | {"tool_calls": [_with_text(call) for call in calls]}
+        if isinstance(calls := row.get("tool_calls"), list)
+        else row
+        for row in rows
+    ]
+
+
+def _with_text(call: object) -> object:
+    if not isinstance(call, dict) or not isinstance(function := call.get("function"), dict):
+        return call
+    if not isinstance(function.get("arguments"), dict):
+        return call
+    return {**call, "function": function | {"arguments": json.dumps(function["arguments"], ensure_ascii=False)}}

@@ -112,6 +112,22 @@ def test_chat_renders_the_template_without_more_special_tokens(llm: LLM) -> None
     assert "no role robot" in both[1].outputs[0].error
 
 
+def test_chat_takes_what_a_template_can_use(llm: LLM) -> None:
+    conversation = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Well, "}]
+    shows = "{{ tools | tojson }}{{ mood }}{% for m in messages %}{{ m.content }};{% endfor %}"
+
+    def prompt(**options: object) -> str | None:
+        return llm.chat(conversation, SamplingParams(max_tokens=1), use_tqdm=False, **options)[0].prompt
+
+    begun = prompt(continue_final_message=True, add_generation_prompt=False)
+    assert begun == "<s>[user] Hi\n[assistant] Well, "
+    assert prompt(chat_template=shows, tools=[{"a": 1}], chat_template_kwargs={"mood": "!"}) == '[{"a": 1}]!Hi;Well, ;'
+    with pytest.raises(InvalidArgumentError, match="exclude each other"):
+        prompt(continue_final_message=True)
+    with pytest.raises(InvalidArgumentError, match="must not set 'messages'"):
+        prompt(chat_template_kwargs={"messages": []})
+
+
 def test_chat_needs_a_template(tmp_path: Path) -> None:
     llm = make(tiny.save(tmp_path, chat_template=None))
     with pytest.raises(InvalidArgumentError, match="no chat template"):
