@@ -206,12 +206,14 @@ async def test_reasoning_that_was_cut_is_continued_as_reasoning(thinker):
         ({"chat_template_kwargs": {"a b": 1}}, "chat_template_kwargs must not set 'a b'"),
         ({"chat_template_kwargs": {f"a{i}": 1 for i in range(MAX_TEMPLATE_KWARGS + 1)}}, "chat_template_kwargs"),
         ({"chat_template_kwargs": [1]}, "chat_template_kwargs"),
+        ({"chat_template_kwargs": {"a": "x" * 270_000}}, "chat_template_kwargs must have at most 262144 bytes"),
         ({"reasoning_effort": "enormous"}, "reasoning_effort"),
         ({"chat_template": "{{ 1 }}"}, "chat_template is not supported"),
         ({"include_reasoning": "maybe"}, "include_reasoning"),
     ],
 )
 async def test_what_a_template_cannot_have_is_refused(direct, fields, words):
+    direct.serving.config = ServerConfig(max_body_bytes=1 << 20)
     for _ in range(2):
         reply = await direct.chat(**fields)
         assert reply.status_code == 400 and words in reply.json()["error"]["message"]

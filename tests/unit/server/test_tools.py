@@ -271,8 +271,8 @@ async def test_marks_that_are_special_tokens_are_not_hidden():
         ({"tool_choice": "required"}, "tool_choice needs tools"),
         ({"tool_choice": NAMED}, "tool_choice needs tools"),
         ({"tools": [NOW], "tool_choice": NAMED}, "tool_choice must name one of the tools, got 'look'"),
-        ({"tools": [LOOK], "tool_choice": "always"}, "tool_choice"),
-        ({"tools": [LOOK], "tool_choice": {"type": "allowed_tools"}}, "tool_choice"),
+        ({"tools": [LOOK], "tool_choice": "always"}, "tool_choice must be none, auto, required, or {"),
+        ({"tools": [LOOK], "tool_choice": {"type": "allowed_tools"}}, "tool_choice must be none, auto"),
         ({"tools": [{"type": "web_search"}]}, "tools[0].type"),
         ({"tools": [{"type": "function"}]}, "tools[0].function is required"),
         ({"tools": [{"function": {"name": ""}}]}, "tools[0].function.name"),
@@ -280,6 +280,7 @@ async def test_marks_that_are_special_tokens_are_not_hidden():
         ({"tools": [{"function": {"name": "f", "parameters": []}}]}, "tools[0].function.parameters"),
         ({"tools": [NOW] * (MAX_TOOLS + 1)}, f"tools must be at most {MAX_TOOLS} tools"),
         ({"tools": "look"}, "tools"),
+        ({"tools": [{"function": {"name": "f", "description": "x" * 270_000}}]}, "tools must have at most 262144 bytes"),
         ({"parallel_tool_calls": "maybe"}, "parallel_tool_calls"),
         ({"functions": [{"name": "f"}]}, "functions is not supported"),
         (

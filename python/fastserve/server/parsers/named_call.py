@@ -5,7 +5,7 @@ from fastserve.server.parsers.tool_parser import ToolParser
 
 
 class NamedCallParser(ToolParser):
-    """All text is the arguments."""
+    """All text but white space before it is the arguments."""
 
     def __init__(self, name: str) -> None:
         super().__init__()
@@ -13,7 +13,7 @@ class NamedCallParser(ToolParser):
 
     def _parse(self) -> Reading[None]:
         source = self._source
-        if not (yield from source.peek()):
+        if not (yield from source.skip_space()):
             return
         self._start(self._name)
         while not source.ended:

@@ -7,6 +7,8 @@ few nanoseconds per byte or item, many times less than what they spare.
 from collections.abc import Iterable
 from typing import Any
 
+import msgspec
+
 from fastserve.server.errors import ApiError, bad_request
 from fastserve.types import MAX_BAD_WORDS, MAX_BIASED_TOKENS, MAX_STOP_STRINGS, MAX_STOP_TOKEN_IDS
 
@@ -19,6 +21,9 @@ MAX_MESSAGES = 4096
 MAX_STOP_CHARS = 1024
 MAX_TOOLS = 512
 MAX_TEMPLATE_KWARGS = 64
+MAX_OPTION_BYTES = (
+    256 * 1024
+)  # of tools as JSON, and of variables of the chat template: the server works on them itself
 
 _SCALARS = frozenset((str, int, float, bool, type(None)))
 
@@ -95,3 +100,15 @@ def check_shape(fields: dict[str, object]) -> None:
 def _check_length(name: str, value: object, limit: int, what: str) -> None:
     if isinstance(value, list | dict) and len(value) > limit:
         raise bad_request(f"{name} must be at most {limit} {what}, got {len(value)}", name, "invalid_value")
+
+
+def check_json_size(name: str, value: object) -> None:
+    """Refuse a field of more than `MAX_OPTION_BYTES` as JSON.
+
+    Raises:
+        ApiError: 400 that names the field.
+    """
+    size = len(msgspec.json.encode(value))
+    if size > MAX_OPTION_BYTES:
+        message = f"{name} must have at most {MAX_OPTION_BYTES} bytes of JSON, got {size}; send less"
+        raise bad_request(message, name, "invalid_value")

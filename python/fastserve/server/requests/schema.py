@@ -13,7 +13,7 @@ from pydantic_core import PydanticCustomError
 
 from fastserve.errors import InvalidArgumentError
 from fastserve.server.errors import bad_request, prompt_overflow
-from fastserve.server.requests.body_shape import MAX_MESSAGES, MAX_TEMPLATE_KWARGS
+from fastserve.server.requests.body_shape import MAX_MESSAGES, MAX_TEMPLATE_KWARGS, check_json_size
 from fastserve.server.requests.ignored_fields import CHAT_NOOP_VALUES, COMPLETION_NOOP_VALUES
 from fastserve.server.requests.messages import Messages
 from fastserve.server.requests.output_form import OutputForm, ResponseFormat, form_of
@@ -37,6 +37,11 @@ MAX_DETOKENIZED = 1 << 17
 DEFAULT_COMPLETION_TOKENS = 16
 
 
+def _check_template_kwargs(values: dict[str, object]) -> dict[str, object]:
+    check_json_size("chat_template_kwargs", values)
+    return values
+
+
 # Clients write numbers as texts, and whole ones as floats: "5", 5.0. `validation` refuses true and false.
 Integer = Annotated[int, Field(strict=False)]
 Number = Annotated[float, Field(strict=False, allow_inf_nan=False)]
@@ -52,7 +57,9 @@ CacheSalt = Annotated[str, StringConstraints(max_length=256)]
 Deadline = Annotated[float, Field(strict=False, gt=0, le=MAX_DEADLINE_S, allow_inf_nan=False)]
 Pause = Annotated[float, Field(strict=False, ge=MIN_PAUSE_S, le=MAX_DEADLINE_S, allow_inf_nan=False)]
 Priority = Annotated[int, Field(strict=False, ge=-(2**31), lt=2**31)]
-TemplateKwargs = Annotated[dict[str, object], Field(max_length=MAX_TEMPLATE_KWARGS)]
+TemplateKwargs = Annotated[
+    dict[str, object], Field(max_length=MAX_TEMPLATE_KWARGS), AfterValidator(_check_template_kwargs)
+]
 Truncation = Annotated[int, Field(strict=False, ge=-1, lt=2**31)]
 
 

@@ -2,10 +2,10 @@
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
 
 from fastserve.server.errors import bad_request
-from fastserve.server.requests.body_shape import MAX_TOOLS
+from fastserve.server.requests.body_shape import MAX_TOOLS, check_json_size
 
 FunctionName = Annotated[str, StringConstraints(min_length=1, max_length=256)]
 
@@ -55,7 +55,12 @@ class NamedChoice(BaseModel):
     function: NamedFunction
 
 
-Tools = Annotated[list[Tool], Field(fail_fast=True, max_length=MAX_TOOLS)]
+def _check_size(tools: list[Tool]) -> list[Tool]:
+    check_json_size("tools", [tool.model_dump() for tool in tools])
+    return tools
+
+
+Tools = Annotated[list[Tool], Field(fail_fast=True, max_length=MAX_TOOLS), AfterValidator(_check_size)]
 ToolChoice = Literal["none", "auto", "required"] | NamedChoice
 
 

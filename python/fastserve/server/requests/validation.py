@@ -91,6 +91,7 @@ def _known(
 _FORMS = {
     "prompt": "a string, a list of token ids, or a list of either",
     "stop": "a string or a list of strings",
+    "tool_choice": 'none, auto, required, or {"type": "function", "function": {"name": ...}}',
 }
 
 
