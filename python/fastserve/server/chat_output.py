@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from fastserve.server.errors import bad_request
-from fastserve.server.parsers.json_calls import JsonParser
+from fastserve.server.parsers.json_calls import RequiredParser
 from fastserve.server.parsers.message_format import MessageFormat
 from fastserve.server.parsers.named_call import NamedCallParser
 from fastserve.server.parsers.registry import REASONING_PARSERS, TOOL_PARSERS
@@ -88,7 +88,7 @@ class ChatOutput:
             case "auto":
                 return self._parser
             case "required":
-                return JsonParser
+                return RequiredParser
         return functools.partial(NamedCallParser, self._choice.function.name)
 
     def _is_special(self, mark: str) -> bool:

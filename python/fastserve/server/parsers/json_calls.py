@@ -20,3 +20,11 @@ class JsonParser(ToolParser):
             pass
         self._content(self._source.recorded())
         yield from self._rest()
+
+
+class RequiredParser(JsonParser):
+    """Reads an output that must be calls: a call that was cut before its arguments is not content."""
+
+    def _content(self, text: str) -> None:
+        if not self._after_call:
+            super()._content(text)

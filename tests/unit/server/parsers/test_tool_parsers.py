@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fastserve.server.parsers.hermes import HermesParser
-from fastserve.server.parsers.json_calls import JsonParser
+from fastserve.server.parsers.json_calls import JsonParser, RequiredParser
 from fastserve.server.parsers.llama3 import Llama3Parser
 from fastserve.server.parsers.mistral import MistralParser
 from fastserve.server.parsers.named_call import NamedCallParser
@@ -81,6 +81,8 @@ WRITTEN = [
     (JsonParser, f'{{"name": "look", "arguments": {PARIS}}}', "", [LOOK]),
     (JsonParser, "[1, 2]", "[1, 2]", []),
     (JsonParser, "Hi [1]", "Hi [1]", []),
+    (RequiredParser, f'[{{"name": "look", "parameters": {PARIS}}}, {{"name": "se', "", [LOOK]),
+    (RequiredParser, '[{"name": "se', '[{"name": "se', []),
     # close to a call, and none
     (HermesParser, "<tool_call>oops</tool_call>", "<tool_call>oops</tool_call>", []),
     (HermesParser, "a <tool_cal", "a <tool_cal", []),
