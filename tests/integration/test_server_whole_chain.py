@@ -271,3 +271,40 @@ def test_a_bad_form_is_a_400_and_hurts_no_other_request(served):
         "structured_outputs": {"regex": "[0-9]{3}", "disable_any_whitespace": False},
     }
     assert re.fullmatch("[0-9]{3}", http.post("/v1/completions", json=body).json()["choices"][0]["text"])
+
+
+PET = {
+    "type": "object",
+    "properties": {"kind": {"enum": ["cat", "dog"]}, "age": {"type": "integer", "minimum": 0, "maximum": 9}},
+    "required": ["kind", "age"],
+    "additionalProperties": False,
+}
+TOOLS = [{"type": "function", "function": {"name": "keep", "parameters": PET}}]
+NAMED = {"type": "function", "function": {"name": "keep"}}
+
+
+@pytest.mark.parametrize(("choice", "reason"), [("required", "tool_calls"), (NAMED, "stop")])
+def test_a_model_that_must_call_a_tool_keeps_its_schema(served, choice, reason):
+    _, _, client = served
+    fields = {"model": "tiny", "messages": [{"role": "user", "content": "Hi"}], "tools": TOOLS, "tool_choice": choice,
+              "parallel_tool_calls": False, "seed": 4, "max_tokens": 200, "temperature": 0.9}  # fmt: skip
+    (whole,) = client.chat.completions.create(**fields).choices
+    (call,) = whole.message.tool_calls
+    arguments = json.loads(call.function.arguments)
+    assert arguments.keys() == {"kind", "age"} and arguments["kind"] in ("cat", "dog") and 0 <= arguments["age"] <= 9
+    assert (call.function.name, whole.finish_reason, whole.message.content) == ("keep", reason, None)
+    deltas = [chunk.choices[0] for chunk in client.chat.completions.create(**fields, stream=True)]
+    parts = [part for choice in deltas for part in choice.delta.tool_calls or ()]
+    assert [part.function.name for part in parts if part.function.name] == ["keep"]
+    assert "".join(part.function.arguments for part in parts) == call.function.arguments
+    assert deltas[-1].finish_reason == reason
+
+
+def test_tools_that_the_grammar_cannot_hold_are_refused(served):
+    _, http, _ = served
+    odd = {"type": "function", "function": {"name": "f", "parameters": {"type": "object", "not": {"type": "null"}}}}
+    body = {"messages": [{"role": "user", "content": "Hi"}], "tools": [odd], "tool_choice": "required"}
+    reply = http.post("/v1/chat/completions", json=body)
+    assert reply.status_code == 400 and reply.json()["error"]["param"] == "tools"
+    reply = http.post("/v1/chat/completions", json=body | {"tool_choice": "auto"})
+    assert reply.status_code == 400 and "--enable-auto-tool-choice" in reply.json()["error"]["message"]

@@ -56,9 +56,9 @@ def _converse(client: httpx.Client, args: argparse.Namespace) -> int:
         body = {"messages": messages, "stream": True, "temperature": args.temperature, "max_tokens": args.max_tokens}
         reply = ""
         try:
-            for text in _stream_reply(client, body):
+            for text, is_content in _stream_reply(client, body):
                 print(text, end="", flush=True)
-                reply += text
+                reply += text if is_content else ""
         except KeyboardInterrupt:  # leaving the stream makes the server abort it
             pass
         print()
@@ -81,8 +81,8 @@ def _turns() -> Iterator[str]:
         yield line
 
 
-def _stream_reply(client: httpx.Client, body: dict[str, object]) -> Iterator[str]:
-    """Texts of a streamed reply.
+def _stream_reply(client: httpx.Client, body: dict[str, object]) -> Iterator[tuple[str, bool]]:
+    """Texts of a streamed reply, and whether each is content; else it is reasoning.
 
     Raises:
         FastServeError: the server refused or failed.
@@ -97,8 +97,9 @@ def _stream_reply(client: httpx.Client, body: dict[str, object]) -> Iterator[str
             if "error" in event:
                 raise FastServeError(event["error"]["message"])
             for choice in event["choices"]:
-                if text := choice["delta"].get("content"):
-                    yield text
+                for name in ("reasoning", "content"):
+                    if text := choice["delta"].get(name):
+                        yield text, name == "content"
 
 
 def _error_text(body: bytes) -> str:

@@ -176,7 +176,7 @@ def test_chat_streams_replies_of_a_server(capsys, monkeypatch):
 
 @contextmanager
 def recording_server() -> Iterator[tuple[str, list[dict]]]:
-    """A chat server that answers "yes"; yields its URL and what it was sent: the key and the body of each request."""
+    """A chat server that thinks "hm, " and answers "yes"; yields its URL and what it was sent: the key and the body of each request."""
     seen = []
 
     class Handler(BaseHTTPRequestHandler):
@@ -185,7 +185,9 @@ def recording_server() -> Iterator[tuple[str, list[dict]]]:
             seen.append({"key": self.headers["authorization"], **body})
             self.send_response(200)
             self.end_headers()
-            self.wfile.write(b'data: {"choices":[{"delta":{"content":"yes"}}]}\n\ndata: [DONE]\n\n')
+            for delta in (b'{"reasoning":"hm, "}', b'{"content":"yes"}'):
+                self.wfile.write(b'data: {"choices":[{"delta":%s}]}\n\n' % delta)
+            self.wfile.write(b"data: [DONE]\n\n")
 
         def log_message(self, *_: object) -> None:
             """Quiet."""
@@ -210,7 +212,7 @@ def test_flags_of_chat_go_into_its_requests(capsys, monkeypatch):
         monkeypatch.setenv("OPENAI_API_KEY", "hidden")
         monkeypatch.setattr(sys, "stdin", io.StringIO("one\n"))
         assert main(["chat", "--url", url]) == 0
-    assert capsys.readouterr().out == "yes\n" * 4
+    assert capsys.readouterr().out == "hm, yes\n" * 4
     system, one = {"role": "system", "content": "be brief"}, {"role": "user", "content": "one"}
     yes, two = {"role": "assistant", "content": "yes"}, {"role": "user", "content": "two"}
     asked = {"key": "Bearer secret", "stream": True, "temperature": 0.25, "max_tokens": 7}
