@@ -1,6 +1,5 @@
 """The base of the parsers of tool calls."""
 
-import json
 import re
 import uuid
 from abc import ABC, abstractmethod
@@ -8,11 +7,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
+from fastserve.server.parsers.json_text import decoded_text, object_text
 from fastserve.server.parsers.pieces import CallArguments, CallStart, Content, Piece
 from fastserve.server.parsers.source import Reading, Source
 
-_IN_STRING = re.compile(r'[^"\\]+')
-_IN_BRACKETS = re.compile(r'[^"{}\[\]]+')
+# As much as can be told at once: the rest of a string up to its end; strings, pairs of brackets and all up to the next one.
+_IN_STRING = re.compile(r'[^"\\]*(?:\\.[^"\\]*)*', re.DOTALL)
+_IN_BRACKETS = re.compile(r'(?:[^"{}\[\]]+|"[^"\\]*(?:\\.[^"\\]*)*"|[{\[][^"{}\[\]]*[}\]])+', re.DOTALL)
+_OPENING = re.compile(r"[{\[]+")
 _SCALAR = re.compile(r"[^\s,}\]]+")
 
 
@@ -145,13 +147,13 @@ class ToolParser(ABC):
         arguments: str | None = None
         started = False
         while (yield from source.skip_space()) == '"':
-            key = _decoded((yield from self._value()))
+            key = decoded_text((yield from self._value()))
             if (yield from source.skip_space()) != ":":
                 return started
             source.take_char()
             first = yield from source.skip_space()
             if key == "name" and name is None:
-                name = _decoded((yield from self._value()))
+                name = decoded_text((yield from self._value()))
                 if not name:
                     return False
             elif key in ("arguments", "parameters") and arguments is None:
@@ -166,7 +168,7 @@ class ToolParser(ABC):
             else:
                 yield from self._value()
             if name is not None and arguments and not started:
-                if (text := _as_object(arguments)) is None:
+                if (text := object_text(arguments)) is None:
                     return False
                 self._start(name)
                 self._arguments(text)
@@ -198,24 +200,23 @@ class ToolParser(ABC):
 
         while char := (yield from source.peek()):
             if in_string:
-                if char == "\\":
-                    put(source.take_char())
-                    if not (yield from source.peek()):
-                        break
-                    put(source.take_char())
-                elif char == '"':
+                if char == '"':
                     put(source.take_char())
                     in_string = False
                     if depth == 0:
                         break
-                else:
-                    put(source.take(_IN_STRING))
-            elif char == '"':
-                put(source.take_char())
-                in_string = True
+                elif text := source.take(_IN_STRING):
+                    put(text)
+                else:  # a backslash whose second half has not arrived
+                    put(source.take_char())
+                    if (yield from source.peek()):
+                        put(source.take_char())
+            elif depth and (text := source.take(_IN_BRACKETS)):
+                put(text)
             elif char in "{[":
-                put(source.take_char())
-                depth += 1
+                text = source.take(_OPENING)
+                put(text)
+                depth += len(text)
             elif char in "}]":
                 if depth == 0:
                     break
@@ -223,30 +224,11 @@ class ToolParser(ABC):
                 depth -= 1
                 if depth == 0:
                     break
-            elif depth:
-                put(source.take(_IN_BRACKETS))
+            elif char == '"':
+                put(source.take_char())
+                in_string = True
+            elif text := source.take(_SCALAR):
+                put(text)
             else:
-                scalar = source.take(_SCALAR)
-                put(scalar)
-                if not scalar:
-                    break
+                break
         return "".join(parts)
-
-
-def _decoded(text: str) -> str | None:
-    """The text that a JSON string stands for; None = it is none."""
-    try:
-        value = json.loads(text)
-    except ValueError:
-        return None
-    return value if isinstance(value, str) else None
-
-
-def _as_object(arguments: str) -> str | None:
-    """Arguments that are an object, or a string that holds one, or null; None = they are none of these."""
-    if arguments.startswith("{"):
-        return arguments
-    text = "" if arguments == "null" else _decoded(arguments)
-    if text is None or text.lstrip()[:1] not in ("{", ""):
-        return None
-    return text.strip() or "{}"
