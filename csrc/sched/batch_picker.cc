@@ -137,11 +137,11 @@ std::int32_t BatchPicker::kept_for_decodes() const {
 }
 
 BatchPicker::Asked BatchPicker::pick_resident(Request& request) {
-  if (is_pipeline() && request.plans_in_flight() > 0) {
+  if (is_pipeline() && request.samples_in_flight()) {
     passed_in_flight_ = true;
     return std::nullopt;
   }
-  --residents_left_;
+  residents_left_ -= !is_pipeline() || request.plans_in_flight() == 0;
   const bool leaving =
       request.ending() != FinishReason::kNone || request.park_requested() || request.left_out_step() == core_.step;
   if (leaving || request.ends_in_flight()) return std::nullopt;

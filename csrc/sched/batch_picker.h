@@ -56,8 +56,8 @@ struct Batch {
 ///   waiting or parked) gets its whole prompt and one growth block beyond what the rows before it will grow by; when it
 ///   cannot, no request behind it starts (no overtaking), and residents behind it are evicted, just enough.
 /// - Nothing in a plan in flight is evicted: a victim there is left out of this plan first.
-/// - With several stages a request in flight is passed over, so that the plans in flight are disjoint, and a plan takes its
-///   share of slots and tokens.
+/// - With several stages a request that is sampled in flight is passed over, so that all tokens of a plan are known, and a
+///   plan takes its share of slots and tokens. A request whose prompt is being read goes on with its next chunk.
 class BatchPicker {
  public:
   static constexpr double kDebtMargin = 0.05;  // of the device's blocks
@@ -164,7 +164,7 @@ class BatchPicker {
   std::int32_t growth_blocks_ = 0;
   std::int32_t claimed_ = 0;                        // blocks that blocked requests wait for
   std::int32_t left_out_ = 0;                       // blocks of victims left out of this plan
-  bool passed_in_flight_ = false;                   // a request that was walked over is in another stage
+  bool passed_in_flight_ = false;                   // a request that was walked over is sampled in another stage
   std::span<const SwapPlanner::Victim> victims_;    // of this step, best first; some may be used up
   std::vector<const SwapPlanner::Victim*> chosen_;  // of them, to go now
   std::size_t num_gone_ = 0;                        // of those

@@ -35,8 +35,9 @@ class LearnedPolicy;
 ///
 /// With one stage up to two may be in flight (the second is made while the first runs). A row of the second plan whose
 /// input token the first one samples carries -1 and a token source. A request found finished at the first commit is
-/// ignored in the second, whose blocks stay held until then. With several stages as many plans may be in flight, and a
-/// request is in one of them at most, so that all tokens of a plan are known when it is made.
+/// ignored in the second, whose blocks stay held until then. With several stages as many plans may be in flight, and all
+/// tokens of a plan are known when it is made: a request is in one of them at most, or in several with chunks of its
+/// prompt of which the last one samples.
 ///
 /// Requests come and go in scheduler_requests.cc, iterations in scheduler.cc, what the outside may look at in
 /// scheduler_views.cc.

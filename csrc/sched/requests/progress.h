@@ -30,6 +30,8 @@ class Progress {
   std::int32_t max_total() const { return max_total_; }
   /// Tokens once the samples of the plans in flight are known.
   std::int32_t length() const { return num_tokens() + num_pending_; }
+  /// A plan in flight samples for it: its next token is not known yet.
+  bool samples_in_flight() const { return num_pending_ > 0; }
   /// The samples in flight bring it to its greatest length.
   bool ends_in_flight() const { return length() >= max_total_; }
   double first_output_s() const { return first_output_s_; }

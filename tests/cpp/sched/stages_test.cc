@@ -44,8 +44,8 @@ TEST_F(StagesTest, ShareTheRequestsThatThereAreAndTheTokensOfAnIteration) {
   config_.max_num_batched_tokens = 17;
   config_.max_prefill_chunk_tokens = 16;
   make(100);
-  add(1, 20);
-  add(2, 4);
+  add(1, 4);
+  add(2, 5);
   add(3, 4);
   const auto first = plan();
   EXPECT_EQ(first->request_ids, (Ids{1, 2}));
@@ -120,6 +120,37 @@ TEST_F(StagesTest, ParkARequestOnceItsPlanIsCommitted) {
   EXPECT_EQ(fourth->request_ids, (Ids{4}));
   EXPECT_EQ(fourth->num_transfers(), 1);
   EXPECT_EQ(scheduler_->explain(3, now_s_).state, RequestState::kOffloading);
+}
+
+TEST_F(StagesTest, ReadAPromptInConsecutiveChunks) {
+  make_stages(100);
+  add(1, 18);
+  const auto first = plan(), second = plan();
+  EXPECT_EQ(first->seq_lens, (std::vector<std::int32_t>{8}));
+  EXPECT_EQ(second->seq_lens, (std::vector<std::int32_t>{16}));
+  commit(*first);
+  EXPECT_EQ(scheduler_->stats().num_running, 1);
+  const auto third = plan();
+  EXPECT_EQ(third->seq_lens, (std::vector<std::int32_t>{18}));
+  EXPECT_EQ(third->num_samples(), 1);
+  commit(*second);
+  const auto none = plan();
+  EXPECT_EQ(none->num_rows(), 0);  // the next token is not known
+  commit(*none);
+  commit(*third);
+  EXPECT_EQ(plan()->token_ids, (std::vector<std::int32_t>{7}));
+  EXPECT_EQ(scheduler_->stats().preemptions, 0);
+}
+
+TEST_F(StagesTest, HoldTheBlocksOfAPromptWhoseChunkFailedUntilTheNextOneIsCommitted) {
+  make_stages(100);
+  add(1, 18);
+  const auto first = plan(), second = plan();
+  scheduler_->fail_step(first->step, now_s_);
+  scheduler_->check_integrity();
+  EXPECT_GT(kv_->usage(kv::Tier::kDevice).used, 0);
+  commit(*second);
+  EXPECT_EQ(kv_->usage(kv::Tier::kDevice).used, 0);
 }
 
 TEST_F(StagesTest, FailTheRequestsOfOnePlanAlone) {

@@ -123,6 +123,7 @@ class FakeEngine:
         self.cached: dict[int, int] = {}  # of each request that ran: where its first row began
         self.left: dict[int, int] = {}  # was in the batch, is in no plan; plans that may be made before it counts
         self.expected = dict.fromkeys(COUNTED, 0)  # what the scheduler's counters must say
+        self.num_chunks_ahead = 0  # rows of requests that are in an earlier plan in flight
         self.fail_transfers = 0.0
         self.end_transfers = 0.5  # share of the copies under way that end in a turn
         self.fail_samples = 0.0
@@ -355,13 +356,18 @@ class FakeEngine:
             assert self.clients[self.slots.pop(slot)].reason is not None
 
     def check_disjoint(self, plan: StepPlan) -> None:
-        """With several stages a request is in one plan at most, and the slots are those of all plans together."""
+        """With several stages no request is in two plans, but with chunks of its prompt before the one that samples.
+
+        The slots are those of all plans together.
+        """
         if self.num_stages == 1:
             return
         rows = plan.request_ids.tolist()
         others = {i for other in self.pending for i in other.request_ids.tolist()}
-        assert others.isdisjoint(rows)
-        assert len(others) + len(rows) <= self.max_num_seqs
+        sampled = {int(other.request_ids[row]) for other in self.pending for row in other.sample_rows}
+        assert sampled.isdisjoint(rows)
+        assert sum(self.clients[i].reason is None for i in others.union(rows)) <= self.max_num_seqs
+        self.num_chunks_ahead += len(others.intersection(rows))
 
     def check_progress(self, plan: StepPlan) -> None:
         if plan.num_rows or plan.num_transfers or self.copies or self.pending:

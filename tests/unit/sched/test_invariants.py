@@ -126,16 +126,19 @@ def test_stages_have_disjoint_plans_and_give_every_request_its_own_tokens(**give
 
 @pytest.mark.slow
 def test_many_steps_of_stages_keep_every_invariant() -> None:
-    steps = 0
+    steps = chunks_ahead = 0
 
     @settings(max_examples=900, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
     @given(**STAGES)
     def run(**given: Any) -> None:
-        nonlocal steps
-        steps += len(stages_run(**given).plans)
+        nonlocal steps, chunks_ahead
+        engine = stages_run(**given)
+        steps += len(engine.plans)
+        chunks_ahead += engine.num_chunks_ahead
 
     run()
     assert steps >= 100_000
+    assert chunks_ahead >= 1_000
 
 
 @settings(max_examples=20, deadline=None, derandomize=True)
