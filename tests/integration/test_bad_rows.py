@@ -225,7 +225,7 @@ def test_a_row_without_a_finite_logit_ends_alone(make_driver, runner, undisturbe
     driver.add(BAD, SHORT, VICTIM)
     add_neighbours(driver)
     driver.run()
-    assert driver.last[BAD].error == "the model gave no finite logit"
+    assert driver.last[BAD].error.startswith("the model gave no finite logit")
     assert tokens_of_neighbours(driver) == undisturbed
     driver.check_drained()
 

@@ -20,7 +20,7 @@ _REASONS = {
     int(CoreFinishReason.DEADLINE): (FinishReason.DEADLINE, "deadline_s expired before the request finished"),
 }
 _NO_TOKEN = {
-    NO_FINITE_LOGIT: "the model gave no finite logit",
+    NO_FINITE_LOGIT: "the model gave no finite logit, or the request's form, bans and allowed tokens leave no token",
     BAD_SETTINGS: "a sampling setting of the request is out of the sampler's range",
     BAD_LISTS: "the tokens that the penalties of the request count are not all in the vocabulary",
 }

@@ -105,7 +105,7 @@ class OutputMasks:
 
     def take(self, plan: StepPlan, tokens: np.ndarray) -> None:
         """Take what the entries of a plan sampled, int32 [S]; a negative token ends its output."""
-        if not self._matchers:
+        if not self._matchers or not tokens.size:
             return
         with self._changed:
             for row in self._rows(plan):
