@@ -129,12 +129,13 @@ def test_a_device_that_works_beside_the_host_gives_the_same_tokens(unparked, mon
         assert run_forms(driver, first_id=100, k=2) == unparked
 
 
-def test_two_ranks_give_the_same_tokens() -> None:
+@pytest.mark.parametrize("size", ["tensor_parallel_size", "pipeline_parallel_size"])
+def test_two_ranks_give_the_same_tokens(size: str) -> None:
     sizes = {"num_attention_heads": 8, "hidden_size": 256, "num_key_value_heads": 2, "intermediate_size": 256}
     options = {"model": str(tiny_checkpoint("llama", **sizes)), "num_threads": 1}
     with engine(**options) as driver:
         alone = run_forms(driver)
-    with core_on_ranks(engine_config(tensor_parallel_size=2, **options)) as core:
+    with core_on_ranks(engine_config(**options | {size: 2})) as core:
         driver = Driver(core)
         assert run_forms(driver) == alone
         assert run_forms(driver, first_id=100, k=2) == alone
