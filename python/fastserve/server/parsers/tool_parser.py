@@ -11,7 +11,7 @@ from fastserve.server.parsers.json_text import decoded_text, object_text
 from fastserve.server.parsers.pieces import CallArguments, CallStart, Content, Piece
 from fastserve.server.parsers.source import Reading, Source
 
-# As much as can be told at once: the rest of a string up to its end; strings, pairs of brackets and all up to the next one.
+# As much as is clear at once: the rest of a string up to its end; strings, pairs of brackets and all up to the next one.
 _IN_STRING = re.compile(r'[^"\\]*(?:\\.[^"\\]*)*', re.DOTALL)
 _IN_BRACKETS = re.compile(r'(?:[^"{}\[\]]+|"[^"\\]*(?:\\.[^"\\]*)*"|[{\[][^"{}\[\]]*[}\]])+', re.DOTALL)
 _OPENING = re.compile(r"[{\[]+")
