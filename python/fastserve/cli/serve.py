@@ -11,7 +11,7 @@ from fastserve.cli.api_key import take_server_keys
 from fastserve.cli.flags import add_config_flags, add_engine_flags, config_of, engine_config_of, settle_model
 from fastserve.cli.json_flags import join_json_flags
 from fastserve.cli.lazy import load
-from fastserve.cli.settings import SettingParser, environment_settings, file_settings
+from fastserve.cli.settings import SettingParser, environment_settings, file_settings, secrecy_note
 from fastserve.cli.vllm_flags.actions import WITHOUT_EFFECT, add_vllm_flags
 from fastserve.config import ServerConfig
 from fastserve.errors import InvalidArgumentError
@@ -39,7 +39,10 @@ def parse(parser: argparse.ArgumentParser, words: Sequence[str]) -> argparse.Nam
     path = args.config or next((str(each.value) for each in variables if each.flag == "--config"), None)
     values: dict[str, Any] = {}
     origins: dict[str, str] = {}
-    for setting in (*(file_settings(path, reader) if path else ()), *variables):
+    in_file = tuple(file_settings(path, reader)) if path else ()
+    if path and (note := secrecy_note(path, (setting.flag for setting in in_file))):
+        notes.append(note)
+    for setting in (*in_file, *variables):
         name, value = reader.read(setting)
         if name == WITHOUT_EFFECT:
             value = (*values.get(name, ()), *value)

@@ -3,7 +3,8 @@
 import argparse
 import difflib
 import json
-from collections.abc import Iterator, Mapping
+import stat
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -153,6 +154,9 @@ def _mapping(path: str) -> dict[object, object]:
             data = file.read(MAX_FILE_BYTES + 1)
         if len(data) > MAX_FILE_BYTES:
             raise InvalidArgumentError(f"config file must be at most {MAX_FILE_BYTES} bytes, {path} is longer")
+        repeated = _repeated_key(load("yaml:compose")(data, Loader=load("yaml:SafeLoader")))
+        if repeated is not None:
+            raise InvalidArgumentError(f"{path}, line {repeated.line + 1}: this key is there before; give each once")
         found = load("yaml:safe_load")(data)
     except OSError as error:
         raise InvalidArgumentError(f"config file cannot be read: {error}") from None
@@ -169,3 +173,33 @@ def _mapping(path: str) -> dict[object, object]:
     if not isinstance(found, dict):
         raise InvalidArgumentError(f"config file {path} must map names of flags to values")
     return found
+
+
+def _repeated_key(root: Any) -> Any:
+    """The place of a key that its mapping has twice, of which YAML would keep the last; names of flags in any spelling."""
+    waiting, seen = [root], set()
+    while waiting:
+        node = waiting.pop()
+        if id(node) in seen or not isinstance(getattr(node, "value", None), list):
+            continue
+        seen.add(id(node))  # an alias is the node that it names
+        keys = set()
+        for child in node.value:
+            key, value = child if isinstance(child, tuple) else (None, child)
+            waiting.append(value)
+            if key is None:
+                continue
+            waiting.append(key)
+            name = str(key.value).replace("_", "-") if node is root else str(key.value)
+            if name in keys:
+                return key.start_mark
+            keys.add(name)
+    return None
+
+
+def secrecy_note(path: str, flags: Iterable[str]) -> str | None:
+    """What to say of a file of flags that every user may read although it has keys."""
+    mode = Path(path).stat().st_mode
+    if "--api-key" in flags and stat.S_ISREG(mode) and mode & stat.S_IROTH:
+        return f"every user of this machine may read the API keys in {path}: chmod 600"
+    return None

@@ -36,13 +36,14 @@ def build_app(engine: EngineProtocol | None, config: ServerConfig, model_name: s
     Raises:
         InvalidArgumentError: the keys cannot be used; see `ApiKeys`.
     """
-    # No /docs: its page would load scripts from elsewhere. /openapi.json needs the key like every other route.
+    # No /docs: its page would load scripts from elsewhere. /openapi.json needs the key like every other route. The app
+    # knows nothing of the root path, which FastAPI would take off twice.
     app = FastAPI(
         title="FastServe",
         version=__version__,
         docs_url=None,
         redoc_url=None,
-        root_path=config.root_path,
+        servers=[{"url": config.root_path}] if config.root_path else None,
         openapi_url=None if config.disable_fastapi_docs else "/openapi.json",
     )
     app.state.server = ServerState(config, model_name, engine)
@@ -59,7 +60,7 @@ def build_app(engine: EngineProtocol | None, config: ServerConfig, model_name: s
         app.add_middleware(ApiKeyMiddleware, keys=app.state.keys)
     add_cors(app, config)
     if config.root_path:
-        app.add_middleware(RootPathMiddleware, root_path=config.root_path)
+        app.add_middleware(RootPathMiddleware, root_path=config.root_path, routes=app.routes)
     return app
 
 

@@ -5,7 +5,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from fastserve.server.errors import ApiError
 from fastserve.server.keys import ApiKeys
 
-OPEN_PATHS = frozenset({"/health", "/livez", "/readyz"})
+OPEN_PATHS = frozenset({"/health", "/livez", "/ping", "/readyz"})
 
 
 class ApiKeyMiddleware:

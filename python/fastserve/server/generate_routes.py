@@ -10,7 +10,7 @@ from starlette.responses import Response
 
 from fastserve.server.chat_output import ChatOutput
 from fastserve.server.errors import bad_request
-from fastserve.server.requests.request_body import body_schema, read_request, state_of, warning_headers
+from fastserve.server.requests.request_body import body_schema, read_request, reply_headers, sent_id, state_of
 from fastserve.server.requests.schema import MAX_CHOICES, ChatRequest, CompletionRequest, GenerationRequest, TokenIds
 from fastserve.server.responses.formatter import ChatFormatter, CompletionFormatter
 from fastserve.server.responses.generation import Generation
@@ -39,11 +39,11 @@ async def create_completion(request: Request) -> Response:
     for text in texts:
         prompts.append(await reader.read(text, add_special_tokens=body.add_special_tokens, keep_last=keep_last))
         await asyncio.sleep(0)  # there may be a thousand, each the work of a millisecond: let other tasks run
-    generation = _generation(state, body, prompts, sampling, arrival_s)
     shown = texts if keep_last is None else prompts
     echoes = [await _echo(state, text) for text in shown] if body.echo else None
+    generation = _generation(request, body, prompts, sampling, arrival_s)
     formatter = CompletionFormatter(state, generation, body, echoes)
-    return GenerationResponse(state, generation, formatter, stream, warning_headers(request))
+    return GenerationResponse(state, generation, formatter, stream, reply_headers(request))
 
 
 @router.post("/v1/chat/completions", openapi_extra=body_schema(ChatRequest))
@@ -69,11 +69,11 @@ async def create_chat_completion(request: Request) -> Response:
     constrained = output.constrained(sampling, form)
     if constrained.structured_outputs != sampling.structured_outputs:
         await state.check_form(constrained.structured_outputs, "tools" if body.tools else body.form_field())
-    generation = _generation(state, body, [prompt], constrained, arrival_s)
+    generation = _generation(request, body, [prompt], constrained, arrival_s)
     if form.reasons:
         generation.usage.count_reasoning(form.begun, state.ready_engine().tokenizer)
     formatter = ChatFormatter(state, generation, body, form)
-    return GenerationResponse(state, generation, formatter, stream, warning_headers(request))
+    return GenerationResponse(state, generation, formatter, stream, reply_headers(request))
 
 
 def _check_choices(num_prompts: int, num_samples: int) -> None:
@@ -83,12 +83,13 @@ def _check_choices(num_prompts: int, num_samples: int) -> None:
 
 
 def _generation(
-    state: ServerState,
+    request: Request,
     body: GenerationRequest,
     prompts: Sequence[TokenIds],
     sampling: SamplingParams,
     arrival_s: float,
 ) -> Generation:
+    state = state_of(request)
     reader = state.prompt_reader()
     for prompt in prompts:
         reader.check_room(prompt, body.max_tokens_asked(), sampling.min_tokens)
@@ -99,9 +100,16 @@ def _generation(
         prompts,
         sampling,
         body.scheduling_params(),
-        request_id=body.request_id or body.id_prefix + uuid.uuid4().hex,
+        request_id=body.request_id or _request_id(sent_id(request), body.id_prefix, state),
         arrival_s=arrival_s,
     )
+
+
+def _request_id(sent: str | None, prefix: str, state: ServerState) -> str:
+    """The client's name for a request behind the prefix, as in vLLM; with an ending where it is in use."""
+    if sent is None:
+        return prefix + uuid.uuid4().hex
+    return prefix + sent if prefix + sent not in state.in_flight else f"{prefix}{sent}-{uuid.uuid4().hex}"
 
 
 async def _echo(state: ServerState, prompt: str | TokenIds) -> str:

@@ -26,9 +26,11 @@ async def readyz(request: Request) -> Response:
     return _verdict("draining" if state.draining else _liveness_fault(state))
 
 
+@router.get("/ping")
+@router.post("/ping")
 @router.get("/health")
 async def health(request: Request) -> Response:
-    """Answer 200 with an empty body while the engine works, as vLLM does."""
+    """Answer 200 with an empty body while the engine works, as vLLM does; SageMaker asks at /ping."""
     state = state_of(request)
     healthy = state.engine is not None and _liveness_fault(state) is None
     return Response(status_code=200 if healthy else 503)

@@ -36,6 +36,9 @@ class InFlight:
     def __len__(self) -> int:
         return len(self._guards)
 
+    def __contains__(self, request_id: str) -> bool:
+        return request_id in self._guards
+
     @contextmanager
     def enter(self, request_id: str) -> Iterator[RequestGuard]:
         """Hold a guard while the body runs; an interruption comes out of the body as the guard's reason.

@@ -103,6 +103,33 @@ async def detokenize(request: Request) -> Response:
     return JSONResponse({"prompt": text}, headers=warning_headers(request))
 
 
+@router.get("/load")
+async def load(request: Request) -> Response:
+    """How many requests to generate are unfinished, as vLLM has it."""
+    return JSONResponse({"server_load": len(state_of(request).in_flight)})
+
+
+@router.get("/docs", include_in_schema=False)
+@router.get("/redoc", include_in_schema=False)
+async def docs() -> Response:
+    """Say why there is no such page."""
+    message = "there is no interactive page: it would load scripts from other sites; /openapi.json describes the API"
+    raise ApiError(404, message, kind="not_found_error", code="not_found")
+
+
+@router.post("/v1/requests/{request_id}/abort")
+async def abort(request: Request, request_id: str) -> Response:
+    """End a running request; its client gets what there is, with finish_reason abort."""
+    if not await state_of(request).ready_engine().abort(request_id):
+        raise _unknown_request(request_id)
+    return JSONResponse({"id": request_id, "object": "request.aborted", "aborted": True})
+
+
+def _unknown_request(request_id: str) -> ApiError:
+    message = f"no request with id {request_id[:200]!r} is known to the engine"
+    return ApiError(404, message, kind="not_found_error", param="request_id", code="request_not_found")
+
+
 @router.get("/v1/requests/{request_id}/explain")
 async def explain(request: Request, request_id: str) -> Response:
     """Why a request waits or runs, from the scheduler."""
@@ -114,8 +141,7 @@ async def explain(request: Request, request_id: str) -> Response:
         retry = {"Retry-After": str(RETRY_AFTER_S)}
         raise ApiError(503, message, kind="server_error", code="engine_silent", headers=retry) from None
     if answer is None:
-        message = f"no request with id {request_id[:200]!r} is known to the engine"
-        raise ApiError(404, message, kind="not_found_error", param="request_id", code="request_not_found")
+        raise _unknown_request(request_id)
     return JSONResponse(answer)
 
 

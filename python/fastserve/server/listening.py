@@ -2,10 +2,12 @@
 
 import contextlib
 import errno
+import fcntl
 import ipaddress
 import os
 import socket
 import stat
+from collections.abc import Iterator
 
 from fastserve.config import ServerConfig
 
@@ -16,7 +18,9 @@ def open_sockets(config: ServerConfig) -> list[socket.socket]:
     Raises:
         OSError: unknown host, or address in use.
     """
-    sockets = [bind_path(config.uds)] if config.uds else bind(config.host, config.port)
+    if config.uds:
+        return [bind_path(config.uds)]
+    sockets = bind(config.host, config.port)
     try:
         for sock in sockets:
             sock.listen()
@@ -52,24 +56,38 @@ def bind(host: str, port: int) -> list[socket.socket]:
 
 
 def bind_path(path: str) -> socket.socket:
-    """Bind a socket of the file system, in place of one that a dead server left behind.
+    """Listen on a socket of the file system, in place of one that a dead server left behind.
+
+    A lock on a file beside it, which stays, keeps two starters from taking the place of one another.
 
     Raises:
         OSError: the path cannot be bound; a server listens there, or it is no socket.
     """
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
-        try:
-            sock.bind(path)
-        except OSError as error:
-            if error.errno != errno.EADDRINUSE or not _is_abandoned(path):
-                raise
-            os.unlink(path)
-            sock.bind(path)
+        with _locked(path + ".lock"):
+            try:
+                sock.bind(path)
+            except OSError as error:
+                if error.errno != errno.EADDRINUSE or not _is_abandoned(path):
+                    raise
+                os.unlink(path)
+                sock.bind(path)
+            sock.listen()
     except OSError:
         sock.close()
         raise
     return sock
+
+
+@contextlib.contextmanager
+def _locked(path: str) -> Iterator[None]:
+    file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(file)
 
 
 def remove_path(config: ServerConfig) -> None:

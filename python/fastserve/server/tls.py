@@ -32,6 +32,8 @@ def tls_settings(config: ServerConfig) -> TlsSettings:
         raise InvalidArgumentError(
             "ssl_cert_reqs needs ssl_ca_certs, the authorities that sign certificates of clients"
         )
+    if config.ssl_ca_certs is not None and not config.ssl_cert_reqs:
+        raise InvalidArgumentError("ssl_ca_certs needs ssl_cert_reqs 1 or 2: otherwise clients are not asked")
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     names: tuple[str, ...] = ("ssl_certfile", "ssl_keyfile")
     try:

@@ -274,3 +274,35 @@ def test_a_refused_flag_given_key_by_key_is_refused(capsys):
     with pytest.raises(SystemExit):
         main(["serve", "m", "--speculative-config.method", "ngram"])
     assert "--speculative-config is not supported" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("port: 1\nseed: 2\nport: 3\n", 3),
+        ("max-model-len: 8\nmax_model_len: 9\n", 2),
+        ("override-generation-config:\n  top_k: 1\n  top_k: 2\n", 3),
+    ],
+)
+def test_a_key_that_is_there_twice_is_refused_with_its_line(monkeypatch, capsys, tmp_path, text, line):
+    path = tmp_path / "flags.yaml"
+    path.write_text(text)
+    assert f"{path}, line {line}: this key is there before" in refusal(capsys, "m", "--config", str(path))
+
+
+def test_aliases_are_no_repetition(monkeypatch, tmp_path):
+    path = tmp_path / "flags.yaml"
+    path.write_text("served-model-name: &names [a, b]\nallowed-origins: *names\n")
+    assert served_with(monkeypatch, "--config", str(path))[1].allowed_origins == ("a", "b")
+
+
+@pytest.mark.parametrize(("mode", "text", "warned"), [(0o644, "api-key: [k]", True), (0o600, "api-key: [k]", False),
+                                                      (0o644, "port: 1", False)])  # fmt: skip
+def test_a_file_with_keys_that_every_user_may_read_is_noted(tmp_path, mode, text, warned):
+    path = tmp_path / "flags.yaml"
+    path.write_text(text)
+    path.chmod(mode)
+    parser = OneLineParser(prog="serve")
+    serve_command.add_arguments(parser)
+    notes = serve_command.parse(parser, ["m", "--config", str(path)]).notes
+    assert any("may read the API keys" in note for note in notes) == warned

@@ -220,3 +220,60 @@ async def test_vllm_names_come_unless_they_are_not_wanted(engine, direct):
         assert f"vllm:{name}" in text and f"fastserve:{name}" in text
     async with live_server(engine, ServerConfig(metrics_compat="none")) as live:
         assert "vllm:" not in (await live.http.get("/metrics")).text
+
+
+@pytest.mark.parametrize("method", ["GET", "POST"])
+async def test_ping_is_health_and_open(engine, method):
+    async with live_server(engine, ServerConfig(api_key=("secret",))) as live:
+        assert (await live.http.request(method, "/ping")).status_code == 200
+        engine.is_alive = False
+        assert (await live.http.request(method, "/ping")).status_code == 503
+
+
+async def test_load_counts_what_is_unfinished(live):
+    live.engine.script.gate = asyncio.Event()
+    assert (await live.http.get("/load")).json() == {"server_load": 0}
+    running = asyncio.create_task(live.complete())
+    while not live.engine.running:
+        await asyncio.sleep(0)
+    assert (await live.http.get("/load")).json() == {"server_load": 1}
+    live.engine.script.gate.set()
+    await running
+
+
+async def test_a_running_request_is_aborted_by_its_id(live):
+    live.engine.running.add("mine")
+    reply = await live.http.post("/v1/requests/mine/abort")
+    assert reply.json() == {"id": "mine", "object": "request.aborted", "aborted": True}
+    unknown = await live.http.post("/v1/requests/other/abort")
+    assert unknown.status_code == 404 and unknown.json()["error"]["code"] == "request_not_found"
+
+
+async def test_there_is_no_interactive_page_and_a_sentence_says_why(live):
+    for path in ("/docs", "/redoc"):
+        reply = await live.http.get(path)
+        assert reply.status_code == 404 and "/openapi.json describes the API" in reply.json()["error"]["message"]
+
+
+async def test_the_name_that_a_client_gives_its_request_comes_back(live):
+    for path, prefix, body in (
+        ("/v1/completions", "cmpl-", {"prompt": "hi"}),
+        ("/v1/chat/completions", "chatcmpl-", {"messages": [{"role": "user", "content": "hi"}]}),
+    ):
+        reply = await live.http.post(path, json=body, headers={"X-Request-Id": "my-req-7"})
+        assert (reply.json()["id"], reply.headers["x-request-id"]) == (f"{prefix}my-req-7", "my-req-7")
+        both = await live.http.post(path, json=body | {"request_id": "own"}, headers={"X-Request-Id": "my-req-7"})
+        assert (both.json()["id"], both.headers["x-request-id"]) == ("own", "my-req-7")
+        for bad in ("a b", "x" * 129, "<script>"):
+            reply = await live.http.post(path, json=body, headers={"X-Request-Id": bad})
+            assert reply.headers["x-request-id"] == reply.json()["id"] and bad not in reply.text
+
+
+async def test_requests_of_one_name_at_a_time_are_kept_apart(live):
+    live.engine.script.delay_s = 0.01
+    replies = await asyncio.gather(
+        *(live.http.post("/v1/completions", json={"prompt": "hi"}, headers={"X-Request-Id": "same"}) for _ in range(4))
+    )
+    assert [reply.status_code for reply in replies] == [200] * 4
+    ids = {reply.json()["id"] for reply in replies}
+    assert len(ids) == 4 and all(i.startswith("cmpl-same") for i in ids)

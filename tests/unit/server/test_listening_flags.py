@@ -1,5 +1,6 @@
 """Where and how a server listens, by its flags: a path, TLS, a prefix of paths, pages of other origins, several names."""
 
+import errno
 import re
 import signal
 import socket
@@ -7,6 +8,7 @@ import ssl
 import stat
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +18,7 @@ import pytest
 
 from fastserve.config import ServerConfig
 from fastserve.server.listening import bind_path, open_sockets
+from tests.unit.server.conftest import live_server
 from tests.unit.server.process import wait_ready
 
 KEY = {"Authorization": "Bearer secret"}
@@ -148,7 +151,11 @@ def test_a_certificate_of_clients_may_be_required(certificates):
         (["--ssl-certfile", "nowhere.pem"], "nowhere.pem cannot be used"),
         (["--ssl-certfile", "server.pem", "--ssl-keyfile", "client.key"], "client.key cannot be used"),
         (["--ssl-certfile", "both.pem", "--ssl-ciphers", "none"], "ssl_ciphers none cannot be used"),
-        (["--ssl-certfile", "both.pem", "--ssl-ca-certs", "server.key"], "server.key cannot be used"),
+        (["--ssl-certfile", "both.pem", "--ssl-ca-certs", "ca.pem"], "ssl_ca_certs needs ssl_cert_reqs"),
+        (
+            ["--ssl-certfile", "both.pem", "--ssl-ca-certs", "server.key", "--ssl-cert-reqs", "2"],
+            "server.key cannot be used",
+        ),
         (["--ssl-certfile", "both.pem", "--ssl-cert-reqs", "1"], "ssl_cert_reqs needs ssl_ca_certs"),
         (["--ssl-certfile", "both.pem", "--ssl-cert-reqs", "3"], "ssl_cert_reqs must be between 0 and 2"),
     ],
@@ -197,6 +204,60 @@ def test_root_path_is_stripped_and_stands_in_the_description():
             assert client.get(path).status_code == 401, path
         document = client.get("/llm/openapi.json", headers=KEY).json()
         assert document["servers"] == [{"url": "/llm"}]
+
+
+async def test_a_root_path_may_be_the_beginning_of_our_own_paths(engine):
+    async with live_server(engine, ServerConfig(root_path="/v1")) as live:
+        for path in ("/v1/models", "/health", "/v1/models/fake"):
+            for prefix in ("", "/v1"):
+                assert (await live.http.get(prefix + path)).status_code == 200, prefix + path
+
+
+async def test_refusals_behind_a_root_path_are_counted(engine):
+    async with live_server(engine, ServerConfig(root_path="/llm", api_key=("secret",))) as live:
+        for path in ("/llm/v1/completions", "/v1/completions"):
+            assert (await live.http.post(path, json={})).status_code == 401
+            assert (await live.http.post(path, json={}, headers=KEY)).status_code == 400
+        text = (await live.http.get("/llm/metrics", headers=KEY)).text
+        counts = dict(re.findall(r'fastserve:admission_rejections_total\{.*reason="(\w+)".*\} ([\d.]+)', text))
+        assert (counts["unauthorized"], counts["invalid_request"]) == ("2.0", "2.0")
+
+
+@pytest.mark.parametrize(
+    ("flags", "why"),
+    [
+        (["--allowed-origins", "*", "--allow-credentials"], "allow_credentials must not go with allowed_origins *"),
+        (["--allowed-methods", "POST"], "allowed_methods needs allowed_origins"),
+        (["--allowed-headers", "X-A"], "allowed_headers needs allowed_origins"),
+        (["--allow-credentials"], "allow_credentials needs allowed_origins"),
+    ],
+)
+def test_cors_settings_that_open_too_much_or_do_nothing_are_refused(flags, why):
+    assert why in refusal(*flags)
+
+
+def test_of_starters_at_a_stale_socket_one_gets_it(tmp_path):
+    path = tmp_path / "fastserve.sock"
+    abandoned = bind_path(str(path))
+    abandoned.close()
+    start, won, lost = threading.Barrier(8), [], []
+
+    def begin() -> None:
+        start.wait()
+        try:
+            won.append(bind_path(str(path)))
+        except OSError as error:
+            lost.append(error.errno)
+
+    threads = [threading.Thread(target=begin) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(won) == 1 and lost == [errno.EADDRINUSE] * 7
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
+        client.connect(str(path))
+    won[0].close()
 
 
 @pytest.mark.parametrize("path", ["llm", "/llm/", "/"])

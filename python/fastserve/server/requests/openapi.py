@@ -43,6 +43,9 @@ _REPLIES: dict[str, tuple[tuple[str, ...], tuple[int, ...]]] = {
     "/livez": ((_JSON,), (503,)),
     "/readyz": ((_JSON,), (503,)),
     "/health": ((), (503,)),
+    "/ping": ((), (503,)),
+    "/load": ((_JSON,), ()),
+    "/v1/requests/{request_id}/abort": ((_JSON,), (404, 503)),
 }
 # Keywords of JSON Schema per field and type of value; a field of another type under this name has none of them.
 _TOKEN_ID = {"minimum": 0, "maximum": 2**31 - 1}
@@ -112,7 +115,7 @@ def describe(app: FastAPI, *, with_key: bool, strict_fields: bool) -> Json:
         with_key: a key is asked for.
         strict_fields: unknown fields are refused.
     """
-    document = get_openapi(title=app.title, version=app.version, routes=app.routes)
+    document = get_openapi(title=app.title, version=app.version, routes=app.routes, servers=app.servers)
     for path, operations in document["paths"].items():
         needs_key = with_key and path not in OPEN_PATHS
         for operation in operations.values():

@@ -12,6 +12,7 @@ from fastserve.server.server_state import ServerState
 INLINE_BODY_BYTES = 16 * 1024
 MAX_NAMES = 8  # in a header
 _IGNORED = "fastserve.ignored_fields"  # of a scope: names of unknown fields
+_ID = re.compile(r"[A-Za-z0-9._:\-]{1,128}")
 _NO_NAME = re.compile(r"[^A-Za-z0-9_.\[\]-]")
 
 
@@ -50,6 +51,18 @@ def warning_headers(request: Request) -> dict[str, str]:
     names = [_NO_NAME.sub("?", name) for name in ignored]
     shown = ", ".join(names[:MAX_NAMES]) + (f" and {len(names) - MAX_NAMES} more" if len(names) > MAX_NAMES else "")
     return {"Warning": f'299 fastserve "ignored unknown fields: {shown}"'}
+
+
+def sent_id(request: Request) -> str | None:
+    """The name that the client, or a proxy, has given the request in `X-Request-Id`; what is no name is passed over."""
+    sent = request.headers.get("x-request-id", "")
+    return sent if _ID.fullmatch(sent) else None
+
+
+def reply_headers(request: Request) -> dict[str, str]:
+    """The headers of a reply that come from its request: the client's own name for it, and the warning."""
+    sent = sent_id(request)
+    return warning_headers(request) | ({} if sent is None else {"X-Request-Id": sent})
 
 
 def body_schema(model: type[BodyT]) -> dict[str, object]:

@@ -133,7 +133,8 @@ class GenerationResponse(Response):
 
     async def _start(self, send: Send, headers: dict[str, str]) -> None:
         rows = [(name.lower().encode(), value.encode()) for name, value in ({**headers, **self._extra_headers}).items()]
-        rows.append((b"x-request-id", self._generation.request_id.encode()))
+        if "X-Request-Id" not in self._extra_headers:
+            rows.append((b"x-request-id", self._generation.request_id.encode()))
         await send({"type": "http.response.start", "status": 200, "headers": rows})
         self._started = True
 
