@@ -44,7 +44,7 @@ async def test_every_reason_is_there_from_the_start(direct):
     ("content", "status", "reason"),
     [
         (b'{"prompt":"a","top_p":7}', 400, "invalid_request"),
-        (b'{"prompt":"a","best_of":7}', 400, "invalid_request"),
+        (b'{"prompt":"a","use_beam_search":true}', 400, "invalid_request"),
         (b'{"prompt":', 400, "invalid_request"),
         (b"\xff", 400, "invalid_request"),
         (b'{"prompt":[1,100000]}', 400, "invalid_request"),
