@@ -9,6 +9,7 @@
 #include "kernels/memory/copy_blocks.h"
 #include "kernels/sampling/sampling.h"
 #include "kernels/sampling/token_logprobs.h"
+#include "kernels/sampling/token_mask.h"
 
 namespace py = pybind11;
 
@@ -49,6 +50,14 @@ void register_sampling(py::module_& module) {
              py::arg("top_ids"), py::arg("top_logprobs"), py::kw_only(), py::arg("workspace") = py::none(),
              py::arg("stream") = 0,
              "Log-softmax of the logits at chosen tokens, ranks, largest ones; see kernels/sampling/token_logprobs.h.");
+
+  const auto mask = [](const TensorView& logits, const TensorView& masks, const TensorView& rows) {
+    ThreadPool& pool = compute_pool();
+    py::gil_scoped_release release;
+    kernels::mask_logits(logits, masks, rows, pool);
+  };
+  module.def("mask_logits", mask, py::arg("logits"), py::arg("masks"), py::arg("rows"),
+             "Set logits to -inf where a mask says so; see kernels/sampling/token_mask.h.");
 
   module.def("sampling_workspace_bytes", kernels::sampling_workspace_bytes, py::arg("num_rows"), py::arg("vocab_size"),
              py::arg("changes_logits"), "Bytes of GPU memory that sample and token_logprobs need as workspace.");

@@ -6,7 +6,7 @@ import collections.abc
 import numpy
 import torch
 import typing
-__all__: list[str] = ['activation', 'attention_decode', 'attention_hopper_available', 'attention_prefill', 'attention_workspace_bytes', 'checksum_blocks', 'copy_blocks', 'embedding', 'layer_norm', 'linear', 'linear_bf16_input_unit', 'linear_panel_width', 'pack_linear_weight', 'read_bandwidth', 'rms_norm', 'rope_kv_write', 'sample', 'sampling_workspace_bytes', 'token_logprobs']
+__all__: list[str] = ['activation', 'attention_decode', 'attention_hopper_available', 'attention_prefill', 'attention_workspace_bytes', 'checksum_blocks', 'copy_blocks', 'embedding', 'layer_norm', 'linear', 'linear_bf16_input_unit', 'linear_panel_width', 'mask_logits', 'pack_linear_weight', 'read_bandwidth', 'rms_norm', 'rope_kv_write', 'sample', 'sampling_workspace_bytes', 'token_logprobs']
 def activation(out: numpy.ndarray | torch.Tensor, x: numpy.ndarray | torch.Tensor, kind: str, gated: bool, *, stream: typing.SupportsInt | typing.SupportsIndex = 0) -> None:
     """
     out = act(x), or act(x[:, :I]) * x[:, I:] when gated; kind is silu, gelu, gelu_tanh or relu.
@@ -46,6 +46,10 @@ def layer_norm(out: numpy.ndarray | torch.Tensor, x: numpy.ndarray | torch.Tenso
 def linear(out: numpy.ndarray | torch.Tensor, x: numpy.ndarray | torch.Tensor, packed: numpy.ndarray | torch.Tensor, bias: numpy.ndarray | torch.Tensor | None = None, num_segments: typing.SupportsInt | typing.SupportsIndex = 1) -> None:
     """
     out [T, N] = x [T, K] @ weight.T + bias; a row of out does not depend on the other rows. The inputs are summed in num_segments (1, 2, 4, 8) segments, and these added up as a binary tree.
+    """
+def mask_logits(logits: numpy.ndarray | torch.Tensor, masks: numpy.ndarray | torch.Tensor, rows: numpy.ndarray | torch.Tensor) -> None:
+    """
+    Set logits to -inf where a mask says so; see kernels/sampling/token_mask.h.
     """
 def pack_linear_weight(packed: numpy.ndarray | torch.Tensor, weight: numpy.ndarray | torch.Tensor) -> None:
     """

@@ -14,6 +14,7 @@ from fastserve._C.sched import StepPlan
 from fastserve.errors import InternalError
 from fastserve.grammars.store import FormStore
 from fastserve.log import get_logger
+from fastserve.ops.token_mask import mask_logits
 from fastserve.worker.request_changes import RequestStart
 
 if TYPE_CHECKING:  # imports xgrammar
@@ -48,8 +49,6 @@ class StepMasks:
 
     def apply(self, logits: torch.Tensor) -> None:
         """Wait for the masks and apply them to float32 [S, vocab_size]."""
-        from fastserve.grammars.masking import mask_logits
-
         self.filled.result()
         mask_logits(logits, self.masks, self.entries)
 

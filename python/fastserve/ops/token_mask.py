@@ -3,6 +3,8 @@
 import numpy as np
 import torch
 
+from fastserve._C import kernels
+
 ROWS_AT_ONCE = 32  # on a device: two bytes per logit of so many rows are in use
 
 
@@ -11,15 +13,14 @@ def mask_logits(logits: torch.Tensor, masks: np.ndarray, rows: list[int]) -> Non
 
     Args:
         logits: float32 [num_rows, vocab_size], rows may be strided.
-        masks: int32 [num_rows, ceil(vocab_size / 32)] on the host, see `OutputMatcher.fill`.
-        rows: those to mask.
+        masks: int32 [num_rows, ceil(vocab_size / 32)] on the host, bit t % 32 of word t // 32 is 1 where
+            token t may come.
+        rows: those to mask, each once.
+    Raises:
+        InvalidArgumentError: a shape or dtype does not fit, or a row is out of range.
     """
     if logits.device.type == "cpu":
-        import xgrammar
-
-        xgrammar.apply_token_bitmask_inplace(
-            logits, torch.from_numpy(masks), vocab_size=logits.shape[1], indices=rows, backend="cpu"
-        )
+        kernels.mask_logits(logits, masks, np.array(rows, np.int32))
         return
     for first in range(0, len(rows), ROWS_AT_ONCE):
         mask_on_device(logits, masks, rows[first : first + ROWS_AT_ONCE])

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from fastserve.grammars.masking import ROWS_AT_ONCE, mask_logits, mask_on_device
+from fastserve.errors import InvalidArgumentError
+from fastserve.ops.token_mask import ROWS_AT_ONCE, mask_logits, mask_on_device
 
 
 @pytest.mark.parametrize("vocab_size", [31, 33, 64, 515])
@@ -22,3 +23,18 @@ def test_both_ways_to_mask_give_the_bits_of_the_mask(vocab_size: int) -> None:
         logits = before.clone()
         mask(logits, masks, rows)
         assert torch.equal(logits, expected)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"rows": [2]}, "rows must be between 0 and 1"),
+        ({"rows": [-1]}, "rows must be between 0 and 1"),
+        ({"masks": np.zeros((2, 1), np.int32)}, "masks must"),
+        ({"masks": np.zeros((2, 2), np.int64)}, "masks must"),
+    ],
+)
+def test_what_does_not_fit_is_refused(changes: dict[str, object], message: str) -> None:
+    fields = {"logits": torch.zeros((2, 33)), "masks": np.zeros((2, 2), np.int32), "rows": [0, 1]} | changes
+    with pytest.raises(InvalidArgumentError, match=message):
+        mask_logits(**fields)
