@@ -130,7 +130,7 @@ def read_chat_template(given: str) -> str:
         return Path(given).expanduser().read_text(encoding="utf-8")
     except (OSError, ValueError) as error:
         raise InvalidArgumentError(
-            f"chat_template must be a Jinja file, its text, or {' or '.join(TEMPLATE_NAMES)}: {error}"
+            f"chat_template must be a Jinja file, its text, or a name ({', '.join(TEMPLATE_NAMES)}): {error}"
         ) from None
 
 
