@@ -1,5 +1,7 @@
 """Forms are compiled once, beside everything else, and old ones are dropped."""
 
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 
@@ -65,3 +67,11 @@ def test_the_vocabulary_is_read_with_the_first_form_and_off_the_calling_thread()
     store.prepare(form(2)).result(LIMIT_S)
     assert len(names) == 1 and names[0].startswith("fastserve-forms")
     store.close()
+
+
+def test_the_library_is_loaded_with_the_first_form_only() -> None:
+    code = (
+        "import sys, fastserve.worker.worker, fastserve.engine.llm, fastserve.server.app\n"
+        "assert not {'xgrammar', 'tvm_ffi'} & set(sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
