@@ -30,6 +30,9 @@ VALID_BODIES: dict[str, list[dict[str, object]]] = {
         {"messages": [{"role": "system", "content": "s"}, {"role": "user", "content": "hi"}], "stream": True, **_LIMITS},
         {"messages": [{"role": "user", "content": [{"type": "text", "text": "hi"}]}], "logprobs": True,
          "top_logprobs": 2, **_LIMITS},
+        {"messages": [{"role": "user", "content": "hi"}], "response_format": {"type": "json_schema", "json_schema":
+         {"name": "x", "schema": {"type": "object", "properties": {"a": {"enum": ["b", 1]}}, "required": ["a"]}}}, **_LIMITS},
+        {"messages": [{"role": "user", "content": "hi"}], "structured_outputs": {"regex": "[a-c]{1,3}(x|y)"}, **_LIMITS},
     ],
     "/tokenize": [{"prompt": "hello"}, {"messages": [{"role": "user", "content": "hi"}], "return_token_strs": True}],
     "/detokenize": [{"tokens": [5, 6, 7]}],
