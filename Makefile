@@ -23,16 +23,19 @@ $(STAMP): pyproject.toml third_party/install_requirements.py $(wildcard third_pa
 build: $(STAMP)
 	$(BIN)/pip install -q --no-build-isolation --no-deps -C build-dir=$(BUILD) -e .
 
+# The Python tests, on all cores; the tests of one file share a process, so that what they share is made once.
+PYTEST := $(BIN)/python -m pytest -n auto --dist loadfile
+
 # What every change needs. The order is: what is cheap and tells most first.
 test: build lint tidy test-cpp
-	$(BIN)/python -m pytest -m "not slow"
+	$(PYTEST) -m "not slow"
 
 # Besides: the tests marked `slow`, the C++ tests under sanitizers and, where nvcc is, the compiled kernels without a GPU.
 test-all: build lint tidy test-cpp test-sanitizers test-python
 	if command -v nvcc >/dev/null; then $(MAKE) test-gpu-sim; fi
 
 test-python: build
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 # What the newest release of everything breaks: prints the versions that differ from the lock, then the failing tests.
 test-newest:

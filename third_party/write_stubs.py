@@ -2,6 +2,8 @@
 
 pybind11-stubgen takes types from signatures. The arrays of the core are C getters without one (`define_array` in
 csrc/bindings), so their type comes from the start of their docstring, for example "int32 [num_rows]".
+
+The stubs in the tree are those of Python 3.11, the oldest that is supported.
 """
 
 import enum

@@ -2,7 +2,6 @@
 
 import os
 import re
-import signal
 import subprocess
 import sys
 import time
@@ -36,15 +35,15 @@ class Served:
         self.http = http
         self._fault_file = fault_file
 
-    def engine_pid(self) -> int:
+    def engine(self) -> psutil.Process:
         (engine,) = psutil.Process(self.process.pid).children()
-        return engine.pid
+        return engine
 
     def lose_device(self) -> None:
         self._fault_file.touch()
 
     def kill_engine(self) -> None:
-        os.kill(self.engine_pid(), signal.SIGKILL)
+        self.engine().kill()
 
     def wait(self, path: str, status: int) -> None:
         """Return once a route answers with a status."""
@@ -119,7 +118,7 @@ def test_an_engine_lost_to_a_fault_or_a_signal_is_replaced_and_the_last_one_ends
     with serve(tmp_path, "--restart-engine", "--max-engine-restarts", "2") as served:
         with served.client(max_retries=0) as client:
             before = ask(client, 2).choices[0].text
-        engines = [served.engine_pid()]
+        engines = [served.engine()]
         for end, reason in ((served.lose_device, FAULT), (served.kill_engine, "status -9")):
             lose(served, end, reason)
             assert served.http.get("/health").status_code == 503
@@ -128,13 +127,13 @@ def test_an_engine_lost_to_a_fault_or_a_signal_is_replaced_and_the_last_one_ends
             assert served.http.get("/livez").status_code in (200, 503)  # 503 until the restart is under way
             with served.client(max_retries=20) as patient:  # its first tries come too early
                 assert ask(patient, 2).choices[0].text == before
-            engines.append(served.engine_pid())
+            engines.append(served.engine())
             assert served.restarts() == len(engines) - 1
             served.wait("/health", 200)
         assert len(set(engines)) == 3
         lose(served, served.lose_device, FAULT)
         assert served.process.wait(LIMIT_S) == 1
-        assert not any(psutil.pid_exists(pid) for pid in engines)
+        assert psutil.wait_procs(engines, timeout=LIMIT_S)[1] == []
 
 
 def test_a_fault_ends_the_server_with_1_where_no_restart_is_asked_for(tmp_path):

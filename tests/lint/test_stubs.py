@@ -20,6 +20,7 @@ STUBS = ROOT / "python" / "fastserve" / "_C"
 ROOMS = ("kv", "sched", "offload", "kernels")
 
 
+@pytest.mark.skipif(sys.version_info[:2] != (3, 11), reason="newer Pythons name the buffer protocol otherwise")
 def test_the_stubs_match_the_compiled_module(tmp_path):
     command = [sys.executable, ROOT / "third_party/write_stubs.py", str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
