@@ -10,11 +10,14 @@ from starlette.responses import Response
 
 from fastserve.server.chat_output import ChatOutput
 from fastserve.server.errors import bad_request
+from fastserve.server.parsers.message_format import MessageFormat
 from fastserve.server.requests.request_body import body_schema, read_request, reply_headers, sent_id, state_of
+from fastserve.server.requests.responses_request import RESPONSES_SCHEMA, ResponsesRequest
 from fastserve.server.requests.schema import MAX_CHOICES, ChatRequest, CompletionRequest, GenerationRequest, TokenIds
 from fastserve.server.responses.formatter import ChatFormatter, CompletionFormatter
 from fastserve.server.responses.generation import Generation
 from fastserve.server.responses.response import GenerationResponse
+from fastserve.server.responses.responses_formatter import ResponsesFormatter
 from fastserve.server.server_state import ServerState
 from fastserve.types import SamplingParams
 
@@ -53,8 +56,31 @@ async def create_chat_completion(request: Request) -> Response:
     state = state_of(request)
     state.ready_engine()
     body = await read_request(request, ChatRequest)
+    generation, form = await _chat(request, body, arrival_s)
+    formatter = ChatFormatter(state, generation, body, form)
+    return GenerationResponse(state, generation, formatter, body.stream_settings(), reply_headers(request))
+
+
+@router.post(
+    "/v1/responses",
+    openapi_extra={"requestBody": {"content": {"application/json": {"schema": RESPONSES_SCHEMA}}, "required": True}},
+)
+async def create_response(request: Request) -> Response:
+    """Answer a conversation, in the form of OpenAI's Responses API."""
+    arrival_s = time.monotonic()
+    state = state_of(request)
+    state.ready_engine()
+    body = await read_request(request, ResponsesRequest)
+    generation, form = await _chat(request, body, arrival_s)
+    formatter = ResponsesFormatter(state, generation, body, form)
+    return GenerationResponse(state, generation, formatter, body.stream_settings(), reply_headers(request))
+
+
+async def _chat(request: Request, body: ChatRequest, arrival_s: float) -> tuple[Generation, MessageFormat]:
+    """The generation of an answer, and how its text is to be read."""
+    state = state_of(request)
     state.check_model(body.model)
-    stream = body.stream_settings()
+    body.stream_settings()  # refuses options that do not go together before anything is done
     sampling = body.sampling_params(state.ready_engine().sampling_defaults)
     await state.check_form(sampling.structured_outputs, body.form_field())
     output = ChatOutput(state, body)
@@ -72,8 +98,7 @@ async def create_chat_completion(request: Request) -> Response:
     generation = _generation(request, body, [prompt], constrained, arrival_s)
     if form.reasons:
         generation.usage.count_reasoning(form.begun, state.ready_engine().tokenizer)
-    formatter = ChatFormatter(state, generation, body, form)
-    return GenerationResponse(state, generation, formatter, stream, reply_headers(request))
+    return generation, form
 
 
 def _check_choices(num_prompts: int, num_samples: int) -> None:

@@ -22,7 +22,7 @@ from fastserve.types import StructuredOutputs
 logger = get_logger(__name__)
 
 MAX_NAMES_LOGGED = 256
-GENERATION_PATHS = frozenset({"/v1/completions", "/v1/chat/completions"})
+GENERATION_PATHS = frozenset({"/v1/completions", "/v1/chat/completions", "/v1/responses"})
 
 
 class ServerState:

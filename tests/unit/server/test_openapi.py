@@ -10,7 +10,11 @@ from tests.unit.server.conftest import live_server
 
 DOCUMENT = build_app(None, ServerConfig(), "fake").openapi()
 ROUTES = {path: next(iter(operations.values())) for path, operations in DOCUMENT["paths"].items()}
-BODIES = {"/v1/completions": {"prompt": "a"}, "/v1/chat/completions": {"messages": [{"role": "user", "content": "a"}]}}
+BODIES = {
+    "/v1/completions": {"prompt": "a"},
+    "/v1/chat/completions": {"messages": [{"role": "user", "content": "a"}]},
+    "/v1/responses": {"input": "a"},
+}
 # What else a value asks for before it makes sense.
 COMPANIONS = {"top_logprobs": {"logprobs": True}, "min_tokens": {"max_tokens": 5}}
 NUMBER_KEYWORDS = {"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"}

@@ -5,15 +5,15 @@ from collections.abc import Mapping
 from fastserve.server.errors import bad_request
 
 _EMPTY: tuple[object, ...] = ([], {})
-_ANY = object()  # accepted whatever the value: a label, or a wish that vLLM ignores as well
+ANY = object()  # accepted whatever the value: a label, or a wish that vLLM ignores as well
 
 _COMMON: dict[str, tuple[object, ...]] = {
-    "user": (_ANY,),
-    "metadata": (_ANY,),
-    "safety_identifier": (_ANY,),
-    "prompt_cache_key": (_ANY,),
-    "store": (_ANY,),
-    "service_tier": (_ANY,),
+    "user": (ANY,),
+    "metadata": (ANY,),
+    "safety_identifier": (ANY,),
+    "prompt_cache_key": (ANY,),
+    "store": (ANY,),
+    "service_tier": (ANY,),
     "use_beam_search": (False,),
     "length_penalty": (1,),
     "spaces_between_special_tokens": (True,),
@@ -29,7 +29,7 @@ _RENAMED = {
 
 _COMMON |= dict.fromkeys(_RENAMED, ())
 
-COMPLETION_NOOP_VALUES = _COMMON | {"best_of": (_ANY,), "suffix": ("",)}
+COMPLETION_NOOP_VALUES = _COMMON | {"best_of": (ANY,), "suffix": ("",)}
 
 CHAT_NOOP_VALUES = _COMMON | {
     "functions": _EMPTY,
@@ -37,19 +37,19 @@ CHAT_NOOP_VALUES = _COMMON | {
     "modalities": (["text"],),
     "audio": (),
     "prediction": (),
-    "verbosity": (_ANY,),
+    "verbosity": (ANY,),
     "web_search_options": (),
     "chat_template": (),
 }
 
 # What clients keep with the turns that a server sent them; no chat template knows it.
 MESSAGE_NOOP_VALUES: dict[str, tuple[object, ...]] = {
-    "refusal": (_ANY,),
-    "annotations": (_ANY,),
-    "cache_control": (_ANY,),
-    "provider_specific_fields": (_ANY,),
-    "reasoning_details": (_ANY,),
-    "thinking_blocks": (_ANY,),
+    "refusal": (ANY,),
+    "annotations": (ANY,),
+    "cache_control": (ANY,),
+    "provider_specific_fields": (ANY,),
+    "reasoning_details": (ANY,),
+    "thinking_blocks": (ANY,),
     "audio": (),
     "images": _EMPTY,
 }
@@ -77,7 +77,7 @@ def drop_noop_fields(
 
 def _is_noop(value: object, accepted: tuple[object, ...]) -> bool:
     return any(
-        item is _ANY or ((type(item) is type(value) or _is_number(item, value)) and item == value) for item in accepted
+        item is ANY or ((type(item) is type(value) or _is_number(item, value)) and item == value) for item in accepted
     )
 
 

@@ -33,6 +33,7 @@ _JSON, _EVENTS, _TEXT = "application/json", "text/event-stream", "text/plain"
 _REPLIES: dict[str, tuple[tuple[str, ...], tuple[int, ...]]] = {
     "/v1/completions": ((_JSON, _EVENTS), (*_BODY_ERRORS, 504)),
     "/v1/chat/completions": ((_JSON, _EVENTS), (*_BODY_ERRORS, 504)),
+    "/v1/responses": ((_JSON, _EVENTS), (*_BODY_ERRORS, 504)),
     "/tokenize": ((_JSON,), _BODY_ERRORS),
     "/detokenize": ((_JSON,), _BODY_ERRORS),
     "/v1/models": ((_JSON,), ()),
@@ -52,6 +53,7 @@ _TOKEN_ID = {"minimum": 0, "maximum": 2**31 - 1}
 _RANGES: dict[str, dict[str, Json]] = {
     "max_tokens": {"integer": {"minimum": 0}},
     "max_completion_tokens": {"integer": {"minimum": 0}},
+    "max_output_tokens": {"integer": {"minimum": 0}},
     "min_tokens": {"integer": {"minimum": 0}},
     "temperature": {"number": {"minimum": 0, "maximum": 100}},
     "top_p": {"number": {"exclusiveMinimum": 0, "maximum": 1}},

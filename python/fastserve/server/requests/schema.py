@@ -82,6 +82,15 @@ class RequestBody(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
     noop_values: ClassVar[dict[str, tuple[object, ...]]] = {}
 
+    @classmethod
+    def translate(cls, body: Mapping[str, object]) -> Mapping[str, object]:
+        """The fields of the model, from those that clients send; the same unless it says otherwise.
+
+        Raises:
+            ApiError: 400 that names the field.
+        """
+        return body
+
     def check_lengths(self, max_model_len: int) -> None:
         """Refuse lists of token ids that no context could hold, before anything more is done with them.
 

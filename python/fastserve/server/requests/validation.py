@@ -34,7 +34,7 @@ def parse_request(model: type[BodyT], body: dict[str, object], ignored: list[str
         ApiError: 400 that names the field.
     """
     check_shape(body)
-    fields = _known(drop_noop_fields(body, model.noop_values), model.model_fields, "", ignored)
+    fields = _known(drop_noop_fields(model.translate(body), model.noop_values), model.model_fields, "", ignored)
     if isinstance(messages := fields.get("messages"), list):
         fields["messages"] = [
             _known(_used(row, f"messages[{i}]."), ChatMessage.model_fields, "messages[].", ignored)

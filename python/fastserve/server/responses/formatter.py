@@ -5,12 +5,13 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from fastserve.logprobs import PromptLogprobs, TokenLogprobs
+from fastserve.server.errors import ApiError
 from fastserve.server.parsers.message_format import MessageFormat
 from fastserve.server.requests.schema import ChatRequest, CompletionRequest, GenerationRequest
 from fastserve.server.responses.chat_message import ChatMessageWriter
 from fastserve.server.responses.generation import Generation
 from fastserve.server.responses.logprobs import ChatLogprobs, CompletionLogprobs, PromptLogprobRows, prompt_entries
-from fastserve.server.responses.sse import ChunkEncoder, json_fields, to_json
+from fastserve.server.responses.sse import DONE, ChunkEncoder, event, json_fields, to_json
 from fastserve.server.server_state import ServerState
 from fastserve.types import CompletionDelta, FinishReason
 
@@ -47,8 +48,12 @@ class ResponseFormatter(Protocol):
         """The chunk of one delta; empty when it has nothing to tell."""
         ...
 
-    def usage_chunk(self, usage: dict[str, object]) -> bytes:
-        """The chunk that closes a stream with `include_usage`."""
+    def ending(self, usage: dict[str, object], *, include_usage: bool) -> bytes:
+        """What closes a stream."""
+        ...
+
+    def failure(self, error: ApiError) -> bytes:
+        """What closes a stream that has begun and fails."""
         ...
 
     def whole(self, choices: Sequence[GatheredChoice], usage: dict[str, object]) -> bytes:
@@ -108,8 +113,11 @@ class CompletionFormatter:
         self._unopened.discard(delta.index)
         return json_fields(token_ids=delta.token_ids, prompt_token_ids=self._generation.prompt_of(delta.index))
 
-    def usage_chunk(self, usage: dict[str, object]) -> bytes:
-        return self._chunks.usage(usage)
+    def ending(self, usage: dict[str, object], *, include_usage: bool) -> bytes:
+        return (self._chunks.usage(usage) if include_usage else b"") + DONE
+
+    def failure(self, error: ApiError) -> bytes:
+        return event(error.body())
 
     def whole(self, choices: Sequence[GatheredChoice], usage: dict[str, object]) -> bytes:
         rows = []
@@ -182,8 +190,11 @@ class ChatFormatter:
             choice_fields=json_fields(token_ids=delta.token_ids) if self._shows_ids else b"",
         )
 
-    def usage_chunk(self, usage: dict[str, object]) -> bytes:
-        return self._chunks.usage(usage)
+    def ending(self, usage: dict[str, object], *, include_usage: bool) -> bytes:
+        return (self._chunks.usage(usage) if include_usage else b"") + DONE
+
+    def failure(self, error: ApiError) -> bytes:
+        return event(error.body())
 
     def whole(self, choices: Sequence[GatheredChoice], usage: dict[str, object]) -> bytes:
         rows = []

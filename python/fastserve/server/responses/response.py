@@ -14,7 +14,7 @@ from fastserve.server.in_flight import RequestGuard
 from fastserve.server.requests.schema import StreamOptions
 from fastserve.server.responses.formatter import GatheredChoice, ResponseFormatter
 from fastserve.server.responses.generation import Generation
-from fastserve.server.responses.sse import DONE, SSE_HEADERS, comment, event
+from fastserve.server.responses.sse import SSE_HEADERS, comment
 from fastserve.server.server_state import ServerState
 from fastserve.types import CompletionDelta, RequestEvent
 
@@ -110,8 +110,7 @@ class GenerationResponse(Response):
                     chunk = formatter.opening(item.index) + chunk
                 if chunk:
                     await send(_body(chunk))
-        tail = formatter.usage_chunk(usage.as_json()) + DONE if stream.include_usage else DONE
-        await send(_body(tail, more=False))
+        await send(_body(formatter.ending(usage.as_json(), include_usage=stream.include_usage), more=False))
 
     async def _send_whole(self, send: Send) -> None:
         choices = [GatheredChoice() for _ in range(self._generation.num_choices)]
@@ -145,7 +144,7 @@ class GenerationResponse(Response):
         if self._stream is None:  # half a JSON reply cannot be mended; the connection is cut
             return
         try:
-            await asyncio.wait_for(send(_body(event(error.body()), more=False)), ERROR_EVENT_TIMEOUT_S)
+            await asyncio.wait_for(send(_body(self._formatter.failure(error), more=False)), ERROR_EVENT_TIMEOUT_S)
         except TimeoutError:
             self._log("client does not read")
 

@@ -12,6 +12,7 @@ import msgspec
 
 from fastserve.server.errors import ApiError, bad_request
 from fastserve.server.requests.json_body import parse_object
+from fastserve.server.requests.responses_request import ResponsesRequest
 from fastserve.server.requests.schema import (
     ChatRequest,
     CompletionRequest,
@@ -22,7 +23,10 @@ from fastserve.server.requests.schema import (
 from fastserve.server.requests.validation import parse_request
 from fastserve.server.side_processes.side_child import Work, serve_parent
 
-MODELS = {model.__name__: model for model in (ChatRequest, CompletionRequest, DetokenizeRequest, TokenizeRequest)}
+MODELS = {
+    model.__name__: model
+    for model in (ChatRequest, CompletionRequest, DetokenizeRequest, ResponsesRequest, TokenizeRequest)
+}
 
 
 # Where cores are short, reading a long body is delayed, and not the engine's next step.
