@@ -3,6 +3,8 @@
 
 #include <cstring>
 #include <optional>
+#include <span>
+#include <string>
 #include <string_view>
 #include <utility>
 
@@ -28,10 +30,15 @@ std::span<std::byte> bytes_of(const TensorView& tensor, const char* name) {
   return {tensor.as<std::byte>(), static_cast<std::size_t>(tensor.numel() * dtype_bytes(tensor.dtype))};
 }
 
+/// Where the plan of a frame begins, behind so many bytes of text.
+constexpr std::size_t plan_start(std::size_t num_text_bytes) {
+  return (num_text_bytes + kPlanAlignment - 1) / kPlanAlignment * kPlanAlignment;
+}
+
 /// A frame: text, filled up to a multiple of 8 bytes, then the plan, if there is one.
 bool write_frame(FrameWriter& writer, std::uint32_t kind, std::string_view text, const sched::StepPlan* plan,
                  double timeout_s) {
-  const std::size_t plan_at = (text.size() + kPlanAlignment - 1) / kPlanAlignment * kPlanAlignment;
+  const std::size_t plan_at = plan_start(text.size());
   const std::size_t num_bytes = plan ? plan_at + sched::plan_bytes(*plan) : text.size();
   std::optional<std::span<std::byte>> room;
   {
@@ -75,10 +82,7 @@ void register_ring(py::module_& module) {
              double timeout_s) { return write_frame(self, kind, std::string_view(text), &plan, timeout_s); },
           py::arg("kind"), py::arg("text"), py::arg("plan"), py::kw_only(), py::arg("timeout_s"),
           "As write, of text and a plan, which is written in place; see FrameReader.read_plan.")
-      .def("num_released", &FrameWriter::num_released, py::arg("reader"), "Frames that a reader is done with.")
       .def("beats", &FrameWriter::beats, py::arg("reader"), "How often the reader called beat, modulo 2**32.")
-      .def_property_readonly("slot_bytes", &FrameWriter::slot_bytes)
-      .def_property_readonly("num_readers", &FrameWriter::num_readers)
       .def_property_readonly("fd", &FrameWriter::fd, "Descriptor of the memory, for the readers' processes.");
 
   py::class_<FrameReader>(module, "FrameReader",
@@ -105,7 +109,7 @@ void register_ring(py::module_& module) {
       "read_plan",
       [](const py::buffer& frame, std::size_t num_text_bytes, sched::StepPlan& plan) {
         const py::buffer_info info = frame.request();
-        const std::size_t plan_at = (num_text_bytes + kPlanAlignment - 1) / kPlanAlignment * kPlanAlignment;
+        const std::size_t plan_at = plan_start(num_text_bytes);
         const auto num_bytes = static_cast<std::size_t>(info.size * info.itemsize);
         FS_REQUIRE(plan_at <= num_bytes, "the text of a frame of ", num_bytes, " bytes must end within it, got ",
                    num_text_bytes, " bytes");
@@ -114,6 +118,17 @@ void register_ring(py::module_& module) {
       py::arg("frame"), py::arg("num_text_bytes"), py::arg("plan"),
       "Replace `plan` by that of a frame of FrameWriter.write_plan. InvalidArgumentError: the bytes are none of a "
       "plan.");
+  module.def(
+      "plan_frame",
+      [](const py::bytes& text, const sched::StepPlan& plan) {
+        const std::string_view view(text);
+        const std::size_t plan_at = plan_start(view.size());
+        std::string frame(plan_at + sched::plan_bytes(plan), '\0');
+        std::memcpy(frame.data(), view.data(), view.size());
+        sched::write_plan(plan, std::as_writable_bytes(std::span(frame)).subspan(plan_at));
+        return py::bytes(frame);
+      },
+      py::arg("text"), py::arg("plan"), "What FrameWriter.write_plan writes, for those that no slot holds.");
   module.def("plan_bytes", &sched::plan_bytes, py::arg("plan"), "Bytes that a plan takes in a frame.");
 }
 

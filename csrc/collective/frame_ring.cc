@@ -78,15 +78,12 @@ std::byte* RingMemory::slot(std::uint32_t frame) const {
 FrameWriter::FrameWriter(std::int32_t num_readers, std::int32_t num_slots, std::size_t slot_bytes)
     : memory_(num_readers, num_slots, slot_bytes) {}
 
-std::size_t FrameWriter::slot_bytes() const { return memory_.header().slot_bytes; }
-std::int32_t FrameWriter::num_readers() const { return memory_.header().num_readers; }
-std::uint32_t FrameWriter::num_released(std::int32_t reader) const { return memory_.reader(reader).released.load(); }
 std::uint32_t FrameWriter::beats(std::int32_t reader) const { return memory_.reader(reader).beats.load(); }
 
 bool FrameWriter::has_room() const {
-  const std::uint32_t num_slots = memory_.header().num_slots;
-  for (std::int32_t i = 0; i < num_readers(); ++i) {
-    if (published_ - memory_.reader(i).released.load(std::memory_order_acquire) >= num_slots) return false;
+  const RingHeader& ring = memory_.header();
+  for (std::int32_t i = 0; i < ring.num_readers; ++i) {
+    if (published_ - memory_.reader(i).released.load(std::memory_order_acquire) >= ring.num_slots) return false;
   }
   return true;
 }

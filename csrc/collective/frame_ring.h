@@ -41,7 +41,7 @@ class RingMemory {
 /// The writing end. One thread.
 class FrameWriter {
  public:
-  /// Throws InvalidArgumentError unless there is at least one reader, one slot and one byte.
+  /// Throws InvalidArgumentError unless there is at least one reader and one byte, and the slots are a power of two.
   FrameWriter(std::int32_t num_readers, std::int32_t num_slots, std::size_t slot_bytes);
 
   /// Room for a frame of up to `num_bytes`; nothing when no slot became free within `timeout_s`.
@@ -51,12 +51,8 @@ class FrameWriter {
   /// Give what was written into the room of `reserve` to the readers.
   void publish(std::uint32_t kind, std::size_t num_bytes);
 
-  std::size_t slot_bytes() const;
-  std::int32_t num_readers() const;
   int fd() const { return memory_.fd(); }
 
-  /// Number of frames that a reader has released, modulo 2^32.
-  std::uint32_t num_released(std::int32_t reader) const;
   /// What the reader has counted; see FrameReader::beat.
   std::uint32_t beats(std::int32_t reader) const;
 

@@ -4,6 +4,7 @@
 #include <atomic>
 #include <cstring>
 #include <new>
+#include <string>
 #include <utility>
 
 #include "base/error.h"
@@ -51,8 +52,8 @@ std::size_t memory_bytes(std::int32_t num_ranks) {
   return sizeof(ExchangeHeader) + 2 * ranks * kAreaBytes + ranks * ranks * sizeof(Mailbox);
 }
 
-[[noreturn]] void refuse_late(double timeout_s) {
-  detail::raise<DeviceError>("another rank did not join within ", timeout_s, " s");
+[[noreturn]] void refuse_late(const std::string& ranks, std::int32_t num_ranks, double timeout_s) {
+  detail::raise<DeviceError>("rank ", ranks, " of a group of ", num_ranks, " did not join within ", timeout_s, " s");
 }
 
 /// Add up rows [num_rows][kBlock] as a binary tree into the first one; what is odd goes up as it is.
@@ -107,6 +108,16 @@ SharedExchange::SharedExchange(int fd, std::int32_t rank, double timeout_s)
   FS_REQUIRE(rank >= 0 && rank < num_ranks(), "a rank must be from 0 to ", num_ranks() - 1, ", got ", rank);
 }
 
+/// The ranks that have not come to a meeting, for people. What a rank wrote last tells its meeting.
+std::string SharedExchange::missing(std::uint32_t meeting) const {
+  std::string names;
+  for (std::int32_t other = 0; other < num_ranks(); ++other) {
+    const Call& call = memory_.header().calls[meeting % 2][other];
+    if (call.kind == 0 || call.number != meeting) names += (names.empty() ? "" : ", ") + std::to_string(other);
+  }
+  return names;
+}
+
 /// Wait until every rank has written its area of this parity, which is returned; the areas of the other are free then.
 std::uint32_t SharedExchange::meet(std::uint32_t kind, std::size_t num_bytes) {
   ExchangeHeader& shared = memory_.header();
@@ -121,7 +132,7 @@ std::uint32_t SharedExchange::meet(std::uint32_t kind, std::size_t num_bytes) {
   } else {
     const double deadline_s = monotonic_s() + timeout_s_;
     while (shared.meetings.load() == before) {
-      if (!sleep_while(shared.meetings, before, deadline_s)) refuse_late(timeout_s_);
+      if (!sleep_while(shared.meetings, before, deadline_s)) refuse_late(missing(mine.number), num_ranks(), timeout_s_);
     }
   }
   for (std::int32_t other = 0; other < num_ranks(); ++other) {
@@ -171,7 +182,7 @@ void SharedExchange::send(std::span<const std::byte> bytes, std::int32_t to) {
     const double deadline_s = monotonic_s() + timeout_s_;
     const std::uint32_t sent = box.sent.load();
     for (std::uint32_t taken; sent - (taken = box.taken.load()) == kMails;) {
-      if (!sleep_while(box.taken, taken, deadline_s)) refuse_late(timeout_s_);
+      if (!sleep_while(box.taken, taken, deadline_s)) refuse_late(std::to_string(to), num_ranks(), timeout_s_);
     }
     std::memcpy(box.mails[sent % kMails], bytes.data() + first, std::min(kMailBytes, bytes.size() - first));
     box.sent.fetch_add(1);
@@ -185,7 +196,7 @@ void SharedExchange::recv(std::span<std::byte> bytes, std::int32_t from) {
     const double deadline_s = monotonic_s() + timeout_s_;
     const std::uint32_t taken = box.taken.load();
     for (std::uint32_t sent; (sent = box.sent.load()) == taken;) {
-      if (!sleep_while(box.sent, sent, deadline_s)) refuse_late(timeout_s_);
+      if (!sleep_while(box.sent, sent, deadline_s)) refuse_late(std::to_string(from), num_ranks(), timeout_s_);
     }
     std::memcpy(bytes.data() + first, box.mails[taken % kMails], std::min(kMailBytes, bytes.size() - first));
     box.taken.fetch_add(1);

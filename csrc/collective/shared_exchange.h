@@ -3,6 +3,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <span>
+#include <string>
 #include <vector>
 
 #include "collective/shared_segment.h"
@@ -58,6 +59,7 @@ class SharedExchange {
 
  private:
   std::uint32_t meet(std::uint32_t call, std::size_t num_bytes);
+  std::string missing(std::uint32_t meeting) const;
 
   ExchangeMemory memory_;
   std::int32_t rank_;

@@ -3,11 +3,8 @@
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
-#include <limits>
 
 namespace fastserve::collective {
-
-inline constexpr double kForeverS = std::numeric_limits<double>::infinity();
 
 /// Memory that several processes map. It has no name: the kernel frees it with the last of them, however they end.
 class SharedSegment {

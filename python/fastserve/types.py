@@ -282,8 +282,10 @@ class SamplingDefaults:
 
     def __post_init__(self) -> None:
         SamplingParams(**self.given())
-        if self.max_tokens_limit is not None:
-            _require_int("max_tokens_limit", self.max_tokens_limit, 1, 2**31 - 1)
+        # A request may ask for no output; a default of none is a mistake.
+        for name in ("max_tokens", "max_tokens_limit"):
+            if (value := getattr(self, name)) is not None:
+                _require_int(name, value, 1, 2**31 - 1)
 
     def given(self) -> dict[str, Any]:
         """Return the fields of `SamplingParams` that have a recommendation."""

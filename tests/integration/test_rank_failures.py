@@ -1,8 +1,11 @@
 """A rank that fails ends the engine with its name and the cause, and nothing stays behind."""
 
 import asyncio
+import contextlib
 import os
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -25,7 +28,24 @@ MOST_S = 60.0
 
 
 def shared_memory() -> list[str]:
-    return sorted(path.name for path in Path("/dev/shm").iterdir())
+    """The memory between ranks, which has no name anywhere, by the processes of this test run that hold it."""
+    found = []
+    for pid in (os.getpid(), *children(os.getpid())):
+        for descriptor in Path(f"/proc/{pid}/fd").glob("*"):
+            with contextlib.suppress(OSError):  # it ended or was closed meanwhile
+                if "memfd:fastserve" in os.readlink(descriptor):
+                    found.append(f"{pid}: {os.readlink(descriptor)}")
+    return sorted(found)
+
+
+def children(pid: int) -> list[int]:
+    """Process ids of a process's children, and of theirs."""
+    found: list[int] = []
+    for path in Path(f"/proc/{pid}/task").glob("*/children"):
+        with contextlib.suppress(OSError):
+            for child in map(int, path.read_text().split()):
+                found += [child, *children(child)]
+    return found
 
 
 def wait_until_gone(*pids: int) -> None:
@@ -123,13 +143,37 @@ def test_a_start_that_fails_says_why(changes, worker: str, error: type[FastServe
         MpExecutor(engine_config(**(TWO | changes)), launcher=shared_launcher(), worker_factory=f"tests.ranks:{worker}")
 
 
-def children(pid: int) -> list[int]:
-    """Process ids of a process's children, and of theirs."""
-    found: list[int] = []
-    for path in Path(f"/proc/{pid}/task").glob("*/children"):
-        for child in map(int, path.read_text().split()):
-            found += [child, *children(child)]
-    return found
+FORKING = """
+import os, signal
+from fastserve.executor.launcher import Launcher
+
+launcher = Launcher()
+child = os.fork()
+if child == 0:
+    signal.pause()
+print(launcher.pid, child, flush=True)
+signal.pause()
+"""
+
+
+def test_the_nursery_ends_with_a_script_though_a_child_of_the_script_has_a_copy_of_its_socket() -> None:
+    script = subprocess.Popen([sys.executable, "-c", FORKING], stdout=subprocess.PIPE, text=True)
+    assert script.stdout is not None
+    with script.stdout:
+        nursery, child = map(int, script.stdout.readline().split())
+    script.kill()
+    script.wait()
+    try:
+        wait_until_gone(nursery)
+        assert is_alive(child)
+    finally:
+        os.kill(child, signal.SIGKILL)
+
+
+def test_memory_between_ranks_is_seen_while_it_is_there() -> None:
+    with core_on_ranks(engine_config(**TWO)) as core:
+        holders = {line.split(":")[0] for line in shared_memory()}
+        assert holders == {str(pid) for pid in (os.getpid(), *core.executor.pids)}
 
 
 def engine_on_two_ranks() -> "asyncio.Future[AsyncEngine]":

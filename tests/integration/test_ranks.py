@@ -110,6 +110,16 @@ def test_log_probabilities_and_long_changes_arrive(monkeypatch: pytest.MonkeyPat
         assert logprobs(Driver(core)) == expected
 
 
+def test_plans_that_no_slot_of_the_ring_holds_go_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    for room in ("mp", "rank_group"):
+        monkeypatch.setattr(f"fastserve.executor.{room}.SLOT_BYTES", 600)
+    monkeypatch.setattr("fastserve.executor.mp.PIECE_BYTES", 100)
+    options = config_of("llama", "float32")
+    alone = run_prompts(PROMPTS, **options)
+    with core_on_ranks(engine_config(tensor_parallel_size=2, **options)) as core:
+        assert run_all(Driver(core), 0, GREEDY, 7) == alone
+
+
 def test_one_rank_can_have_a_process_of_its_own() -> None:
     options = config_of("llama", "float32")
     alone = run_prompts(PROMPTS, **options)

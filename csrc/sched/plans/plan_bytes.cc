@@ -10,7 +10,12 @@
 namespace fastserve::sched {
 namespace {
 
-constexpr std::size_t kNumArrays = 17;
+constexpr std::size_t kNumArrays = [] {
+  std::size_t count = 0;
+  const StepPlan plan;
+  StepPlan::for_each_array(plan, [&count](const char*, const auto&) { ++count; });
+  return count;
+}();
 constexpr std::size_t kWidths[] = {8, 4, 1};  // bytes of an element: in this order everything lies aligned
 
 struct Header {

@@ -47,7 +47,7 @@ struct StepPlan {
 
   /// Every array of the plan by name; the only list of them.
   template <typename Plan, typename Visit>
-  static void for_each_array(Plan& plan, Visit&& visit) {
+  static constexpr void for_each_array(Plan& plan, Visit&& visit) {
     visit("request_ids", plan.request_ids);
     visit("request_slots", plan.request_slots);
     visit("query_start", plan.query_start);

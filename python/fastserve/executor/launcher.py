@@ -1,6 +1,7 @@
 """Starts the nursery and has it fork ranks."""
 
 import contextlib
+import os
 import socket
 import subprocess
 import sys
@@ -25,7 +26,7 @@ class Launcher:
         self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             self._process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "fastserve.executor.nursery", str(theirs.fileno())],
+                [sys.executable, "-P", "-m", "fastserve.executor.nursery", str(theirs.fileno()), str(os.getpid())],
                 stdin=subprocess.DEVNULL,
                 pass_fds=[theirs.fileno()],
                 env=child_environment() | _ONE_THREAD,

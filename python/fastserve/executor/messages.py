@@ -28,6 +28,7 @@ class FrameKind(IntEnum):
     CHANGES = 2  # a piece of changes that do not fit into the frame of their plan, which comes later
     TIME = 3  # the shape of a dummy iteration
     STOP = 4
+    PLAN_PART = 6  # the beginning of the frame of a plan that no slot holds; PLAN has its end
     FORM = 5  # of outputs, to be compiled beside the plans
 
 

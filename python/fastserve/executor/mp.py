@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from fastserve._C.collective import plan_bytes, plan_frame
 from fastserve.config import EngineConfig
 from fastserve.errors import DeviceLostError, FastServeError, InternalError
 from fastserve.executor.launcher import Launcher
@@ -24,7 +25,7 @@ from fastserve.executor.messages import (
     step_output,
 )
 from fastserve.executor.messages import Transfers as TransfersMessage
-from fastserve.executor.rank_group import RankGroup
+from fastserve.executor.rank_group import SLOT_BYTES, RankGroup
 from fastserve.executor.tickets import TicketTable
 from fastserve.types import StructuredOutputs
 from fastserve.worker.info import Progress, StepPlan, WorkerInfo
@@ -32,6 +33,7 @@ from fastserve.worker.request_changes import NO_CHANGES, RequestChanges
 from fastserve.worker.step_output import StepOutput, TransferResults
 
 WAIT_S = 0.5  # for room in the ring, before it is asked whether the ranks live
+PLAN_ALIGNMENT = 8  # of a plan in its frame, bytes
 PIECE_BYTES = 8 << 20  # of changes that go before the frame of their plan
 
 
@@ -113,7 +115,6 @@ class MpExecutor:
 
         Raises:
             DeviceLostError: the ranks have ended.
-            InvalidArgumentError: the plan is larger than a frame of the ring.
         """
         self.check()
         text = b"" if changes is NO_CHANGES else encode(changes)
@@ -123,7 +124,7 @@ class MpExecutor:
         step = _Step(plan.step)
         with self._lock:
             self._steps.append(step)
-        self._write(FrameKind.PLAN, len(text).to_bytes(LENGTH_BYTES, "little") + text, plan)
+        self._write_plan(len(text).to_bytes(LENGTH_BYTES, "little") + text, plan)
         self.check()  # a failure before the step was queued has not reached it
         return step.future
 
@@ -183,8 +184,18 @@ class MpExecutor:
         if self._own_launcher is not None:
             self._own_launcher.stop()
 
+    def _write_plan(self, text: bytes, plan: StepPlan) -> None:
+        """Write a plan in place, or in parts where no slot of the ring holds it."""
+        if len(text) + PLAN_ALIGNMENT + plan_bytes(plan) <= SLOT_BYTES:
+            return self._write(FrameKind.PLAN, text, plan)
+        frame = plan_frame(text, plan)
+        while len(frame) > SLOT_BYTES:
+            self._write(FrameKind.PLAN_PART, frame[:SLOT_BYTES])
+            frame = frame[SLOT_BYTES:]
+        self._write(FrameKind.PLAN, frame)
+
     def _write(self, kind: FrameKind, text: bytes, plan: StepPlan | None = None) -> None:
-        """Write a frame. It waits for room only behind pieces of changes: no more plans are under way than there are slots."""
+        """Write a frame. It waits for room only behind pieces of changes and plans: there is a slot for each plan under way."""
         ring = self._ranks.ring
         while self._ranks.failure is None:
             written = (

@@ -1,7 +1,7 @@
 """The process that ranks are forked from: it has loaded all that they need and has one thread.
 
-Started as `python -m fastserve.executor.nursery FD`, with its end of a socket pair. It ends with the other end, and the
-kernel ends its ranks with it.
+Started as `python -m fastserve.executor.nursery FD PARENT`, with its end of a socket pair. It ends with the other end, or
+with the process PARENT, of whose end others may have copies; and the kernel ends its ranks with it.
 """
 
 import contextlib
@@ -31,21 +31,29 @@ NUM_DESCRIPTORS = 4  # of a rank: its socket, the ring, the exchanges of its sta
 class Nursery:
     """Forks ranks on demand and reports their ends; all on the calling thread."""
 
-    def __init__(self, control: socket.socket) -> None:
-        """Serve one end of a pair of sockets that keep messages apart."""
+    def __init__(self, control: socket.socket, parent: int) -> None:
+        """Serve one end of a pair of sockets that keep messages apart.
+
+        Args:
+            parent: descriptor that becomes readable when the process at the other end has ended.
+        """
         self._control = control
+        self._parent = parent
         self._selector = selectors.DefaultSelector()
         self._selector.register(control, selectors.EVENT_READ)
+        self._selector.register(parent, selectors.EVENT_READ)
         self._pid_of: dict[int, int] = {}  # by the descriptor that becomes readable at its end
 
     def run(self) -> None:
-        """Serve until the other end is closed."""
+        """Serve until the other end is closed, or its process has ended."""
         with contextlib.suppress(ConnectionError):
             while self._turn():
                 pass
 
     def _turn(self) -> bool:
         for key, _ in self._selector.select():
+            if key.fd == self._parent:
+                return False
             if key.fileobj is not self._control:
                 self._reap(key.fd)
                 continue
@@ -68,7 +76,7 @@ class Nursery:
             try:
                 self._control.close()
                 self._selector.close()
-                for descriptor in self._pid_of:
+                for descriptor in (self._parent, *self._pid_of):
                     os.close(descriptor)
                 if die_with_parent(parent):
                     status = run_rank(start, *descriptors)
@@ -92,16 +100,22 @@ class Nursery:
         self._control.send(encode(RankEnded(pid, os.waitstatus_to_exitcode(status))))
 
 
-def main(descriptor: int) -> int:
+def main(descriptor: int, parent_pid: int) -> int:
     """Entry of the process; see the module's docstring."""
+    try:
+        parent = os.pidfd_open(parent_pid)
+    except ProcessLookupError:
+        return 1
+    if os.getppid() != parent_pid:  # the number may be another process's by now
+        return 1
     # Meant for the whole process group; the engine decides what they mean.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     gc.freeze()  # what is here now is shared with every rank
     with socket.socket(fileno=descriptor) as control:
-        Nursery(control).run()
+        Nursery(control, parent).run()
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main(int(sys.argv[1])))
+    sys.exit(main(*map(int, sys.argv[1:])))

@@ -118,6 +118,7 @@ class Rank:
         self._sending = threading.Lock()
         self._ring = ring
         self._plans = [StepPlan() for _ in range(NUM_PLANS)]
+        self._parts = bytearray()  # of the frame of a plan
         self._changes = bytearray()
         progress = self._report_progress
         self._worker = _factory(start.worker_factory)(
@@ -141,6 +142,9 @@ class Rank:
         match kind:
             case FrameKind.PLAN:
                 self._run_plan(frame)
+            case FrameKind.PLAN_PART:
+                self._parts += frame
+                self._ring.release()
             case FrameKind.CHANGES:
                 self._changes += frame
                 self._ring.release()
@@ -156,6 +160,9 @@ class Rank:
         return kind != FrameKind.STOP
 
     def _run_plan(self, frame: memoryview) -> None:
+        if self._parts:
+            frame = memoryview(self._parts + frame)
+            self._parts = bytearray()
         plan = self._plans.pop(0)
         self._plans.append(plan)
         end = LENGTH_BYTES + int.from_bytes(frame[:LENGTH_BYTES], "little")

@@ -88,6 +88,7 @@ def load_model(
     device: torch.device = CPU,
     shard: Shard = WHOLE,
     group: Group = SINGLE,
+    world: Group = SINGLE,
     progress: Progress | None = None,
     outline: ModelOutline | None = None,
 ) -> LoadedModel:
@@ -96,6 +97,7 @@ def load_model(
     Args:
         device: where the weights go; `ModelConfig.device` is for the caller, who owns the device.
         shard, group: see `build_decoder`.
+        world: the ranks that load at the same time and share the memory of this machine.
         progress: called for each tensor with its name, bytes done and bytes of all; not for dummy weights.
         outline: of the same configuration, where the caller has it already.
     Raises:
@@ -104,7 +106,7 @@ def load_model(
     """
     outline = outline or outline_model(model_config)
     folder, spec, max_model_len, dtype = outline.folder, outline.spec, outline.max_model_len, outline.dtype
-    check_memory(folder, spec, shard, max_model_len=max_model_len, dtype=dtype, device=device)
+    check_memory(folder, spec, shard, world, max_model_len=max_model_len, dtype=dtype, device=device)
 
     def build(source: WeightSource) -> Decoder:
         return build_decoder(spec, source, shard, group, max_model_len=max_model_len, dtype=dtype, device=device)

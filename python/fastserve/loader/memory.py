@@ -5,6 +5,8 @@ from pathlib import Path
 
 import torch
 
+from fastserve.distributed.group import Group
+from fastserve.distributed.single import SINGLE
 from fastserve.errors import CheckpointError
 from fastserve.models.shard import Shard, local_spec
 from fastserve.models.spec import DecoderSpec
@@ -12,6 +14,7 @@ from fastserve.models.spec import DecoderSpec
 MEMINFO = Path("/proc/meminfo")
 TABLE_BYTES = 4  # a cosine or a sine
 GIB = 1 << 30
+UNKNOWN = 1 << 55  # more than any machine has, also 64 times
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,21 +56,31 @@ def available_bytes() -> int | None:
 
 
 def check_memory(
-    folder: Path, spec: DecoderSpec, shard: Shard, *, max_model_len: int, dtype: torch.dtype, device: torch.device
+    folder: Path,
+    spec: DecoderSpec,
+    shard: Shard,
+    world: Group = SINGLE,
+    *,
+    max_model_len: int,
+    dtype: torch.dtype,
+    device: torch.device,
 ) -> None:
-    """Refuse a decoder whose part that the memory of this machine cannot hold: most often config.json is wrong.
+    """Refuse a decoder that the memory of this machine cannot hold: most often config.json is wrong.
 
     Args:
         folder: for the message.
+        world: the ranks whose parts the memory has to hold together; none has loaded anything before all are here.
         device: where the weights go; those on a GPU take none of the memory that is looked at.
     Raises:
         CheckpointError: with the bytes that are wanted and those that are available.
     """
-    wanted, available = decoder_bytes(spec, shard, max_model_len, dtype), available_bytes()
-    weights = wanted.weights if device.type == "cpu" else 0
-    if available is not None and weights + wanted.tables > available:
+    mine, found = decoder_bytes(spec, shard, max_model_len, dtype), available_bytes()
+    of_ranks = world.all_gather(torch.tensor([mine.weights, mine.tables, UNKNOWN if found is None else found]))
+    (weights, tables, _), available = of_ranks.sum(0).tolist(), int(of_ranks[:, 2].min())
+    if (weights if device.type == "cpu" else 0) + tables > available:
+        ranks = f" on {world.size} ranks" if world.size > 1 else ""
         raise CheckpointError(
-            f"{folder}/config.json asks for {wanted.weights / GIB:.1f} GiB of weights and {wanted.tables / GIB:.1f} GiB of"
-            f" position tables (max_model_len {max_model_len}), and {available / GIB:.1f} GiB of memory are available;"
+            f"{folder}/config.json asks for {weights / GIB:.1f} GiB of weights and {tables / GIB:.1f} GiB of"
+            f" position tables{ranks} (max_model_len {max_model_len}), and {available / GIB:.1f} GiB of memory are available;"
             f" check its sizes, lower --max-model-len, or use a smaller model"
         )

@@ -69,10 +69,11 @@ class Worker:
                 be copied between the two.
         """
         self._device = open_device(config.model.device)
-        if world.size > 1 and not self._device.is_host:
+        if config.parallel.has_rank_processes and not self._device.is_host:
             raise InvalidArgumentError(
-                f"tensor_parallel_size {shard.tensor_size} and pipeline_parallel_size {shard.num_stages} need ranks on GPUs,"
-                f" which are not supported yet: use --device cpu, or one rank"
+                f"ranks on GPUs are not supported yet, got tensor_parallel_size {shard.tensor_size}, pipeline_parallel_size"
+                f" {shard.num_stages} and distributed_executor_backend {config.parallel.distributed_executor_backend}: use"
+                f" --device cpu, or one rank without --distributed-executor-backend mp"
             )
         if (num_threads := _threads_of_rank(config.model.num_threads, world.size)) is not None:
             set_num_threads(num_threads)
@@ -87,7 +88,7 @@ class Worker:
         with selftest_of_hopper_kernels(
             config.model.attention_backend, outline, block_size=self._block_size, device=self._device.torch_device
         ) as selftest:
-            self._model = _load(config, outline, self._device, progress, shard=shard, group=group)
+            self._model = _load(config, outline, self._device, progress, shard=shard, group=group, world=world)
             started = start_runner(
                 config,
                 self._model,
@@ -277,6 +278,7 @@ def _load(
     *,
     shard: Shard,
     group: Group,
+    world: Group,
 ) -> LoadedModel:
     with memory_advice(
         f"the weights of {config.model.model} do not fit into the memory of the GPU: use a smaller model, --dtype bfloat16"
@@ -287,6 +289,7 @@ def _load(
             device=device.torch_device,
             shard=shard,
             group=group,
+            world=world,
             progress=_weights_progress(progress),
             outline=outline,
         )

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <functional>
+#include <string>
 #include <thread>
 #include <vector>
 
@@ -92,6 +93,25 @@ TEST_P(SharedExchangeSizes, MessagesArriveAtTheRankThatTheyAreFor) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Sizes, SharedExchangeSizes, testing::Values(2, 3, 4, 8));
+
+TEST(SharedExchange, TheRanksThatDoNotJoinAreNamed) {
+  const ExchangeMemory memory(3);
+  std::vector<std::thread> threads;
+  for (const std::int32_t rank : {0, 2}) {
+    threads.emplace_back([&memory, rank] {
+      SharedExchange exchange(memory.fd(), rank, 0.3);
+      std::vector<float> values(3);
+      try {
+        exchange.all_reduce(values);
+        ADD_FAILURE() << "rank 1 has not joined";
+      } catch (const DeviceError& error) {
+        EXPECT_NE(std::string(error.what()).find("rank 1 of a group of 3 did not join"), std::string::npos)
+            << error.what();
+      }
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+}
 
 TEST(SharedExchange, RanksThatDoNotJoinAreAnError) {
   const ExchangeMemory memory(2);

@@ -10,13 +10,13 @@ import safetensors.torch
 import torch
 
 from fastserve.config import ModelConfig
-from fastserve.errors import InvalidArgumentError
+from fastserve.errors import CheckpointError, InvalidArgumentError
 from fastserve.loader.load import load_model
-from fastserve.loader.memory import decoder_bytes
+from fastserve.loader.memory import check_memory, decoder_bytes
 from fastserve.models.registry import read_spec
 from fastserve.models.shard import WHOLE, Shard
 from tests.checkpoints import tiny_checkpoint
-from tests.rank_threads import thread_groups
+from tests.rank_threads import ThreadGroup, run_ranks, thread_groups
 
 MIB = 1 << 20
 CONFIG = {
@@ -38,7 +38,7 @@ from pathlib import Path
 from fastserve.config import ModelConfig
 from fastserve.loader.load import load_model
 from fastserve.models.shard import Shard
-from tests.rank_threads import thread_groups
+from tests.rank_threads import ThreadGroup, run_ranks, thread_groups
 
 def most_kib():
     return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmHWM:"))
@@ -116,3 +116,22 @@ def test_a_model_that_cannot_be_shared_is_refused_before_it_is_read() -> None:
     config = ModelConfig(model=str(tiny_checkpoint("llama")))
     with pytest.raises(InvalidArgumentError, match="tensor_parallel_size 3 does not divide the 4 attention heads"):
         load_model(config, shard=Shard(0, 3), group=thread_groups(3)[0], progress=lambda *_: pytest.fail("is read"))
+
+
+def test_the_parts_of_all_ranks_are_held_by_one_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tiny_checkpoint("llama")
+    spec = read_spec(folder)
+    whole = decoder_bytes(spec, WHOLE, 64, torch.float32)
+    needed = whole.weights + 2 * whole.tables
+
+    def check(world: ThreadGroup) -> None:
+        check_memory(folder, spec, Shard(world.rank, 2), world,
+                     max_model_len=64, dtype=torch.float32, device=torch.device("cpu"))  # fmt: skip
+
+    monkeypatch.setattr("fastserve.loader.memory.available_bytes", lambda: needed)
+    run_ranks(thread_groups(2), check)
+    monkeypatch.setattr("fastserve.loader.memory.available_bytes", lambda: needed - 1)
+    with pytest.raises(CheckpointError, match="of position tables on 2 ranks"):
+        run_ranks(thread_groups(2), check)
+    monkeypatch.setattr("fastserve.loader.memory.available_bytes", lambda: None)
+    run_ranks(thread_groups(2), check)
