@@ -7,7 +7,7 @@ import numpy
 import torch
 import typing
 import typing_extensions
-__all__: list[str] = ['ExchangeMemory', 'FrameReader', 'FrameWriter', 'SharedExchange', 'plan_bytes', 'read_plan']
+__all__: list[str] = ['ExchangeMemory', 'FrameReader', 'FrameWriter', 'SharedExchange', 'plan_bytes', 'plan_frame', 'read_plan']
 class FrameWriter:
     """
     The writing end of a ring of frames in shared memory, which every reader reads in order. One thread.
@@ -19,10 +19,6 @@ class FrameWriter:
     def beats(self, reader: typing.SupportsInt | typing.SupportsIndex) -> int:
         """
         How often the reader called beat, modulo 2**32.
-        """
-    def num_released(self, reader: typing.SupportsInt | typing.SupportsIndex) -> int:
-        """
-        Frames that a reader is done with.
         """
     def write(self, kind: typing.SupportsInt | typing.SupportsIndex, text: bytes, *, timeout_s: typing.SupportsFloat | typing.SupportsIndex) -> bool:
         """
@@ -37,12 +33,6 @@ class FrameWriter:
         """
         Descriptor of the memory, for the readers' processes.
         """
-    @property
-    def num_readers(self) -> int:
-        ...
-    @property
-    def slot_bytes(self) -> int:
-        ...
 class FrameReader:
     """
     A reading end; one thread, but for beat. A frame stays as it is until it is released.
@@ -105,6 +95,10 @@ class SharedExchange:
 def plan_bytes(plan: fastserve._C.sched.StepPlan) -> int:
     """
     Bytes that a plan takes in a frame.
+    """
+def plan_frame(text: bytes, plan: fastserve._C.sched.StepPlan) -> bytes:
+    """
+    What FrameWriter.write_plan writes, for those that no slot holds.
     """
 def read_plan(frame: typing_extensions.Buffer, num_text_bytes: typing.SupportsInt | typing.SupportsIndex, plan: fastserve._C.sched.StepPlan) -> None:
     """

@@ -38,7 +38,7 @@ from pathlib import Path
 from fastserve.config import ModelConfig
 from fastserve.loader.load import load_model
 from fastserve.models.shard import Shard
-from tests.rank_threads import ThreadGroup, run_ranks, thread_groups
+from tests.rank_threads import thread_groups
 
 def most_kib():
     return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmHWM:"))
