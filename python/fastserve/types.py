@@ -225,6 +225,7 @@ class SamplingParams:
 
 
 MIN_PAUSE_S = 0.001  # of SchedulingParams.max_pause_s: no iteration is shorter
+MIN_OBJECTIVE_S = 1e-6  # of ttft_slo_s and tpot_slo_s
 MAX_DEADLINE_S = 1e9
 
 
@@ -238,6 +239,8 @@ class SchedulingParams:
         length_class: name of a group of requests with outputs of similar length; policy `learned` learns each group apart.
         deadline_s: seconds after arrival when an unfinished request fails; None = never.
         max_pause_s: longest pause between two tokens, where memory allows; None = the engine's setting.
+        ttft_slo_s: objective of the policy `slo`: time to the first token; None = the engine's setting.
+        tpot_slo_s: the same for the mean time per output token after it.
     """
 
     priority: int = 0
@@ -245,6 +248,8 @@ class SchedulingParams:
     length_class: str = ""
     deadline_s: float | None = None
     max_pause_s: float | None = None
+    ttft_slo_s: float | None = None
+    tpot_slo_s: float | None = None
 
     def __post_init__(self) -> None:
         _require_int("priority", self.priority, -(2**31), 2**31 - 1)
@@ -252,6 +257,9 @@ class SchedulingParams:
             _require_number("deadline_s", self.deadline_s, 0.0, MAX_DEADLINE_S)
         if self.max_pause_s is not None:
             _require_number("max_pause_s", self.max_pause_s, MIN_PAUSE_S, MAX_DEADLINE_S)
+        for name in ("ttft_slo_s", "tpot_slo_s"):
+            if getattr(self, name) is not None:
+                _require_number(name, getattr(self, name), MIN_OBJECTIVE_S, MAX_DEADLINE_S)
 
     def after(self, elapsed_s: float) -> "SchedulingParams":
         """Return the parameters of a request that arrived `elapsed_s` seconds ago: its deadline is that much nearer."""

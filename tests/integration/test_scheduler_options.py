@@ -78,6 +78,14 @@ def test_objectives_put_requests_before_those_without(make_driver, objectives, f
     assert (driver.core.explain(0)["level"] == 1) == first
 
 
+def test_objectives_of_a_request_put_it_before_those_without(make_driver):
+    driver = make_driver(scheduling_policy="slo")
+    driver.add(0, prompt(5))
+    driver.add(1, prompt(5), ttft_slo_s=60.0)
+    driver.add(2, prompt(5), tpot_slo_s=1.0)
+    assert [driver.core.explain(i)["requests_ahead"] for i in range(3)] == [2, 0, 1]
+
+
 def test_policy_srpt_is_refused_outside_the_simulator():
     with pytest.raises(InvalidArgumentError, match=r"srpt.*simulator only: use learned"):
         EngineCore.from_config(engine_config(scheduling_policy="srpt"))

@@ -120,6 +120,9 @@ def test_rules_beyond_the_range(fields, message):
         ({"deadline_s": -1.0}, "deadline_s must be a number between"),
         ({"deadline_s": NAN}, "deadline_s must be a number between"),
         ({"max_pause_s": 0.0}, "max_pause_s must be a number between"),
+        ({"ttft_slo_s": 0.0}, "ttft_slo_s must be a number between"),
+        ({"ttft_slo_s": NAN}, "ttft_slo_s must be a number between"),
+        ({"tpot_slo_s": -0.05}, "tpot_slo_s must be a number between"),
     ],
 )
 def test_bad_scheduling_parameters_are_refused(fields, message):

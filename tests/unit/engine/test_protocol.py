@@ -56,7 +56,15 @@ REQUEST = EngineRequest(
     request_id=7,
     prompt=pack_token_ids([5, 0, 2**31 - 1]),
     sampling=SamplingParams(max_tokens=None, seed=-(2**63), stop=("a",), stop_token_ids=(3,), logprobs=2, top_k=-1),
-    scheduling=SchedulingParams(priority=-3, cache_salt="tenant é", length_class="chat", deadline_s=1.5, max_pause_s=2),
+    scheduling=SchedulingParams(
+        priority=-3,
+        cache_salt="tenant é",
+        length_class="chat",
+        deadline_s=1.5,
+        max_pause_s=2,
+        ttft_slo_s=1,
+        tpot_slo_s=0.05,
+    ),
     watch=True,
 )
 TO_ENGINE = [

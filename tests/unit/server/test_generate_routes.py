@@ -125,6 +125,8 @@ async def test_sampling_fields_reach_the_engine(live, path, body):
         "request_id": "mine",
         "deadline_s": 60,
         "max_pause_s": 0.5,
+        "ttft_slo_s": 1,
+        "tpot_slo_s": 0.05,
     }
     reply = await live.post(f"/v1/{path}", **body, **fields, **names)
     assert reply.status_code == 200
@@ -136,7 +138,7 @@ async def test_sampling_fields_reach_the_engine(live, path, body):
     scheduling = call.scheduling
     assert (scheduling.priority, scheduling.cache_salt, scheduling.length_class) == (-4, "tenant", "chat")
     assert 59 < scheduling.deadline_s <= 60
-    assert scheduling.max_pause_s == 0.5
+    assert (scheduling.max_pause_s, scheduling.ttft_slo_s, scheduling.tpot_slo_s) == (0.5, 1.0, 0.05)
     assert call.request_id == "mine"
     assert reply.json()["id"] == "mine"
 

@@ -23,6 +23,7 @@ from fastserve.types import (
     MAX_DEADLINE_S,
     MAX_LOGIT_BIAS,
     MAX_LOGPROBS,
+    MIN_OBJECTIVE_S,
     MIN_PAUSE_S,
     SamplingDefaults,
     SamplingParams,
@@ -56,6 +57,7 @@ LengthClass = Annotated[str, StringConstraints(max_length=256)]
 CacheSalt = Annotated[str, StringConstraints(max_length=256)]
 Deadline = Annotated[float, Field(strict=False, gt=0, le=MAX_DEADLINE_S, allow_inf_nan=False)]
 Pause = Annotated[float, Field(strict=False, ge=MIN_PAUSE_S, le=MAX_DEADLINE_S, allow_inf_nan=False)]
+Objective = Annotated[float, Field(strict=False, ge=MIN_OBJECTIVE_S, le=MAX_DEADLINE_S, allow_inf_nan=False)]
 Priority = Annotated[int, Field(strict=False, ge=-(2**31), lt=2**31)]
 TemplateKwargs = Annotated[
     dict[str, object], Field(max_length=MAX_TEMPLATE_KWARGS), AfterValidator(_check_template_kwargs)
@@ -153,6 +155,8 @@ class GenerationRequest(RequestBody):
     length_class: LengthClass = ""
     deadline_s: Deadline | None = None
     max_pause_s: Pause | None = None
+    ttft_slo_s: Objective | None = None
+    tpot_slo_s: Objective | None = None
     truncate_prompt_tokens: Truncation | None = None
     return_token_ids: Switch = False
 
