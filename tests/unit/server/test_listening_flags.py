@@ -84,7 +84,10 @@ def certificates(tmp_path_factory) -> Path:
         subprocess.run(["openssl", *words], cwd=folder, check=True, capture_output=True)
 
     new = ("req", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes")
-    openssl(*new, "-x509", "-days", "2", "-subj", "/CN=authority", "-keyout", "ca.key", "-out", "ca.pem")
+    usage = "keyUsage=critical,keyCertSign"  # without it Python 3.13 trusts no authority
+    openssl(
+        *new, "-x509", "-days", "2", "-subj", "/CN=authority", "-addext", usage, "-keyout", "ca.key", "-out", "ca.pem"
+    )
     (folder / "names").write_text("subjectAltName=IP:127.0.0.1")
     for name in ("server", "client"):
         openssl(*new, "-subj", f"/CN={name}", "-keyout", f"{name}.key", "-out", f"{name}.csr")
